@@ -5,6 +5,7 @@ Wheels come from a folder instead of a package index.
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -133,10 +134,10 @@ def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_
 
 
 def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
-    requirements = wheels.pin_wheels(wheelhouse).replace(
-        "needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0"
-    )
-    (tmp_path / "requirements.txt").write_text(requirements[:-2] + "\n")
+    requirements = wheels.pin_wheels(wheelhouse)
+    correct_hash = re.search("needed==0.1.0 --hash=sha256:(.*)", requirements)
+    assert correct_hash is not None
+    (tmp_path / "requirements.txt").write_text(requirements.replace(correct_hash[1], "0" * 64))
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
     about = {"python": wheels.current_python(), "platform": wheels.current_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
@@ -157,7 +158,7 @@ def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, whee
     assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
 
 
-def test_downloaded_wheels_are_not_fetched_again(
+def test_downloaded_wheels_are_not_downloaded_again(
     wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
@@ -312,13 +313,14 @@ def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_p
 def test_create_refuses_missing_contents_and_invalid_options(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     assert command(home, *START_SCRIPTED_RUN, "--max-turns", "1").returncode == 0
-    refused_options = [
+    missing_contents = [
         ("--export", "nobody", 4),
         ("--data", "nothing", 4),
         ("--model", "smollm2-135m", 4),
         ("--profile", "no", 2),
     ]
-    for option, value, code in (*refused_options, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
+    invalid_options = [("--part-size", "many", 2), ("--no-software", "--no-software", 2)]  # the latter: an empty bundle
+    for option, value, code in (*missing_contents, *invalid_options):
         result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, value)
         assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
@@ -331,8 +333,9 @@ def test_excerpt_handles_every_table_of_the_ledger(tmp_path: Path) -> None:
         pass
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    unhandled = {name for name in tables if f"DELETE FROM {name} " not in excerpt.DELETIONS.replace(";", " ")}
-    assert {name for name in unhandled if not name.startswith(("sqlite_", "_sqlite"))} == set()
+    deletions = excerpt.DELETIONS.replace(";", " ")
+    ledger_tables = {name for name in tables if not name.startswith(("sqlite_", "_sqlite"))}
+    assert {name for name in ledger_tables if f"DELETE FROM {name} " not in deletions} == set()
 
 
 def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:

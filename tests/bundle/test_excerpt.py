@@ -35,7 +35,7 @@ def home(tmp_path: Path) -> Home:
             for name, model, evaluated_adapter in (
                 ("base", "m", ""),
                 ("tuned", "m", adapter),
-                ("lone", f"m-{run}", ""),
+                ("unrelated", f"m-{run}", ""),
             ):
                 ledger.start_evaluation(f"e-{run}-{name}", model, evaluated_adapter, f"data-{run}", "test", {"runs": 1})
                 request = ChatRequest(

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,7 @@ def expect_install_error(head: Path, folder: Path) -> str:
 
 
 def find_bundle_file(head: Path, number: int) -> Path:
+    """The head, whose number is 0, or a part."""
     return part_path(head, number) if number else head
 
 
@@ -175,8 +177,7 @@ def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: 
 
 
 def test_full_disk_is_reported_before_writing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(installer.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(installer.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     paths_before = list_paths(tmp_path)
     with pytest.raises(BundleError, match="MiB needed"):
         installer.install(bundle, tmp_path / "lab", lambda _: None)

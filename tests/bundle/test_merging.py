@@ -89,11 +89,10 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
     """
 
     def write(home: Home, **request: object) -> Path:
-        bundle_count = len(list(tmp_path.glob("*.pyz")))
-        contents = gather(
-            BundleRequest(software=False, **(request or {"work": True})), home, tmp_path / f"s{bundle_count}"
-        )
-        return write_bundle(tmp_path / f"{bundle_count}.pyz", contents.files, contents.about, 1 << 30).path
+        number = len(list(tmp_path.glob("*.pyz")))
+        bundle_request = BundleRequest(software=False, **(request or {"work": True}))
+        contents = gather(bundle_request, home, tmp_path / f"scratch-{number}")
+        return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.about, 1 << 30).path
 
     return write
 
@@ -177,16 +176,14 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
         ledger.create_run(str(run), "other", {"domain": "starter", "target": 1, "max_turns": 1}, {})
     digests_before = digest_rows(office)
     refusal = invoke(office, "bundle", "merge", str(bundle))
-    assert (
-        refusal.returncode == 3
-        and f"run {run}: this home has a run with the same id and other settings" in refusal.stderr
-    )
+    assert refusal.returncode == 3
+    assert f"run {run}: this home has a run with the same id and other settings" in refusal.stderr
     assert digest_rows(office) == digests_before and not office.adapters.exists()
     assert not list(office.root.glob(".merge-*"))
     partial_merge = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
     assert partial_merge.returncode == 0 and f"left out: run {run}" in partial_merge.stderr
     assert read_column(office, "SELECT id FROM evaluations") == [f"e-{run}"]
-    assert read_column(office, "SELECT count(*) FROM turns WHERE run = '" + str(run) + "'") == [0]
+    assert read_column(office, f"SELECT count(*) FROM turns WHERE run = '{run}'") == [0]
 
 
 def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Callable[..., Path]) -> None:
@@ -298,6 +295,5 @@ def test_merge_considers_every_table_of_the_ledger(lab: Home) -> None:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     source = Path(merging.__file__).read_text("utf-8")
     merged_tables = {table for table in tables if f'"{table}"' in source or f"FROM {table} " in source}
-    assert {
-        name for name in tables - merged_tables if not name.startswith(("sqlite_", "_sqlite"))
-    } == LOCAL_TABLES | PACKING_TABLES
+    unmerged_tables = {name for name in tables - merged_tables if not name.startswith(("sqlite_", "_sqlite"))}
+    assert unmerged_tables == LOCAL_TABLES | PACKING_TABLES

@@ -8,6 +8,7 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 TIMES = 2
+"""The number of times that each fault occurs in a run."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,9 @@ def chaos() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    # Slow replies, so that the run is still in progress when a process starts late on a busy machine.
+    """The benchmark's faults and runs. Replies are slow, so that a run is still in progress if a process that disturbs
+    it starts late on a busy machine.
+    """
     return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
 
 
@@ -28,8 +31,7 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
 def test_run_under_faults_produces_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        chaos, "_mount", lambda *_: False
-    )  # so that `fill_disk` limits the file size, which needs no privilege
+    # Without a mount, `fill_disk` limits the size of files, which needs no privilege.
+    monkeypatch.setattr(chaos, "_mount", lambda *_: False)
     result = matrix.measure_failure(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert result.times >= 1 and result.same and result.wrong == []

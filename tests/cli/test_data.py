@@ -29,7 +29,8 @@ Command = Callable[..., dict]
 
 
 def write_rows(path: Path, *pairs: tuple[str, object]) -> Path:
-    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs), encoding="utf-8")
+    lines = [json.dumps({"question": question, "answer": answer}) for question, answer in pairs]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 
@@ -50,10 +51,8 @@ def count_splits(command: Command, name: str) -> dict[str, int]:
 
 
 def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, invoke: Callable) -> None:
-    train_file, test_file = (
-        write_rows(tmp_path / "train.jsonl", *QUESTIONS[:3]),
-        write_rows(tmp_path / "test.jsonl", QUESTIONS[3]),
-    )
+    train_file = write_rows(tmp_path / "train.jsonl", *QUESTIONS[:3])
+    test_file = write_rows(tmp_path / "test.jsonl", QUESTIONS[3])
     assert command("data", "import", "doses", train_file)["imported"]
     assert command("data", "import", "doses", test_file)["imported"]
     assert count_splits(command, "doses") == {"train": 3, "test": 1}
@@ -100,9 +99,8 @@ def test_replaced_data_does_not_change_earlier_runs(tmp_path: Path, command: Com
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
     write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", ExcerptContents([earlier_run["run"]]))
     with LedgerView(tmp_path / "excerpt.db") as view:
-        assert view.pinned_versions(earlier_run["run"]) == {"doses": version} and len(view.items(version)) == len(
-            QUESTIONS
-        )
+        assert view.pinned_versions(earlier_run["run"]) == {"doses": version}
+        assert len(view.items(version)) == len(QUESTIONS)
     later_run = command(*start, "--name", "after", "--seed", "3")
     assert earlier_run["run"] != later_run["run"] and command("run", "replay", "after")["same"]
     assert not command("data", "import", "doses", train_file, "--replace")["imported"], (

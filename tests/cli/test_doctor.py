@@ -28,7 +28,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def write_program(folder: Path, name: str, text: str) -> Path:
-    """Write a shell program into a folder, which the test puts first on PATH; return the folder."""
+    """Write a shell program into a folder, for the test to put first on PATH; return the folder."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -37,8 +37,8 @@ def write_program(folder: Path, name: str, text: str) -> Path:
 
 
 def find_check(result: Any, name: str) -> dict[str, Any]:
-    (check_entry,) = [check for check in result.json["checks"] if check["name"] == name]
-    return dict(check_entry)
+    (matching_check,) = [check for check in result.json["checks"] if check["name"] == name]
+    return dict(matching_check)
 
 
 def test_doctor_prints_every_check_and_creates_no_home(nanoflux: Callable[..., Any], tmp_path: Path) -> None:
@@ -215,13 +215,11 @@ def test_doctor_loads_no_torch() -> None:
 def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Callable[..., Any]) -> None:
     document = nanoflux(home, "doctor", "--licences", "--json").json
     package_by_name = {package["name"]: package for package in document["packages"]}
-    assert {"nanoflux-local", "torch", "numpy", "click"} <= set(package_by_name) and package_by_name["click"][
-        "licence"
-    ] == "BSD-3-Clause"
-    assert all(package["licence"] for package in document["packages"]) and "ruff" not in package_by_name
-    assert {"smollm2-135m": "Apache-2.0"}.items() <= {
-        model["name"]: model["licence"] for model in document["models"]
-    }.items()
+    assert {"nanoflux-local", "torch", "numpy", "click"} <= set(package_by_name) and "ruff" not in package_by_name
+    assert package_by_name["click"]["licence"] == "BSD-3-Clause"
+    assert all(package["licence"] for package in document["packages"])
+    licence_by_model = {model["name"]: model["licence"] for model in document["models"]}
+    assert licence_by_model["smollm2-135m"] == "Apache-2.0"
     table = nanoflux(home, "doctor", "--licences")
     assert "gemma-3-4b-it" in table.out and "must be accepted first" in table.out and table.code == 0
 

@@ -39,9 +39,9 @@ def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke:
     soft_accuracy = invoke(tmp_path, *soft_command, "good-judge").json["soft"]
     low, high = soft_accuracy["corrected"]["ci95"]
     mean = round(soft_accuracy["mean"] * 6) / 6
-    assert soft_accuracy["corrected"]["estimate"] == pytest.approx(
-        min(1, max(0, (mean + sensitivity - 1) / (specificity + sensitivity - 1)))
-    )
+    # Rogan and Gladen's estimate. In a trial, sensitivity is about wrong solutions and specificity about right ones.
+    estimate = (mean + sensitivity - 1) / (specificity + sensitivity - 1)
+    assert soft_accuracy["corrected"]["estimate"] == pytest.approx(min(1, max(0, estimate)))
     assert low <= soft_accuracy["corrected"]["estimate"] <= high
     assert "no better than chance" in invoke(tmp_path, *soft_command, "chance-judge").err
     assert "has no judge trial" in invoke(tmp_path, *soft_command, "no-trial").err

@@ -47,9 +47,8 @@ def test_compare_lists_the_flips_that_eval_items_lists(
     document = invoke(tmp_path, "eval", "items", base_eval, "--flips", other_eval, "--json").json
     assert (document["base"], document["other"]) == (pair["a"], pair["b"]) == (base_eval, other_eval)
     assert pair["flips"] and pair["gained"] + pair["lost"] == len(pair["flips"])
-    assert [(f["item"], f["base"], f["other"]) for f in document["flips"]] == [
-        (f["item"], f["a"], f["b"]) for f in pair["flips"]
-    ]
+    flips_of_items = [(flip["item"], flip["base"], flip["other"]) for flip in document["flips"]]
+    assert flips_of_items == [(flip["item"], flip["a"], flip["b"]) for flip in pair["flips"]]
     flip = document["flips"][0]
     assert flip["question"] and len(flip["replies"]["base"]) == len(flip["replies"]["other"]) == 2
     table = invoke(tmp_path, "compare", base_eval, other_eval)

@@ -57,8 +57,8 @@ def test_exported_rows_load_with_train_data(
     assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     summary = json.loads(invoke(home, "run", "show", "tour", "--json").out)
     assert (exported["digest"], exported["rows"]) == (summary["digest"], summary["kept"])
-    row_keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
-    assert len(row_keys) == 1 and {"id", "turn", "reason"} < set(*row_keys), "rows have different keys"
+    keys_by_row = [set(json.loads(line)) for line in out.read_text("utf-8").splitlines()]
+    assert all(keys == keys_by_row[0] for keys in keys_by_row) and {"id", "turn", "reason"} < keys_by_row[0]
     example = invoke(home, "examples", "show", rows[0].id, "--json")
     assert json.loads(example.out)["id"] == rows[0].id, "the id of a row is not the id of its example"
 
@@ -77,9 +77,8 @@ def test_export_for_a_trainer_describes_the_rows(
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     description = yaml.safe_load(Path(exported["description"]).read_text("utf-8"))
     file, columns = DESCRIPTION_READERS[trainer](description)
-    assert (
-        Path(exported["description"]).parent / file == out and exported["command"] in out.with_suffix(".md").read_text()
-    )
+    assert Path(exported["description"]).parent / file == out
+    assert exported["command"] in out.with_suffix(".md").read_text()
     assert rows and all(columns <= set(row) for row in rows)
     answers = [row[key] for row in rows for key in ("chosen", "rejected") if file_format == "preference"]
     assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
@@ -327,14 +326,11 @@ def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, 
         }
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     solutions_by_turn = {
-        turn: [exhibit.text for exhibit in finding.evidence if exhibit.file_format == "solution" and exhibit.agrees]
+        turn: [exhibit.text for exhibit in finding.evidence if exhibit.kind == "solution" and exhibit.agrees]
         for turn, finding in finding_by_turn.items()
         if finding
     }
-    assert (
-        {row["turn"] for row in rows}
-        == {turn for turn, solutions in solutions_by_turn.items() if solutions}
-        != set(solutions_by_turn)
-    )
+    solved_turns = {turn for turn, solutions in solutions_by_turn.items() if solutions}
+    assert {row["turn"] for row in rows} == solved_turns != set(solutions_by_turn)
     for row in rows:
         assert row["origin"] == "solver" and solutions_by_turn[row["turn"]][0] in row["messages"][-1]["content"]

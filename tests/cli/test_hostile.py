@@ -37,6 +37,7 @@ def make_response(harmful_text: str) -> bytes:
 
 @pytest.fixture(scope="module", params=[HARMFUL_TEXT, HARMFUL_TEXT + LONGEST_LINE], ids=["characters", "ten megabytes"])
 def harmful_text(request: pytest.FixtureRequest) -> str:
+    """The question that the hostile server writes: harmful characters alone, or followed by a huge line."""
     return str(request.param)
 
 
@@ -86,13 +87,14 @@ def test_hostile_reply_is_exported_verbatim(
     hostile_run: tuple[Path, str], harmful_text: str, nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Spreadsheets evaluate no formulas in JSON Lines and Parquet, and no row may be split."""
-    for kind in (*JSONL_FORMATS, "parquet"):
-        out = tmp_path / f"rows-{kind}"
-        result = nanoflux(hostile_run[0], "export", "r", "--format", kind, "-o", str(out))
+    for file_format in (*JSONL_FORMATS, "parquet"):
+        out = tmp_path / f"rows-{file_format}"
+        result = nanoflux(hostile_run[0], "export", "r", "--format", file_format, "-o", str(out))
         assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), result.err[:2000]
-        rows = pyarrow.parquet.read_table(out).to_pylist() if kind == "parquet" else None
-        lines = [] if rows is not None else out.read_bytes().split(b"\n")[:-1]
-        rows = [json.loads(line) for line in lines] if rows is None else rows
+        if file_format == "parquet":
+            rows = pyarrow.parquet.read_table(out).to_pylist()
+        else:
+            rows = [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
         text = json.dumps(rows, ensure_ascii=False)
         assert len(rows) == 1 and json.dumps(harmful_text.strip(), ensure_ascii=False)[1:-1] in text
         card = out.with_suffix(".md").read_text(encoding="utf-8")
@@ -113,7 +115,8 @@ def test_report_of_a_huge_line_stays_small(
 def render_page(tmp_path: Path) -> Callable[[Path], str]:
     """Render a page in a real browser, which would run its scripts, and return the document."""
     configured_browser = os.environ.get("NANOFLUX_CHROMIUM", "")
-    browser = configured_browser or next(filter(None, map(shutil.which, BROWSERS)), None)
+    installed_browsers = [path for path in map(shutil.which, BROWSERS) if path]
+    browser = configured_browser or (installed_browsers[0] if installed_browsers else "")
     if not browser:
         pytest.skip("no Chromium here (Debian: apt install chromium-headless-shell, or name one in NANOFLUX_CHROMIUM)")
     options = (
@@ -125,7 +128,7 @@ def render_page(tmp_path: Path) -> Callable[[Path], str]:
     )
 
     def render(page: Path) -> str:
-        words = [str(browser), *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+        words = [browser, *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
         result = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
@@ -147,6 +150,5 @@ def test_hostile_reply_runs_no_script_in_a_browser(
     assert result.code == 0, result.err
     document = render_page(tmp_path / "report" / "index.html")
     assert "<title>NanoFlux run r</title>" in document and "owned</title>" not in document
-    assert not re.search(r"<(script|img|iframe|object|embed)\b", document) and "onload=" not in re.sub(
-        ">[^<]*<", "><", document
-    )
+    document_without_text = re.sub(">[^<]*<", "><", document)
+    assert not re.search(r"<(script|img|iframe|object|embed)\b", document) and "onload=" not in document_without_text

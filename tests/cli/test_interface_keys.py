@@ -49,6 +49,7 @@ EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--li
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with an unfinished run, "keys", that has a trial of its judge and a review."""
     home = tmp_path_factory.mktemp("keys")
     settings = ("max_turns=20", "seeds.min=2", "judge.trial=2")
     options = [word for setting in settings for word in ("--set", setting)]

@@ -15,6 +15,7 @@ from nanoflux_local.paths import Home
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
+    """A home with the runs "run-a" and "run-b", each with a training."""
     home = Home(tmp_path / "home").prepare()
     config = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0, "judge": {}}
     with Ledger(home.ledger) as ledger:
@@ -24,16 +25,16 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-@pytest.mark.parametrize(("command", "work"), [("run", "run-a"), ("trainings", "train-run-a")])
-def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, work: str) -> None:
-    assert invoke(home.root, command, "note", work).out == ""
-    assert invoke(home.root, command, "note", work, "first").code == 0
-    assert invoke(home.root, command, "note", work, "second\nline").code == 0
-    assert invoke(home.root, command, "note", work).out == "second\nline\n"
-    assert invoke(home.root, command, "show", work, "--json").json["note"] == "second\nline"
-    assert "second" in invoke(home.root, command, "show", work).out
-    assert invoke(home.root, command, "note", work, "", "--json").json["note"] == ""
-    assert "note" not in invoke(home.root, command, "show", work).out
+@pytest.mark.parametrize(("command", "name"), [("run", "run-a"), ("trainings", "train-run-a")])
+def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, name: str) -> None:
+    assert invoke(home.root, command, "note", name).out == ""
+    assert invoke(home.root, command, "note", name, "first").code == 0
+    assert invoke(home.root, command, "note", name, "second\nline").code == 0
+    assert invoke(home.root, command, "note", name).out == "second\nline\n"
+    assert invoke(home.root, command, "show", name, "--json").json["note"] == "second\nline"
+    assert "second" in invoke(home.root, command, "show", name).out
+    assert invoke(home.root, command, "note", name, "", "--json").json["note"] == ""
+    assert "note" not in invoke(home.root, command, "show", name).out
     with sqlite3.connect(home.ledger) as connection:
         assert connection.execute("SELECT note FROM notes").fetchall() == [("first",), ("second\nline",), ("",)]
 
@@ -74,7 +75,8 @@ def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM notes WHERE note != 'newest'")
     connection.close()
-    for expected in ({"note": ["run run-a"]}, {}):
+    first_merge, second_merge = {"note": ["run run-a"]}, {}
+    for expected in (first_merge, second_merge):
         result = MergeResult()
         with Ledger(home.ledger) as ledger, LedgerView(excerpt) as source, ledger.transaction() as writer:
             merge_rows(writer, source, result)

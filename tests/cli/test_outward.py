@@ -75,9 +75,8 @@ def trace_command(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[...,
 
     def run(home: Path, *arguments: str) -> list[str]:
         log = tmp_path / "trace"
-        result = nanoflux(
-            home, *arguments, prefix=(strace, "-f", "-qq", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
-        )
+        trace_prefix = (strace, "-f", "-qq", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
+        result = nanoflux(home, *arguments, prefix=trace_prefix)
         assert result.code == 0, result.err
         return [line for line in log.read_text(errors="replace").splitlines() if is_remote(line)]
 
@@ -111,7 +110,7 @@ def is_remote(line: str) -> bool:
         ('1 sendto(4, "x", 1, 0, NULL, 0) = 1', False),
     ],
 )
-def test_trace_reader_lists_remote_addresses(line: str, remote: bool) -> None:
+def test_is_remote_recognizes_addresses_of_other_machines(line: str, remote: bool) -> None:
     assert is_remote(line) is remote
 
 
@@ -142,8 +141,6 @@ def test_model_run_training_and_evaluation_make_no_outside_connection(
     start_command = ("run", "start", "--domain", "starter", "--max-turns", "2", "--seed", "7", "--name", "two")
     assert trace_command(home, *start_command) == []
     assert trace_command(home, "train", "two", "--base", "smollm2-135m", "--set", "epochs=1") == []
-    assert (
-        trace_command(home, "eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1")
-        == []
-    )
+    eval_command = ("eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1")
+    assert trace_command(home, *eval_command) == []
     assert trace_command(home, "report", "two", "-o", str(tmp_path / "report")) == []

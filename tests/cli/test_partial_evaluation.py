@@ -45,21 +45,25 @@ class Provider(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers a request, or refuses it as `Provider.refuse` says."""
+
     server: Provider
 
     def do_POST(self) -> None:
         request_body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.request_count += 1
         refusal = self.server.refuse(self.server.request_count, request_body)
+        status = 200
         reply: dict[str, Any] = {
             "id": "1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
         }  # fmt: skip
         if refusal:
-            reply = {"error": {"message": refusal[1], "type": refusal[2], "code": refusal[2], "param": None}}
+            status, message, code = refusal
+            reply = {"error": {"message": message, "type": code, "code": code, "param": None}}
         response_body = json.dumps(reply).encode()
-        self.send_response(refusal[0] if refusal else 200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(response_body)))
         self.end_headers()
@@ -93,39 +97,34 @@ def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[.
 def test_eval_with_exhausted_quota_fails_and_resumes(
     provider: Provider, evaluate: Callable, invoke: Callable, tmp_path: Path
 ) -> None:
-    provider.refuse = lambda number, _: QUOTA_REFUSAL if number > 5 else None
+    answered = 5
+    provider.refuse = lambda number, _: QUOTA_REFUSAL if number > answered else None
     result = evaluate("a", "--json")
     assert result.code == 1 and "Traceback" not in result.err
     partial_evaluation = result.json
-    assert (partial_evaluation["n"], partial_evaluation["items"], partial_evaluation["unscored"]) == (
-        5,
-        ITEMS,
-        ITEMS * RUNS - 5,
-    )
+    assert (partial_evaluation["n"], partial_evaluation["items"]) == (answered, ITEMS)
+    assert partial_evaluation["unscored"] == ITEMS * RUNS - answered
     assert sum(entry["count"] for entry in partial_evaluation["unscored_reasons"]) == partial_evaluation["unscored"]
     assert "exceeded your current quota" in partial_evaluation["unscored_reasons"][0]["reason"]
     assert "exceeded your current quota" in result.err and "same command again" in result.err
-    assert provider.request_count == 5 + 1, "the evaluation did not stop at the refusal"
+    assert provider.request_count == answered + 1, "the evaluation did not stop at the refusal"
     repeated = evaluate("a")
     assert repeated.code == 1 and f"of {ITEMS} items scored" in repeated.out and "current quota" in repeated.out
 
     provider.refuse = lambda *_: None
     complete_evaluation = evaluate("b", "--json").json
-    comparison = invoke(tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"])
+    compare_command = ("compare", partial_evaluation["eval"], complete_evaluation["eval"])
+    comparison = invoke(tmp_path / "home", *compare_command)
     assert comparison.code == 3 and "is partial" in comparison.err and "current quota" in comparison.err
-    partial_pair = invoke(
-        tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"], "--partial", "--json"
-    ).json["pairs"][0]
-    assert (partial_pair["n"], partial_pair["left_out"]) == (5, ITEMS - 5)
+    (partial_pair,) = invoke(tmp_path / "home", *compare_command, "--partial", "--json").json["pairs"]
+    assert (partial_pair["n"], partial_pair["left_out"]) == (answered, ITEMS - answered)
 
     request_count_before = provider.request_count
     resumed = evaluate("a", "--json")
     assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEMS, 0)
-    assert (
-        provider.request_count - request_count_before == ITEMS * RUNS - 5
-        and resumed.json["eval"] == partial_evaluation["eval"]
-    )
-    assert invoke(tmp_path / "home", "compare", partial_evaluation["eval"], complete_evaluation["eval"]).code == 0
+    assert provider.request_count - request_count_before == ITEMS * RUNS - answered
+    assert resumed.json["eval"] == partial_evaluation["eval"]
+    assert invoke(tmp_path / "home", *compare_command).code == 0
 
 
 def test_eval_stops_immediately_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
@@ -139,11 +138,12 @@ def test_eval_stops_immediately_on_a_wrong_key(provider: Provider, evaluate: Cal
 def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evaluate: Callable) -> None:
     number_by_question: dict[str, int] = {}
 
-    def refuse(_: int, body: str) -> tuple[int, str, str] | None:
+    def refuse_second_question(_: int, body: str) -> tuple[int, str, str] | None:
         question = json.loads(body)["messages"][-1]["content"]
-        return LENGTH_REFUSAL if number_by_question.setdefault(question, len(number_by_question)) == 1 else None
+        number = number_by_question.setdefault(question, len(number_by_question) + 1)
+        return LENGTH_REFUSAL if number == 2 else None
 
-    provider.refuse = refuse
+    provider.refuse = refuse_second_question
     result = evaluate("a", "--json")
     assert result.code == 1 and (result.json["n"], result.json["unscored"]) == (ITEMS - 1, RUNS)
     (reason,) = result.json["unscored_reasons"]

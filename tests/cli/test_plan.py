@@ -29,9 +29,7 @@ def run_plan(*arguments: str) -> Result:
 
 def plan_sleep_groups(profile: str, gpus: str) -> dict[str, str]:
     """For each planned server, its group of servers that take turns on a GPU; "" if it does not take turns."""
-    document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
-    assert document["fits"]
-    return {server["name"]: server["shares"] for server in document["servers"]}
+    return {server["name"]: server["shares"] for server in make_plan(profile, gpus)["servers"]}
 
 
 @pytest.mark.parametrize("profile", GPU_PROFILES)
@@ -52,19 +50,19 @@ def test_plan_puts_all_models_on_one_gpu_and_separates_them_on_two() -> None:
     assert set(plan_sleep_groups("hybrid", "40,40").values()) == {"gpu0"}, "the profile's `shares` were not used"
 
 
-def make_plan(profile: str, gpus: str, *options: str) -> dict[str, dict[str, Any]]:
-    """The planned servers by name, and the whole document under the key ""."""
-    document = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
+def make_plan(profile: str, gpus: str, *options: str) -> dict[str, Any]:
+    """The JSON of a plan whose models fit."""
+    document: dict[str, Any] = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
     assert document["fits"]
-    return {server["name"]: server for server in document["servers"]} | {"": document}
+    return document
 
 
 def test_plan_uses_the_concurrency_and_context_of_the_profile() -> None:
-    document = make_plan("a100-40g-x2", "40,40")[""]
-    assert document["asked"]["qwen3-32b-awq"] == {"sequences": 32, "context": 16384}
-    assert document["asked"]["gemma-3-4b-it"] == {"sequences": 32, "context": 8192}
-    limited = make_plan("a100-40g-x2", "40,40", "--sequences", "2", "--context", "1024")
-    assert limited[""]["asked"]["gemma-3-4b-it"] == {"sequences": 2, "context": 1024}
+    plan = make_plan("a100-40g-x2", "40,40")
+    assert plan["asked"]["qwen3-32b-awq"] == {"sequences": 32, "context": 16384}
+    assert plan["asked"]["gemma-3-4b-it"] == {"sequences": 32, "context": 8192}
+    limited_plan = make_plan("a100-40g-x2", "40,40", "--sequences", "2", "--context", "1024")
+    assert limited_plan["asked"]["gemma-3-4b-it"] == {"sequences": 2, "context": 1024}
 
 
 @pytest.mark.parametrize(
@@ -72,10 +70,10 @@ def test_plan_uses_the_concurrency_and_context_of_the_profile() -> None:
     [("a100-40g-x1", "40"), ("a100-40g-x2", "40,40"), ("a100-40g-x4", "40,40,40,40"), ("hybrid", "40")],
 )
 def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -> None:
-    servers = make_plan(profile, gpus)
-    margins = servers.pop("")["margins"]
+    plan = make_plan(profile, gpus)
+    margins = plan["margins"]
     overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
-    for server in servers.values():
+    for server in plan["servers"]:
         used_gib = server["weights_gib"] + server["kv_gib"] + server["lora_gib"] + overhead
         assert server["tensor"] == 1 and server["overhead_gib"] == pytest.approx(overhead)
         assert used_gib == pytest.approx(server["utilisation"] * 40, abs=0.02)
@@ -86,12 +84,13 @@ def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -
 
 
 def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
-    one_gpu_plan, four_gpu_plan = make_plan("a100-40g-x1", "40"), make_plan("a100-40g-x4", "40,40,40,40")
-    assert {one_gpu_plan[name]["utilisation"] for name in one_gpu_plan if name} == {0.87}, (
+    servers_on_one_gpu = make_plan("a100-40g-x1", "40")["servers"]
+    servers_on_four_gpus = make_plan("a100-40g-x4", "40,40,40,40")["servers"]
+    assert {server["utilisation"] for server in servers_on_one_gpu} == {0.87}, (
         "expected 92% of the GPU minus 1 GiB for each of two sleeping models"
     )
-    assert {four_gpu_plan[name]["utilisation"] for name in four_gpu_plan if name} == {0.92}
-    assert len({four_gpu_plan[name]["gpus"][0] for name in four_gpu_plan if name}) == 3, "the fourth GPU is not free"
+    assert {server["utilisation"] for server in servers_on_four_gpus} == {0.92}
+    assert len({server["gpus"][0] for server in servers_on_four_gpus}) == 3, "the fourth GPU is not free"
 
 
 def test_plan_reports_concurrent_requests_that_do_not_fit() -> None:

@@ -58,11 +58,8 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
     assert invoke(tmp_path, "profiles", "new", "lab", "--copy", "scripted").code == 0
     text = (tmp_path / "profiles" / "lab.toml").read_text()
     repeated = invoke(tmp_path, "profiles", "new", "lab")
-    assert (
-        repeated.code == 3
-        and "already exists" in repeated.err
-        and (tmp_path / "profiles" / "lab.toml").read_text() == text
-    )
+    assert repeated.code == 3 and "already exists" in repeated.err
+    assert (tmp_path / "profiles" / "lab.toml").read_text() == text
     for words, message in (
         (("../up",), "is not a valid name for a profile"),
         (("x", "--server", "http://h/v1"), "is not MODEL@URL"),
@@ -90,9 +87,10 @@ def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -
     expected_values, values = tomllib.loads(text_before), tomllib.loads(text_after)
     expected_values["endpoints"]["first"] |= {"url": "http://127.0.0.1:11/v1", "key_env": "LAB_KEY"}
     expected_values["endpoints"]["second"]["model"] = "m2"
-    assert values == expected_values and [line for line in text_before.splitlines() if line.startswith("#")] == [
-        line for line in text_after.splitlines() if line.startswith("#")
-    ]
+    comments_before, comments_after = (
+        [line for line in text.splitlines() if line.startswith("#")] for text in (text_before, text_after)
+    )
+    assert values == expected_values and comments_after == comments_before
     assert 'model = "m2" # the name under which' in text_after
 
 
@@ -100,12 +98,13 @@ def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Ca
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     text_before = path.read_text("utf-8")
-    misspelt = invoke(tmp_path, "profiles", "set", "lab", "endpoints.first.ulr=x")
-    assert misspelt.code == 2 and "did you mean 'url'" in misspelt.err
-    endpoint = invoke(tmp_path, "profiles", "set", "lab", "endpoints.frist.url=http://127.0.0.1:11/v1")
-    assert endpoint.code == 2 and "no endpoint 'frist'" in endpoint.err and "did you mean 'first'?" in endpoint.err
-    new = invoke(tmp_path, "profiles", "set", "lab", "endpoints.other.url=http://127.0.0.1:11/v1")
-    assert new.code == 2 and "endpoints.other.interface" in new.err, "no endpoint has a similar name"
+    wrong_key = invoke(tmp_path, "profiles", "set", "lab", "endpoints.first.ulr=x")
+    assert wrong_key.code == 2 and "did you mean 'url'" in wrong_key.err
+    wrong_endpoint = invoke(tmp_path, "profiles", "set", "lab", "endpoints.frist.url=http://127.0.0.1:11/v1")
+    assert wrong_endpoint.code == 2
+    assert "no endpoint 'frist'" in wrong_endpoint.err and "did you mean 'first'?" in wrong_endpoint.err
+    new_endpoint = invoke(tmp_path, "profiles", "set", "lab", "endpoints.other.url=http://127.0.0.1:11/v1")
+    assert new_endpoint.code == 2 and "endpoints.other.interface" in new_endpoint.err, "no endpoint has a similar name"
     assert invoke(tmp_path, "profiles", "set", "lab", "endpoints.first").code == 2
     packaged = invoke(tmp_path, "profiles", "set", "scripted", "concurrency=2")
     assert packaged.code == 3 and "profiles new NAME --copy scripted" in packaged.err

@@ -23,26 +23,21 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path,
     document = nanoflux(tour_home, "run", "show", "tour", "--json").json
     assert document.keys() >= SHOW_KEYS
     assert list(document["funnel"]) == FUNNEL_KEYS
-    assert (
-        document["funnel"]["attempts"] == sum(document["funnel"][outcome] for outcome in OUTCOMES) >= document["turns"]
-    )
-    assert document["kept"] == document["funnel"]["kept_failed"] + document["funnel"]["kept_novel"] > 0
+    funnel = document["funnel"]
+    assert funnel["attempts"] == sum(funnel[outcome] for outcome in OUTCOMES) >= document["turns"]
+    assert document["kept"] == funnel["kept_failed"] + funnel["kept_novel"] > 0
     assert document["calls"].keys() >= {"made", "remembered"} and document["calls"]["made"] > 0
     assert document["usage"].keys() >= {"prompt_tokens", "completion_tokens", "usd"}
     assert document["usage"]["prompt_tokens"] > document["usage"]["completion_tokens"] > 0
-    assert (document["domain"], document["status"], document["turns"], document["target"]) == (
-        "starter-genetics",
-        "done",
-        12,
-        200,
-    )
+    assert (document["domain"], document["status"]) == ("starter-genetics", "done")
+    assert (document["turns"], document["target"]) == (12, 200)
     assert len(document["digest"]) == 64 and document["seconds"] > 0
-    summaries = nanoflux(tour_home, "run", "list", "--json").json
-    assert document.pop("forecast")["reason"]
-    assert [document.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
-    assert sum(document.pop("unread").values()) == document["funnel"]["unparsed"] + document["funnel"]["failed"]
-    assert document.pop("refused") == {}
-    assert summaries == [document]
+    assert document["forecast"]["reason"] and document["refused"] == {}
+    assert document["judge_trial"] is document["panel"] is document["review"] is None
+    assert sum(document["unread"].values()) == funnel["unparsed"] + funnel["failed"]
+    (listed_run,) = nanoflux(tour_home, "run", "list", "--json").json
+    keys_of_show_only = {"forecast", "judge_trial", "panel", "review", "unread", "refused"}
+    assert listed_run == {key: value for key, value in document.items() if key not in keys_of_show_only}
 
 
 def test_run_table_agrees_with_json(tour_home: Path, nanoflux: Callable) -> None:
@@ -73,10 +68,8 @@ def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable
     assert len(entries) == kept and [entry["turn"] for entry in entries] == sorted(entry["turn"] for entry in entries)
     document = nanoflux(tour_home, "examples", "show", entries[0]["id"], "--json").json
     last_attempt = document["turn"]["attempts"][-1]
-    assert (last_attempt["attack"]["question"], last_attempt["outcome"]) == (
-        entries[0]["question"],
-        entries[0]["reason"],
-    )
+    question = last_attempt["attack"]["question"]
+    assert (question, last_attempt["outcome"]) == (entries[0]["question"], entries[0]["reason"])
     assert len(last_attempt["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last_attempt["seeds"])
     result = nanoflux(tour_home, "examples", "show", entries[0]["id"])
     for part in (
@@ -88,12 +81,8 @@ def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable
     calls = document["lineage"]["calls"]
     chats = [call for call in calls if call["kind"] == "chat"]
     assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
-    assert any(last_attempt["attack"]["question"] in call["reply"] for call in chats if call["role"] == "attacker")
-    assert any(
-        last_attempt["attack"]["question"] in call["prompt"][-1]["content"]
-        for call in chats
-        if call["role"] == "defender"
-    )
+    assert any(question in call["reply"] for call in chats if call["role"] == "attacker")
+    assert any(question in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender")
     assert document["lineage"]["near"] == [], "the run has no held-out items"
     table = nanoflux(tour_home, "examples", "list", "tour").out
     assert len(table.splitlines()) == kept + 1 and entries[0]["id"] in table
@@ -147,8 +136,9 @@ def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable)
                "below_tolerance": 0}  # fmt: skip
     assert first_import.json == {**counts, "imported": True}, first_import.err
     assert repeated_import.json == {**counts, "imported": False}
-    (entry,) = [e for e in nanoflux(tmp_path / "home", "data", "list", "--json").json if e["name"] == "gsmhard"]
-    assert sum(entry["splits"].values()) == 8 and entry["source"] == "hard.jsonl"
+    entries = nanoflux(tmp_path / "home", "data", "list", "--json").json
+    (gsmhard,) = [entry for entry in entries if entry["name"] == "gsmhard"]
+    assert sum(gsmhard["splits"].values()) == 8 and gsmhard["source"] == "hard.jsonl"
     items = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
     assert len(items) == 2 and items[0]["answer"].isdigit()
     assert items[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
@@ -156,10 +146,11 @@ def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable)
 
 def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
     easy_rows = [{"question": f"How many apples has {name}, who had 3?", "answer": "#### 3"} for name in ("Ann", "Bo")]
-    hard_rows = [{"input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234",
-             "target": 71234}]  # fmt: skip
+    hard_row = {
+        "input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234", "target": 71234
+    }  # fmt: skip
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*easy_rows, {"question": "?"}]))
-    (tmp_path / "hard.jsonl").write_text(json.dumps(hard_rows[0]) + "\n")
+    (tmp_path / "hard.jsonl").write_text(json.dumps(hard_row) + "\n")
     home = tmp_path / "home"
     refusal = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"))
     assert refusal.code == 2 and "line 3: key 'answer' is missing" in refusal.err
@@ -199,9 +190,8 @@ def test_output_accepts_any_text_and_encoding(home: Path, nanoflux: Callable, en
 def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke: Callable) -> None:
     complete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
     dropped_lines = [line for line in complete_replay.out.splitlines() if line.startswith("dropped")]
-    assert (
-        complete_replay.code == 0 and "kept_novel" in complete_replay.out and "kept_failed" not in complete_replay.out
-    )
+    assert complete_replay.code == 0
+    assert "kept_novel" in complete_replay.out and "kept_failed" not in complete_replay.out
     assert len(dropped_lines) == len(complete_replay.out.splitlines()) - 1 and "digest " in complete_replay.err
     incomplete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
     assert "need calls that the ledger lacks" in incomplete_replay.err and "attacker chat" in incomplete_replay.err

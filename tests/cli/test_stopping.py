@@ -22,24 +22,13 @@ def delay_replies(seconds: float) -> list[str]:
 @pytest.fixture
 def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
     """A command that starts the run "slow": like "tour", but its delayed replies take a few seconds."""
-    return [
-        *scripted_start,
-        "--examples",
-        "12",
-        "--max-turns",
-        "12",
-        "--seed",
-        "7",
-        "--name",
-        "slow",
-        "--concurrency",
-        "2",
-        *delay_replies(0.06),
-    ]
+    options = "--examples 12 --max-turns 12 --seed 7 --name slow --concurrency 2"
+    return [*scripted_start, *options.split(), *delay_replies(0.06)]
 
 
 @pytest.fixture
 def digest(tour_home: Path, nanoflux: Callable) -> str:
+    """The digest of the run "tour", which the run "slow" must reproduce."""
     return str(nanoflux(tour_home, "run", "show", "tour", "--json").json["digest"])
 
 
@@ -90,11 +79,8 @@ def test_second_worker_is_refused(
     process = start_in_background(tmp_path, *slow_run, *longer_delays, "--json")
     wait_for(process, "/12 kept in")
     refused_resume = nanoflux(tmp_path, "run", "resume", "slow")
-    assert (
-        refused_resume.code == 3
-        and "another process is working on run" in refused_resume.err
-        and refused_resume.out == ""
-    )
+    assert (refused_resume.code, refused_resume.out) == (3, "")
+    assert "another process is working on run" in refused_resume.err
     summary = nanoflux(tmp_path, "run", "show", "slow", "--json").json
     assert summary["status"] == "running"
     out, err = process.communicate(timeout=60)
@@ -153,6 +139,8 @@ EFFECT_BY_DISK_SIZE = {
     "700k": "no turn fits",
     "2000k": "some turns fit",
 }
+LARGE_DISK = "50m"
+"""The size of a disk that does not fill up."""
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +162,8 @@ def result_by_disk_size(
             ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200, env={**os.environ}
         )
 
-    return dict(
-        zip([*EFFECT_BY_DISK_SIZE, "50m"], call_concurrently(run_session, [*EFFECT_BY_DISK_SIZE, "50m"]), strict=True)
-    )
+    sizes = [*EFFECT_BY_DISK_SIZE, LARGE_DISK]
+    return dict(zip(sizes, call_concurrently(run_session, sizes), strict=True))
 
 
 @pytest.mark.parametrize("size", EFFECT_BY_DISK_SIZE, ids=EFFECT_BY_DISK_SIZE.get)
@@ -187,7 +174,7 @@ def test_run_resumes_after_a_full_disk(result_by_disk_size: dict, size: str) -> 
     assert "Traceback" not in result.stderr
     first_message = result.stderr.split("→")[0]
     assert "full" in first_message or "No space left on device" in first_message, result.stderr
-    assert read_digests(result)[-1] == read_digests(result_by_disk_size["50m"])[-1]
+    assert read_digests(result)[-1] == read_digests(result_by_disk_size[LARGE_DISK])[-1]
     if EFFECT_BY_DISK_SIZE[size] == "some turns fit":
         output_before_listing, _ = result.stdout.split("listed=")
         assert '"turns": ' in output_before_listing and '"turns": 0' not in output_before_listing

@@ -157,6 +157,7 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
 }  # fmt: skip
 
 
+# The cases that are also run in a subprocess
 SUBPROCESS_CASES = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
 
 
@@ -169,7 +170,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def list_names(home: Path) -> list[tuple]:
+def list_stored_names(home: Path) -> list[tuple]:
     """The ids of the runs and the names of the benchmarks in a ledger; empty if there is no ledger."""
     if not (home / "ledger.db").exists():
         return []
@@ -188,8 +189,9 @@ def assert_error(result, code: int, message: str) -> None:
 
 def check_wrong_input(run_command: Callable, name: str, folder: Path, home: Path) -> None:
     words, code, message = WRONG_COMMANDS[name]
-    assert_error(run_command(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
-    assert list_names(home) == []
+    words_with_paths = [str(folder / word) if word in FILES else word for word in words]
+    assert_error(run_command(home, *words_with_paths), code, message)
+    assert list_stored_names(home) == []
 
 
 @pytest.mark.parametrize("name", WRONG_COMMANDS)
@@ -215,7 +217,9 @@ def test_missing_names_exit_with_4(home: Path, invoke: Callable, arguments: tupl
 # Ledgers
 
 
-@pytest.mark.parametrize("arguments", [("run", "list"), (*START,), ("run", "resume", "tour")], ids=lambda a: a[1])
+@pytest.mark.parametrize(
+    "arguments", [("run", "list"), (*START,), ("run", "resume", "tour")], ids=lambda arguments: arguments[1]
+)
 def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
@@ -227,7 +231,7 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
     assert (home / "ledger.db").read_bytes() == ledger_bytes
 
 
-@pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda a: a[1])
+@pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda arguments: arguments[1])
 def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
     (tmp_path / "ledger.db").write_text("dear diary\n" * 100)
     assert_error(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
@@ -247,9 +251,8 @@ def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> Non
 def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     """Permissions do not stop root, so the test mounts a read-only file system."""
     script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
-    if subprocess.run(
-        ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True
-    ).returncode:
+    mount_command = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"]
+    if subprocess.run(mount_command, capture_output=True).returncode:
         pytest.skip("no user namespaces here, so nothing can be mounted")
     result = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
     assert_error(result, 2, "cannot be written: Read-only file system")
@@ -257,12 +260,8 @@ def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
 
 def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     as_other_user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
-    if (
-        as_other_user
-        and subprocess.run(
-            [*as_other_user, sys.executable, "-c", "import nanoflux_local"], capture_output=True
-        ).returncode
-    ):
+    import_command = [*as_other_user, sys.executable, "-c", "import nanoflux_local"]
+    if as_other_user and subprocess.run(import_command, capture_output=True).returncode:
         pytest.skip("the tests run as root, and other users cannot access this interpreter")
     tmp_path.chmod(0o555)
     assert_error(nanoflux(tmp_path / "home", *START, prefix=as_other_user), 2, "cannot be written: Permission denied")

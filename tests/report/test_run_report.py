@@ -17,11 +17,11 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.transcript import Attack, Attempt, Defence, Finding, TurnRecord, Verdict
 
-EVIL = (
+HOSTILE_TEXT = (
     "<script>alert(1)</script> ]]> \x1b[31mred\x1b]0;title\x07 {{ 7*7 }} {% raw %}"
     " \" onload='x' & \u202eevil </pre></svg> \x00"
 )
-CONFIG = {"domain": "starter", "target": 9, "max_turns": 9, "note": EVIL}
+CONFIG = {"domain": "starter", "target": 9, "max_turns": 9, "note": HOSTILE_TEXT}
 FLOPS = {"6nd": 1e12, "measured": 8e11}
 TRAINING_RESULT = {
     "examples": 3,
@@ -45,14 +45,21 @@ def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
 
 
 def add_evaluation(ledger: Ledger, name: str, adapter: str, marks: list[bool]) -> None:
-    identity = Identity("scripted", EVIL, adapter=adapter)
-    ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1, "items": "the same"})
+    identity = Identity("scripted", HOSTILE_TEXT, adapter=adapter)
+    ledger.start_evaluation(name, HOSTILE_TEXT, adapter, HOSTILE_TEXT, "test", {"runs": 1, "items": "the same"})
     call, _ = ledger.remember("run", ChatRequest(identity, ()), ChatReply("x", "stop"))
     for number, is_right in enumerate(marks):
-        ledger.add_evaluation_item(name, 0, str(number), call, EVIL, "right" if is_right else "wrong")
+        ledger.add_evaluation_item(name, 0, str(number), call, HOSTILE_TEXT, "right" if is_right else "wrong")
     mean = sum(marks) / len(marks)
     strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.1, mean + 0.1]}
-    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(marks), "runs": 1}
+    result = {
+        "model": HOSTILE_TEXT,
+        "adapter": adapter or None,
+        "data": HOSTILE_TEXT,
+        "split": "test",
+        "n": len(marks),
+        "runs": 1,
+    }
     result |= {"strict": strict, "unanswered": 0, "unscored": 0}
     ledger.finish_evaluation(name, "done", result)
 
@@ -61,18 +68,23 @@ def add_evaluation(ledger: Ledger, name: str, adapter: str, marks: list[bool]) -
 def ledger_path(tmp_path: Path) -> Path:
     """A ledger in which every string from a model, a file or a person is hostile."""
     with Ledger(tmp_path / "ledger.db") as ledger:
-        ledger.create_run("run", EVIL, CONFIG, {"identities": {}, "repeatable": False, "versions": {EVIL: EVIL}})
+        ledger.create_run(
+            "run",
+            HOSTILE_TEXT,
+            CONFIG,
+            {"identities": {}, "repeatable": False, "versions": {HOSTILE_TEXT: HOSTILE_TEXT}},
+        )
         for number in range(5):
-            ledger.commit_turn("run", make_turn(number, f"{EVIL} {number}", kept=number != 2), [])
-        ledger.set_run_status("run", "failed", EVIL, 3.0)
+            ledger.commit_turn("run", make_turn(number, f"{HOSTILE_TEXT} {number}", kept=number != 2), [])
+        ledger.set_run_status("run", "failed", HOSTILE_TEXT, 3.0)
     return tmp_path / "ledger.db"
 
 
 @pytest.fixture
 def trained_ledger_path(ledger_path: Path) -> Path:
-    """The same ledger with a training and its two evaluations, so that the page has all its parts."""
+    """The same ledger with a training and its two evaluations, so that the page has all its sections."""
     with Ledger(ledger_path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
+        ledger.create_training("t", "run", HOSTILE_TEXT, "hash", TRAINING_SETTINGS, {})
         for step in range(1, 5):
             ledger.add_training_event("t", "step", step, {"step": step, "loss": 2.0 / step})
         ledger.add_training_event("t", "epoch", 4, {"step": 4, "val_loss": 0.9})
@@ -83,13 +95,14 @@ def trained_ledger_path(ledger_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """The page as a browser parses it: its elements, their attributes and the text between them."""
+    """A page as a browser parses it: its source, its elements with their attributes, and the text between them."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
+        self.source = source
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.text = ""
-        self.feed(text)
+        self.feed(source)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -103,50 +116,39 @@ class Page(HTMLParser):
         self.text += data
 
 
-def write_page(ledger_path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
-    text = write_report(ledger_path, run, out).read_text(encoding="utf-8")
-    return text, Page(text)
+def write_page(ledger_path: Path, out: Path, run: str = "run") -> Page:
+    return Page(write_report(ledger_path, run, out).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("fixture", ["ledger_path", "trained_ledger_path"])
-def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request) -> None:
-    text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
+def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
     tag_names = [tag for tag, _ in page.tags]
-    assert (
-        "script" not in tag_names
-        and "iframe" not in tag_names
-        and tag_names.count("html") == tag_names.count("title") == 1
-    )
+    assert "script" not in tag_names and "iframe" not in tag_names
+    assert tag_names.count("html") == tag_names.count("title") == 1
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
     assert "<script>alert(1)</script>" in page.text and "{{ 7*7 }}" in page.text and "{% raw %}" in page.text
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", page.source)
     examples = [attributes for _, attributes in page.tags if attributes.get("class") == "example"]
-    assert len(examples) == 4, "three examples and the commands"
-    assert text.rstrip().endswith("</html>") and text.count("<pre") == text.count("</pre>")
+    assert len(examples) == 4, "expected the boxes of three examples and of the commands"
+    assert page.source.rstrip().endswith("</html>")
+    assert page.source.count("<pre") == page.source.count("</pre>")
 
 
 @pytest.mark.parametrize("fixture", ["ledger_path", "trained_ledger_path"])
-def test_report_fetches_nothing(fixture: str, tmp_path: Path, request) -> None:
-    text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
+def test_report_fetches_nothing(fixture: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
     url_attributes = (
-        "src",
-        "href",
-        "xlink:href",
-        "srcset",
-        "data",
-        "poster",
-        "action",
-        "formaction",
-        "background",
-        "ping",
-    )
+        "src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "ping",
+    )  # fmt: skip
     attribute_targets = [attributes[key] for _, attributes in page.tags for key in url_attributes if key in attributes]
     assert [target for target in attribute_targets if not target.startswith("#")] == []
     assert {tag for tag, _ in page.tags}.isdisjoint(
         {"link", "base", "object", "embed", "img", "audio", "video", "form"}
     )
-    style_targets = re.findall(r"url\(\s*['\"]?([^)]*)", text)
-    assert [target for target in style_targets if not target.startswith("#")] == [] and "@import" not in text
+    style_targets = re.findall(r"url\(\s*['\"]?([^)]*)", page.source)
+    assert [target for target in style_targets if not target.startswith("#")] == []
+    assert "@import" not in page.source
     (policy,) = [
         attributes["content"] for tag, attributes in page.tags if "content-security-policy" in str(attributes).lower()
     ]
@@ -154,7 +156,7 @@ def test_report_fetches_nothing(fixture: str, tmp_path: Path, request) -> None:
 
 
 def test_report_states_the_results_in_the_ledger(trained_ledger_path: Path, tmp_path: Path) -> None:
-    _, page = write_page(trained_ledger_path, tmp_path / "out")
+    page = write_page(trained_ledger_path, tmp_path / "out")
     text = " ".join(page.text.split())
     for part in (
         "Accuracy on held-out items rose from 50.0% to 90.0%", "The paired difference is +40.0 points",
@@ -167,41 +169,46 @@ def test_report_states_the_results_in_the_ledger(trained_ledger_path: Path, tmp_
 
 
 def test_report_shows_examples_from_the_beginning_middle_and_end(ledger_path: Path, tmp_path: Path) -> None:
-    _, page = write_page(ledger_path, tmp_path / "out")
+    page = write_page(ledger_path, tmp_path / "out")
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
 def test_report_of_an_untrained_or_empty_run_states_what_is_missing(ledger_path: Path, tmp_path: Path) -> None:
-    assert "Nothing has been trained and evaluated" in write_page(ledger_path, tmp_path / "out")[1].text
+    assert "Nothing has been trained and evaluated" in write_page(ledger_path, tmp_path / "out").text
     with Ledger(ledger_path) as ledger:
         ledger.create_run("empty", "empty", CONFIG, {"repeatable": True})
-    assert "No example was kept." in write_page(ledger_path, tmp_path / "none", "empty")[1].text
+    assert "No example was kept." in write_page(ledger_path, tmp_path / "none", "empty").text
 
 
 def test_report_of_a_one_item_evaluation_has_no_comparison(ledger_path: Path, tmp_path: Path) -> None:
     with Ledger(ledger_path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
+        ledger.create_training("t", "run", HOSTILE_TEXT, "hash", TRAINING_SETTINGS, {})
         ledger.finish_training("t", "done", "adapterhash", TRAINING_RESULT)
         add_evaluation(ledger, "before", "", [True])
         add_evaluation(ledger, "after", "adapterhash", [False])
-    assert "The paired difference" not in write_page(ledger_path, tmp_path / "out")[1].text
+    assert "The paired difference" not in write_page(ledger_path, tmp_path / "out").text
 
 
 def test_report_counts_the_scored_items_of_a_partial_evaluation(ledger_path: Path, tmp_path: Path) -> None:
     with Ledger(ledger_path) as ledger:
-        ledger.create_training("t", "run", EVIL, "hash", TRAINING_SETTINGS, {})
+        ledger.create_training("t", "run", HOSTILE_TEXT, "hash", TRAINING_SETTINGS, {})
         ledger.finish_training("t", "done", "adapterhash", TRAINING_RESULT)
         add_evaluation(ledger, "before", "", [True, False] * 10)
         add_evaluation(ledger, "after", "adapterhash", [True] * 15)
         result = json.loads(ledger.rows("SELECT result FROM evaluations WHERE id = 'after'")[0][0])
-        result |= {"items": 20, "unscored": 5, "unscored_reasons": [{"reason": EVIL, "count": 5, "refused": False}]}
+        result |= {
+            "items": 20,
+            "unscored": 5,
+            "unscored_reasons": [{"reason": HOSTILE_TEXT, "count": 5, "refused": False}],
+        }
         ledger.finish_evaluation("after", "partial", result)
-    text = " ".join(write_page(ledger_path, tmp_path / "out")[1].text.split())
+    text = " ".join(write_page(ledger_path, tmp_path / "out").text.split())
     assert "15 of 20" in text and "5 items that only one of the two evaluations scored are left out" in text
 
 
 def test_report_is_deterministic(trained_ledger_path: Path, tmp_path: Path) -> None:
-    assert write_page(trained_ledger_path, tmp_path / "one")[0] == write_page(trained_ledger_path, tmp_path / "two")[0]
+    first_page, second_page = (write_page(trained_ledger_path, tmp_path / name) for name in ("one", "two"))
+    assert first_page.source == second_page.source
 
 
 # Writing a page completely or not at all
@@ -216,7 +223,7 @@ def test_report_of_an_unknown_run_creates_no_directory(ledger_path: Path, tmp_pa
 def test_failed_write_of_a_report_keeps_the_old_page(
     ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old_page = write_page(ledger_path, tmp_path / "out")[0]
+    old_source = write_page(ledger_path, tmp_path / "out").source
     write_text = Path.write_text
 
     def write_until_disk_full(self: Path, text: str, **options: Any) -> int:
@@ -227,15 +234,15 @@ def test_failed_write_of_a_report_keeps_the_old_page(
     with pytest.raises(NanofluxError, match=r"index\.html cannot be written: No space left on device"):
         write_report(ledger_path, "run", tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
-    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == old_page
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == old_source
 
 
 def test_report_replaces_the_page_atomically(ledger_path: Path, tmp_path: Path) -> None:
-    old_page = write_page(ledger_path, tmp_path / "out")[0]
+    old_source = write_page(ledger_path, tmp_path / "out").source
     with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(ledger_path) as ledger:
         ledger.set_run_status("run", "done")
-        assert write_page(ledger_path, tmp_path / "out")[0] != old_page
-        assert reader.read() == old_page
+        assert write_page(ledger_path, tmp_path / "out").source != old_source
+        assert reader.read() == old_source
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
 
 
