@@ -122,11 +122,8 @@ def problems(run: str, as_json: bool) -> None:
         print_json([entry.to_json() for entry in run_problems])
         return
     for entry in run_problems:
-        click.echo(
-            plain(
-                f"{entry.severity}: {entry.where}: {entry.message} ({count_noun(entry.count, 'time')})\n  → {entry.fix}"
-            )
-        )
+        problem = f"{entry.severity}: {entry.where}: {entry.message} ({count_noun(entry.count, 'time')})"
+        click.echo(plain(f"{problem}\n  → {entry.fix}"))
     if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")
 

@@ -66,13 +66,13 @@ def describe_cells(cells: "Mapping[str, int]") -> str:
 @click.option(
     "--scale", default="tiny", show_default=True, help="Scale of the grid: tiny, small, paper or one you defined."
 )
-@click.option("--run", default="", help="Run whose examples the experiment uses [default: a new run].")
+@click.option("--run", "existing_run", default="", help="Run whose examples the experiment uses [default: a new run].")
 @click.option(
     "--ray", default="", metavar="ADDRESS", help="Address of a Ray cluster on which to run the cells in parallel."
 )
 @click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
-def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) -> None:
+def run(name: str, scale: str, existing_run: str, ray: str, detach: bool, as_json: bool) -> None:
     """Run an experiment; run the same command again to run the cells that remain."""
     from nanoflux_local.experiments import experiment as lifecycle
     from nanoflux_local.experiments.planning import make_plan
@@ -84,10 +84,11 @@ def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) 
             "leave out one of them; with --ray, detach the command with your shell or scheduler",
         )
     home = current_home().prepare()
-    if run:
+    run_id = ""
+    if existing_run:
         with LedgerView(home.ledger) as view:
-            run = str(view.find_run(run)["id"])
-    plan = make_plan(name, scale, run)
+            run_id = str(view.find_run(existing_run)["id"])
+    plan = make_plan(name, scale, run_id)
     experiment = lifecycle.create_experiment(home, plan)
     _run_cells(home, experiment, ray, detach, as_json)
 

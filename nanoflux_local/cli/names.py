@@ -42,7 +42,7 @@ class Name(click.ParamType[str]):
 
 
 def _make_column_lister(sql: str) -> Callable[[Home], list[str]]:
-    """A function that runs a query with one column and lists its values."""
+    """Make a function that lists the values of the single column that `sql` selects from a home's ledger."""
 
     def list_names(home: Home) -> list[str]:
         from nanoflux_local.ledger.views import LedgerView
@@ -54,6 +54,7 @@ def _make_column_lister(sql: str) -> Callable[[Home], list[str]]:
 
 
 def _list_runs(home: Home) -> list[str]:
+    """The names and the ids of the runs; commands accept both."""
     names = _make_column_lister("SELECT name FROM runs ORDER BY rowid DESC")(home)
     return [*names, *_make_column_lister("SELECT id FROM runs ORDER BY rowid DESC")(home)]
 
@@ -79,8 +80,10 @@ def _list_models(home: Home) -> list[str]:
 def _list_datasets(home: Home) -> list[str]:
     from nanoflux_local.seeds.benchmarks.base import list_built_in_benchmarks
 
-    imported = _make_column_lister("SELECT name FROM datasets ORDER BY name")(home) if home.ledger.exists() else []
-    return [*list_built_in_benchmarks(), *imported]
+    imported_names = []
+    if home.ledger.exists():
+        imported_names = _make_column_lister("SELECT name FROM datasets ORDER BY name")(home)
+    return [*list_built_in_benchmarks(), *imported_names]
 
 
 def _list_adapters(home: Home) -> list[str]:

@@ -101,7 +101,7 @@ def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool
 @click.option("--connect", is_flag=True, help="Also ask each server for its models.")
 @with_json
 def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
-    """Check PROFILE: its keys and values, installed weights, keys of servers, and with --connect the servers.
+    """Check PROFILE: its settings, installed weights, API keys of servers, and with --connect the servers.
 
     The command starts nothing. `hint` marks advice; `fix` marks a problem, and the exit code is then 1. A wrong key or
     value ends the check, and the exit code is 2.

@@ -29,7 +29,10 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run.rule_sets import RULE_SETS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nanoflux_local.config import RunConfig
+    from nanoflux_local.run.sources import Layer
 
 OPTION_BY_SETTING = {
     "target": "--examples",
@@ -128,11 +131,10 @@ def start(
 ) -> None:
     """Start a generation run.
 
-    With --dry-run: print every setting and the option, file or default it comes from, which model goes on which GPU,
-    and the expected calls, time, tokens and dollars. Exits with the code of a real start: 0 if the run could start.
+    With --dry-run, print every setting and the option, file or default it comes from, which model goes on which GPU,
+    and the expected calls, time, tokens and dollars. The exit code is that of a real start: 0 if the run could start.
     """
     from nanoflux_local.cli.preview import show_preview
-    from nanoflux_local.config import parse_settings, read_toml
     from nanoflux_local.run import configs, runs
     from nanoflux_local.run.sources import Layer, list_base_layers, list_fork_layers, merge_layers
 
@@ -142,19 +144,7 @@ def start(
         raise click.UsageError(
             "--fork keeps the domain and the profile of the original run: change other settings with --set."
         )
-    layers = [Layer(config_file, read_toml(Path(config_file)))] if config_file else []
-    layers.append(Layer("--set", parse_settings(settings)))
-    option_values = {
-        "target": numbers["examples"],
-        **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")},
-    }
-    for key, value in option_values.items():
-        if value is not None:
-            layers.append(Layer(OPTION_BY_SETTING[key], {key: value}))
-    if rules:
-        layers.append(Layer("--rules", {"rules": rules}))
-    if budget_usd is not None:
-        layers.append(Layer("--budget-usd", {"budget": {"usd": budget_usd}}))
+    layers = _list_option_layers(config_file, settings, numbers, rules, budget_usd)
     home = current_home() if dry_run else current_home().prepare()
     if novel_against:
         layers.append(Layer("--novel-against", {"novel_against": _freeze_questions(home, novel_against)}))
@@ -181,6 +171,35 @@ def start(
     run = asyncio.run(runs.start(home, config, name, fork))
     _execute_or_detach(home, run, detach)
     show_run(home, run, as_json)
+
+
+def _list_option_layers(
+    config_file: str | None,
+    settings: tuple[str, ...],
+    numbers: "Mapping[str, int | None]",
+    rules: str | None,
+    budget_usd: float | None,
+) -> "list[Layer]":
+    """The settings that the options of `run start` set, by option; a later layer overrides an earlier one."""
+    from nanoflux_local.config import parse_settings, read_toml
+    from nanoflux_local.run.sources import Layer
+
+    layers = [Layer(config_file, read_toml(Path(config_file)))] if config_file else []
+    layers.append(Layer("--set", parse_settings(settings)))
+    value_by_setting = {
+        "target": numbers["examples"],
+        "max_turns": numbers["max_turns"],
+        "seed": numbers["seed"],
+        "concurrency": numbers["concurrency"],
+    }
+    for setting, value in value_by_setting.items():
+        if value is not None:
+            layers.append(Layer(OPTION_BY_SETTING[setting], {setting: value}))
+    if rules:
+        layers.append(Layer("--rules", {"rules": rules}))
+    if budget_usd is not None:
+        layers.append(Layer("--budget-usd", {"budget": {"usd": budget_usd}}))
+    return layers
 
 
 @command.command()
@@ -425,7 +444,7 @@ def verify(run: str, as_json: bool) -> None:
 def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool) -> None:
     """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set or --rules: show which examples would have been kept with other thresholds, rules, checks or retries,
+    With --set or --rules, show which examples would have been kept with other thresholds, rules, checks or retries,
     which calls are missing, and what they would cost.
     """
     from nanoflux_local.run import runs

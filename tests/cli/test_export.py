@@ -15,7 +15,7 @@ import yaml
 from nanoflux_local import files
 from nanoflux_local.cli.export import FORMATS, TRAINERS
 from nanoflux_local.errors import DataError
-from nanoflux_local.examples import export as dataset
+from nanoflux_local.examples import export as export_module
 from nanoflux_local.examples import trainers
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -40,7 +40,7 @@ def change_ledger(home: Path, sql: str, *values: object) -> None:
 
 
 def test_help_offers_every_format_and_trainer() -> None:
-    assert dataset.FORMATS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
+    assert export_module.FORMATS == FORMATS and tuple(trainers.TRAINERS) == TRAINERS
 
 
 @pytest.mark.parametrize("file_format", JSONL_FORMATS)
@@ -133,7 +133,7 @@ def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path,
 def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, file_format: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(dataset._encode_line({"id": "mine", **dataset.FORMATTERS[file_format](example)}))
+    path.write_bytes(export_module._encode_line({"id": "mine", **export_module.FORMATTERS[file_format](example)}))
     assert read_rows(path) == [example]
     assert len(path.read_text("utf-8").splitlines()) == 1, "U+2028 is not escaped, so some readers would split the row"
 
@@ -229,7 +229,7 @@ def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, invoke
 
 def test_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
-        dataset._encode_line({"id": "e-7", "output": "half \ud83d"})
+        export_module._encode_line({"id": "e-7", "output": "half \ud83d"})
 
 
 def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(

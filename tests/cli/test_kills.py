@@ -35,6 +35,7 @@ def kills() -> ModuleType:
 
 
 def check_killed_run(kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int) -> None:
+    """Kill a run up to `times` times and resume it each time; compare its dataset with that of an undisturbed run."""
     undisturbed, killed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
     undisturbed.finish()
     kills.disturb(killed, times, len(undisturbed.sent_keys()), random.Random(0))

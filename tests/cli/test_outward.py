@@ -35,6 +35,7 @@ from nanoflux_models import offline
 offline.SETTINGS.clear()
 main.main(["reach", sys.argv[1]])
 """
+"""A program that adds the command `reach` to `nanoflux` and runs it; the command asks a library to reach the hub."""
 TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
 
 
