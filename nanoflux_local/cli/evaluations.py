@@ -136,7 +136,9 @@ def show(evaluation: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("evaluation", type=EVALUATION)
-@click.option("--flips", "other", default="", metavar="EVAL", help="List only the items that flip between the two.")
+@click.option(
+    "--flips", "other", default="", metavar="EVAL", help="List only the items that flip between EVALUATION and EVAL."
+)
 @click.option("--item", default="", help="Show one item in full: question, gold answer and all replies.")
 @with_json
 def items(evaluation: str, other: str, item: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from nanoflux_local.cli.names import RUN
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 TRAINERS = ("trl", "llama-factory", "axolotl")
-"""A copy of the names in `examples.trainers`, so that `--help` does not import that module."""
+"""Copies of the names in `examples.export` and `examples.trainers`, so that `--help` does not import these modules."""
 
 
 @click.command(name="export")
