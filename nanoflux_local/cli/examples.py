@@ -47,8 +47,8 @@ def list_examples(run: str, as_json: bool) -> None:
         )]  # fmt: skip
         reviews_by_attempt = load_reviews(view, run_id)
     for row in examples:
-        last_attempt = len(row.pop("attempts").split()) - 1
-        reviews = reviews_by_attempt.get((row["turn"], last_attempt), {})
+        last_attempt_number = len(row.pop("attempts").split()) - 1  # "attempts" has one outcome for each attempt
+        reviews = reviews_by_attempt.get((row["turn"], last_attempt_number), {})
         row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
         row["reviews"] = {reviewer: review["verdict"] for reviewer, review in reviews.items()}
     if as_json:

@@ -93,13 +93,15 @@ def record_review(
             raise NothingMatchedError(
                 f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
             )
-        attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
-        assert attempts is not None
+        turn_row = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
+        assert turn_row is not None, "every example has a turn"
     stored_note = storable(note)[:MAX_NOTE_CHARACTERS]
     reviewer = reviewer or default_reviewer()
-    last_attempt = len(attempts["attempts"].split()) - 1
+    last_attempt_number = len(turn_row["attempts"].split()) - 1  # "attempts" has one outcome for each attempt
     with Ledger(home.ledger) as ledger:
-        ledger.add_reviews(row["run"], [(row["turn"], last_attempt, verdict, stored_note)], reviewer, blind=False)
+        ledger.add_reviews(
+            row["run"], [(row["turn"], last_attempt_number, verdict, stored_note)], reviewer, blind=False
+        )
     return RecordedReview(row["id"], row["run"], verdict, stored_note, reviewer)
 
 
