@@ -33,17 +33,22 @@ LONG_FILES = (
     "test_served.py", "test_thinking.py", "test_attacks.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Files that take minutes. They start first, CPU-bound files next to files that mostly wait, so that no process is left
-with a long file at the end."""
+"""Files that take minutes. They start first, so that no process is left with a long file at the end. In this order,
+files that need the CPU run at the same time as files that mostly wait.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the files if several processes share the suite, one file at a time each (`--dist loadfile`)."""
+    """Put the long files first if several processes share the suite (`--dist loadfile`)."""
     if hasattr(config, "workerinput"):
-        items.sort(
-            key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES)
-        )
+        items.sort(key=_rank_file)
+
+
+def _rank_file(item: pytest.Item) -> int:
+    """The position of a test's file in `LONG_FILES`; all other files come after them."""
+    name = item.path.name
+    return LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES)
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +82,7 @@ TEMPLATE = (
 
 
 def make_base(folder: Path) -> Path:
-    """A new base model that trains in a second, without a download."""
+    """Create a tiny base model with random weights in `folder`; it trains in a second. Returns `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -111,8 +116,19 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("tiny_base"))
 
 
-PLANTED = ("types", "random", "tokenize", "nanoflux_local", "huggingface_hub", "accelerate", "pip", "torch", "textual")
-"""Modules that Python, a library or this project imports: files of these names in the working directory must not run.
+PLANTED_MODULES = (
+    "types",
+    "random",
+    "tokenize",
+    "nanoflux_local",
+    "huggingface_hub",
+    "accelerate",
+    "pip",
+    "torch",
+    "textual",
+)
+"""Modules that Python, a library or this project imports. Files of the same names in the working directory must not be
+executed.
 """
 
 
@@ -121,7 +137,7 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working directory with files named like modules; the test fails if any of them is executed."""
     folder = tmp_path_factory.mktemp("working")
     executed = folder / "executed.txt"
-    for name in PLANTED:
+    for name in PLANTED_MODULES:
         (folder / f"{name}.py").write_text(f"open({str(executed)!r}, 'a').write('{name} ')\nraise SystemExit(3)\n")
     yield folder
     assert not executed.exists(), f"executed from the working folder: {executed.read_text()}"
@@ -137,17 +153,19 @@ def _umask() -> Iterator[None]:
 
 
 class FakeServers:
-    """Fake servers on a separate event loop. `servers(chaos)` starts one and returns its address and the server."""
+    """Runs fake servers on a separate event loop. A call starts a server, and returns its address and the server."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._all: list[FakeServer] = []
+        self._servers: list[FakeServer] = []
 
     def __call__(self, chaos: Chaos | None = None, server: FakeServer | None = None) -> tuple[str, FakeServer]:
-        self._all.append(server or FakeServer(chaos))
-        return self._run(self._all[-1].start()), self._all[-1]
+        if server is None:
+            server = FakeServer(chaos)
+        self._servers.append(server)
+        return self._run(server.start()), server
 
     def stop(self, server: FakeServer) -> None:
         self._run(server.stop())
@@ -160,7 +178,7 @@ class FakeServers:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def close(self) -> None:
-        for server in self._all:
+        for server in self._servers:
             self.stop(server)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(60)
@@ -178,7 +196,7 @@ def encode_answer(code: int, body: Any) -> tuple[int, bytes]:
     return code, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-class _Listening(ThreadingHTTPServer):
+class _BatchHTTPServer(ThreadingHTTPServer):
     request_queue_size = 128  # the default of 5 resets connections when a whole batch of requests arrives at once
 
 
@@ -218,7 +236,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._http = _Listening(("127.0.0.1", 0), Handler)
+        self._http = _BatchHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -241,6 +259,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    running = Server()
-    yield running
-    running.close()
+    new_server = Server()
+    yield new_server
+    new_server.close()

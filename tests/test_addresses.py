@@ -20,6 +20,7 @@ attacker = {{ endpoint = "server" }}
 defender = {{ endpoint = "server" }}
 judge = {{ endpoint = "server" }}
 """
+REVISION_SETTING = ', revision = "2026-11"'
 DEAD_URL = "http://127.0.0.1:9/v1"
 
 
@@ -28,17 +29,18 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     """Runs a command in this process on a temporary home; returns its exit code, stdout and stderr."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def run_command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         return (int(exit_info.value.code or 0), *capfd.readouterr())
 
-    return call
+    return run_command
 
 
-def start_on_dead_server(command, tmp_path: Path, revision: str) -> tuple[int, str, str]:
+def start_on_dead_server(command, tmp_path: Path, revision_setting: str) -> tuple[int, str, str]:
+    """Start a run whose only server does not answer. Returns the exit code, stdout and stderr."""
     profile = tmp_path / "server.toml"
-    profile.write_text(PROFILE.format(url=DEAD_URL, revision=revision))
+    profile.write_text(PROFILE.format(url=DEAD_URL, revision=revision_setting))
     arguments = ("--name", "r", "--concurrency", "1", "--max-turns", "2")
     return command("run", "start", "--domain", "starter-genetics", "--profile", str(profile), *arguments)
 
@@ -51,7 +53,7 @@ def find_suggested_command(message: str, pattern: str) -> list[str]:
 
 
 def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
-    code, _, message = start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    code, _, message = start_on_dead_server(command, tmp_path, REVISION_SETTING)
     assert code == 1 and "does not answer" in message
     suggested_words = find_suggested_command(message, "run resume [^`]*--set ")
     stored_message = json.loads(command("run", "show", "r", "--json")[1])["message"]
@@ -85,7 +87,7 @@ def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Pa
 
 
 def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: Path) -> None:
-    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    start_on_dead_server(command, tmp_path, REVISION_SETTING)
     for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
         code, output, message = command("run", "resume", "r", "--set", setting)
         assert (code, output) == (3, "") and "is fixed once the run has started" in message
@@ -96,7 +98,7 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
 
 
 def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:
-    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    start_on_dead_server(command, tmp_path, REVISION_SETTING)
     url, _ = fake_server()
     settings = ("--set", f"endpoints.server.urls=['{url}']", "--set", "max_turns=1")
     _, output, _ = command("run", "resume", "r", *settings, "--json")
@@ -112,7 +114,7 @@ def test_fix_of_a_missing_model_is_a_fork(command, tmp_path: Path, fake_server) 
     from nanoflux_local.run.commands import format_fix
     from nanoflux_local.run.runs import load_run
 
-    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    start_on_dead_server(command, tmp_path, REVISION_SETTING)
     config, _, _ = load_run(Home(tmp_path / "home"), "r")
     error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
     assert format_fix(error, "r", config) == error.fix, "the fix of an error without an address stays unchanged"

@@ -89,7 +89,7 @@ def test_number_cases_cover_every_notation():
     ],
 )
 def test_degenerate_answer_is_read_quickly(repeated):
-    start_s = time.process_time()  # CPU time, which does not include other processes
+    start_s = time.process_time()  # CPU time, so that other processes do not affect the test
     for text in (repeated * 8000, f"x{repeated * 8000}y"):
         read_number(text)
         read_choice(text, "ABCD")
@@ -125,7 +125,7 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
         (0.0, 0.0, True),
         (0.0, -0.0, True),
         (1e-6, 0.0, True),
-        (0.0, 3.2e-7, False),  # the tolerance is relative to a value that is smaller than itself
+        (0.0, 3.2e-7, False),  # below 1e-6, the tolerance is relative to the expected value
         (9.9e-7, 3.2e-7, False),
         (3.2000002e-7, 3.2e-7, True),
         (-3.2e-7, 3.2e-7, False),

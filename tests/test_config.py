@@ -78,9 +78,9 @@ def test_setting_without_key_or_value_is_refused(text):
 
 
 def test_merge_tables_prefers_later_values_and_changes_no_input():
-    base, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
-    assert merge_tables(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
-    assert (base, over) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
+    earlier, later = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
+    assert merge_tables(earlier, later) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert (earlier, later) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
     assert merge_tables({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
     assert merge_tables({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
@@ -95,13 +95,13 @@ UNKNOWN_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("setting", "message"), UNKNOWN_KEYS.items())
-def test_unknown_key_is_named_with_the_valid_keys(home, setting, message):
+@pytest.mark.parametrize(("setting", "expected"), UNKNOWN_KEYS.items())
+def test_unknown_key_is_named_with_the_valid_keys(home, setting, expected):
     with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
-    key, names = message
-    assert f"unknown key {key}" in error.value.message
-    assert names in error.value.fix
+    unknown_key, valid_keys = expected
+    assert f"unknown key {unknown_key}" in error.value.message
+    assert valid_keys in error.value.fix
     assert error.value.exit_code == 2
 
 
@@ -293,10 +293,10 @@ async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
     endpoint = ScriptedEndpoint("fake")
     run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), runs_programs=False)
     reply = await run_endpoints.answers()["cut"](CutRequest(endpoint.identity, text, budget))
-    prefix_length = len(reply.text)
     assert reply.exact and text.startswith(reply.text)
     assert endpoint.count_tokens(reply.text) <= budget
-    assert prefix_length == len(text) or endpoint.count_tokens(text[: prefix_length + 1]) > budget
+    if reply.text != text:
+        assert endpoint.count_tokens(text[: len(reply.text) + 1]) > budget
 
 
 @pytest.mark.parametrize(

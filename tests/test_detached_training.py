@@ -30,7 +30,7 @@ from nanoflux_local.train.summary import TrainingOutcome
 BASE = "tiny"
 QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
 LONG = QUICK.model_copy(update={"epochs": 400})
-"""Enough epochs that the training outlasts any test."""
+"""So many epochs that no test has to wait for the training to end by itself."""
 
 
 def load_train_support() -> Any:
@@ -107,10 +107,8 @@ def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_p
     assert steps == list(range(1, result.steps + 1))
     assert events is not None and events["n"] >= len(steps)
     other_home = make_home(tmp_path / "other", weights)
-    assert (
-        resume_to_end(other_home, trainings.create_training(other_home, BASE, QUICK, make_data())).adapter
-        == result.adapter
-    )
+    uninterrupted_training = trainings.create_training(other_home, BASE, QUICK, make_data())
+    assert resume_to_end(other_home, uninterrupted_training).adapter == result.adapter
 
 
 def test_repeated_training_returns_the_stored_outcome(home: Home) -> None:

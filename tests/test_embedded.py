@@ -34,8 +34,8 @@ def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -
 
 
 def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
+    """Execute a run of the embedded profile and verify it. Returns its summary."""
     config = configs.resolve(domain, "embedded", {"seed": 7, **settings}, home)
-
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.play(home, run))
     with LedgerView(home.ledger) as view:
@@ -60,7 +60,7 @@ def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: P
     settings = TrainSettings(epochs=3)
     outcome = train_adapter(home, data.run, "smollm2-135m", settings, data.rows, validation_examples, lambda _: None)
     assert outcome.val_loss is not None and outcome.val_loss != outcome.initial_val_loss
-    # On the validation examples, the loss rises or falls depending on the processor; on the training ones, it falls.
+    # Whether the validation loss rises or falls depends on the processor; the training loss always falls.
     assert outcome.train_losses[-1] < outcome.train_losses[0], outcome.train_losses
 
     summaries = [

@@ -16,8 +16,9 @@ from nanoflux_local.run.trials.result import summarize_trial
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"
 DIGEST = "84339a2e0d1d08a39cef84803343ce538b5e29a75d474c5bdd41bffda816b614"
-"""What `run list` printed when the ledger was written: four examples by the scripted profile, seed 5, with code check,
-fact check and a trial of three solutions of each kind."""
+"""The digest that `run list` printed when the ledger was written. The run has four examples by the scripted profile,
+seed 5, with code check, fact check and a trial of three solutions of each kind.
+"""
 
 
 @pytest.fixture

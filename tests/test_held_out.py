@@ -97,7 +97,7 @@ def play(home: Home, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
-    """A home whose test items repeat questions that an earlier run kept, and the summary of that run."""
+    """A home whose test items repeat questions that a run in another home kept, and the summary of that run."""
     home = Home(tmp_path / "first").prepare()
     _import_items(home, "genomebench", TRAIN_ITEMS)
     baseline = play(home)
@@ -143,9 +143,8 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
 ) -> None:
     home, _ = leaking
     sequential, concurrent = play(home, concurrency=1), play(home, concurrency=16)
-    assert (
-        sequential["digest"] == concurrent["digest"] and sequential["contaminated"] == concurrent["contaminated"] != []
-    )
+    assert sequential["digest"] == concurrent["digest"]
+    assert sequential["contaminated"] and sequential["contaminated"] == concurrent["contaminated"]
     _import_items(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # items imported later change no run
     monkeypatch.setattr(ScriptedEndpoint, "chat", None)
     assert asyncio.run(runs.replay(home, sequential["run"])).same
@@ -164,7 +163,7 @@ def test_run_show_names_each_held_out_hit(
 
 
 @pytest.mark.usefixtures("held_out")
-def test_held_out_datasets_are_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
+def test_held_out_setting_selects_the_datasets(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
     result = play(home, held_out=[])
     assert result["digest"] == baseline["digest"] and result["funnel"]["contaminated"] == 0
@@ -203,7 +202,8 @@ def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, An
 def test_medicine_uses_installed_datasets_and_names_missing_ones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    home, without_fact_check = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
+    home = Home(tmp_path).prepare()
+    without_fact_check = {"judge": {"fact_check": False}}
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
         asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", without_fact_check, home)))
     for name in ("pubmedqa", "liveqa"):

@@ -102,11 +102,14 @@ def test_listed_commands_are_complete() -> None:
 
     from nanoflux_local.cli.main import nanoflux
 
-    def walk(group: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-        if not isinstance(group, click.Group):
-            return [path]
-        context = click.Context(group)
-        children = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
-        return [path, *(inner for name, command in children if command for inner in walk(command, (*path, name)))]
+    def list_command_lines(command: click.Command, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        command_lines = [words]
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                subcommand = command.get_command(context, name)
+                assert subcommand is not None
+                command_lines += list_command_lines(subcommand, (*words, name))
+        return command_lines
 
-    assert sorted(walk(nanoflux, ())) == sorted(COMMAND_LINES)
+    assert sorted(list_command_lines(nanoflux, ())) == sorted(COMMAND_LINES)

@@ -55,8 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 def new_home(folder: Path, name: str) -> Home:
     home = Home(folder / name).prepare()
     (home.root / "weights").symlink_to(folder / "weights")
-    (home.root / "models").rmdir() if (home.root / "models").is_dir() else None
-    (home.root / "models").symlink_to(folder / "models")
+    models = home.root / "models"
+    if models.is_dir():
+        models.rmdir()
+    models.symlink_to(folder / "models")
     return home
 
 
@@ -103,9 +105,8 @@ def test_two_processes_train_the_same_adapter_as_one(
     single_home = new_home(folder, "alone")
     one_process = wait_for_result(start(single_home, folder, "--json"))
     home, two_processes = two_process_training
-    assert (one_process["processes"], two_processes["processes"]) == (1, 2) and one_process[
-        "training"
-    ] == two_processes["training"]
+    assert (one_process["processes"], two_processes["processes"]) == (1, 2)
+    assert one_process["training"] == two_processes["training"]
     assert all(one_process[key] == two_processes[key] for key in ("examples", "steps", "tokens", "truncated"))
     for key in ("train_loss", "val_loss", "initial_val_loss"):
         assert two_processes[key] == pytest.approx(one_process[key], abs=TOLERANCE), key
@@ -113,10 +114,8 @@ def test_two_processes_train_the_same_adapter_as_one(
         "each process pads its share of a batch less"
     )
     assert two_processes["flops"]["measured"] == pytest.approx(two_processes["flops"]["explained"]["total"], rel=0.05)
-    single_weights, double_weights = (
-        load(read_weights(single_home, one_process["adapter"])),
-        load(read_weights(home, two_processes["adapter"])),
-    )
+    single_weights = load(read_weights(single_home, one_process["adapter"]))
+    double_weights = load(read_weights(home, two_processes["adapter"]))
     assert single_weights.keys() == double_weights.keys()
     for name, weight in single_weights.items():
         assert float((weight - double_weights[name]).abs().max()) < TOLERANCE, name
@@ -131,9 +130,8 @@ def test_curve_is_recorded_once_and_a_repeat_returns_the_stored_adapter(
         steps = [row["step"] for row in view.rows("SELECT step FROM training_events WHERE kind = 'step' ORDER BY id")]
         jobs = list(view.rows("SELECT state FROM jobs"))
     assert steps == list(range(1, result["steps"] + 1)) and len(jobs) == 1
-    assert (
-        wait_for_result(start(home, folder, "--launch", "--no_such_option", "--json"))["adapter"] == result["adapter"]
-    )
+    repeated_result = wait_for_result(start(home, folder, "--launch", "--no_such_option", "--json"))
+    assert repeated_result["adapter"] == result["adapter"]
 
 
 def test_resume_after_a_kill_of_all_processes_is_bit_identical(
@@ -152,7 +150,7 @@ def test_resume_after_a_kill_of_all_processes_is_bit_identical(
 
 
 def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(folder: Path) -> None:
-    """Even if SIGINT is ignored, as in background jobs of a shell."""
+    """The processes also end if SIGINT is ignored, as in background jobs of a shell."""
     home = new_home(folder, "ended")
     process = start(
         home, folder, "--launch", TWO_PROCESSES, "--set", "epochs=9000", prefix=("sh", "-c", 'trap "" INT; "$@"', "sh")

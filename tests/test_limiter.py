@@ -7,6 +7,7 @@ from nanoflux_local.limiter import RANK, Limiter
 
 
 async def settle() -> None:
+    """Let the other tasks run until each of them waits."""
     for _ in range(5):
         await asyncio.sleep(0)
 

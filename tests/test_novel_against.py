@@ -48,15 +48,15 @@ def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None
     must be novel against the first run, all are rejected.
     """
     first_run, alone_run = play(home, "first"), play(home, "alone")
-    against = play(home, "against", ("first",))
+    restricted_run = play(home, "against", ("first",))
     assert read_summary(home, alone_run)["digest"] == read_summary(home, first_run)["digest"]
     with LedgerView(home.ledger) as view:
-        attempts_against = {record.number: record.attempts[0] for record in view.turn_records(against)}
+        restricted_attempts = {record.number: record.attempts[0] for record in view.turn_records(restricted_run)}
         first_attempts = {record.number: record.attempts[0] for record in view.turn_records(first_run)}
     asked_turns = [number for number, attempt in first_attempts.items() if attempt.attack is not None]
-    assert asked_turns and all(attempts_against[number].outcome == "novelty_rejected" for number in asked_turns)
-    assert all(attempts_against[number].nearest == 1.0 for number in asked_turns)
-    assert find_problems(home, against) == []
+    assert asked_turns and all(restricted_attempts[number].outcome == "novelty_rejected" for number in asked_turns)
+    assert all(restricted_attempts[number].nearest == 1.0 for number in asked_turns)
+    assert find_problems(home, restricted_run) == []
 
 
 def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home) -> None:
@@ -70,15 +70,15 @@ def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home)
 
 def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
     first_run = play(home, "first")
-    against = play(home, "against", ("first",), turns=6, seed=4)
-    digest_before = read_summary(home, against)["digest"]
+    restricted_run = play(home, "against", ("first",), turns=6, seed=4)
+    digest_before = read_summary(home, restricted_run)["digest"]
     runs.change(home, first_run, {"max_turns": 20})
-    runs.change(home, against, {"max_turns": 12})
-    for run in (first_run, against):
+    runs.change(home, restricted_run, {"max_turns": 12})
+    for run in (first_run, restricted_run):
         asyncio.run(runs.play(home, run))
-    fresh_run = play(home, "other", turns=12, seed=4, novel_against=read_config(home, against)["novel_against"])
-    assert read_summary(home, against)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
-    assert find_problems(home, against) == []
+    fresh_run = play(home, "other", turns=12, seed=4, novel_against=read_config(home, restricted_run)["novel_against"])
+    assert read_summary(home, restricted_run)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
+    assert find_problems(home, restricted_run) == []
 
 
 def read_config(home: Home, run: str) -> dict[str, Any]:
@@ -91,20 +91,19 @@ def test_another_embedder_embeds_the_questions_again_without_wasted_calls(home: 
         questions = set(read_questions(view, first_run, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
     same_embedder_run = play(home, "same", ("first",), seed=4, concurrency=1)
-    against = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    restricted_run = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
     with LedgerView(home.ledger) as view:
-        embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
+        embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", restricted_run)
         remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same_embedder_run)
     assert embedded_again["n"] == len(questions) > 5 and remembered["n"] == 0
-    assert (
-        read_summary(home, against)["calls"]["wasted"] == read_summary(home, same_embedder_run)["calls"]["wasted"] == 0
-    )
+    for run in (restricted_run, same_embedder_run):
+        assert read_summary(home, run)["calls"]["wasted"] == 0
 
 
 def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
     first_run = play(home, "first")
-    against = play(home, "against", ("first",), turns=4, seed=4)
-    runs.change(home, against, {"max_turns": 8})
+    restricted_run = play(home, "against", ("first",), turns=4, seed=4)
+    runs.change(home, restricted_run, {"max_turns": 8})
     with sqlite3.connect(home.ledger) as connection:
         connection.execute(
             "DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first_run,)
@@ -112,16 +111,16 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first_run,))
     connection.close()
     problem = f"the questions of run {first_run} are not those recorded when this run started"
-    assert f"run {against}: {problem}" in find_problems(home, against)
+    assert f"run {restricted_run}: {problem}" in find_problems(home, restricted_run)
     with pytest.raises(RefusedError, match=f"the questions of run {first_run}, which novel_against names, differ"):
-        asyncio.run(runs.play(home, against))
+        asyncio.run(runs.play(home, restricted_run))
 
 
 def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
     play(home, "first")
-    against = play(home, "against", ("first",), turns=2, seed=4)
+    restricted_run = play(home, "against", ("first",), turns=2, seed=4)
     with pytest.raises(RefusedError, match="novel_against affects the result"):
-        runs.change(home, against, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
+        runs.change(home, restricted_run, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 
 
 def test_novel_against_refuses_missing_and_empty_runs(home: Home) -> None:

@@ -24,7 +24,7 @@ def unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
 
 
 def compute_nearest(earlier: np.ndarray, vector: np.ndarray) -> float:
-    """The largest similarity, in fractions and row by row, unlike the code under test."""
+    """The largest similarity of `vector` to a row of `earlier`, computed exactly, unlike in the code under test."""
     return max(round(float(multiply_exactly(row, vector)), 6) for row in earlier)
 
 
@@ -104,15 +104,13 @@ def test_similarity_is_the_rounded_cosine():
 def test_growing_the_index_copies_no_row():
     vectors = unit_vectors(700)
     index = fill_index(vectors[:300])
-    early = index.history()
+    early_blocks = index.history().blocks
     for vector in vectors[300:]:
         index.append(vector)
-    late = index.history()
-    assert [len(block) for block in late.blocks] == [256, 256, 188]
-    assert all(
-        np.shares_memory(early_block, late_block)
-        for early_block, late_block in zip(early.blocks, late.blocks, strict=False)
-    )
+    late_blocks = index.history().blocks
+    assert [len(block) for block in late_blocks] == [256, 256, 188]
+    for early_block, late_block in zip(early_blocks, late_blocks, strict=False):
+        assert np.shares_memory(early_block, late_block)
 
 
 def test_nearest_does_not_depend_on_other_rows():
@@ -122,19 +120,13 @@ def test_nearest_does_not_depend_on_other_rows():
     near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)
     float_products = [float((near_vectors[:count] @ query)[row]) for count in (60, 599, 600) for row in range(60)]
     exact_products = [float(multiply_exactly(row, query)) for row in near_vectors[:60]] * 3
-    assert max(
-        abs(rough_product - exact_product)
-        for rough_product, exact_product in zip(float_products, exact_products, strict=True)
-    ) < bound_rounding_error(33)
+    errors = np.abs(np.array(float_products) - np.array(exact_products))
+    assert errors.max() < bound_rounding_error(33)
     nearest = compute_nearest(near_vectors, query)
     for count in (1, 2, 3, 7, 64, 599):
-        assert (
-            max(
-                fill_index(near_vectors[:count]).history().nearest(query),
-                fill_index(near_vectors[count:]).history().nearest(query),
-            )
-            == nearest
-        )
+        nearest_of_first = fill_index(near_vectors[:count]).history().nearest(query)
+        nearest_of_others = fill_index(near_vectors[count:]).history().nearest(query)
+        assert max(nearest_of_first, nearest_of_others) == nearest
     for seed in range(5):
         shuffled = np.random.default_rng(seed).permutation(near_vectors)
         assert fill_index(shuffled).history().nearest(query) == nearest

@@ -38,10 +38,13 @@ class RefusingServer(FakeServer):
         if path not in READERS and path != EMBEDDINGS:
             return await super()._serve(path, body, reader, writer)
         request = json.loads(body)
-        text, share = (
-            (request["input"], self.text_share) if path == EMBEDDINGS else (READERS[path](request).prompt, self.share)
-        )
-        if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 >= share and not (self.word and self.word in text):
+        if path == EMBEDDINGS:
+            text, share = request["input"], self.text_share
+        else:
+            text, share = READERS[path](request).prompt, self.share
+        percentile = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100
+        has_refused_word = bool(self.word) and self.word in text
+        if percentile >= share and not has_refused_word:
             return await super()._serve(path, body, reader, writer)
         self.refused += 1
         return _send(writer, 400, {"error": {"message": OVERFLOW, "code": 400, "type": "BadRequestError"}})
@@ -89,12 +92,8 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
     home = Home(tmp_path / "one")
     run = start_run(home, url, concurrency=1)
     sequential = play(home, run)
-    assert (
-        sequential["status"] == "done"
-        and sequential["turns"] == 40
-        and sequential["kept"] > 3
-        and not sequential["problems"]
-    )
+    assert (sequential["status"], sequential["turns"], sequential["problems"]) == ("done", 40, [])
+    assert sequential["kept"] > 3
     assert sequential["funnel"]["failed"] >= sum(sequential["refused"].values()) > 2
     assert set(sequential["refused"]) <= {
         f"{step}: {TOO_LONG}" for step in ("attack", "validation", "defence", "evaluation")
@@ -131,9 +130,8 @@ def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fak
         assert asyncio.run(runs.replay(home, run)).same
     assert list(states[0]["refused"]) == [f"embedding: {TOO_LONG}"] and states[0]["kept"] > 3
     assert 3 < sum(states[0]["refused"].values()) <= states[0]["funnel"]["failed"]
-    assert [state["digest"] for state in states] == [states[0]["digest"]] * 2 and states[0]["funnel"] == states[1][
-        "funnel"
-    ]
+    for key in ("digest", "funnel"):
+        assert states[0][key] == states[1][key]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

@@ -22,19 +22,15 @@ TURNS = 12
 def make_turn(number: int) -> TurnRecord:
     """A kept turn; in every third turn, an earlier question was rejected."""
 
-    def attempt(position: int, accepted: bool) -> Attempt:
+    def make_attempt(position: int, accepted: bool) -> Attempt:
         attack = Attack(f"Question {number}.{position}", "a solution", "4")
-        validated = Attempt(
-            position, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON")
-        )
+        validation = Verdict(accepted, 0.95, "SECRET REASON")
         if not accepted:
-            return validated
-        verdict = Verdict(False, 0.95, "it fails")
-        return Attempt(
-            position, ("s",), "kept_failed", "", attack, None, validated.validation, Defence("d", "5"), verdict
-        )
+            return Attempt(position, ("s",), "invalid", attack=attack, validation=validation)
+        evaluation = Verdict(False, 0.95, "it fails")
+        return Attempt(position, ("s",), "kept_failed", "", attack, None, validation, Defence("d", "5"), evaluation)
 
-    attempts = [attempt(0, True)] if number % 3 else [attempt(0, False), attempt(1, True)]
+    attempts = [make_attempt(0, True)] if number % 3 else [make_attempt(0, False), make_attempt(1, True)]
     return TurnRecord(number, "one", "other", "judge", tuple(attempts))
 
 
@@ -81,10 +77,10 @@ def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
     assert len(export(home, size=5)) == 5
     with pytest.raises(NothingMatchedError, match="16 judged questions, but 99 are requested"):
         export(home, size=99)
+    existing_file = home.root / "existing.jsonl"
+    existing_file.write_text("")
     with pytest.raises(UsageError):
-        review.export_blind(home, "run", home.root / "blind-3.jsonl") or review.export_blind(
-            home, "run", home.root / "blind-3.jsonl"
-        )
+        review.export_blind(home, "run", existing_file)
 
 
 def test_agreement_separates_a_careful_from_a_random_reviewer(home: Home) -> None:
@@ -136,29 +132,31 @@ def test_review_is_shown_with_the_example_and_listed(
 ) -> None:
     from nanoflux_local.cli.main import main
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run_command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         return int(exit_info.value.code or 0), *capsys.readouterr()
 
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    listed = json.loads(run("examples", "list", "run", "--json")[1])
+    listed = json.loads(run_command("examples", "list", "run", "--json")[1])
     assert len(listed) == TURNS and listed[3]["reviews"] == {} and listed[3]["level"] is None
     example = listed[3]["id"]  # the example of a turn whose first question was rejected
-    code, _, err = run("examples", "review", example, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada")
+    code, _, err = run_command(
+        "examples", "review", example, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada"
+    )
     assert code == 0 and "ada on example" in err
-    assert json.loads(run("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}
-    assert "fix" in run("examples", "list", "run")[1]
-    document = json.loads(run("examples", "show", example, "--json")[1])
+    assert json.loads(run_command("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}
+    assert "fix" in run_command("examples", "list", "run")[1]
+    document = json.loads(run_command("examples", "show", example, "--json")[1])
     assert document["reviews"]["ada"]["note"] == "a unit lacks" and document["turn"]["number"] == 3
-    text = run("examples", "show", example)[1]
+    text = run_command("examples", "show", example)[1]
     assert "ada: fix a unit lacks" in text and "SECRET REASON" in text
-    assert "review by ada" in run("run", "show", "run")[1]
-    assert run("examples", "review", "none", "--verdict", "keep")[0] == 4
-    assert run("examples", "review", example, "--verdict", "perhaps")[0] == 2
+    assert "review by ada" in run_command("run", "show", "run")[1]
+    assert run_command("examples", "review", "none", "--verdict", "keep")[0] == 4
+    assert run_command("examples", "review", example, "--verdict", "perhaps")[0] == 2
     out = home.root / "r.jsonl"
-    assert run("examples", "export-review", "run", "-o", str(out), "--size", "6")[0] == 0
+    assert run_command("examples", "export-review", "run", "-o", str(out), "--size", "6")[0] == 0
     path = write_verdicts(home, [json.loads(line) for line in out.read_text().splitlines()], lambda _: "keep")
-    code, out, _ = run("examples", "import-review", str(path), "--json", "--reviewer", "bo")
+    code, out, _ = run_command("examples", "import-review", str(path), "--json", "--reviewer", "bo")
     assert code == 0 and json.loads(out)["agreement"]["run"]["reviewers"]["bo"]["reviewed"] == 6
-    assert "kappa" in run("examples", "import-review", str(path), "--reviewer", "bo")[2]
+    assert "kappa" in run_command("examples", "import-review", str(path), "--reviewer", "bo")[2]

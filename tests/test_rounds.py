@@ -38,7 +38,7 @@ def make_plan(home: Home, **settings: Any) -> rounds.SeriesSettings:
 
 
 def mark_helpful(home: Home, series: str) -> None:
-    """Record that the first round helped: an untrained base of a few thousand weights learns nothing."""
+    """Record that the first round helped, since the tiny base learns nothing in a test."""
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         (text,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
         changed = json.dumps({**json.loads(text), "helped": True})
@@ -53,31 +53,25 @@ def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home
     (first_round,) = summary.rounds
     assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
     assert "round 1 did not help" in summary.message
-    assert (
-        first_round.kept == 3
-        and first_round.helped is False
-        and first_round.after["mean"] <= first_round.before["mean"]
-    )
+    assert first_round.kept == 3 and first_round.helped is False
+    assert first_round.after["mean"] <= first_round.before["mean"]
     mark_helpful(home, series)
     rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
     first_round, second_round = summary.rounds
     assert summary.adapter == first_round.adapter and second_round.kept == 3
     with LedgerView(home.ledger) as view:
-        first_config, second_config = (
-            json.loads(view.find_run(round_.run)["config"]) for round_ in (first_round, second_round)
-        )
-        questions = [
-            {example.question for example in view.examples(round_.run)} for round_ in (first_round, second_round)
-        ]
+        first_config = json.loads(view.find_run(first_round.run)["config"])
+        second_config = json.loads(view.find_run(second_round.run)["config"])
+        first_questions = {example.question for example in view.examples(first_round.run)}
+        second_questions = {example.question for example in view.examples(second_round.run)}
         training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
         assert list(verify_run(view, second_round.run)) == []
-    assert second_config["seed"] == first_config["seed"] + 1 and list(second_config["novel_against"]) == [
-        first_round.run
-    ]
+    assert second_config["seed"] == first_config["seed"] + 1
+    assert list(second_config["novel_against"]) == [first_round.run]
     assert second_config["roles"]["defender"]["endpoint"] == "tuned"
     assert second_config["endpoints"]["tuned"]["adapter"] == first_round.adapter
-    assert not questions[0] & questions[1]
+    assert not first_questions & second_questions
     assert training["source"]["runs"] == [first_round.run, second_round.run], "all rounds so far"
 
 

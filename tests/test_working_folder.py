@@ -16,12 +16,13 @@ from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
+# The only modules that may name `sys.executable`, each with its reason.
 REASON_BY_MODULE = {
     "models/nanoflux_models/child.py": "the one place that builds such commands",
-    "models/nanoflux_models/interpreter.py": "looks whether this interpreter has vLLM",
-    "models/nanoflux_models/vision_operators.py": "stands alone in another environment, and passes -P itself",
+    "models/nanoflux_models/interpreter.py": "checks whether this interpreter has vLLM",
+    "models/nanoflux_models/vision_operators.py": "runs alone in another environment, and passes -P itself",
     "nanoflux_local/doctor/software.py": "prints which interpreter runs",
-    "sandbox/nanoflux_sandbox/parent.py": "the sandbox stands alone, and passes -P itself",
+    "sandbox/nanoflux_sandbox/parent.py": "the sandbox is a separate package, and passes -P itself",
     "sandbox/nanoflux_sandbox/child_process.py": "hides the interpreter from the program",
 }
 

@@ -13,8 +13,8 @@ from typing import Any
 from nanoflux_sandbox.pool import Sandbox
 from nanoflux_sandbox.records import SandboxError
 
-_TINY = "print(1)"
-_SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
+_TINY_PROGRAM = "print(1)"
+_SYMPY_PROGRAM = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 """The highest accepted median and 99th percentile of each series, in milliseconds; None means no bound."""
 _PAUSE_S = 0.02
@@ -26,13 +26,13 @@ async def measure(calls: int = 200) -> dict[str, Any]:
     async with Sandbox(workers=2) as sandbox:
         start = time.perf_counter()
         backend = (await sandbox.identity()).backend
-        await sandbox.run(_TINY)
+        await sandbox.run(_TINY_PROGRAM)
         cold_ms = (time.perf_counter() - start) * 1000
         series = {
-            "overhead": await _time_calls(sandbox, _TINY, calls),
-            "spare_waiting": await _time_calls(sandbox, _TINY, calls, _PAUSE_S),
-            "two_at_once": await _time_two_at_once(sandbox, _TINY, calls),
-            "solve": await _time_calls(sandbox, _SOLVE, calls),
+            "overhead": await _time_calls(sandbox, _TINY_PROGRAM, calls),
+            "spare_waiting": await _time_calls(sandbox, _TINY_PROGRAM, calls, _PAUSE_S),
+            "two_at_once": await _time_two_at_once(sandbox, _TINY_PROGRAM, calls),
+            "solve": await _time_calls(sandbox, _SYMPY_PROGRAM, calls),
         }
         return {
             "backend": backend,

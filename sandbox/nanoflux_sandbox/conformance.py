@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nanoflux_sandbox.pool import Sandbox
 from nanoflux_sandbox.records import Limits, Result, Status
 
-_DEFAULT = Limits()
+_DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Case:
     status: Status = "ok"
     stdout: str | None = None
     stderr: str = ""
-    limits: Limits = _DEFAULT
+    limits: Limits = _DEFAULT_LIMITS
     required_library: str = ""
 
     def describe_failure(self, result: Result) -> str:
@@ -52,8 +52,8 @@ def _make_deadly_case(name: str, call: str) -> Case:
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
-_SHORT = Limits(wall_s=0.5)
-_SMALL = Limits(wall_s=10.0, memory_mb=64)
+_SHORT_TIME = Limits(wall_s=0.5)
+_LITTLE_MEMORY = Limits(wall_s=10.0, memory_mb=64)
 
 ATTACKS = (
     _make_denied_case("read a file", "open('/etc/passwd').read()"),
@@ -75,10 +75,10 @@ ATTACKS = (
     _make_deadly_case("ptrace", "ptrace(0, 0, 0, 0)"),
     _make_deadly_case("unshare", "unshare(0x10000000)"),
     _make_deadly_case("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
-    Case("endless loop", "while True: pass", "timeout", "", limits=_SHORT),
-    Case("endless sleep", "import time\ntime.sleep(99)", "timeout", "", limits=_SHORT),
-    Case("endless C code", "9 ** 9 ** 9", "timeout", "", limits=_SHORT),
-    Case("too much memory", "x = bytearray(1 << 30)", "memory", "", "MemoryError", _SMALL),
+    Case("endless loop", "while True: pass", "timeout", "", limits=_SHORT_TIME),
+    Case("endless sleep", "import time\ntime.sleep(99)", "timeout", "", limits=_SHORT_TIME),
+    Case("endless C code", "9 ** 9 ** 9", "timeout", "", limits=_SHORT_TIME),
+    Case("too much memory", "x = bytearray(1 << 30)", "memory", "", "MemoryError", _LITTLE_MEMORY),
     Case("too much output", "while True: print('x' * 100)", "output"),
     Case("control characters", "print('\\x1b[2J\\x07')", stdout="\\x1b[2J\\x07\n"),
 )

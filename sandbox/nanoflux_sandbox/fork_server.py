@@ -149,7 +149,7 @@ def _load() -> dict[str, str]:
 
 def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _ForkServer:
     """Isolate this process in `layers`, and build the fork server at the last moment at which it can read /proc."""
-    privileges.no_new_privileges()
+    privileges.forbid_new_privileges()
     privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()

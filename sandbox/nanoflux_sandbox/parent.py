@@ -25,7 +25,7 @@ START_S = 60.0
 
 _MESSAGE_BYTES = 65536
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
-_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.fork_server import main; main()"
+_START_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.fork_server import main; main()"
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC0", "HOME": "/"}
 
@@ -157,7 +157,7 @@ def _mark_retrieved(future: asyncio.Future[Any]) -> None:
 
 
 def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
-    interpreter = [sys.executable, "-s", "-P", "-B", "-c", _CODE.format(root=_PACKAGE_ROOT)]
+    interpreter = [sys.executable, "-s", "-P", "-B", "-c", _START_CODE.format(root=_PACKAGE_ROOT)]
     arguments = [str(control.fileno()), str(os.getpid()), layers]
     return subprocess.Popen(
         [*interpreter, *arguments],

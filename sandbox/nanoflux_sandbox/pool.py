@@ -16,7 +16,7 @@ _ATTEMPTS = 3
 """How often a program is tried if the fork server fails. Retries are safe, since programs have no side effects."""
 
 _MAX_SPARES = 4
-_DEFAULT = Limits()
+_DEFAULT_LIMITS = Limits()
 
 
 class Sandbox:
@@ -39,7 +39,7 @@ class Sandbox:
         self._spares = min(self._workers, _MAX_SPARES) if spares is None else spares
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, code: str, limits: Limits = _DEFAULT) -> Result:
+    async def run(self, code: str, limits: Limits = _DEFAULT_LIMITS) -> Result:
         """Run the script `code` under `limits` and return its outcome; never raises because of what a program does.
 
         The status is `unavailable` if no tier works on this machine. Cancelling ends the program.

@@ -13,7 +13,7 @@ from nanoflux_sandbox.records import Limits, Result
 
 _LIMITS = Limits(wall_s=10.0)
 
-_FORBIDDEN = """
+_FORBIDDEN_CALLS_PROGRAM = """
 import ctypes, errno, os, socket
 
 def start_child():
@@ -44,7 +44,7 @@ if memory(None, 4096, 7, 0x22, -1, 0) not in (None, ctypes.c_void_p(-1).value):
 print(TOKEN, 6 * 7)
 """
 
-_DEADLY = """
+_DEADLY_CALL_PROGRAM = """
 import ctypes
 ctypes.CDLL(None).ptrace(0, 0, 0, 0)
 print("could trace")
@@ -56,12 +56,12 @@ async def verify(parent: Parent, backend: str) -> None:
     and StartTimeoutError if the test takes too long.
     """
     token = secrets.token_hex(8)
-    forbidden_result = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
+    forbidden_result = await _run(parent, _FORBIDDEN_CALLS_PROGRAM.replace("TOKEN", repr(token)), backend)
     _refuse_timeout(forbidden_result)
     if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):
         output = forbidden_result.stdout or forbidden_result.stderr or forbidden_result.detail
         raise ForkServerError(f"the self-test failed: {forbidden_result.status}, {output}")
-    deadly_result = await _run(parent, _DEADLY, backend)
+    deadly_result = await _run(parent, _DEADLY_CALL_PROGRAM, backend)
     _refuse_timeout(deadly_result)
     if deadly_result.status != "killed" or deadly_result.stdout:
         raise ForkServerError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")

@@ -28,7 +28,7 @@ class Supply:
         self._max_spares = spares
         self._spares: list[Program] = []
         self._parent: Parent | None = None
-        self._starting = asyncio.Lock()
+        self._start_lock = asyncio.Lock()
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
@@ -36,6 +36,7 @@ class Supply:
         self.server_report: ForkServerReport | None = None
         """The report of the last fork server."""
         self.reasons: list[str] = []
+        """Why the tiers before `tier` do not work."""
 
     @property
     def pid(self) -> int | None:
@@ -44,11 +45,11 @@ class Supply:
 
     async def start(self) -> Parent:
         """The live fork server, which is started if necessary. Raises UnavailableError if no tier works."""
-        async with self._starting:
+        async with self._start_lock:
             if self._refusal is not None:
                 raise self._refusal
             if self._parent is None or not self._parent.alive:
-                await self._end()
+                await self._end_processes()
                 self._parent = await self._start_first_working_tier()
             return self._parent
 
@@ -104,7 +105,7 @@ class Supply:
         if parent is not None and parent.alive and len(self._spares) < self._max_spares:
             self._spares.append(Program(parent))
 
-    async def _end(self) -> None:
+    async def _end_processes(self) -> None:
         for program in self._spares:
             program.drop()
         self._spares.clear()
@@ -116,5 +117,5 @@ class Supply:
         """End every child and the fork server; afterwards nothing can be started. Idempotent."""
         # Without this refusal, a running program would start another fork server.
         self._refusal = UnavailableError(["the sandbox was closed"])
-        async with self._starting:
-            await self._end()
+        async with self._start_lock:
+            await self._end_processes()

@@ -57,17 +57,16 @@ def mask_volatile(text: str) -> str:
 
 
 def _run_block(block: str, folder: Path, id_by_shown_id: dict[str, str]) -> str:
-    """The commands of a block, each with its output."""
+    """The commands of a block, each with its output. Adds new ids to `id_by_shown_id`."""
     lines = []
     for command, shown_output in COMMAND.findall(block):
-        output = _run_command(_replace_all(command, id_by_shown_id), folder)
-        id_by_shown_id |= {
-            shown_id: new_id
-            for shown_id, new_id in zip(ID.findall(shown_output), ID.findall(output), strict=False)
-            if shown_id not in id_by_shown_id
-        }
-        output = _replace_all(output, {new_id: shown_id for shown_id, new_id in id_by_shown_id.items()})
-        lines.append(f"$ {command}\n{shown_output if mask_volatile(shown_output) == mask_volatile(output) else output}")
+        raw_output = _run_command(_replace_all(command, id_by_shown_id), folder)
+        for shown_id, new_id in zip(ID.findall(shown_output), ID.findall(raw_output), strict=False):
+            id_by_shown_id.setdefault(shown_id, new_id)
+        output = _replace_all(raw_output, {new_id: shown_id for shown_id, new_id in id_by_shown_id.items()})
+        if mask_volatile(shown_output) == mask_volatile(output):
+            output = shown_output
+        lines.append(f"$ {command}\n{output}")
     return "".join(lines)
 
 

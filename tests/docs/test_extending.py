@@ -1,4 +1,4 @@
-"""The examples of docs/how-to/extending.md work; each is one new module, and no other file changes."""
+"""The examples of docs/how-to/extending.md work: each adds one new module and changes no other file."""
 
 import asyncio
 import re
@@ -38,6 +38,7 @@ def read_example(heading: str) -> str:
 
 
 AddModule = Callable[[ModuleType, str, str], None]
+"""Adds a module with a name and a source to a package."""
 
 
 def clear_registries() -> None:
@@ -47,7 +48,7 @@ def clear_registries() -> None:
 
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
-    """Add an example to a package as a module, until the test ends."""
+    """A function that adds an example to a package as a module until the test ends."""
     module_names: list[str] = []
 
     def add(package: ModuleType, name: str, source: str) -> None:
@@ -64,7 +65,7 @@ def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddM
         sys.modules.pop(name, None)
 
 
-def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
+def test_check_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(checks, "units", read_example("A check"))
     home = Home(tmp_path / "home").prepare()
     judge_settings = {"checks": ["units", "code"], "trial": 2}
@@ -101,7 +102,7 @@ test = ["starter-easy"]
 """
 
 
-def test_experiment_kind_is_one_new_module(
+def test_experiment_kind_needs_only_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_module(kinds, "length", read_example("A kind of experiment"))
@@ -115,7 +116,7 @@ def test_experiment_kind_is_one_new_module(
     assert "words a question" in page and re.search(r"the run: \d+\.\d words", page)
 
 
-def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
+def test_endpoint_kind_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(endpoint_modules, "echo", read_example("A kind of endpoint"))
     home = Home(tmp_path / "home").prepare()
     echo_settings = {
@@ -145,7 +146,7 @@ def test_merged_endpoint_kind_is_refused_in_a_profile(tmp_path: Path) -> None:
         configs.resolve("starter", "scripted", settings, Home(tmp_path))
 
 
-def test_benchmark_is_one_new_module(
+def test_benchmark_needs_only_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_module(benchmarks, "riddles", read_example("A benchmark"))

@@ -25,8 +25,9 @@ def list_commands(page: Path) -> Iterator[list[str]]:
     for fenced, indented in SHELL_BLOCK.findall(page.read_text("utf-8")):
         lines = (fenced or indented).replace("\\\n", " ").splitlines()
         for line in (line.strip().removeprefix("$ ") for line in lines):
-            if match := re.match(r"(?:[A-Z_]+=\S+ |\S*/)*nanoflux ([a-z].*)", line):
-                yield split_words(match[1])
+            command = re.match(r"(?:[A-Z_]+=\S+ |\S*/)*nanoflux ([a-z].*)", line)
+            if command is not None:
+                yield split_words(command[1])
 
 
 def split_words(line: str) -> list[str]:
@@ -48,7 +49,8 @@ def find_unknown_words(words: list[str]) -> list[str]:
         context = click.Context(command, parent=context, info_name=command.name)
     parameters = command.get_params(context)
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
-    shown_options = [match[1] for word in words if (match := re.fullmatch(r"\[?(--?[a-z][\w-]*)(?:=\S*)?\]?", word))]
+    matches = (re.fullmatch(r"\[?(--?[a-z][\w-]*)(?:=\S*)?\]?", word) for word in words)
+    shown_options = [match[1] for match in matches if match is not None]
     return [option for option in shown_options if option not in options]
 
 
@@ -58,8 +60,8 @@ def test_pages_show_at_least_sixty_commands() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNCHECKED_PAGES], ids=page_name)
 def test_shown_commands_and_options_exist(page: Path) -> None:
-    unknown = {" ".join(words): names for words in list_commands(page) if (names := find_unknown_words(words))}
-    assert not unknown
+    unknown_by_command = {" ".join(words): find_unknown_words(words) for words in list_commands(page)}
+    assert not {command: unknown for command, unknown in unknown_by_command.items() if unknown}
 
 
 @pytest.mark.parametrize("page", list_session_pages(), ids=page_name)

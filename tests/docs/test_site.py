@@ -66,8 +66,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("mkdocs", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("mkdocs is not installed: pip install -e '.[dev]'")
     folder = tmp_path_factory.mktemp("site") / "site"
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    result = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return folder
 

@@ -45,16 +45,18 @@ def parse_sources(folders: tuple[str, ...]) -> dict[str, ast.Module]:
 @cache
 def list_error_classes() -> frozenset[str]:
     """The names of all error classes with a message and a fix."""
-    bases = {
+    base_names_by_class = {
         node.name: {ast.unparse(base) for base in node.bases}
         for tree in parse_sources(PACKAGES).values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     }
-    names = set(ERRORS)
-    while new_names := {name for name, parents in bases.items() if parents & names} - names:
-        names |= new_names
-    return frozenset(names)
+    error_names = set(ERRORS)
+    new_names = error_names
+    while new_names:
+        new_names = {name for name, base_names in base_names_by_class.items() if base_names & new_names} - error_names
+        error_names |= new_names
+    return frozenset(error_names)
 
 
 @cache
@@ -66,7 +68,9 @@ def list_raised_errors() -> tuple[RaisedError, ...]:
 
 
 def _find_errors(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -> Iterator[RaisedError]:
-    """The errors that a module or function creates. `values` maps names in enclosing scopes to their assignments."""
+    """The errors that a module or function creates. `values` maps each name of the enclosing scopes to the expressions
+    that are assigned to it.
+    """
     values_here = dict(values)
     nodes = list(_walk_scope(scope))
     for node in nodes:

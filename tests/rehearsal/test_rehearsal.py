@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def write_profile(folder: Path, context: int = 4096, model: str = "gemma-3-4b-it
 
 
 def run_rehearsal(home: Path, python: str, *arguments: str) -> tuple[int, Any, str]:
-    """`nanoflux models rehearse … --json` in a separate process: exit code, document, stderr."""
+    """Run `nanoflux models rehearse … --json` in a separate process. Returns its exit code, its document and stderr."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *arguments, "--json"]
     process = subprocess.run(
@@ -111,23 +112,22 @@ def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: 
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     manifest = (CATALOG / "gemma-4-12b-it.toml").read_text()
-    lines = [line if not line.startswith("targets") else 'targets = ["qkv_proj"]' for line in manifest.splitlines()]
-    (home / "models" / "gemma-4-12b-it.toml").write_text("\n".join(lines))
+    wrong_manifest = re.sub(r"^targets.*$", 'targets = ["qkv_proj"]', manifest, flags=re.MULTILINE)
+    (home / "models" / "gemma-4-12b-it.toml").write_text(wrong_manifest)
     code, document, _ = run_rehearsal(home, vllm_python, str(write_profile(tmp_path, model="gemma-4-12b-it")))
-    failed = list_failed_steps(document)
-    assert code == 1 and [step["name"] for step in failed] == ["train"]
-    assert "'qkv_proj' matches no linear layer" in failed[0]["detail"] and "q_proj" in failed[0]["detail"]
+    failed_steps = list_failed_steps(document)
+    assert code == 1 and [step["name"] for step in failed_steps] == ["train"]
+    assert "'qkv_proj' matches no linear layer" in failed_steps[0]["detail"] and "q_proj" in failed_steps[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["load"] == "skipped"
 
 
 @pytest.mark.timeout(1800)
 def test_missing_torchvision_fails_the_serve_step(tmp_path: Path, vllm_python: str) -> None:
-    code, document, _ = run_rehearsal(
-        tmp_path / "home", make_python_without_torchvision(tmp_path, vllm_python), str(write_profile(tmp_path))
-    )
-    failed = list_failed_steps(document)
-    assert code == 1 and [(step["name"], step["model"]) for step in failed] == [("serve", "gemma-3-4b-it")]
-    assert "torchvision" in failed[0]["detail"]
+    python = make_python_without_torchvision(tmp_path, vllm_python)
+    code, document, _ = run_rehearsal(tmp_path / "home", python, str(write_profile(tmp_path)))
+    failed_steps = list_failed_steps(document)
+    assert code == 1 and [(step["name"], step["model"]) for step in failed_steps] == [("serve", "gemma-3-4b-it")]
+    assert "torchvision" in failed_steps[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["turns"] == "skipped"
 
 
@@ -155,9 +155,9 @@ def make_python_without_torchvision(folder: Path, python: str) -> str:
 
 def test_short_context_fails_the_run_step_with_its_key(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, str(write_profile(tmp_path, context=96)))
-    failed = list_failed_steps(document)
-    assert code == 1 and [step["name"] for step in failed] == ["run"]
-    assert "endpoints.gemma.context" in failed[0]["detail"]
+    failed_steps = list_failed_steps(document)
+    assert code == 1 and [step["name"] for step in failed_steps] == ["run"]
+    assert "endpoints.gemma.context" in failed_steps[0]["detail"]
     assert {step["name"]: step["outcome"] for step in document["steps"]}["serve"] == "skipped"
 
 

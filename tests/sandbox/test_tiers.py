@@ -96,7 +96,7 @@ async def test_slow_start_is_reported_as_untested(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_slow_self_test_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "_FORBIDDEN", "while True: pass")
+    monkeypatch.setattr(selftest, "_FORBIDDEN_CALLS_PROGRAM", "while True: pass")
     monkeypatch.setattr(selftest, "_LIMITS", Limits(wall_s=0.2))
     async with Sandbox() as sandbox:
         with pytest.raises(SandboxError, match=r"could not be tested: .*a program of the self-test took longer"):

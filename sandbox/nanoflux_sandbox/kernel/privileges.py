@@ -15,7 +15,7 @@ _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 63
 
 
-def no_new_privileges() -> None:
+def forbid_new_privileges() -> None:
     """Keep this process and its children from gaining privileges; Landlock and seccomp require it. Raises OSError."""
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
