@@ -20,10 +20,9 @@ PROMPTS = (
     "attacker", "defender", "validation", "evaluation", "confidence", "code", "quality", "claims", "blind",
     "blind_program", "answerable",
 )  # fmt: skip
-
-
+"""The prompts that every domain has."""
 DOCUMENT_PROMPTS = ("grounded", "open_book")
-"""The prompts of checks that compare a question with passages; only domains whose seeds are passages have them."""
+"""The prompts of the checks that compare a question with passages; only domains whose seeds are passages have them."""
 
 
 class Sections(Strict):
@@ -43,8 +42,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """Novelty thresholds calibrated for one embedder: the model named by `embedder`, or the paper's
-    text-embedding-3-small if that is "". Other embedders need different thresholds (SPEC §6).
+    """Novelty thresholds calibrated for one embedder: the model `embedder`, or the paper's text-embedding-3-small if
+    `embedder` is "". Other embedders need different thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -53,14 +52,18 @@ class PaperNovelty(Strict):
 
 
 class WorkedExample(Strict):
-    """A solved problem shown to the defender: small models cannot follow a mere description of the reply's sections."""
+    """A solved problem that the defender's prompt shows, because small models cannot follow a mere description of the
+    reply's sections.
+    """
 
     question: str
     sections: dict[str, str]
 
 
 class WorkedAttack(Strict):
-    """A new problem built from material, shown to the attacker: small models cannot follow a mere description."""
+    """A new problem built from material, which the attacker's prompt shows, because small models cannot follow a mere
+    description of the reply's sections.
+    """
 
     material: tuple[str, ...]
     sections: dict[str, str]
@@ -73,11 +76,11 @@ class Domain(Strict):
     `datasets`; `free_text` are the benchmarks in either list whose answers only a judge can grade. `focus` is the part
     of the attacker's prompt that describes the questions to write. `letters` are the letters of a question's options,
     `budgets` the defender's tokens by section, and `stop` the strings at which a defender's reply ends. `tags` are the
-    XML elements of a solution; `rubric` lists the criteria for its reasoning. With `code_check`, the judge writes a
-    program that verifies each solution. The judge's error rates are measured on `trial` right solutions and the same
-    number of wrong ones. With `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up
-    the facts that questions claim. `checks` are enabled under every rule set, in place of those that the rule set
-    names.
+    XML elements of a solution; `rubric` lists the criteria for its reasoning. `programs` says that seeds have programs,
+    so that a program can be the attacker or the judge. With `code_check`, the judge writes a program that verifies each
+    solution. The judge's error rates are measured on `trial` right solutions and the same number of wrong ones. With
+    `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts that questions
+    claim. `checks` are enabled under every rule set, in place of those that the rule set names.
     """
 
     name: str
@@ -133,7 +136,7 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """The digest of the fields that shape requests. Prompts and settings are left out: each run records them."""
+        """The digest of the fields that affect requests, without the prompts and settings that each run records."""
         recorded_elsewhere = {
             "seeds",
             "novelty",
@@ -175,7 +178,7 @@ class Domain(Strict):
         }
 
     def render(self, prompt: str, values: Mapping[str, Any]) -> str:
-        """Fill `values` into a prompt's template; a missing value is an error."""
+        """Fill `values` into a prompt's template. Raises jinja2.UndefinedError if the template needs another value."""
         return str(_compile_template(self.prompts[prompt]).render(domain=self, **values)).strip()
 
 
@@ -200,9 +203,13 @@ def load_built_in(name: str) -> Domain:
     """A built-in domain by its name. A domain that `extends` another inherits the values of that domain."""
     folder = resources.files(__package__)
     values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
-    base, prompt_files = values.pop("extends", ""), values.pop("prompt_files", {})
-    inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": {}}
-    prompt_files = prompt_files if base else {prompt: f"{prompt}.md" for prompt in PROMPTS} | prompt_files
+    base = values.pop("extends", "")
+    prompt_files = values.pop("prompt_files", {})
+    if base:
+        inherited = load_built_in(base).model_dump(exclude={"name"})
+    else:
+        inherited = {"prompts": {}}
+        prompt_files = {prompt: f"{prompt}.md" for prompt in PROMPTS} | prompt_files
     prompts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in prompt_files.items()}
     return extend_domain(inherited, values, name, prompts, f"domain {name}")
 
@@ -210,6 +217,6 @@ def load_built_in(name: str) -> Domain:
 def extend_domain(
     inherited: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
-    """A domain whose `values` and `prompts` override the `inherited` ones. Errors name `source`."""
+    """A domain whose `values` and `prompts` override the `inherited` values and prompts. Errors name `source`."""
     all_values = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
     return validate_model(Domain, all_values, source)

@@ -19,6 +19,7 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""Valid names of a user's domains."""
 VARIABLES = {
     "attacker": {"seeds", "first"},
     "defender": {"question", "budgets", "first"},
@@ -106,6 +107,7 @@ def write_documents_domain(path: Path, dataset: str) -> None:
 
 
 def _read_domain(name: str, path: Path) -> Domain:
+    """Read and check a user's domain. Raises ConfigError if its file or one of its prompt files has an error."""
     values = read_toml(path)
     base = values.pop("extends", None)
     if base is not None and base not in list_built_in():
@@ -123,6 +125,7 @@ def _read_domain(name: str, path: Path) -> Domain:
 
 
 def _check_prompt_renders(source: Path, domain: Domain, prompt: str) -> None:
+    """Raise ConfigError if the prompt of the file `source` cannot be filled in."""
     import jinja2
 
     try:
@@ -151,10 +154,12 @@ def render_prompt(domain: Domain, prompt: str) -> str:
 
 
 def _shared_prompts() -> dict[str, str]:
+    """The prompts of a domain that replaces none of them."""
     return dict(load_built_in("gsmhard").prompts)
 
 
 def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
+    """The prompts that a domain replaces, each with its file's name, after checking the table `prompt_files`."""
     if not isinstance(prompt_files, dict) or not all(isinstance(file, str) for file in prompt_files.values()):
         raise ConfigError(
             f"{path}: prompt_files is not a table of file names", 'write for instance attacker = "mine.md"'
@@ -167,7 +172,7 @@ def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
 
 
 def _read_prompt(path: Path, prompt: str, file: str) -> str:
-    """A prompt's text, after checking that it is a template and uses only the prompt's variables."""
+    """The text of a prompt's file, after checking that it is a template and uses only the prompt's variables."""
     import jinja2
     from jinja2 import meta
 
@@ -194,10 +199,11 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
 
 
 def _check_sections(path: Path, domain: Domain) -> None:
-    for role, required in REQUIRED_SECTIONS.items():
-        missing = sorted(required - set(getattr(domain.sections, role)))
-        if missing:
-            fix = f"add it; these sections are needed: {', '.join(sorted(required))}"
-            raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", fix)
+    """Raise ConfigError if a role lacks a required section, or a choice domain has no letters."""
+    for role, required_sections in REQUIRED_SECTIONS.items():
+        missing_sections = sorted(required_sections - set(getattr(domain.sections, role)))
+        if missing_sections:
+            fix = f"add it; these sections are needed: {', '.join(sorted(required_sections))}"
+            raise ConfigError(f"{path}: sections.{role} lacks {missing_sections[0]}", fix)
     if domain.answer == "choice" and not domain.letters:
         raise ConfigError(f"{path}: letters is missing", 'set letters = "ABCD", or the letters of your options')

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
-    """The items of one split.
+    """The items of one split of a built-in or imported benchmark.
 
     Raises:
         NothingMatchedError: the benchmark is neither built in nor imported, or this split of it has no items.
@@ -67,7 +67,7 @@ def find_licence(dataset: str) -> str:
 
 
 def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """The datasets that have train items. If none has, all of `datasets`, so that a later error names the first."""
+    """The datasets that have train items. If none has any, all of `datasets`, so that a later error names the first."""
     with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
     without_items = [name for name in datasets if name not in with_items]
     if with_items and without_items:
@@ -98,6 +98,7 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
 
 
 def _has_items(ledger: Path, dataset: str, split: str) -> bool:
+    """Whether the benchmark is built in, or is imported and has items in this split."""
     if dataset in list_built_in_benchmarks():
         return True
     if not ledger.exists():
@@ -108,14 +109,14 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
 
 def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
     """The train templates that make the items of `datasets`; [] if any of the datasets is not made from templates."""
-    sources: dict[str, Callable[[], tuple[Template, ...]]] = {
+    load_by_dataset: dict[str, Callable[[], tuple[Template, ...]]] = {
         "starter": load_templates,
         "starter-stories": partial(load_stories, "train"),
         "starter-one-step": partial(load_one_step_stories, "train"),
     }
-    if not set(datasets) <= set(sources):
+    if not set(datasets) <= set(load_by_dataset):
         return []
-    return [template for name in datasets for template in sources[name]() if template.split == "train"]
+    return [template for name in datasets for template in load_by_dataset[name]() if template.split == "train"]
 
 
 def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) -> SeedSource:
@@ -130,10 +131,11 @@ def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) ->
     if templates:
         return StarterTemplates(templates)
     items = [item for dataset in datasets for item in load_items(ledger, dataset, "train")]
-    passage_flags = {bool(item.source) for item in items}
-    if len(passage_flags) > 1:
+    has_passages = any(item.source for item in items)
+    has_questions = any(not item.source for item in items)
+    if has_passages and has_questions:
         raise UsageError(
             f"the datasets {', '.join(datasets)} hold passages and questions, which one run cannot mix",
             "choose datasets of one kind: --set 'datasets=[\"NAME\"]'",
         )
-    return RelatedPassages(items) if passage_flags == {True} else Items(items, chainable)
+    return RelatedPassages(items) if has_passages else Items(items, chainable)

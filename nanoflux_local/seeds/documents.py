@@ -6,7 +6,7 @@ that no train passage repeats a held-out one.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ MIN_WORDS = 8
 question.
 """
 HELD_OUT_FIRST = tuple(reversed(SPLITS))
+"""The splits in the order in which their documents are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ def import_documents(home: Home, request: DocumentsRequest) -> DocumentsSummary:
     documents, skipped = _read_documents(request)
     items, left_out_counts = _collect_passages(request.name, documents)
     if not any(split == "train" for _, split in items):
+        paths = ", ".join(map(str, request.paths))
         raise NothingMatchedError(
-            f"no train document among {', '.join(map(str, request.paths))} has a passage for a question",
+            f"no train document in {paths} has a passage that is long enough for a question",
             f"pass documents with paragraphs of at least {MIN_WORDS} words, and hold out fewer of them",
         )
     documents_by_split = Counter(document.split for document in documents)
@@ -122,26 +124,30 @@ def _collect_passages(dataset: str, documents: Sequence[_NamedDocument]) -> tupl
 
 
 def _list_places(passages: Iterable[Passage]) -> list[str]:
-    """The place of each passage in its document: its page or line, or the heading above it. The second passage below a
-    heading is its part 2.
+    """The place of each passage in its document: the heading above it, or else its page or line. The second passage
+    below a heading is part 2 of that heading.
     """
     count_by_heading: Counter[str] = Counter()
     places = []
     for passage in passages:
         count_by_heading[passage.heading] += 1
-        number = count_by_heading[passage.heading]
-        place = passage.heading if number == 1 else f"{passage.heading}, part {number}"
-        places.append(place if passage.heading else passage.place)
+        part = count_by_heading[passage.heading]
+        if not passage.heading:
+            places.append(passage.place)
+        elif part == 1:
+            places.append(passage.heading)
+        else:
+            places.append(f"{passage.heading}, part {part}")
     return places
 
 
 def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tuple[str, ...]]:
     """The readable documents with their names and splits, and why the others were left out."""
     held_out = {path.resolve() for path in list_documents(request.held_out)}
-    paths = list(dict.fromkeys(path.resolve() for path in (*list_documents(request.paths), *sorted(held_out))))
+    all_paths = [path.resolve() for path in list_documents(request.paths)] + sorted(held_out)
     documents: dict[Path, Document] = {}
     skipped: list[str] = []
-    for path in paths:
+    for path in dict.fromkeys(all_paths):  # without repetitions
         try:
             documents[path] = read_document(path)
         except DataError as error:
@@ -152,18 +158,21 @@ def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tu
         splits = ["test" if path in held_out else "train" for path in documents]
     else:
         splits = split_documents([document.sha256 for document in documents.values()])
-    names = _relative_names(documents)
-    return [
+    named_documents = [
         _NamedDocument(name, split, document)
-        for name, split, document in zip(names, splits, documents.values(), strict=True)
-    ], tuple(skipped)
+        for name, split, document in zip(_name_documents(documents), splits, documents.values(), strict=True)
+    ]
+    return named_documents, tuple(skipped)
 
 
-def _relative_names(paths: Iterable[Path]) -> list[str]:
-    """The paths relative to their common folder, with "/" between folders."""
-    paths = list(paths)
-    folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    return [path.relative_to(folder).as_posix() for path in paths]
+def _name_documents(paths: Collection[Path]) -> list[str]:
+    """The names of the documents at these paths: the paths relative to their common folder, with "/" between
+    folders.
+    """
+    if not paths:
+        return []
+    common_folder = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(common_folder).as_posix() for path in paths]
 
 
 def _store(
@@ -173,6 +182,7 @@ def _store(
     items: Sequence[tuple[Seed, str]],
     skipped: int,
 ) -> bool:
+    """Store the passages. Returns False if the same documents were imported before."""
     content_digest = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
     with Ledger(home.prepare().ledger) as ledger:
         source = f"{len(documents)} documents"

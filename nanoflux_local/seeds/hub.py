@@ -34,8 +34,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     _refuse_outside_host(dataset, hub_dataset)
     # Xet is native code, which bypasses the guard; colour codes would end up in error messages.
     environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
-    for switch in [name for name in environment if name.endswith("_OFFLINE")]:
-        del environment[switch]
+    environment = {name: value for name, value in environment.items() if not name.endswith("_OFFLINE")}
     command = build_module_command("huggingface_hub.cli.hf", "download", hub_dataset.repo, "--repo-type", "dataset",
                              "--revision", revision or hub_dataset.revision, "--local-dir", str(target))  # fmt: skip
     for pattern in hub_dataset.files:
@@ -44,11 +43,11 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
     redirect_match = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
     if redirect_match:
-        raise _build_refusal(f"{hub_dataset.repo} redirects to {redirect_match[1]}", redirect_match[1])
+        refused_host = redirect_match[1]
+        raise _build_refusal(f"{hub_dataset.repo} redirects to {refused_host}", refused_host)
     if process.returncode or not files:
-        reason = (
-            "\n".join(process.stderr.strip().splitlines()[-3:]) or "the repository has none of the benchmark's files"
-        )
+        last_error_lines = "\n".join(process.stderr.strip().splitlines()[-3:])
+        reason = last_error_lines or "the repository has none of the benchmark's files"
         raise NanofluxError(
             f"{hub_dataset.repo} could not be fetched: {reason}",
             "correct the cause above; or download the files yourself and pass their paths",
@@ -57,6 +56,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
 
 
 def _find_hub_dataset(dataset: str) -> HubDataset:
+    """The benchmark's dataset on the hub. Raises UsageError if it has none."""
     benchmarks = list_importable_benchmarks()
     benchmark = benchmarks.get(dataset)
     if benchmark is not None and benchmark.hub is not None:
@@ -69,7 +69,9 @@ def _find_hub_dataset(dataset: str) -> HubDataset:
 
 
 def _refuse_outside_host(dataset: str, hub_dataset: HubDataset) -> None:
-    """Ask the guard before starting the process, so that a refusal is an error of this command and not a traceback."""
+    """Raise RefusedError if the guard refuses the hub's host. The guard in the process that downloads the files would
+    print a traceback instead.
+    """
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname or ""
     refused = False
     try:
@@ -84,6 +86,7 @@ def _refuse_outside_host(dataset: str, hub_dataset: HubDataset) -> None:
 
 
 def _build_refusal(reason: str, host: str) -> RefusedError:
+    """The error that says why the user must allow `host`, and how."""
     allowed = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
     return RefusedError(
         f"{reason}, and this machine connects only to the hosts that you allow",
@@ -93,6 +96,7 @@ def _build_refusal(reason: str, host: str) -> RefusedError:
 
 
 def _read_commit(target: Path) -> str:
+    """The commit of the files that the hub's client downloaded."""
     try:
         return read_commit(target)
     except ModelsError as error:

@@ -70,7 +70,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_program: OnProgram) -> bool:
     """Check the programs and store the items. Returns False, and does neither, if the files were imported before."""
     content_digest = hash_content(request.paths)
-    if request.hashed or content.skipped:  # then the same files yield different items or splits
+    if request.hashed or content.skipped:  # the same files then give different items or splits
         content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
         if ledger.has_dataset(request.name, content_digest):
@@ -86,12 +86,14 @@ def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_pro
 
 
 async def _check_in_sandbox(items: Sequence[LocatedItem], on_program: OnProgram) -> None:
+    """Check the programs of items in the sandbox, and report the progress."""
     items_with_programs = [item for item in items if item.seed.program]
     if not items_with_programs:
         return
-    tool, checked_count = PythonTool(), 0
+    tool = PythonTool()
+    checked_count = 0
 
-    async def run(request: PythonRequest) -> PythonReply:
+    async def run_program(request: PythonRequest) -> PythonReply:
         nonlocal checked_count
         reply = await tool.run(request)
         checked_count += 1
@@ -99,13 +101,13 @@ async def _check_in_sandbox(items: Sequence[LocatedItem], on_program: OnProgram)
         return reply
 
     try:
-        await check_programs(items_with_programs, run, await tool.identity())
+        await check_programs(items_with_programs, run_program, await tool.identity())
     finally:
         await tool.close()
 
 
-async def check_programs(items: Iterable[LocatedItem], run: Answer, sandbox: Identity) -> None:
-    """Run the programs of items in the sandbox and compare each number with its item's answer.
+async def check_programs(items: Iterable[LocatedItem], run_program: Answer, sandbox: Identity) -> None:
+    """Run the programs of items in the sandbox and compare the number that each prints with its item's answer.
 
     Raises:
         DataError: a program fails or contradicts its item; the message names its file and line.
@@ -114,13 +116,14 @@ async def check_programs(items: Iterable[LocatedItem], run: Answer, sandbox: Ide
     for location, item, _ in items:
         if not item.program:
             continue
-        reply = await run(PythonRequest(sandbox, item.program))
+        reply = await run_program(PythonRequest(sandbox, item.program))
         assert isinstance(reply, PythonReply)
         if reply.status == "unavailable":
             raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
-        printed = reply.stdout.strip().splitlines()[-1:] or [""]
-        if reply.status != "ok" or not same_number(printed[0], item.answer):
-            raise make_row_error(location, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+        output_lines = reply.stdout.strip().splitlines()
+        result = output_lines[-1] if output_lines else ""
+        if reply.status != "ok" or not same_number(result, item.answer):
+            raise make_row_error(location, f"its program gives {result[:60]!r} ({reply.status}), not {item.answer}")
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
@@ -128,15 +131,20 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
     counts: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [extract_stem(item.question) for item in view.items(dataset)]
-        for other_dataset in (stored.name for stored in view.datasets() if stored.name != dataset):
-            counts_by_split = {split: count_restated(stems, view.items(other_dataset, split)) for split in SPLITS}
-            counts[other_dataset] = {split: count for split, count in counts_by_split.items() if count}
-    return {other_dataset: counts_by_split for other_dataset, counts_by_split in counts.items() if counts_by_split}
+        for other in view.datasets():
+            if other.name == dataset:
+                continue
+            count_by_split = {split: count_restated(stems, view.items(other.name, split)) for split in SPLITS}
+            if any(count_by_split.values()):
+                counts[other.name] = {split: count for split, count in count_by_split.items() if count}
+    return counts
 
 
 def hash_content(paths: Iterable[Path]) -> str:
-    """SHA-256 of the content of files, or of folders of `.arrow` files, in any order."""
-    files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
+    """SHA-256 of the content of files, or of folders of `.arrow` files, independent of their order."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.glob("*.arrow")) if path.is_dir() else [path]
     hashes = sorted(hash_file(file) for file in files)
     return hashes[0] if len(hashes) == 1 else digest(hashes)
 

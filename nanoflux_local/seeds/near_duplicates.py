@@ -15,29 +15,28 @@ class NearDuplicates:
     """The passages seen so far, indexed by their shingles."""
 
     def __init__(self) -> None:
-        self._sizes: list[int] = []
+        self._shingle_counts: list[int] = []
         self._passages_by_shingle: dict[tuple[str, ...], list[int]] = {}
 
     def add(self, text: str) -> bool:
         """Add a passage unless it is a near-duplicate of an earlier passage. Returns whether it was added."""
         shingles = extract_shingles(text)
-        common_counts = Counter(
-            earlier_passage for shingle in shingles for earlier_passage in self._passages_by_shingle.get(shingle, ())
-        )
-        if any(
-            common >= MIN_COMMON_SHARE * (len(shingles) + self._sizes[earlier_passage] - common)
-            for earlier_passage, common in common_counts.items()
-        ):
-            return False
+        common_counts: Counter[int] = Counter()
         for shingle in shingles:
-            self._passages_by_shingle.setdefault(shingle, []).append(len(self._sizes))
-        self._sizes.append(len(shingles))
+            common_counts.update(self._passages_by_shingle.get(shingle, ()))
+        for earlier_passage, common_count in common_counts.items():
+            total_count = len(shingles) + self._shingle_counts[earlier_passage] - common_count
+            if common_count >= MIN_COMMON_SHARE * total_count:
+                return False
+        passage_number = len(self._shingle_counts)
+        for shingle in shingles:
+            self._passages_by_shingle.setdefault(shingle, []).append(passage_number)
+        self._shingle_counts.append(len(shingles))
         return True
 
 
 def extract_shingles(text: str) -> set[tuple[str, ...]]:
     """The runs of `WORDS_PER_SHINGLE` consecutive words of a text, case-folded; a shorter text is a single run."""
     words = re.findall(r"\w+", text.casefold())
-    return {
-        tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(max(1, len(words) - WORDS_PER_SHINGLE + 1))
-    }
+    run_count = max(1, len(words) - WORDS_PER_SHINGLE + 1)
+    return {tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(run_count)}

@@ -13,18 +13,25 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 from nanoflux_local.seeds.splits import SPLITS
 
 LETTERS = "ABCDEFGHIJ"
+"""The letters that options may have."""
 KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """Valid names of own data."""
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """A row with a question, an answer and any of the other `KEYS`. Options may also be in columns A to J."""
-    del file
+    """Parse a row with a question, an answer and any of the other `KEYS`. Options may also be in columns A to J.
+
+    Raises:
+        BadRowError: a key is unknown or missing, or a value is not valid.
+    """
+    del file  # the format of own data does not depend on the file's name
     cells = {key: value for key, value in row.items() if value is not None and value != ""}
-    unknown = next((key for key in cells if key not in (*KEYS, *LETTERS)), None)
-    if unknown is not None:
-        raise BadRowError(f"unknown key {unknown!r}; own data has {', '.join(KEYS)}, or options in columns A to J")
+    unknown_keys = [key for key in cells if key not in (*KEYS, *LETTERS)]
+    if unknown_keys:
+        raise BadRowError(
+            f"unknown key {unknown_keys[0]!r}; own data has {', '.join(KEYS)}, or options in columns A to J"
+        )
     options = _read_options(cells)
     cells["answer"] = _read_answer(cells.get("answer"), bool(options))
     split = read_optional_text(cells, "split")
@@ -33,12 +40,13 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     question, answer = read_required_text(cells, "question"), read_required_text(cells, "answer")
     if options and answer not in options:
         raise BadRowError(f"the answer {answer!r} is not one of the options {', '.join(options)}")
-    solution, program = (read_required_text(cells, key) if key in cells else "" for key in ("solution", "program"))
+    solution = read_required_text(cells, "solution") if "solution" in cells else ""
+    program = read_required_text(cells, "program") if "program" in cells else ""
     return ParsedRow(question, answer, solution, program, options, id=read_optional_text(cells, "id"), split=split)
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer. A number becomes a string with all its digits; a string is kept unchanged.
+    """The answer as it is stored: a number becomes a string with all its digits, and a string stays unchanged.
 
     Raises:
         BadRowError: the answer is NaN, infinite, or too large for a double.
@@ -54,7 +62,11 @@ def _read_answer(answer: Any, is_choice: bool) -> Any:
 
 
 def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
-    """The options: from the key `options`, as a table or as JSON text, or from the columns A, B, C …"""
+    """The options by letter: from the key `options`, as a table or as JSON text, or from the columns A, B, C …
+
+    Raises:
+        BadRowError: the options are not strings under the letters A, B, C … without a gap.
+    """
     options = row.get("options", {letter: str(row[letter]) for letter in LETTERS if letter in row})
     if isinstance(options, str):
         try:

@@ -36,7 +36,7 @@ class Part:
     made_for_chains: bool
 
     def text(self, quantity: str = "") -> str:
-        """The facts, with `quantity` in the slot."""
+        """The facts, with `quantity` in the slot, or with the original quantity if it is ""."""
         return self.before + (quantity or self.value) + self.after
 
 
@@ -56,21 +56,20 @@ def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
     lines = tuple(
         _explain_assignment(name, expression) for name, expression in statements if not _is_number_or_name(expression)
     )
-    parts, needed_variables = [], _find_needed_variables(statements)
+    parts = []
+    needed_variables = _find_needed_variables(statements)
     for name, expression in statements:
-        if (
-            name not in needed_variables
-            or not re.fullmatch(r"\d+", expression)
-            or int(expression) < 2
-            or number_counts[expression] != 1
-        ):
+        is_whole_number = re.fullmatch(r"\d+", expression) is not None
+        if name not in needed_variables or not is_whole_number:
+            continue
+        if int(expression) < 2 or number_counts[expression] != 1:
             continue
         span = _find_only_occurrence(question, int(expression))
         if span is not None:
-            before, after = question[: span[0]], question[span[1] :]
+            start, end = span
             parts.append(
-                Part(seed, before, after, "", "", name, question[slice(*span)], statements, lines,
-                made_for_chains=False)
+                Part(seed, question[:start], question[end:], ask="", result="", slot_variable=name,
+                     value=question[start:end], statements=statements, lines=lines, made_for_chains=False)
             )  # fmt: skip
     return parts
 
@@ -101,11 +100,13 @@ def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if isinstance(node, ast.Return) and node.value is not None and _is_arithmetic(node.value):
-            return (*statements, ("answer", ast.unparse(node.value))) if node is body[0].body[-1] else None
+            is_last_statement = node is body[0].body[-1]
+            return (*statements, ("answer", ast.unparse(node.value))) if is_last_statement else None
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
             return None
         name = node.targets[0].id
-        if name == "answer" or any(name == earlier for earlier, _ in statements) or not _is_arithmetic(node.value):
+        is_assigned_before = any(name == earlier_name for earlier_name, _ in statements)
+        if name == "answer" or is_assigned_before or not _is_arithmetic(node.value):
             return None
         statements.append((name, ast.unparse(node.value)))
     return None
@@ -126,7 +127,7 @@ def _is_arithmetic(expression: ast.expr) -> bool:
 
 
 def _is_number_or_name(expression: str) -> bool:
-    """Whether an expression is only a number or a name, so that there is nothing to explain."""
+    """Whether an expression is only a number or a name, which needs no explanation."""
     return re.fullmatch(r"-?[\d.]+|\w+", expression) is not None
 
 

@@ -64,21 +64,26 @@ def read_benchmark(
         UsageError: `dataset` cannot be imported, or two items have the same id.
         DataError: a file cannot be read, or it has a bad row and `skip_bad` is not set.
     """
-    file_format, name = find_format(dataset), check_name(dataset, name)
-    content, item_counts = BenchmarkContent(), Counter[str]()
+    file_format = find_format(dataset)
+    name = check_name(dataset, name)
+    content = BenchmarkContent()
+    item_counts: Counter[str] = Counter()
     labels: dict[str, LocatedRow] = {}
-    for path in _split_paths(paths):
+    for path in _expand_split_folders(paths):
         located_rows = _read_file(file_format, path, content, skip_bad)
-        labels |= {located.row.id: located for located in located_rows if not located.row.question}
         official_split = read_file_split(path) if file_format.official_splits else ""
-        for location, number, row in located_rows:
-            if row.question:
-                seed = _build_item(name, row, official_split, number, item_counts)
-                split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official_split)
-                content.items.append(LocatedItem(location, seed, split))
-    _apply_labels(name, content, {} if hashed else labels)
+        for located_row in located_rows:
+            location, number, row = located_row
+            if not row.question:
+                labels[row.id] = located_row
+                continue
+            seed = _build_item(name, row, official_split, number, item_counts)
+            split = hash_into_split(row.question) if hashed else _choose_split(file_format, row, official_split)
+            content.items.append(LocatedItem(location, seed, split))
+    if labels and not hashed:
+        _apply_labels(name, content, labels)
     _refuse_repeated_ids(content.items)
-    _settle_contradictions(content, file_format is OWN_FORMAT, skip_bad)
+    _handle_contradictions(content, file_format is OWN_FORMAT, skip_bad)
     content.below_tolerance = [location for location, seed, _ in content.items if _is_below_tolerance(seed)]
     return content
 
@@ -128,11 +133,14 @@ def check_own_name(name: str) -> str:
     return name
 
 
-def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
+def _expand_split_folders(paths: Sequence[Path]) -> Iterator[Path]:
     """The paths; a folder that contains one folder for each saved split is replaced by those folders."""
     for path in paths:
-        splits = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
-        yield from splits or [path]
+        split_folders = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        if split_folders:
+            yield from split_folders
+        else:
+            yield path
 
 
 def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_bad: bool) -> list[LocatedRow]:
@@ -160,10 +168,10 @@ def _read_file(file_format: Format, path: Path, content: BenchmarkContent, skip_
 
 
 def _build_item(dataset: str, row: ParsedRow, official_split: str, number: int, item_counts: Counter[str]) -> Seed:
-    """Build an item. Its id is made from the row's id, or its number in the split, so that it does not depend on the
-    file format.
+    """Build an item. Its id contains the row's id, or else the row's number in its split, so that the id does not
+    depend on the file format. `item_counts` counts the items of each group and split.
     """
-    prefix = "-".join(filter(None, (dataset, row.group, official_split)))
+    prefix = "-".join(text for text in (dataset, row.group, official_split) if text)
     if row.group:  # several subjects share a file on the hub, but have separate official files
         item_counts[prefix] += 1
         number = item_counts[prefix]
@@ -172,15 +180,18 @@ def _build_item(dataset: str, row: ParsedRow, official_split: str, number: int, 
 
 
 def _choose_split(file_format: Format, row: ParsedRow, official_split: str) -> str:
+    """The split of an item without labels: the one that its row or its file names, or else a hash of its question."""
     if official_split == "train" and file_format.carves_dev:
         return hash_into_split(row.question, CARVED_SHARES)
     return row.split or official_split or hash_into_split(row.question)
 
 
 def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, LocatedRow]) -> None:
-    """Put labelled items into the split that their label names, and all others into train and dev."""
-    if not labels:
-        return
+    """Put labelled items into the split that their label names, and all others into train and dev.
+
+    Raises:
+        DataError: a label has no item, or its answer differs from that of its item.
+    """
     index_by_id = {located.seed.id: index for index, located in enumerate(content.items)}
     for label_id, label in labels.items():
         index = index_by_id.get(f"{dataset}-{label_id}")
@@ -196,9 +207,12 @@ def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, Loc
         content.items[index] = LocatedItem(location, seed, split)
 
 
-def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
-    """Find rows that repeat a question with a different answer. In own data, such rows are bad. In benchmarks, which
-    may be published with such rows, they are only reported.
+def _handle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
+    """Find rows that repeat a question with a different answer. In own data, they are treated like other bad rows.
+    Published benchmarks may have them, so there they are only listed in `content.contradictory`.
+
+    Raises:
+        DataError: own data has such a row, and `skip_bad` is not set.
     """
     first_by_question: dict[tuple[str, ...], LocatedItem] = {}
     consistent_items: list[LocatedItem] = []
@@ -213,13 +227,14 @@ def _settle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_ba
         reason = f"repeats the question of {earlier_item.location} with {both_answers}"
         if is_own_data and not skip_bad:
             raise make_row_error(located.location, reason)
-        (content.skipped if is_own_data else content.contradictory).append(f"{located.location}: {reason}")
+        listed_rows = content.skipped if is_own_data else content.contradictory
+        listed_rows.append(f"{located.location}: {reason}")
     if is_own_data:
         content.items = consistent_items
 
 
 def _answers_agree(first_seed: Seed, second_seed: Seed) -> bool:
-    """Whether grading would treat two answers as equal. Free texts always agree."""
+    """Whether grading would treat the answers of two seeds as equal. Free texts always agree."""
     if first_seed.options or second_seed.options:
         return first_seed.options.get(first_seed.answer) == second_seed.options.get(second_seed.answer)
     numbers = [float_or_none(seed.answer) for seed in (first_seed, second_seed)]
@@ -231,6 +246,7 @@ def _is_below_tolerance(seed: Seed) -> bool:
 
 
 def _refuse_repeated_ids(items: Sequence[LocatedItem]) -> None:
+    """Raise UsageError if two items have the same id."""
     location_by_id: dict[str, str] = {}
     for location, seed, _ in items:
         if seed.id in location_by_id:

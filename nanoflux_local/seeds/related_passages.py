@@ -37,16 +37,19 @@ class RelatedPassages:
         ids = [passage.id for passage in self._passages]
         numbers = leave_out(range(len(ids)), ids, count, excluded_ids)
         first_number = rng.choice(numbers)
-        related_numbers = self._rank(first_number, numbers)[: max(RELATED_COUNT, count - 1)]
-        return tuple(self._passages[number] for number in (first_number, *rng.sample(related_numbers, count - 1)))
+        related_numbers = self._rank_related(first_number, numbers)[: max(RELATED_COUNT, count - 1)]
+        drawn_numbers = [first_number, *rng.sample(related_numbers, count - 1)]
+        return tuple(self._passages[number] for number in drawn_numbers)
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
         """Passages have no programs that could be chained."""
         del seeds, rng
         return None
 
-    def _rank(self, first_number: int, numbers: Sequence[int]) -> list[int]:
-        """The other passages of `numbers`, beginning with the most related to the passage `first_number`."""
+    def _rank_related(self, first_number: int, numbers: Sequence[int]) -> list[int]:
+        """The numbers of the other passages, beginning with the passage most related to the first one. A word counts
+        more the fewer passages contain it.
+        """
         scores: dict[int, float] = defaultdict(float)
         for numbers_with_word in self._numbers_by_rare_word[first_number]:
             for number in numbers_with_word:

@@ -9,6 +9,7 @@ from nanoflux_local.transcript import Seed
 
 SPLITS = ("train", "dev", "test")
 SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
+"""The shares of a benchmark without official splits."""
 CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
 """The shares by which train is divided if a benchmark has no official dev split."""
 DOCUMENT_SHARES = (("test", 0.2), ("dev", 0.1))
@@ -18,13 +19,14 @@ _SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "d
 
 def read_file_split(path: Path) -> str:
     """The official split that a file's name contains ("train-00000-of-00001.parquet"), or ""."""
-    words = re.split(r"[^a-z]+", (path.name if path.is_dir() else path.stem).casefold())
+    name = path.name if path.is_dir() else path.stem
+    words = re.split(r"[^a-z]+", name.casefold())
     return next((_SPLIT_WORDS[word] for word in reversed(words) if word in _SPLIT_WORDS), "")
 
 
 def hash_into_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
     """A split that depends only on the question's words. Numbers are ignored, so restated questions stay together."""
-    position = derive_seed("split", extract_stem(question)) / 2**63
+    position = derive_seed("split", extract_stem(question)) / 2**63  # uniform between 0 and 1
     for split, share in shares:
         if position < share:
             return split
@@ -36,12 +38,12 @@ def split_documents(hashes: Sequence[str]) -> list[str]:
     """The split of each document, given the hash of its content. Whole documents are held out: a fifth for test, a
     tenth for dev, and at least one for test if there are three or more.
     """
-    order = sorted(range(len(hashes)), key=lambda number: (derive_seed("split", hashes[number]), number))
+    shuffled_numbers = sorted(range(len(hashes)), key=lambda number: (derive_seed("split", hashes[number]), number))
     counts = {split: round(share * len(hashes)) for split, share in DOCUMENT_SHARES}
     if len(hashes) >= 3:
         counts["test"] = max(1, counts["test"])
     held_out = [split for split, count in counts.items() for _ in range(count)]
-    split_by_number = dict(zip(order, held_out, strict=False))
+    split_by_number = dict(zip(shuffled_numbers, held_out, strict=False))  # the other documents are train documents
     return [split_by_number.get(number, "train") for number in range(len(hashes))]
 
 

@@ -19,6 +19,7 @@ from nanoflux_local.errors import DataError
 from nanoflux_local.text_files import encoding_by_mark
 
 MAX_LINE_BYTES = 4 * 2**20
+"""Maximum length of a line, including its line break; also the maximum length of a CSV cell in characters."""
 MAX_WHOLE_BYTES = 64 * 2**20
 """Maximum size of a file that can only be read as a whole: a single JSON value or XML."""
 MAX_UNPACKED_BYTES = 256 * 2**20
@@ -27,11 +28,14 @@ ROWS_PER_BATCH = 1000
 MAX_INTEGER_DIGITS = 400
 """Maximum number of digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
+"""The keys under which benchmarks store a question: an object with one of them is a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row. `location` is for messages ("line 3"), `number` counts from 1, `problem` says why `values` is empty."""
+    """One row. `location` is for messages ("line 3"), and `number` counts rows from 1. If the row cannot be read,
+    `problem` says why and `values` is empty.
+    """
 
     location: str
     number: int
@@ -55,6 +59,7 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
 
 
 def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator[TableRow]:
+    """The rows of a file, from the reader for its suffix and first line."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return _read_arrow_folder(path)
@@ -86,11 +91,12 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
             line_part = line
-            while len(line_part) > MAX_LINE_BYTES and not line_part.endswith(b"\n"):
+            while len(line_part) > MAX_LINE_BYTES and not line_part.endswith(b"\n"):  # skip the rest of a long line
                 line_part = file.readline(MAX_LINE_BYTES + 1)
 
 
 def _refuse_encoding(path: Path, content: bytes) -> None:
+    """Refuse the file if its byte order mark is that of UTF-16 or UTF-32."""
     encoding = encoding_by_mark(content)
     if encoding:
         kind = "CSV" if path.suffix.lower() == ".csv" else "JSON"
@@ -113,11 +119,13 @@ def _parse_json(content: bytes) -> Any:
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values; an `_ObjectWithRepeatedKey` if a key is repeated."""
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
     object_with_repeat = _ObjectWithRepeatedKey(values)
-    object_with_repeat.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    keys = [key for key, _ in pairs]
+    object_with_repeat.key = next(key for number, key in enumerate(keys) if key in keys[:number])
     return object_with_repeat
 
 
@@ -130,8 +138,16 @@ def _find_repeated_key(value: Any) -> str:
     """The key that occurs twice in an object, at any depth of a value; "" if there is none."""
     if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
-    inner_values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_find_repeated_key, inner_values)), "")
+    inner_values: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inner_values = value.values()
+    elif isinstance(value, list):
+        inner_values = value
+    for inner_value in inner_values:
+        repeated_key = _find_repeated_key(inner_value)
+        if repeated_key:
+            return repeated_key
+    return ""
 
 
 def _is_json_lines(path: Path) -> bool:
@@ -150,6 +166,7 @@ def _is_json_lines(path: Path) -> bool:
 
 
 def _read_json_lines(path: Path) -> Iterator[TableRow]:
+    """The rows of a JSON Lines file. Blank lines are counted as lines, but not as rows."""
     row_count = 0
     for number, line in _read_lines(path):
         if line.strip():
@@ -168,6 +185,7 @@ def _parse_json_row(location: str, number: int, line: bytes) -> TableRow:
 
 
 def _build_row(location: str, number: int, value: Any) -> TableRow:
+    """A row from its parsed JSON value."""
     if not isinstance(value, dict):
         return TableRow(location, number, problem="not a JSON object")
     repeated_key = _find_repeated_key(value)
@@ -177,7 +195,9 @@ def _build_row(location: str, number: int, value: Any) -> TableRow:
 
 
 def _read_json_value(path: Path) -> Iterator[TableRow]:
-    """The rows of an array of objects, or of an object that maps names to rows (the name is the value of `""`)."""
+    """The rows of an array of objects, or of an object that maps names to rows; a row then has its name under the key
+    `""`.
+    """
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
         content = path.read_bytes()
@@ -197,12 +217,14 @@ def _read_json_value(path: Path) -> Iterator[TableRow]:
 
 
 def _as_object(entry: Any) -> dict[str, Any]:
+    """An entry as an object; other values are put under the key "value"."""
     return entry if isinstance(entry, dict) else {"value": entry}
 
 
 def _refuse_larger(path: Path, size: int, limit: int) -> None:
+    """Refuse the file if its content has more than `limit` bytes."""
     if size > limit:
-        fail(path, f"{size} bytes are more than the {limit} that can be read at once", "split the file")
+        fail(path, f"{size} bytes are more than the {limit} bytes that can be read at once", "split the file")
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
@@ -227,10 +249,12 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
+    """Whether the cells are column names, one of them "question" or "answer"."""
     return any(cell.strip().casefold() in ("question", "answer") for cell in cells)
 
 
 def _decode_csv_lines(path: Path) -> Iterator[str]:
+    """The decoded lines of a CSV file. A line that is too long or not UTF-8 refuses the file."""
     for number, line in _read_lines(path):
         if len(line) > MAX_LINE_BYTES:
             fail(path, f"line {number}: longer than {MAX_LINE_BYTES} bytes")
@@ -252,7 +276,8 @@ def _read_xlsx(path: Path) -> Iterator[TableRow]:
 
     try:
         with zipfile.ZipFile(path) as archive:
-            _refuse_larger(path, sum(entry.file_size for entry in archive.infolist()), MAX_UNPACKED_BYTES)
+            unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
+            _refuse_larger(path, unpacked_bytes, MAX_UNPACKED_BYTES)
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError) as error:
         fail(path, f"not an XLSX workbook: {error}")
@@ -290,12 +315,13 @@ def _read_xml(path: Path, element: str) -> Iterator[TableRow]:
 
 
 def _read_parquet(path: Path) -> Iterator[TableRow]:
+    """The rows of a Parquet file, read in batches."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        group_sizes = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        group_sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
         _refuse_larger(path, max(group_sizes, default=0), MAX_UNPACKED_BYTES)
         yield from _read_batches(file.iter_batches(ROWS_PER_BATCH))
     except (pyarrow.ArrowException, OSError) as error:
@@ -321,7 +347,9 @@ def _read_arrow_folder(path: Path) -> Iterator[TableRow]:
 
 
 def _read_batches(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[TableRow]:
-    numbers = numbers or itertools.count(1)
+    """The rows of Arrow record batches, numbered with `numbers`, or from 1."""
+    if numbers is None:
+        numbers = itertools.count(1)
     for batch in batches:
         for values in batch.to_pylist():
             number = next(numbers)

@@ -21,12 +21,15 @@ class RealSandbox:
         self.identity: Identity = self._loop.run_until_complete(self._tool.identity())
 
     def run(self, code: str) -> PythonReply:
+        """Run a program and wait for its reply."""
         return self._loop.run_until_complete(self._tool.run(PythonRequest(self.identity, code)))
 
     def wait(self, awaitable):
+        """The result of an awaitable that may use `call`."""
         return self._loop.run_until_complete(awaitable)
 
     async def call(self, request: PythonRequest) -> PythonReply:
+        """Run a program; only inside `wait`."""
         return await self._tool.run(request)
 
     def close(self) -> None:
@@ -36,13 +39,14 @@ class RealSandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[RealSandbox]:
-    real = RealSandbox()
-    yield real
-    real.close()
+    real_sandbox = RealSandbox()
+    yield real_sandbox
+    real_sandbox.close()
 
 
 @pytest.fixture(scope="session")
 def gsmhard_path() -> Path:
+    """The path of GSM-Hard's official file; skips the test if the file is missing."""
     if not GSMHARD.exists():
         pytest.skip(f"GSM-Hard's official file is not at {GSMHARD}")
     return GSMHARD

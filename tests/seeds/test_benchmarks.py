@@ -1,8 +1,7 @@
-"""Every benchmark: the official files have the published counts, and the hub's files give the same items."""
+"""Benchmarks: official files have the published numbers of items, and the hub's files give the same items."""
 
 import json
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,11 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
         ("healthsearchqa/healthsearch_qa_test.jsonl",), 3173, {"train": 1905, "dev": 303, "test": 965},
     ),
 }  # fmt: skip
+"""For each benchmark: its official files, their number of items, and the number of items in each split."""
 
 
-def official_paths(name: str) -> list[Path]:
+def find_official_paths(name: str) -> list[Path]:
+    """The paths of a benchmark's official files; skips the test if one is missing."""
     paths = [DATA / path for path in OFFICIAL[name][0]]
     if not all(path.exists() for path in paths):
         pytest.skip(f"the official files of {name} are not under {DATA}")
@@ -56,11 +57,11 @@ def official_paths(name: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_official_files_import_with_their_counts(name):
-    content = read_benchmark(name, official_paths(name))
-    _, count, splits = OFFICIAL[name]
+def test_official_files_have_the_published_counts(name):
+    content = read_benchmark(name, find_official_paths(name))
+    _, count, count_by_split = OFFICIAL[name]
     assert (len(content.items), content.skipped) == (count, [])
-    assert Counter(item.split for item in content.items) == splits
+    assert Counter(item.split for item in content.items) == count_by_split
     assert len({item.seed.id for item in content.items}) == count
     assert all(item.seed.question.strip() == item.seed.question != "" for item in content.items)
     assert all(not item.seed.options or item.seed.answer in item.seed.options for item in content.items)
@@ -71,9 +72,11 @@ def test_official_files_import_with_their_counts(name):
 def test_benchmark_states_the_size_of_its_official_files(name):
     """Only splits whose official files are installed are compared. One row of Genome-Bench is published."""
     benchmark = list_importable_benchmarks()[name]
-    layout, paths = benchmark.format, official_paths(name)
-    splits = {str(path): read_file_split(path) if layout.official_splits else "" for path in paths}
-    counts = Counter(splits[item.location.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
+    paths = find_official_paths(name)
+    has_splits = benchmark.format.official_splits
+    split_by_path = {str(path): read_file_split(path) if has_splits else "" for path in paths}
+    item_paths = [item.location.rpartition(", ")[0] for item in read_benchmark(name, paths).items]
+    counts = Counter(split_by_path[path] for path in item_paths)
     assert counts == {split: benchmark.counts[split] for split in counts}
 
 
@@ -89,22 +92,22 @@ def test_domain_lists_the_benchmarks_that_seed_it(name):
 
 def test_labels_of_official_files_are_read_correctly():
     """The expected counts are those that the publishers state."""
-    pubmedqa_items = read_benchmark("pubmedqa", official_paths("pubmedqa")).items
+    pubmedqa_items = read_benchmark("pubmedqa", find_official_paths("pubmedqa")).items
     assert Counter(item.seed.answer for item in pubmedqa_items) == {"A": 552, "B": 338, "C": 110}
     test_answers = Counter(item.seed.answer for item in pubmedqa_items if item.split == "test")
     assert test_answers == {"A": 276, "B": 169, "C": 55}
-    medqa_items = read_benchmark("medqa", official_paths("medqa")).items
-    for line, item in zip(official_paths("medqa")[0].read_text().splitlines(), medqa_items, strict=True):
+    medqa_items = read_benchmark("medqa", find_official_paths("medqa")).items
+    for line, item in zip(find_official_paths("medqa")[0].read_text().splitlines(), medqa_items, strict=True):
         assert item.seed.options[item.seed.answer] == json.loads(line)["answer"]
-    healthsearchqa_items = read_benchmark("healthsearchqa", official_paths("healthsearchqa")).items
+    healthsearchqa_items = read_benchmark("healthsearchqa", find_official_paths("healthsearchqa")).items
     assert not any(item.seed.question.startswith(",") for item in healthsearchqa_items)
 
 
 def test_gsm_hard_restates_the_test_set_of_gsm8k():
     gsmhard_stems = [
-        extract_stem(item.seed.question) for item in read_benchmark("gsmhard", official_paths("gsmhard")).items
+        extract_stem(item.seed.question) for item in read_benchmark("gsmhard", find_official_paths("gsmhard")).items
     ]
-    gsm8k_items = read_benchmark("gsm8k", official_paths("gsm8k")).items
+    gsm8k_items = read_benchmark("gsm8k", find_official_paths("gsm8k")).items
     counts = {
         split: count_restated(gsmhard_stems, [item.seed for item in gsm8k_items if item.split == split])
         for split in ("train", "dev", "test")
@@ -113,17 +116,18 @@ def test_gsm_hard_restates_the_test_set_of_gsm8k():
     assert counts["train"] == counts["dev"] == 0
 
 
-MCQ = {"A": "one", "B": "two", "C": "three", "D": "four"}
-GENOME = (
+FOUR_OPTIONS = {"A": "one", "B": "two", "C": "three", "D": "four"}
+MEDMCQA_OPTIONS = {f"op{letter}": letter for letter in "abcd"}
+GENOME_QUESTION = (
     'How is a guide chosen? Please choose one of the following options: a. "by length" b. "by score" c. "at random" '
     'd. "by cost" e. "by colour"'
 )
-PUBMED = {
+PUBMED_ROW = {
     "question": "Does it?", "context": {"contexts": ["First.", "Second."], "labels": [], "meshes": []},
     "long_answer": "It does.", "final_decision": "yes",
 }  # fmt: skip
 
-LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, Any]]] = {
+HUB_AND_OFFICIAL_ROWS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, Any]]] = {
     "gsm8k": (
         [{"question": "What is 2+3?", "answer": "2+3=<<2+3=5>>5\n#### 1,005"}],
         [{"question": "What is 2+3?", "answer": "2+3=<<2+3=5>>5\n#### 1,005"}],
@@ -133,21 +137,21 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, 
         [{"input": "What?", "code": "def solution():\n    return 7", "target": 7}],
     ),
     "genomebench": (
-        [{"question": GENOME, "answer": "<explanation>As it says.</explanation> <answer>b</answer>"}],
-        [{"question": GENOME, "answer": "<explanation>As it says.</explanation>\n<answer>b</answer>"}],
+        [{"question": GENOME_QUESTION, "answer": "<explanation>As it says.</explanation> <answer>b</answer>"}],
+        [{"question": GENOME_QUESTION, "answer": "<explanation>As it says.</explanation>\n<answer>b</answer>"}],
     ),
     "medqa": (
-        [{"question": "Which?", "answer": "two", "options": MCQ, "answer_idx": "B", "metamap_phrases": ["x"]}],
-        [{"question": "Which?", "answer": "two", "options": MCQ, "answer_idx": "B", "meta_info": "step1"}],
+        [{"question": "Which?", "answer": "two", "options": FOUR_OPTIONS, "answer_idx": "B", "metamap_phrases": ["x"]}],
+        [{"question": "Which?", "answer": "two", "options": FOUR_OPTIONS, "answer_idx": "B", "meta_info": "step1"}],
     ),
     "medmcqa": (
-        [{"id": str(n), "question": f"Which {n}?", "cop": n - 1, "exp": None, **{f"op{c}": c for c in "abcd"}}
-         for n in (1, 2, 4)],
-        [{"id": str(n), "question": f"Which {n}?", "cop": n, "exp": None, **{f"op{c}": c for c in "abcd"}}
-         for n in (1, 2, 4)],
+        [{"id": str(number), "question": f"Which {number}?", "cop": number - 1, "exp": None, **MEDMCQA_OPTIONS}
+         for number in (1, 2, 4)],
+        [{"id": str(number), "question": f"Which {number}?", "cop": number, "exp": None, **MEDMCQA_OPTIONS}
+         for number in (1, 2, 4)],
     ),
     "pubmedqa": (
-        [{"pubid": 123, **PUBMED}],
+        [{"pubid": 123, **PUBMED_ROW}],
         {"123": {"QUESTION": "Does it?", "CONTEXTS": ["First.", "Second."], "LONG_ANSWER": "It does.",
                  "final_decision": "yes"}},
     ),
@@ -160,6 +164,7 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, 
         [{"Question": ", Is it?"}, {"Question": ""}],
     ),
 }  # fmt: skip
+"""For each benchmark: the same rows in the layout of the hub and in that of the official files."""
 
 
 def _write_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -183,51 +188,50 @@ def _write_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize(
-    "layout",
+    "write_hub_file",
     [_write_parquet, _write_saved_folder, _write_lines],
     ids=["parquet", "saved folder", "JSON Lines in .json"],
 )
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
-    hub_rows, official_rows = LAYOUTS[name]
-    path = tmp_path / "train.jsonl" if isinstance(official_rows, list) else tmp_path / "train.json"
-    path.write_text(
-        "".join(json.dumps(row) + "\n" for row in official_rows)
-        if isinstance(official_rows, list)
-        else json.dumps(official_rows)
-    )
-    expected = [(item.seed, item.split) for item in read_benchmark(name, [path]).items]
+@pytest.mark.parametrize("name", HUB_AND_OFFICIAL_ROWS)
+def test_hub_files_give_the_items_of_official_files(tmp_path, name, write_hub_file):
+    hub_rows, official_rows = HUB_AND_OFFICIAL_ROWS[name]
+    if isinstance(official_rows, list):
+        official_path = tmp_path / "train.jsonl"
+        official_path.write_text("".join(json.dumps(row) + "\n" for row in official_rows))
+    else:
+        official_path = tmp_path / "train.json"
+        official_path.write_text(json.dumps(official_rows))
     (tmp_path / "hub").mkdir()
-    content = read_benchmark(name, [layout(tmp_path / "hub", hub_rows)])
-    assert [(item.seed, item.split) for item in content.items] == expected
-    assert expected
+    hub_path = write_hub_file(tmp_path / "hub", hub_rows)
+    official_items = [(item.seed, item.split) for item in read_benchmark(name, [official_path]).items]
+    hub_items = [(item.seed, item.split) for item in read_benchmark(name, [hub_path]).items]
+    assert hub_items == official_items != []
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("header", ["", "question,A,B,C,D,answer"])
-def test_mmlu_reads_the_same_from_csv_and_from_the_hub(tmp_path, line_end, header):
+def test_mmlu_items_of_csv_files_and_of_the_hub_are_equal(tmp_path, line_end, header):
     rows = [*([header] if header else []), '"Which, of\n two?",one,two,three,four,B', "Why?,1,2,3,4,D"]
     path = tmp_path / "anatomy_test.csv"
     path.write_bytes((line_end.join(rows) + line_end).encode())
     hub_rows = [
-        {"question": "Which, of\n two?", "subject": "anatomy", "choices": list(MCQ.values()), "answer": 1},
+        {"question": "Which, of\n two?", "subject": "anatomy", "choices": list(FOUR_OPTIONS.values()), "answer": 1},
         {"question": "Why?", "subject": "anatomy", "choices": ["1", "2", "3", "4"], "answer": 3},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(hub_rows), tmp_path / "test-00000-of-00001.parquet")
-    from_csv = read_benchmark("mmlu", [path]).items
-    from_hub = read_benchmark("mmlu", [tmp_path / "test-00000-of-00001.parquet"]).items
-    assert [item.seed for item in from_csv] == [item.seed for item in from_hub]
-    assert [item.seed.id for item in from_csv] == ["mmlu-anatomy-test-1", "mmlu-anatomy-test-2"]
-    assert {item.split for item in [*from_csv, *from_hub]} == {"test"}
+    csv_items = read_benchmark("mmlu", [path]).items
+    hub_items = read_benchmark("mmlu", [tmp_path / "test-00000-of-00001.parquet"]).items
+    assert [item.seed for item in csv_items] == [item.seed for item in hub_items]
+    assert [item.seed.id for item in csv_items] == ["mmlu-anatomy-test-1", "mmlu-anatomy-test-2"]
+    assert {item.split for item in [*csv_items, *hub_items]} == {"test"}
 
 
-def test_medmcqa_answers_counted_from_zero_or_one_are_distinguished(tmp_path):
+def test_medmcqa_answers_may_count_from_zero_or_one(tmp_path):
     def read_answers(file: str, *cops: int) -> str:
+        """The answers' letters in a file with these values of `cop`, the number of the correct option."""
         path = tmp_path / file
-        path.write_text("".join(
-            json.dumps({"id": str(n), "question": "Q", "cop": cop, **{f"op{c}": c for c in "abcd"}}) + "\n"
-            for n, cop in enumerate(cops)
-        ))  # fmt: skip
+        rows = [{"id": str(number), "question": "Q", "cop": cop, **MEDMCQA_OPTIONS} for number, cop in enumerate(cops)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return "".join(item.seed.answer for item in read_benchmark("medmcqa", [path]).items)
 
     assert read_answers("dev.json", 1, 2, 4) == "ABD"
@@ -240,49 +244,52 @@ def test_medmcqa_answers_counted_from_zero_or_one_are_distinguished(tmp_path):
 
 
 def test_seeds_are_divided_evenly_among_benchmarks():
-    """The size of a benchmark does not matter until it runs out of items. (MedMCQA has 18 times as many as MedQA.)"""
+    """A large benchmark gives no more seeds than a small one, unless the small one runs out of items."""
     count_by_name = {"large": 500, "middle": 50, "small": 2}
     items = [
         Seed(f"{name}-{number}", name, "Q?", "1") for name, count in count_by_name.items() for number in range(count)
     ]
-    source, rng = Items(items), random.Random(0)
+    source = Items(items)
+    rng = random.Random(0)
     for count in (1, 2, 3, 7, 12):
         drawn = source.draw(count, rng)
         assert len({seed.id for seed in drawn}) == count
-        shares = Counter(seed.dataset for seed in drawn)
-        assert shares["small"] <= 2 and shares["small"] >= min(2, count // 3)
-        assert abs(shares["large"] - shares["middle"]) <= 1
+        drawn_counts = Counter(seed.dataset for seed in drawn)
+        assert min(2, count // 3) <= drawn_counts["small"] <= 2
+        assert abs(drawn_counts["large"] - drawn_counts["middle"]) <= 1
     first_datasets = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
     assert all(count == pytest.approx(200, abs=60) for count in first_datasets.values())
     assert len({seed.id for seed in source.draw(552, rng)}) == 552
     with pytest.raises(NothingMatchedError, match="asks for 553 seeds, but there are only 552"):
         source.draw(553, rng)
-    assert [seed.id for seed in source.draw(9, random.Random(3))] == [s.id for s in source.draw(9, random.Random(3))]
+    assert source.draw(9, random.Random(3)) == source.draw(9, random.Random(3))
 
 
 def test_bad_rows_are_skipped_and_listed_with_skip_bad(tmp_path):
     path = tmp_path / "train.jsonl"
     good_row = json.dumps({"question": "What is 1+1?", "answer": "#### 2"})
-    path.write_bytes(
-        b"\n".join([good_row.encode(), b"{", b'{"question": 3}', b"\xff", b"x" * (5 * 2**20), good_row.encode()])
-    )
+    bad_rows = [b"{", b'{"question": 3}', b"\xff", b"x" * (5 * 2**20)]
+    path.write_bytes(b"\n".join([good_row.encode(), *bad_rows, good_row.encode()]))
     with pytest.raises(DataError, match="line 2: not JSON"):
         read_benchmark("gsm8k", [path])
     content = read_benchmark("gsm8k", [path], skip_bad=True)
     assert [item.seed.id for item in content.items] == ["gsm8k-train-1", "gsm8k-train-6"]
-    assert [message.split(": ")[0].rpartition("line ")[2] for message in content.skipped] == ["2", "3", "4", "5"]
+    assert [message.split(": ")[0] for message in content.skipped] == [f"{path}, line {line}" for line in (2, 3, 4, 5)]
 
 
-def test_splits_come_from_file_names_or_from_words(tmp_path):
-    splits = {"train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
-              "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": ""}  # fmt: skip
-    assert {name: read_file_split(Path("/test/train", name)) for name in splits} == splits
+def test_split_is_named_by_the_file_or_hashed_from_the_question(tmp_path):
+    split_by_file = {
+        "train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
+        "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": "",
+    }  # fmt: skip
+    assert {name: read_file_split(Path("/test/train", name)) for name in split_by_file} == split_by_file
     path = tmp_path / "test.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{w}?", "answer": "#### 1"}) + "\n" for w in "abcdefghij"))
+    rows = [{"question": f"{word}?", "answer": "#### 1"} for word in "abcdefghij"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert {item.split for item in read_benchmark("gsm8k", [path]).items} == {"test"}
-    hashed = read_benchmark("gsm8k", [path], hashed=True).items
-    assert [item.split for item in hashed] == [hash_into_split(item.seed.question) for item in hashed]
-    assert len({item.split for item in hashed}) > 1
+    items = read_benchmark("gsm8k", [path], hashed=True).items
+    assert [item.split for item in items] == [hash_into_split(item.seed.question) for item in items]
+    assert len({item.split for item in items}) > 1
 
 
 def test_repeated_files_and_labels_without_items_are_refused(tmp_path):
@@ -294,16 +301,25 @@ def test_repeated_files_and_labels_without_items_are_refused(tmp_path):
     labels.write_text(json.dumps({"123": "yes", "124": "no"}))
     with pytest.raises(DataError, match="no item has the id '123'"):
         read_benchmark("pubmedqa", [labels])
-    shutil.copy(path, tmp_path / "again.jsonl")
-    assert hash_content([path, labels]) == hash_content([labels, path]) != hash_content([path])
 
 
-BOMB_XML = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
-ENTITY = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
-ENTITY_XML = f"""{ENTITY}<x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
+def test_content_hash_is_independent_of_the_order_of_files(tmp_path):
+    first_path, second_path = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first_path.write_text("a")
+    second_path.write_text("b")
+    assert hash_content([first_path, second_path]) == hash_content([second_path, first_path])
+    assert hash_content([first_path]) != hash_content([first_path, second_path])
 
 
-def _zip_bomb() -> bytes:
+XML_WITH_ENTITIES = (
+    """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
+)
+EXTERNAL_ENTITY = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+XML_WITH_EXTERNAL_ENTITY = f"""{EXTERNAL_ENTITY}<x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
+
+
+def _make_zip_bomb() -> bytes:
+    """A workbook of a few hundred kilobytes that unpacks to 300 MiB."""
     import io
     import zipfile
 
@@ -314,7 +330,7 @@ def _zip_bomb() -> bytes:
     return file.getvalue()
 
 
-def _workbook(sheet: str, claimed_size: int | None = None) -> bytes:
+def _make_workbook(sheet: str, claimed_size: int | None = None) -> bytes:
     """A workbook with this sheet; `claimed_size` is the size that the archive's directory states for the sheet."""
     import io
     import zipfile
@@ -334,17 +350,22 @@ def _workbook(sheet: str, claimed_size: int | None = None) -> bytes:
     return file.getvalue()
 
 
-def _sheet(count: int) -> str:
+def _make_sheet(row_count: int) -> str:
+    """The XML of a sheet with a column "Question"."""
     cell = '<c t="inlineStr"><is><t>Question</t></is></c>'
-    rows = "".join(f'<row r="{number}">{cell}</row>' for number in range(1, count + 1))
+    rows = "".join(f'<row r="{number}">{cell}</row>' for number in range(1, row_count + 1))
     return f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
 
 
-MALFORMED = {
-    "XLSX with an external entity": (
-        "medicationqa", "x.xlsx", lambda: _workbook(ENTITY + _sheet(3).replace(">Question<", ">&e;<")), "not an XLSX",
+def _make_workbook_with_entity() -> bytes:
+    return _make_workbook(EXTERNAL_ENTITY + _make_sheet(3).replace(">Question<", ">&e;<"))
+
+
+MALFORMED_FILES = {
+    "XLSX with an external entity": ("medicationqa", "x.xlsx", _make_workbook_with_entity, "not an XLSX"),
+    "XLSX that understates its size": (
+        "medicationqa", "x.xlsx", lambda: _make_workbook(_make_sheet(9999), claimed_size=99), "not an XLSX",
     ),
-    "XLSX that understates its size": ("medicationqa", "x.xlsx", lambda: _workbook(_sheet(9999), 99), "not an XLSX"),
     "JSON in UTF-16": ("pubmedqa", "x.json", '{"1": {}}'.encode("utf-16"), "not JSON in UTF-8"),
     "JSON of numbers": ("pubmedqa", "x.json", b"[1]", "entry 1: not a JSON object"),
     "Parquet truncated": ("gsm8k", "x.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
@@ -352,10 +373,12 @@ MALFORMED = {
         "mmlu", "anatomy_test.csv", lambda: b'"' + b"x\n" * (3 * 2**20), "field larger than field limit",
     ),
     "XLSX with other content": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
-    "zip bomb": ("medicationqa", "x.xlsx", _zip_bomb, "are more than the"),
+    "zip bomb": ("medicationqa", "x.xlsx", _make_zip_bomb, "are more than the"),
     "XML truncated": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
-    "XML with entities": ("liveqa", "x.xml", BOMB_XML.encode(), "XML with entities or external references"),
-    "XML with an external entity": ("liveqa", "x.xml", ENTITY_XML.encode(), "XML with entities or external references"),
+    "XML with entities": ("liveqa", "x.xml", XML_WITH_ENTITIES.encode(), "XML with entities or external references"),
+    "XML with an external entity": (
+        "liveqa", "x.xml", XML_WITH_EXTERNAL_ENTITY.encode(), "XML with entities or external references",
+    ),
     "Parquet with other content": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
     "JSON truncated": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
     "CSV in Latin-1": ("mmlu", "anatomy_test.csv", b"caf\xe9,1,2,3,4,A\n", "line 1: not UTF-8"),
@@ -364,9 +387,10 @@ MALFORMED = {
     "subject outside medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
     "answer that is not an option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),
 }  # fmt: skip
+"""Malformed files: for each the benchmark, the file's name, its content, and a part of the error."""
 
 
-@pytest.mark.parametrize(("name", "file", "content", "message"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(("name", "file", "content", "message"), MALFORMED_FILES.values(), ids=MALFORMED_FILES)
 def test_malformed_file_error_names_the_file(tmp_path, name, file, content, message):
     path = tmp_path / file
     path.write_bytes(content() if callable(content) else content)
@@ -383,22 +407,24 @@ def test_broken_arrow_file_error_names_the_file(tmp_path):
         read_benchmark("gsm8k", [tmp_path])
 
 
-def test_medqa_has_four_options_or_five_as_a_table_or_a_list(tmp_path):
+def test_medqa_reads_four_or_five_options_from_an_object_or_a_list(tmp_path):
     def read_seed(options: Any, letter: str) -> Any:
         path = tmp_path / "train.jsonl"
         path.write_text(json.dumps({"question": "Which?", "options": options, "answer": "x", "answer_idx": letter}))
         return read_benchmark("medqa", [path]).items[0].seed
 
-    five_options = {**MCQ, "E": "five"}
+    five_options = {**FOUR_OPTIONS, "E": "five"}
     assert read_seed(five_options, "E").options == five_options and read_seed(five_options, "E").answer == "E"
-    assert read_seed([{"key": letter, "value": text} for letter, text in MCQ.items()], "B") == read_seed(MCQ, "B")
-    for options, letter in ((MCQ, "E"), ({**five_options, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
+    assert read_seed([{"key": letter, "value": text} for letter, text in FOUR_OPTIONS.items()], "B") == read_seed(
+        FOUR_OPTIONS, "B"
+    )
+    for options, letter in ((FOUR_OPTIONS, "E"), ({**five_options, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
         with pytest.raises(DataError, match="line 1: "):
             read_seed(options, letter)
 
 
 def test_huge_line_is_refused_in_bounded_memory(tmp_path):
-    """A sparse file: zeros without a newline."""
+    """The line is a sparse file of 1 GiB: zeros without a line break."""
     import tracemalloc
 
     path = tmp_path / "train.jsonl"

@@ -16,12 +16,12 @@ from nanoflux_local.records import Identity
 from nanoflux_local.seeds.datasets import build_seed_source
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.seeds.near_duplicates import NearDuplicates
-from nanoflux_local.seeds.related_passages import RELATED_COUNT, RelatedPassages
+from nanoflux_local.seeds.related_passages import RelatedPassages
 from nanoflux_local.seeds.splits import split_documents
 from nanoflux_local.transcript import Seed
 
 WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-chain.docx"
-RULES = {
+RULE_FILES = {
     "hygiene.md": "# Hand hygiene\nStaff wash their hands for at least 40 seconds before they enter the ward.\n"
     "## Disinfection\nA handful of rub is 3 ml, and it stays wet on the hands for 30 seconds.\n",
     "wards/store.html": "<title>Store</title><h1>Stock</h1>"
@@ -47,8 +47,9 @@ def write_pdf(path: Path, *pages: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A folder with six documents of eleven passages, in all formats that can be imported."""
     folder = tmp_path / "rules"
-    for name, text in RULES.items():
+    for name, text in RULE_FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     shutil.copy(WORD_DOCUMENT, folder)
@@ -66,6 +67,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def read_passages(home: Home, name: str, split: str | None = None) -> dict[str, Seed]:
+    """The imported passages of a dataset, or of one split of it, by id."""
     with LedgerView(home.ledger) as view:
         return {item.id: item for item in view.items(name, split)}
 
@@ -81,8 +83,9 @@ def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) 
     }  # fmt: skip
     assert sum(summary.documents.values()) == 6 and sum(summary.passages.values()) == 11
     assert summary.near_duplicates == summary.short == 0 and summary.imported
-    page = read_passages(home, "ward")["ward/waste.pdf#2"]
-    assert (page.location, page.answer) == ("waste.pdf, page 2", "") and "no longer than 7 days" in page.question
+    second_page = read_passages(home, "ward")["ward/waste.pdf#2"]
+    assert (second_page.location, second_page.answer) == ("waste.pdf, page 2", "")
+    assert "no longer than 7 days" in second_page.question
 
 
 def test_second_passage_below_a_heading_is_part_two(home: Home, tmp_path: Path) -> None:
@@ -99,8 +102,9 @@ def test_splits_hold_whole_documents(home: Home, folder: Path) -> None:
         split: {item.source for item in read_passages(home, "ward", split).values()}
         for split in ("train", "dev", "test")
     }
-    assert sources["test"] == set(summary.held_out) and len(sources["test"]) == 1 and len(sources["dev"]) == 1
-    assert not sources["train"] & (sources["test"] | sources["dev"]) and len(sources["train"]) == 4
+    assert sources["test"] == set(summary.held_out)
+    assert {split: len(documents) for split, documents in sources.items()} == {"train": 4, "dev": 1, "test": 1}
+    assert not sources["train"] & (sources["test"] | sources["dev"])
 
 
 @pytest.mark.parametrize(("count", "test", "dev"), [(1, 0, 0), (2, 0, 0), (3, 1, 0), (10, 2, 1), (40, 8, 4)])
@@ -108,11 +112,10 @@ def test_split_documents_holds_out_a_share_by_content(count: int, test: int, dev
     hashes = [f"{number:064x}" for number in range(count)]
     splits = split_documents(hashes)
     assert (splits.count("test"), splits.count("dev"), len(splits)) == (test, dev, count)
-    by_hash = dict(zip(hashes, splits, strict=True))
-    assert dict(zip(reversed(hashes), split_documents(hashes[::-1]), strict=True)) == by_hash, "order does not matter"
+    assert split_documents(hashes[::-1]) == splits[::-1], "the splits depend on the order of the documents"
 
 
-def test_named_documents_are_held_out(home: Home, folder: Path) -> None:
+def test_documents_named_as_held_out_are_the_test_split(home: Home, folder: Path) -> None:
     request = DocumentsRequest("ward", [folder], held_out=[folder / "wards"])
     summary = import_documents(home, request)
     assert set(summary.held_out) == {"wards/store.html", "wards/night.txt", "wards/keys.txt"}
@@ -121,32 +124,34 @@ def test_named_documents_are_held_out(home: Home, folder: Path) -> None:
 
 
 def test_import_needs_a_train_document(home: Home, folder: Path) -> None:
-    with pytest.raises(NothingMatchedError, match="has a passage for a question") as error:
+    with pytest.raises(NothingMatchedError, match="has a passage that is long enough") as error:
         import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder]))
     assert "hold out fewer" in error.value.fix
 
 
-def test_train_passage_that_repeats_a_held_out_one_is_left_out(home: Home, folder: Path) -> None:
-    """A second version of a held-out document, with one figure changed, in another folder and format."""
-    text = RULES["wards/night.txt"]
+def test_train_passage_that_repeats_a_held_out_passage_is_left_out(home: Home, folder: Path) -> None:
+    """The train document is a second version of a held-out one, with a changed number, another name and format."""
+    text = RULE_FILES["wards/night.txt"]
     (folder / "night-2.md").write_text(
         f"# Night\n{text.replace('at ten', 'at nine')}\n\n# Lamps\nThe lamps in the long corridor are dimmed at eleven."
     )
     summary = import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder / "wards" / "night.txt"]))
     assert summary.near_duplicates == 1
     train_passages = read_passages(home, "ward", "train").values()
-    assert "night-2.md" in {item.source for item in train_passages} and not [
-        item for item in train_passages if "signs the list" in item.question
-    ]
+    assert any(item.source == "night-2.md" for item in train_passages)
+    assert not any("signs the list" in item.question for item in train_passages)
 
 
 def test_near_duplicates_compare_words_in_order() -> None:
     words = [f"word{number}" for number in range(60)]
-    seen = NearDuplicates()
-    assert seen.add(" ".join(words))
-    assert not seen.add(" ".join(["Word0,", *words[1:29], "other", *words[30:]])), "one word of sixty differs"
-    assert seen.add(" ".join(reversed(words))) and seen.add(" ".join(words[:30]))
-    assert seen.add("two words") and not seen.add("Two words!")
+    one_word_changed = ["Word0,", *words[1:29], "other", *words[30:]]
+    seen_passages = NearDuplicates()
+    assert seen_passages.add(" ".join(words))
+    assert not seen_passages.add(" ".join(one_word_changed))
+    assert seen_passages.add(" ".join(reversed(words)))
+    assert seen_passages.add(" ".join(words[:30]))
+    assert seen_passages.add("two words")
+    assert not seen_passages.add("Two words!")
 
 
 def test_import_of_the_same_documents_changes_nothing(home: Home, folder: Path) -> None:
@@ -171,14 +176,14 @@ def test_unreadable_document_refuses_the_import(home: Home, folder: Path) -> Non
     [
         (
             "gsm8k",
-            "Eight words are the least that a passage has.",
+            "This passage has just the minimum number of words.",
             UsageError,
             "'gsm8k' is not a valid name for your own data",
         ),
-        ("ward", "Too short.", NothingMatchedError, "has a passage for a question"),
+        ("ward", "Too short.", NothingMatchedError, "has a passage that is long enough"),
     ],
 )
-def test_documents_without_name_or_text_are_refused(
+def test_documents_with_an_invalid_name_or_too_little_text_are_refused(
     home: Home, tmp_path: Path, name: str, text: str, error: type[NanofluxError], message: str
 ) -> None:
     (tmp_path / "a.txt").write_text(text)
@@ -190,35 +195,35 @@ def test_documents_without_name_or_text_are_refused(
 
 
 def make_passages(*texts: str) -> list[Seed]:
+    """Passages with these texts, whose ids are "0", "1" and so on."""
     return [Seed(str(number), "d", text, "", source="a.md", place="p") for number, text in enumerate(texts)]
 
 
 def test_related_passages_draw_passages_with_common_rare_words() -> None:
-    """Ten passages are about pumps, forty about other subjects: a pump passage is drawn with pump passages only."""
-    pumps = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
-    others = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
-    source = RelatedPassages(make_passages(*pumps, *others))
-    drawn = [source.draw(3, random.Random(seed)) for seed in range(300)]
-    with_pump = [seeds for seeds in drawn if "pump" in seeds[0].question]
-    assert 30 < len(with_pump) < 90, "the first is drawn uniformly"
-    assert all("pump" in seed.question for seeds in with_pump for seed in seeds)
-    assert all(len({seed.id for seed in seeds}) == 3 for seeds in drawn)
+    """Ten of fifty passages are about pumps: if the first passage drawn is one of them, so are the others."""
+    pump_texts = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
+    other_texts = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
+    source = RelatedPassages(make_passages(*pump_texts, *other_texts))
+    draws = [source.draw(3, random.Random(seed)) for seed in range(300)]
+    pump_draws = [seeds for seeds in draws if "pump" in seeds[0].question]
+    assert 30 < len(pump_draws) < 90, "the first passage is not drawn uniformly"
+    assert all("pump" in seed.question for seeds in pump_draws for seed in seeds)
+    assert all(len({seed.id for seed in seeds}) == 3 for seeds in draws)
 
 
 def test_related_passages_avoid_excluded_passages() -> None:
     source = RelatedPassages(make_passages(*(f"Rule number{number} names item{number}." for number in range(6))))
     assert {seed.id for seed in source.draw(3, random.Random(0), {"0", "1", "2"})} == {"3", "4", "5"}
-    assert len(source.draw(6, random.Random(0), {"0"})) == 6, "too few others are left"
+    assert len(source.draw(6, random.Random(0), {"0"})) == 6, "an excluded passage is drawn if too few others are left"
     with pytest.raises(NothingMatchedError, match="asks for 7 seeds"):
         source.draw(7, random.Random(0))
-    assert RELATED_COUNT > 6
 
 
 def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
     source = build_seed_source(home.ledger, ("ward",), chainable=False)
-    drawn = {seed.id for seed in source.draw(len(read_passages(home, "ward", "train")), random.Random(1))}
-    assert drawn == set(read_passages(home, "ward", "train"))
+    train_ids = set(read_passages(home, "ward", "train"))
+    assert {seed.id for seed in source.draw(len(train_ids), random.Random(1))} == train_ids
 
 
 def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
@@ -238,22 +243,23 @@ def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
 
 
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `nanoflux` in this process. Returns the exit code and the texts on stdout and stderr."""
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     output = capsys.readouterr()
     return int(exit_info.value.code or 0), output.out, output.err
 
 
-def test_data_documents_writes_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
+def test_data_documents_writes_the_file_of_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     code, out, err = run_command(
         capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json"
     )
-    document = json.loads(out)
-    assert code == 0 and document["documents"] == {"train": 4, "dev": 1, "test": 1} and document["imported"]
+    summary = json.loads(out)
+    assert code == 0 and summary["documents"] == {"train": 4, "dev": 1, "test": 1} and summary["imported"]
     assert "nanoflux run start --domain ward\n" in err
     path = home.root / "domains" / "ward.toml"
-    assert document["domain"] == str(path)
+    assert summary["domain"] == str(path)
     assert path.read_text() == 'extends = "documents"\ntitle = "ward rules"\ndatasets = ["ward-rules"]\n'
     assert run_command(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")[0] == 0
     code, _, err = run_command(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
@@ -281,7 +287,7 @@ def test_data_show_prints_the_source_of_a_passage(home: Home, folder: Path, monk
     item = json.loads(run_command(capsys, "data", "show", "documents", "--limit", "1", "--json")[1])[0]
     assert item["source"] and item["place"]
     starter = json.loads(run_command(capsys, "data", "show", "starter", "--limit", "1", "--json")[1])[0]
-    assert "source" not in starter, "other items keep their keys, and with them their digests"
+    assert "source" not in starter, "items that are no passages have new keys, which change their digests"
 
 
 def test_existing_domain_with_other_data_is_refused(home: Home) -> None:

@@ -23,6 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def _make_parquet(split: str) -> bytes:
+    """A Parquet file with three rows of GSM8K."""
     file = io.BytesIO()
     rows = [{"question": f"What is {number} + 1, {split}?", "answer": f"#### {number + 1}"} for number in range(3)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
@@ -33,12 +34,15 @@ FILES = {
     "README.md": b"# GSM8K",
     "main/train-00000-of-00001.parquet": _make_parquet("train"),
     "main/test-00000-of-00001.parquet": _make_parquet("test"),
-    "socratic/train-00000-of-00001.parquet": b"not asked for",
+    "socratic/train-00000-of-00001.parquet": b"not part of the benchmark",
 }
+"""The files of the dataset on the hub, by path."""
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one dataset to the hub's client, and records every requested path."""
+    """Serves one dataset to the hub's client, and records every requested path. With `redirect_url`, downloads are
+    redirected there.
+    """
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
@@ -50,6 +54,8 @@ class Hub(ThreadingHTTPServer):
 
 
 class HubHandler(BaseHTTPRequestHandler):
+    """Answers the requests that the hub's client sends when it downloads a dataset."""
+
     server: Hub
 
     def do_GET(self) -> None:
@@ -96,18 +102,18 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """`nanoflux(...)` in this process: the exit code and the output."""
+    """A function that runs `nanoflux` in this process, and returns the exit code and the output."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for name in (VARIABLE, "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
-    def call(*arguments: str) -> tuple[int, str]:
+    def run_command(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         return int(exit_info.value.code or 0), "".join(capfd.readouterr())
 
-    return call
+    return run_command
 
 
 def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path):
@@ -116,15 +122,15 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
     assert code == 0, output
     assert "gsm8k: 6 items" in output and "imported" in output
     assert not any("README" in path or "socratic" in path for path in hub.requested_paths if "resolve" in path)
-    for name in list(FILES)[1:3]:
+    for name in ("main/train-00000-of-00001.parquet", "main/test-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(FILES[name])
     with LedgerView(tmp_path / "home" / "ledger.db") as view:
         assert [dataset.source for dataset in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
-        expected = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
-        assert view.items("gsm8k") == [item.seed for item in expected]
+        items = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
+        assert view.items("gsm8k") == [item.seed for item in items]
     assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("already imported, nothing changed") == 1
-    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "nothing is left behind"
+    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "a temporary folder was not removed"
 
 
 def test_hub_import_without_permission_names_the_setting(nanoflux):
@@ -143,13 +149,19 @@ def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatc
     assert "openai/gsm8k redirects to 192.0.2.1" in output and f"{VARIABLE}=mirror.example,192.0.2.1" in output
 
 
-@pytest.mark.parametrize("broken_file", ["main/test-00000-of-00001.parquet", ""])
-def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broken_file):
-    hub.files = {**FILES, broken_file: b"no table"} if broken_file else {"README.md": b"empty"}
+@pytest.mark.parametrize(
+    ("files", "expected_code", "message"),
+    [
+        ({**FILES, "main/test-00000-of-00001.parquet": b"no table"}, 2, "not a Parquet file"),
+        ({"README.md": b"empty"}, 1, "openai/gsm8k could not be fetched"),
+    ],
+    ids=["malformed file", "no files"],
+)
+def test_failed_hub_import_stores_nothing(nanoflux, hub, monkeypatch, tmp_path, files, expected_code, message):
+    hub.files = files
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     code, output = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == (2 if broken_file else 1)
-    assert ("not a Parquet file" if broken_file else "openai/gsm8k could not be fetched") in output
+    assert code == expected_code and message in output
     ledger = tmp_path / "home" / "ledger.db"
     if ledger.exists():
         with LedgerView(ledger) as view:

@@ -1,4 +1,6 @@
-"""Importers: a file with a bad row is refused with the line of the row; an item's split depends only on its words."""
+"""Imports: an error about a bad row names its line, an item's split depends only on its words, and draws are
+uniform.
+"""
 
 import hashlib
 import json
@@ -25,16 +27,20 @@ def read_items(path, **options):
     return read_benchmark("gsmhard", [path], **options).items
 
 
-def line(**changed) -> bytes:
+def make_line(**changed) -> bytes:
+    """The line of the good row with some changed values."""
     return json.dumps({**GOOD_ROW, **changed}).encode()
 
 
-def line_without(key: str) -> bytes:
+def make_line_without(key: str) -> bytes:
+    """The line of the good row without a key."""
     return json.dumps({name: value for name, value in GOOD_ROW.items() if name != key}).encode()
 
 
 @pytest.fixture
 def write(tmp_path):
+    """A function that writes a file of these lines and returns its path."""
+
     def write_lines(*lines: bytes):
         path = tmp_path / "file.jsonl"
         path.write_bytes(b"\n".join(lines) + b"\n")
@@ -44,8 +50,9 @@ def write(tmp_path):
 
 
 def test_good_row_becomes_a_seed_with_its_line(write):
-    path = write(line(), b"", b"  ", line(target=-3))
-    (location, seed, _), last_item = read_items(path)
+    path = write(make_line(), b"", b"  ", make_line(target=-3))
+    first_item, last_item = read_items(path)
+    location, seed, _ = first_item
     assert (location, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
@@ -54,31 +61,31 @@ def test_good_row_becomes_a_seed_with_its_line(write):
 
 
 BAD_ROWS = {
-    "input missing": (line_without("input"), "key 'input' is missing"),
-    "code missing": (line_without("code"), "key 'code' is missing"),
-    "target missing": (line_without("target"), "key 'target' is missing"),
-    "input not a string": (line(input=5), "key 'input'"),
-    "code null": (line(code=None), "key 'code'"),
-    "target a string": (line(target="42"), "key 'target'"),
-    "target a boolean": (line(target=True), "key 'target'"),
-    "target infinite": (line(target=float("inf")), "key 'target'"),
-    "target NaN": (line(target=float("nan")), "key 'target'"),
-    "target beyond a double": (line(target=10**400), "key 'target'"),
-    "input empty": (line(input="  "), "key 'input' is empty"),
+    "input missing": (make_line_without("input"), "key 'input' is missing"),
+    "code missing": (make_line_without("code"), "key 'code' is missing"),
+    "target missing": (make_line_without("target"), "key 'target' is missing"),
+    "input not a string": (make_line(input=5), "key 'input'"),
+    "code null": (make_line(code=None), "key 'code'"),
+    "target a string": (make_line(target="42"), "key 'target'"),
+    "target a boolean": (make_line(target=True), "key 'target'"),
+    "target infinite": (make_line(target=float("inf")), "key 'target'"),
+    "target NaN": (make_line(target=float("nan")), "key 'target'"),
+    "target beyond a double": (make_line(target=10**400), "key 'target'"),
+    "input empty": (make_line(input="  "), "key 'input' is empty"),
     "a list": (b"[1, 2]", "not a JSON object"),
     "a number": (b"7", "not a JSON object"),
-    "truncated": (line()[:-5], "not JSON in UTF-8"),
-    "two objects": (line() + line(), "not JSON in UTF-8"),
+    "truncated": (make_line()[:-5], "not JSON in UTF-8"),
+    "two objects": (make_line() + make_line(), "not JSON in UTF-8"),
     "nested too deep": (b'{"a": ' + b"[" * 100_000, "not JSON in UTF-8"),
     "Latin-1": (b'{"input": "caf\xe9"}', "not JSON in UTF-8"),
-    "a byte order mark": (b"\xef\xbb\xbf" + line(), "not JSON in UTF-8"),
-    "too long": (line(input="x" * MAX_LINE_BYTES), f"longer than {MAX_LINE_BYTES} bytes"),
+    "a byte order mark": (b"\xef\xbb\xbf" + make_line(), "not JSON in UTF-8"),
+    "too long": (make_line(input="x" * MAX_LINE_BYTES), f"longer than {MAX_LINE_BYTES} bytes"),
 }
 
 
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_bad_row_error_names_file_and_line(write, row, message):
-    path = write(line(), b"", row, line())
+def test_error_on_a_bad_row_names_file_and_line(write, row, message):
+    path = write(make_line(), b"", row, make_line())
     with pytest.raises(DataError) as error:
         read_items(path)
     assert error.value.message.startswith(f"{path}, line 3: ")
@@ -92,9 +99,11 @@ def test_line_as_long_as_the_limit_is_read(write):
     assert [row.problem for row in read_rows(write(row))] == [""]
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "."])
-def test_unreadable_file_is_named(tmp_path, name):
-    with pytest.raises(DataError, match=r"No such file|without .arrow files"):
+@pytest.mark.parametrize(
+    ("name", "cause"), [("missing.jsonl", "No such file"), (".", r"a folder without \.arrow files")]
+)
+def test_error_on_an_unreadable_path_names_the_cause(tmp_path, name, cause):
+    with pytest.raises(DataError, match=cause):
         list(read_rows(tmp_path / name))
 
 
@@ -105,8 +114,8 @@ def test_empty_file_has_no_items(tmp_path):
 
 
 def test_file_hash_covers_its_bytes(write):
-    path = write(line(), b"\xff")
-    assert hash_file(path) == hashlib.sha256(line() + b"\n\xff\n").hexdigest()
+    path = write(make_line(), b"\xff")
+    assert hash_file(path) == hashlib.sha256(make_line() + b"\n\xff\n").hexdigest()
 
 
 def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
@@ -123,50 +132,52 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
 
 
 def check_file(sandbox, path):
+    """Run the programs of a file's items and compare their numbers with the answers."""
     sandbox.wait(check_programs(read_items(path), sandbox.call, sandbox.identity))
 
 
 DISAGREEING_ROWS = {
-    "another number": line(target=43),
-    "a little off": line(target=42.001),
-    "an error": line(code="def solution():\n    return 1 / 0"),
-    "no function": line(code="x = 42"),
-    "no number": line(code="def solution():\n    return None"),
-    "an infinity": line(code="def solution():\n    return float('inf')"),
-    "not Python": line(code="def solution(:"),
-    "a lone surrogate": line(code="def solution():\n    return '\ud800'"),
+    "another number": make_line(target=43),
+    "a little off": make_line(target=42.001),
+    "an error": make_line(code="def solution():\n    return 1 / 0"),
+    "no function": make_line(code="x = 42"),
+    "no number": make_line(code="def solution():\n    return None"),
+    "an infinity": make_line(code="def solution():\n    return float('inf')"),
+    "not Python": make_line(code="def solution(:"),
+    "a lone surrogate": make_line(code="def solution():\n    return '\ud800'"),
 }
 
 
-def test_programs_that_agree_pass_in_the_real_sandbox(write, sandbox):
-    check_file(sandbox, write(line(), line(target=42), line(target=42.00001)))
+def test_programs_that_print_the_answers_pass_the_check(write, sandbox):
+    check_file(sandbox, write(make_line(), make_line(target=42), make_line(target=42.00001)))
 
 
 @pytest.mark.parametrize("row", DISAGREEING_ROWS.values(), ids=DISAGREEING_ROWS)
-def test_disagreeing_program_error_names_the_line(write, sandbox, row):
-    path = write(line(), row, line())
+def test_error_on_a_disagreeing_program_names_the_line(write, sandbox, row):
+    path = write(make_line(), row, make_line())
     with pytest.raises(DataError) as error:
         check_file(sandbox, path)
     assert error.value.message.startswith(f"{path}, line 2: its program gives ")
 
 
-def test_missing_sandbox_blames_no_row(write, sandbox):
-    async def unavailable(request):
+def test_unavailable_sandbox_is_not_reported_as_a_bad_row(write, sandbox):
+    async def report_unavailable(request):
         return PythonReply("unavailable", None, "", "no namespaces", False, "none")
 
-    path = write(line())
+    path = write(make_line())
     with pytest.raises(RefusedError, match="no namespaces"):
-        sandbox.wait(check_programs(read_items(path), unavailable, Identity("sandbox", "none")))
+        sandbox.wait(check_programs(read_items(path), report_unavailable, Identity("sandbox", "none")))
 
 
-def stems(count: int) -> list[str]:
+def make_stems(count: int) -> list[str]:
+    """Texts of eight random words."""
     rng = random.Random(0)
     words = ["apples", "hens", "trains", "boxes", "litres", "coins", "miles", "pages", "hours", "loaves"]
     return [" ".join(rng.choice(words) for _ in range(8)) for _ in range(count)]
 
 
-def test_splits_are_near_60_10_30_and_pinned():
-    counts = Counter(map(hash_into_split, set(stems(5000))))
+def test_hashed_splits_have_their_shares_and_never_change():
+    counts = Counter(map(hash_into_split, set(make_stems(5000))))
     total = sum(counts.values())
     for split, share in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
         assert counts[split] / total == pytest.approx(share, abs=0.025), counts
@@ -174,8 +185,8 @@ def test_splits_are_near_60_10_30_and_pinned():
 
 
 def test_split_ignores_numbers_case_and_punctuation():
-    """So a restated question with different numbers is in the same split as the original."""
-    for stem in stems(200):
+    """A restated question with different numbers must be in the same split as the original."""
+    for stem in make_stems(200):
         variants = [
             f"{stem.capitalize()} 16 and 3?",
             f"{stem} 4,933,828 and 0.5",
@@ -196,11 +207,11 @@ def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
 def test_most_seeds_of_gsm_hard_can_be_chained(gsmhard_path):
     items = [item.seed for item in read_items(gsmhard_path)]
     rng = random.Random(0)
-    chained = Items(items, chainable=True)
-    drawn = chained.draw(1000, rng)
-    assert len({seed.id for seed in drawn}) == 1000
-    for seed, part in zip(drawn, (split_into_parts(s.id, s.question, s.program)[0] for s in drawn), strict=True):
-        assert part.text() == seed.question
+    seeds = Items(items, chainable=True).draw(1000, rng)
+    assert len({seed.id for seed in seeds}) == 1000
+    for seed in seeds:
+        first_part = split_into_parts(seed.id, seed.question, seed.program)[0]
+        assert first_part.text() == seed.question
 
 
 @pytest.mark.parametrize(
@@ -217,22 +228,30 @@ def test_draws_avoid_excluded_seeds_while_enough_others_are_left(source, count):
 
 def test_draws_are_uniform():
     items = make_starter_items("train")[:10]
-    source, rng = Items(items), random.Random(0)
+    source = Items(items)
+    rng = random.Random(0)
     counts = Counter(seed.id for _ in range(4000) for seed in source.draw(3, rng))
     assert len(counts) == 10
     for count in counts.values():
         assert count == pytest.approx(1200, abs=120)
 
 
-def test_draw_refuses_more_seeds_than_exist_and_starts_over_if_few_are_left():
-    items = make_starter_items("train")[:4]
-    source = Items(items)
+def test_draw_of_more_seeds_than_exist_is_refused():
+    source = Items(make_starter_items("train")[:4])
     with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
         source.draw(5, random.Random(0))
     assert len(source.draw(4, random.Random(0))) == 4
+
+
+def test_draw_includes_excluded_seeds_if_too_few_others_are_left():
+    items = make_starter_items("train")[:4]
+    source = Items(items)
     remaining = source.draw(2, random.Random(0), excluded_ids={items[0].id, items[1].id})
     assert {seed.id for seed in remaining} == {items[2].id, items[3].id}
     assert len(source.draw(3, random.Random(0), excluded_ids={items[0].id, items[1].id})) == 3
+
+
+def test_source_without_usable_seeds_is_refused():
     with pytest.raises(NothingMatchedError, match="no training items"):
         Items([])
     with pytest.raises(NothingMatchedError, match="no training items"):

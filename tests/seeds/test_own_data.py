@@ -14,6 +14,7 @@ OPTIONS = {"A": "ant", "B": "bee"}
 
 
 def read_seeds(path: Path) -> list[Seed]:
+    """The seeds of a file of own data."""
     return [item.seed for item in read_benchmark("mine", [path]).items]
 
 
@@ -43,10 +44,10 @@ def test_answers_keep_every_digit(tmp_path: Path, json_answer: str, answer: str)
     assert [seed.answer for seed in read_seeds(path)] == [answer]
 
 
-NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"nan"', '"-inf"', '"1e999"']
+NON_FINITE_ANSWERS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"nan"', '"-inf"', '"1e999"']
 
 
-@pytest.mark.parametrize("json_answer", NOT_FINITE, ids=lambda text: text[:12])
+@pytest.mark.parametrize("json_answer", NON_FINITE_ANSWERS, ids=lambda text: text[:12])
 def test_non_finite_answer_error_names_the_line(tmp_path: Path, json_answer: str) -> None:
     good_row = '{"question": "P?", "answer": 1}\n'
     path = write_content(tmp_path / "rows.jsonl", f'{good_row}{{"question": "Q?", "answer": {json_answer}}}\n')
@@ -55,7 +56,7 @@ def test_non_finite_answer_error_names_the_line(tmp_path: Path, json_answer: str
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf")])
-def test_parquet_and_csv_are_checked_for_finite_answers_too(tmp_path: Path, answer: float) -> None:
+def test_non_finite_answers_in_parquet_and_csv_are_refused(tmp_path: Path, answer: float) -> None:
     with pytest.raises(DataError, match="row 1: key 'answer' is not a finite number"):
         read_seeds(write_parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[answer]))
     with pytest.raises(DataError, match=r"line 2: key 'answer' is .*not a finite number"):
@@ -91,14 +92,14 @@ def test_encoding_error_names_the_encoding(tmp_path: Path, file: str, encoding: 
     assert "iconv" in error.value.fix
 
 
-AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
+ROW_WITH_REPEATED_KEY = '{"question": "Q?", "answer": 4, "answer": 5}'
 
 
 @pytest.mark.parametrize(
     ("file", "content", "location"),
     [
-        ("rows.jsonl", f'{{"question": "P?", "answer": 1}}\n{AMBIGUOUS}\n', "line 2"),
-        ("rows.json", f"[{AMBIGUOUS}]", "entry 1"),
+        ("rows.jsonl", f'{{"question": "P?", "answer": 1}}\n{ROW_WITH_REPEATED_KEY}\n', "line 2"),
+        ("rows.json", f"[{ROW_WITH_REPEATED_KEY}]", "entry 1"),
         ("rows.jsonl", '{"question": "Q?", "answer": "A", "options": {"A": "ant", "A": "bee"}}', "line 1"),
     ],
 )
@@ -121,9 +122,9 @@ def write_csv(path: Path, *rows: list[str]) -> Path:
 
 
 def test_csv_options_are_columns_or_json_in_a_cell(tmp_path: Path) -> None:
-    columns = write_csv(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
-    cell = write_csv(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
-    for path in (columns, cell):
+    columns_path = write_csv(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
+    json_path = write_csv(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
+    for path in (columns_path, json_path):
         assert [(seed.options, seed.answer) for seed in read_seeds(path)] == [(OPTIONS, "B")]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from nanoflux_local.seeds.part import fill, read_assignments, split_into_parts
 
-EGGS = '''
+EGGS_PROGRAM = '''
 def solution():
     """Ducks lay 16 eggs."""
     eggs_per_day = 16
@@ -14,19 +14,21 @@ def solution():
     result = sold * price
     return result
 '''
-EGGS_TEXT = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2 each. What does she earn?"
+EGGS_QUESTION = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2 each. What does she earn?"
 
 
 def make_program(*lines: str, last_line: str = "return result") -> str:
+    """A program whose function `solution` has these lines."""
     return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, last_line))])
 
 
 def find_slots(question: str, code: str) -> dict[str, str]:
+    """The possible slots of a question: the quantity as written, by the name of its variable."""
     return {part.slot_variable: part.value for part in split_into_parts("id", question, code)}
 
 
 def test_read_assignments_ends_with_the_answer():
-    assert read_assignments(EGGS) == (
+    assert read_assignments(EGGS_PROGRAM) == (
         ("eggs_per_day", "16"), ("eaten", "3"), ("price", "2"), ("sold", "eggs_per_day - eaten"),
         ("result", "sold * price"), ("answer", "result"),
     )  # fmt: skip
@@ -89,14 +91,15 @@ def test_unsupported_program_gives_no_part(code):
 
 
 def test_slot_splits_the_text_around_its_number():
-    parts = {part.slot_variable: part for part in split_into_parts("ducks", EGGS_TEXT, EGGS)}
-    assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
-    eaten = parts["eaten"]
-    assert (eaten.seed, eaten.before[-9:], eaten.after[:10]) == ("ducks", "She eats ", " and sells")
-    assert eaten.text() == EGGS_TEXT
-    assert eaten.text("X") == EGGS_TEXT.replace("eats 3", "eats X")
-    assert eaten.statements == read_assignments(EGGS)
-    assert eaten.lines == (
+    parts = split_into_parts("ducks", EGGS_QUESTION, EGGS_PROGRAM)
+    part_by_slot = {part.slot_variable: part for part in parts}
+    assert {part.slot_variable: part.value for part in parts} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
+    part = part_by_slot["eaten"]
+    assert (part.seed, part.before[-9:], part.after[:10]) == ("ducks", "She eats ", " and sells")
+    assert part.text() == EGGS_QUESTION
+    assert part.text("X") == EGGS_QUESTION.replace("eats 3", "eats X")
+    assert part.statements == read_assignments(EGGS_PROGRAM)
+    assert part.lines == (
         "Sold = {eggs_per_day} - {eaten} = {sold}.", "The answer = {sold} * {price} = {result}.",
     )  # fmt: skip
 
@@ -130,7 +133,7 @@ def test_slot_is_a_number_that_occurs_once(question, slot):
     assert find_slots(question, code) == ({} if slot is None else {"hens": slot})
 
 
-TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
+HENS_QUESTION = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
 
 
 @pytest.mark.parametrize(
@@ -149,11 +152,11 @@ TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
         (("hens = 5", "cocks = 6", "result = cocks * 2"), {"cocks": "6"}),
         (("hens = 5", "idle = hens * 2", "cocks = 6", "result = cocks * 2"), {"cocks": "6"}),
     ],
-    ids=["two", "twice given", "again in a step", "part of 5.5", "part of 55", "too small", "float", "negative",
-         "calculated", "not in the text", "idle", "idle through another"],
+    ids=["two slots", "assigned twice", "repeated in an expression", "part of 5.5", "part of 55", "too small", "float",
+         "negative", "calculated", "not in the question", "unused", "used only by an unused variable"],
 )  # fmt: skip
 def test_slot_occurs_once_in_the_program_and_affects_the_answer(lines, expected):
-    assert find_slots(TEXT, make_program(*lines)) == expected
+    assert find_slots(HENS_QUESTION, make_program(*lines)) == expected
 
 
 def test_explanations_are_filled_with_plain_numbers():
@@ -162,4 +165,4 @@ def test_explanations_are_filled_with_plain_numbers():
 
 def test_calls_keep_their_names_in_explanations():
     code = make_program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
-    assert split_into_parts("id", TEXT, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)
+    assert split_into_parts("id", HENS_QUESTION, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)

@@ -29,8 +29,10 @@ from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import LINK_RANGE, Items, StarterTemplates
 from nanoflux_local.transcript import Attack, Seed
 
-HIGHEST = {(template.id, slot.name): slot.high for template in load_templates() for slot in template.quantities}
-TEMPLATES = [template for template in load_templates() if template.split == "train"]
+HIGHEST_VALUES = {
+    (template.id, quantity.name): quantity.high for template in load_templates() for quantity in template.quantities
+}
+TRAIN_TEMPLATES = [template for template in load_templates() if template.split == "train"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,11 @@ STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, and for each link whether the previous answer was fitted to it, and its number. An answer is
-    fitted if it is not a positive integer of at most 100 times the number that it replaces.
+    """The chain's answer, and for each link whether the previous answer was fitted, and the link's number. An answer is
+    fitted unless it is a positive integer of at most 100 times the number that it replaces.
     """
-    answer, fitted, links = stories[0].solve(stories[0].slot_value), [], []
+    answer = stories[0].solve(stories[0].slot_value)
+    fitted, links = [], []
     for story in stories[1:]:
         is_direct = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.slot_value
         link = answer if is_direct else math.floor(abs(answer) + 0.5) % 1000 + 1
@@ -104,13 +107,14 @@ CHAINS = [
 
 
 def run_and_trace(sandbox, parts):
+    """The trace of a chain, with the variables and links of each part."""
     trace = read_trace(parts, sandbox.run(build_tracing_program(parts)))
     assert not isinstance(trace, Unparsed), trace
     return trace
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
-def test_chain_answer_equals_its_stories_answers(sandbox, ids):
+def test_chain_answer_equals_the_answer_of_its_stories(sandbox, ids):
     stories = [STORY_BY_ID[name] for name in ids]
     parts = [story.part for story in stories]
     answer, fitted, links = solve_chain(stories)
@@ -123,8 +127,11 @@ def test_chain_answer_equals_its_stories_answers(sandbox, ids):
 
 
 def test_chains_cover_every_kind_of_link():
-    kinds = {fitted for ids in CHAINS for fitted in solve_chain([STORY_BY_ID[name] for name in ids])[1]}
-    assert kinds == {True, False}
+    link_kinds = set()
+    for ids in CHAINS:
+        _, fitted, _ = solve_chain([STORY_BY_ID[name] for name in ids])
+        link_kinds.update(fitted)
+    assert link_kinds == {True, False}
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
@@ -159,12 +166,21 @@ def test_solution_lines_are_true_arithmetic(sandbox, ids):
 
 
 def test_fitted_link_text_matches_its_calculation(sandbox):
-    trace = run_and_trace(sandbox, parts := [STORY_BY_ID["loss"].part, STORY_BY_ID["robe"].part])
+    parts = [STORY_BY_ID["loss"].part, STORY_BY_ID["robe"].part]
+    trace = run_and_trace(sandbox, parts)
     assert trace.variables[0]["answer"] == -4933816
     assert build_solution_text(parts, trace).split("\n")[0] == (
         "The answer = 12 - 4933828 = -4933816. Rounded, 4933816 leaves the remainder 816 when divided by 1000, "
         "so X = 816 + 1 = 817."
     )
+
+
+def make_number_part(expression: str) -> Part:
+    """A part without text, whose answer is an expression."""
+    return Part(
+        "number", before="", after="", ask="", result="", slot_variable="", value="",
+        statements=(("answer", expression),), lines=(), made_for_chains=False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -174,7 +190,7 @@ def test_fitted_link_text_matches_its_calculation(sandbox):
 )  # fmt: skip
 def test_links_are_positive_integers_of_limited_size(sandbox, first_answer, link, fitted):
     """Halves are rounded up. The number in the robe's slot is 40, so its link may be at most 4000."""
-    start = Part("first", "", "", "", "", "", "", (("answer", first_answer),), (), False)
+    start = make_number_part(first_answer)
     trace = run_and_trace(sandbox, [start, STORY_BY_ID["robe"].part])
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
 
@@ -184,6 +200,7 @@ def make_attacker(sandbox, source) -> StitchingAttacker:
 
 
 def make_source() -> tuple[Items, tuple[Seed, ...]]:
+    """The stories as a source of seeds, and the seeds."""
     seeds = tuple(Seed(story.id, "x", story.question, "0", program=story.code) for story in STORIES)
     return Items(seeds, chainable=True), seeds
 
@@ -222,7 +239,7 @@ def test_judge_rejects_a_wrong_answer(sandbox):
     ],
 )
 def test_chain_without_a_result_is_unparsed(sandbox, expression, message):
-    start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
+    start = make_number_part(expression)
     reply = sandbox.run(build_tracing_program([start, STORY_BY_ID["robe"].part]))
     trace = read_trace([start, STORY_BY_ID["robe"].part], reply)
     assert isinstance(trace, Unparsed) and message in trace.reason
@@ -235,14 +252,14 @@ def test_unfinished_trace_is_unparsed(status):
 
 
 def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
-    part = Part("last", "", "", "", "", "", "", (("answer", "1e308 * 10"),), (), False)
+    part = make_number_part("1e308 * 10")
     assert read_trace([part], sandbox.run(build_tracing_program([part]))) == Unparsed(
         "the chained program printed '0 answer inf', which is not a number"
     )
 
 
 class FixedChain:
-    """A source whose chain is always `parts`; None means that no order works."""
+    """A source whose chain is always `parts`; None means that the seeds cannot be chained in any order."""
 
     def __init__(self, parts):
         self._parts = parts
@@ -253,9 +270,9 @@ class FixedChain:
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [(None, "no order"), ((Part("x", "", "", "", "", "", "", (("answer", "1 / 0"),), (), False),), "ended with error")],
+    [(None, "no order"), ((make_number_part("1 / 0"),), "ended with error")],
 )
-def test_failed_chain_or_program_is_unparsed(sandbox, parts, message):
+def test_attack_without_a_chain_or_an_answer_is_unparsed(sandbox, parts, message):
     attack = sandbox.wait(make_attacker(sandbox, FixedChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
     assert isinstance(attack, Unparsed) and message in attack.reason
 
@@ -267,7 +284,7 @@ def test_result_names_continue_after_the_letters():
     assert not set(names) & {"A", "I"}
 
 
-def test_chain_longer_than_the_letters_runs(sandbox):
+def test_chain_with_more_links_than_letters_runs(sandbox):
     parts = [STORY_BY_ID["robe"].part] * 26
     trace = run_and_trace(sandbox, parts)
     answer, _, _ = solve_chain([STORY_BY_ID["robe"]] * 26)
@@ -275,37 +292,46 @@ def test_chain_longer_than_the_letters_runs(sandbox):
 
 
 def solve_part(part: Part, link: float | None) -> float:
-    """The answer of a starter part, from evaluating its statements with `link` in the slot."""
+    """The answer of a starter part with `link` in the slot, or with the original quantity if `link` is None."""
     variables: dict = {}
     for name, expression in part.statements:
-        variables[name] = link if link is not None and name == part.slot_variable else eval(expression, {}, variables)
+        is_linked = link is not None and name == part.slot_variable
+        variables[name] = link if is_linked else eval(expression, {}, variables)
     return variables["answer"]
 
 
 def draw_starter_chain(number: int) -> tuple[Part, ...] | None:
     """Two to six parts, or None if no order of the drawn templates was found."""
-    source, rng = StarterTemplates(TEMPLATES), random.Random(number)
-    return source.chain(source.draw(2 + number % 5, rng), rng)
+    source = StarterTemplates(TRAIN_TEMPLATES)
+    rng = random.Random(number)
+    return source.chain(source.draw(find_chain_length(number), rng), rng)
 
 
-STARTER_CHAINS = {number: parts for number in range(200) if (parts := draw_starter_chain(number)) is not None}
+def find_chain_length(number: int) -> int:
+    """The number of parts of the chain that `draw_starter_chain` draws: from two to six."""
+    return 2 + number % 5
+
+
+DRAWN_CHAINS = {number: draw_starter_chain(number) for number in range(200)}
+STARTER_CHAINS = {number: parts for number, parts in DRAWN_CHAINS.items() if parts is not None}
 
 
 def test_starter_chains_of_every_length_are_found():
     for length, share in ((2, 0.95), (3, 0.9), (4, 0.6), (5, 0.4), (6, 0.2)):
-        assert sum(2 + number % 5 == length for number in STARTER_CHAINS) >= share * 40, length
+        chain_count = sum(find_chain_length(number) == length for number in STARTER_CHAINS)
+        assert chain_count >= share * 40, length
 
 
 def test_starter_chains_pass_each_result_on_unchanged():
     for number, parts in STARTER_CHAINS.items():
-        assert len({part.seed for part in parts}) == len(parts) == 2 + number % 5
+        assert len({part.seed for part in parts}) == len(parts) == find_chain_length(number)
         previous_answer = None
         for part in parts:
             if previous_answer is not None:
                 assert previous_answer == int(previous_answer) > 0
-                assert float(part.value) == previous_answer, "the drawn story already holds the result"
-                assert previous_answer <= LINK_RANGE * HIGHEST[part.seed, part.slot_variable]
-            assert part.made_for_chains and part.text("X").count("X") >= 1
+                assert float(part.value) == previous_answer, "the slot does not contain the previous answer"
+                assert previous_answer <= LINK_RANGE * HIGHEST_VALUES[part.seed, part.slot_variable]
+            assert part.made_for_chains and "X" in part.text("X")
             previous_answer = round(solve_part(part, previous_answer), 6)
 
 
@@ -327,7 +353,7 @@ def test_starter_chains_run_and_give_the_answer(sandbox, number):
             assert f"Call {part.result} {RESULT_LETTERS[index]}." in question
 
 
-def test_chains_depend_only_on_the_seed():
+def test_chains_depend_only_on_the_random_seed():
     for number in list(STARTER_CHAINS)[:10]:
         assert draw_starter_chain(number) == STARTER_CHAINS[number]
     questions = {"".join(part.text() for part in parts) for parts in STARTER_CHAINS.values()}
@@ -337,7 +363,8 @@ def test_chains_depend_only_on_the_seed():
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
     """The final program of a chain of real seeds prints the answer of its trace."""
     source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
-    judge, attack_count = ProgramJudge(sandbox.identity, 5.0), 0
+    judge = ProgramJudge(sandbox.identity, 5.0)
+    attack_count = 0
     for number in range(20):
         draw = Draw(0, number, 0)
         seeds = source.draw(5 + number % 3, draw.rng("seeds"))
@@ -346,5 +373,5 @@ def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
             continue
         attack_count += 1
         assert sandbox.wait(validate(judge, attack, sandbox.call)).positive, attack.program
-        assert [f"Part {part}." in attack.question for part in range(1, len(seeds) + 1)] == [True] * len(seeds)
+        assert all(f"Part {number_in_chain}." in attack.question for number_in_chain in range(1, len(seeds) + 1))
     assert attack_count >= 15

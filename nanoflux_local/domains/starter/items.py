@@ -53,7 +53,11 @@ def load_choice_items(name: str) -> tuple[ChoiceItem, ...]:
 
 
 def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
-    """The items in `content`, which is JSON Lines; errors name `file`."""
+    """The items in `content`, which is JSON Lines.
+
+    Raises:
+        DataError: a row is not valid, or repeats an id or a question; the message names `file` and the line.
+    """
     items: list[ChoiceItem] = []
     seen_texts: set[str] = set()
     for number, line in enumerate(content.splitlines(), start=1):
@@ -89,6 +93,7 @@ def _parse_row(location: str, line: str) -> dict[str, Any]:
 
 
 def _parse_options(location: str, options: Any) -> Mapping[str, str]:
+    """The options, after checking their letters and texts."""
     _require(
         isinstance(options, dict) and len(options) > 1, location, "key 'options' must be an object with several options"
     )
@@ -108,5 +113,6 @@ def _is_non_empty_string(value: Any) -> bool:
 
 
 def _require(condition: bool, location: str, problem: str) -> None:
+    """Raise DataError if `condition` is false."""
     if not condition:
         raise DataError(f"{location}: {problem}", "correct the file; nothing was loaded")

@@ -24,12 +24,15 @@ _PLURAL_SLOT = "<items>"
 def load_stories(split: str = "") -> tuple[Template, ...]:
     """All stories, or those of one split, situation by situation."""
     plots, situations = _read_tables("plots.toml", "plot"), _read_tables("situations.toml", "situation")
-    return tuple(
-        compose_story(situation, plot, situation_number + plot_number)
-        for situation_number, situation in enumerate(situations)
-        for plot_number, plot in enumerate(plots)
-        if split in ("", situation["split"]) and not (situation["split"] == "train" and plot.get("held_out"))
-    )
+    stories = []
+    for situation_number, situation in enumerate(situations):
+        if split not in ("", situation["split"]):
+            continue
+        for plot_number, plot in enumerate(plots):
+            if situation["split"] == "train" and plot.get("held_out"):
+                continue
+            stories.append(compose_story(situation, plot, situation_number + plot_number))
+    return tuple(stories)
 
 
 def load_one_step_stories(split: str = "") -> tuple[Template, ...]:
@@ -54,11 +57,14 @@ def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], rotatio
 
 
 def _choose_words(situation: Mapping[str, Any], rotation: int) -> dict[str, str]:
+    """The words of a situation by the names under which plots use them."""
     item, items = situation["objects"][rotation % len(situation["objects"])]
     people = situation["people"]
-    who, other, third = (people[(rotation + step) % len(people)] for step in range(3))
     return {
-        "who": who, "other": other, "third": third, "item": item, "items": items,
+        "who": people[rotation % len(people)],
+        "other": people[(rotation + 1) % len(people)],
+        "third": people[(rotation + 2) % len(people)],
+        "item": item, "items": items,
         "box": situation["container"][0], "boxes": situation["container"][1],
         "gains": situation["gains"], "loses": situation["loses"],
         "sort": situation["sorts"][0], "sort2": situation["sorts"][1],
@@ -66,6 +72,8 @@ def _choose_words(situation: Mapping[str, Any], rotation: int) -> dict[str, str]
 
 
 def _fill_words(text: str, words: Mapping[str, str]) -> str:
+    """A plot's text with its slots, such as <who>, replaced by words. Raises DataError if a slot has no word."""
+
     def find_word(match: re.Match[str]) -> str:
         if match[1] not in words:
             raise DataError(f"plots.toml: unknown word <{match[1]}>", f"use one of: {', '.join(words)}")
@@ -75,5 +83,6 @@ def _fill_words(text: str, words: Mapping[str, str]) -> str:
 
 
 def _read_tables(file: str, name: str) -> list[dict[str, Any]]:
+    """The `[[name]]` tables of a file."""
     content = (resources.files(__package__) / "stories" / file).read_text(encoding="utf-8")
     return list(tomllib.loads(content)[name])

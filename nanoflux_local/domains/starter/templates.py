@@ -43,6 +43,7 @@ Number = int | float
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_STEPS = 5
 _MAX_DRAWS = 1000
+"""The number of draws after which a template's condition is considered unsatisfiable."""
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEXT_KEYS = ("id", "split", "text", "ask", "result", "unit", "program")
 _KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
@@ -50,7 +51,9 @@ _KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A slot of the text: drawn from low, low + step, ... up to high; `link` lets an earlier result replace it."""
+    """A slot of the text. Its value is drawn from low, low + step, ... up to high; with `link`, an earlier result may
+    replace it.
+    """
 
     name: str
     low: int
@@ -59,6 +62,7 @@ class Quantity:
     link: bool = False
 
     def draw(self, rng: random.Random, share: float) -> int:
+        """Draw a value from the lower `share` of the range."""
         highest = self.low + int((self.high - self.low) * share)
         return rng.randrange(self.low, highest + 1, self.step)
 
@@ -118,14 +122,14 @@ class Template:
             holds = bool(eval(_compile(self.where, "eval"), {"__builtins__": {}, **variables}))
         except ArithmeticError:  # a linked value can make a divisor zero
             return False
-        return holds and all(value > 0 and _has_two_decimals(value) for value in variables.values())
+        return holds and all(value > 0 and _has_at_most_two_decimals(value) for value in variables.values())
 
     def build_question_text(self, values: Mapping[str, object]) -> str:
         """The facts, with a number or a name such as "A" in each slot."""
         return _fill(self.text, values)
 
     def solution_lines(self, variables: Mapping[str, object]) -> list[str]:
-        """The solution, one line per step, for the variables that `solve` returned."""
+        """The solution, one line per step, with the values of the variables that `solve` returned."""
         return [_fill(line, variables) for line in self.solution]
 
 
@@ -185,9 +189,11 @@ def build_template(file: str, row: Mapping[str, Any]) -> Template:
 
 
 _Check = Callable[[bool, str, str], None]
+"""Raises the DataError of a template (key, problem) if the first argument is false."""
 
 
 def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
+    """Check that the table has all keys, no others, and values of the right types."""
     for key in row:
         check(key in _KEYS, key, "is unknown")
     for key in sorted(_KEYS - {"where"}):
@@ -224,7 +230,9 @@ def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
 
 
 def _check_program(template: Template, check: _Check) -> None:
-    """Check that every name is defined before its use, so that no draw fails later."""
+    """Check that the program, the condition and the texts use only names that are defined, so that no draw fails
+    later.
+    """
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
     statements = _parse_statements(template.program, "exec", "program", check)
@@ -256,6 +264,7 @@ class _Statement:
 
 
 def _parse_statements(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
+    """The statements of the template's `key`, after checking that they are Python."""
     try:
         return _parse_source(source, mode)
     except SyntaxError as error:
@@ -288,6 +297,7 @@ def _check_names(statement: _Statement, allowed: set[str], key: str, check: _Che
 
 
 def _find_placeholders(text: str, key: str, check: _Check) -> set[str]:
+    """The names in braces in a text of the template's `key`, after checking that the braces are balanced."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
     except ValueError as error:
@@ -305,10 +315,12 @@ def _join_names(names: Set[str]) -> str:
 
 
 def _is_count(value: Any) -> bool:
+    """Whether a value is a positive integer; True is not one."""
     return type(value) is int and value > 0
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:
+    """A text with its placeholders replaced by values; numbers are written without needless zeros."""
     text_by_name = {
         name: plain_number(value) if isinstance(value, int | float) else str(value) for name, value in values.items()
     }
@@ -321,7 +333,7 @@ def _remove_noise(value: Number) -> Number:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def _has_two_decimals(value: Number) -> bool:
+def _has_at_most_two_decimals(value: Number) -> bool:
     return abs(value - round(value, 2)) < 1e-6
 
 
