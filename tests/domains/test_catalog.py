@@ -43,10 +43,13 @@ VALUES = {
     "code": {"attack": ATTACK, "problem": "it is no Python"},
     "quality": {"attack": ATTACK},
     "claims": {"attack": ATTACK, "queries": 5},
-    **{key: {"question": ATTACK.question} for key in ("blind", "blind_program", "answerable")},
+    "blind": {"question": ATTACK.question},
+    "blind_program": {"question": ATTACK.question},
+    "answerable": {"question": ATTACK.question},
     "grounded": {"attack": ATTACK, "passages": SEEDS},
     "open_book": {"question": ATTACK.question, "passages": SEEDS},
 }
+"""The values with which the tests render each prompt."""
 EXPECTED_TEXTS = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
     "defender": [ATTACK.question],
@@ -62,7 +65,7 @@ EXPECTED_TEXTS = {
     "grounded": [SEEDS[0].question, ATTACK.question, ATTACK.solution, ATTACK.answer, "PREMISES:", "UNSUPPORTED:"],
     "open_book": [SEEDS[0].question, SEEDS[1].question, ATTACK.question, "SOLUTION:", "ANSWER:"],
 }
-SHORT_PROMPTS = ("gsmhard-short", "starter")
+DOMAINS_WITH_SHORT_PROMPTS = ("gsmhard-short", "starter")
 DOCUMENT_DOMAINS = ("documents", "documents-choice")
 DOMAINS_AND_PROMPTS = [
     *itertools.product(list_built_in(), PROMPTS), *itertools.product(DOCUMENT_DOMAINS, DOCUMENT_PROMPTS),
@@ -73,16 +76,16 @@ DOMAINS_AND_PROMPTS = [
 def test_prompts_render_their_values_verbatim(name, prompt):
     domain = load_domain(name)
     text = domain.render(prompt, VALUES[prompt])
-    for expected in EXPECTED_TEXTS[prompt]:
-        assert expected in text, expected
+    for expected_text in EXPECTED_TEXTS[prompt]:
+        assert expected_text in text, expected_text
     assert text == text.strip()
     assert "\n\n\n" not in text and "None" not in text
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
 def test_prompt_with_a_missing_value_is_an_error(name, prompt):
-    values = dict(VALUES[prompt])
-    values.pop(next(iter(values)))
+    first_name, *_ = VALUES[prompt]
+    values = {name: value for name, value in VALUES[prompt].items() if name != first_name}
     with pytest.raises(jinja2.UndefinedError):
         load_domain(name).render(prompt, values)
 
@@ -100,20 +103,21 @@ def test_seed_counts_and_thresholds_match_the_paper(name):
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_sections_match_the_paper(name, role):
     sections = getattr(load_domain(name).sections, role)
-    if name in SHORT_PROMPTS and role == "defender":
-        assert sections == ("SOLUTION", "ANSWER"), "the prompt for small models asks for an analysis"
+    if name in DOMAINS_WITH_SHORT_PROMPTS and role == "defender":
+        assert sections == ("SOLUTION", "ANSWER"), "the prompt for small models requests an analysis"
     else:
         assert set(SPEC_SECTIONS[role]) <= set(sections)
 
 
 @pytest.mark.parametrize("name", list_built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
-def test_prompts_ask_for_every_section_in_reading_order(name, role):
+def test_prompts_request_every_section_in_order(name, role):
     domain = load_domain(name)
     text = domain.render(role, VALUES[role])
     matches = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
     assert all(matches)
-    assert [match.start() for match in matches] == sorted(match.start() for match in matches)
+    positions = [match.start() for match in matches]
+    assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize("name", list_built_in())
@@ -129,8 +133,8 @@ def test_judge_prompts_state_the_accepted_decisions(name, role, words):
 def test_document_prompts_belong_to_domains_for_documents() -> None:
     """Runs record all prompts of their domain, so a new prompt must not be added to the other domains."""
     for name in list_built_in():
-        expected = [*PROMPTS, *(DOCUMENT_PROMPTS if name in DOCUMENT_DOMAINS else ())]
-        assert sorted(load_domain(name).prompts) == sorted(expected)
+        expected_prompts = [*PROMPTS, *DOCUMENT_PROMPTS] if name in DOCUMENT_DOMAINS else PROMPTS
+        assert sorted(load_domain(name).prompts) == sorted(expected_prompts)
         assert load_domain(name).cites == (name in DOCUMENT_DOMAINS)
 
 
@@ -158,12 +162,12 @@ def test_defender_prompt_hides_solution_and_answer(name):
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
 
-@pytest.mark.parametrize("name", [name for name in list_built_in() if name not in SHORT_PROMPTS])
+@pytest.mark.parametrize("name", [name for name in list_built_in() if name not in DOMAINS_WITH_SHORT_PROMPTS])
 def test_defender_prompt_states_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
     text = domain.render("defender", VALUES["defender"])
-    assert [f"at most {budget} tokens" in text for budget in (77, 78, 79)] == [True] * 3
+    assert all(f"at most {budget} tokens" in text for budget in (77, 78, 79))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,11 @@ def test_answer_rule_matches_the_parser(name, rule, answer, normalized_answer):
     assert normalize_answer(domain, answer) == normalized_answer
 
 
+def find_equations(solution: str) -> list[tuple[str, str]]:
+    """The equations in a solution, each as (left side, right side)."""
+    return re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", solution)
+
+
 @pytest.mark.parametrize("name", list_built_in())
 def test_worked_examples_are_readable_and_right(name):
     domain = load_domain(name)
@@ -192,10 +201,7 @@ def test_worked_examples_are_readable_and_right(name):
             sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
             answer = normalize_answer(domain, sections["ANSWER"])
             assert answer == sections["ANSWER"], "the answer is not in its plain form"
-            equations = [
-                (left, right)
-                for left, right in re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", sections["SOLUTION"])
-            ]
+            equations = find_equations(sections["SOLUTION"])
             assert equations and all(eval(left) == float(right) for left, right in equations)
             assert equations[-1][1] == answer
             assert not any(stop in message.content for stop in domain.stop)
@@ -207,12 +213,10 @@ def test_worked_attack_is_readable_and_right():
     assert (example_prompt.role, example_reply.role, final_prompt.role) == ("user", "assistant", "user")
     attack = read_attack(domain, example_reply.content)
     assert isinstance(attack, Attack) and attack.answer == "60"
-    steps = re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", attack.solution)
-    assert len(steps) == 5 and all(eval(left) == float(right) for left, right in steps)
-    assert (
-        all(text in example_prompt.content for text in domain.attacks[0].material)
-        and SEEDS[0].question not in example_prompt.content
-    )
+    equations = find_equations(attack.solution)
+    assert len(equations) == 5 and all(eval(left) == float(right) for left, right in equations)
+    assert all(text in example_prompt.content for text in domain.attacks[0].material)
+    assert SEEDS[0].question not in example_prompt.content
     assert SEEDS[0].question in final_prompt.content and "four steps" not in final_prompt.content
     assert len(build_attacker_messages(load_domain("starter"), SEEDS)) == 1
 
@@ -228,7 +232,7 @@ def test_domain_refuses_unknown_keys():
         Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})
 
 
-def test_attacker_prompts_ask_for_the_tags_and_sections_of_the_paper():
+def test_attacker_prompts_request_the_tags_and_sections_of_the_paper():
     """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
     genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
@@ -239,13 +243,14 @@ def test_attacker_prompts_ask_for_the_tags_and_sections_of_the_paper():
     assert "<hypothesis>" not in medicine.render("attacker", VALUES["attacker"])
 
 
-def test_rubrics_reach_the_judge():
-    for name, words in {
+def test_evaluation_prompt_contains_the_rubric():
+    criteria_by_domain = {
         "genomebench": ("scientific accuracy", "mechanism", "genomic principles", "consistency"),
         "multimedqa": ("clinical accuracy", "evidence", "differential diagnosis", "treatment"),
-    }.items():
+    }
+    for name, criteria in criteria_by_domain.items():
         text = load_domain(name).render("evaluation", VALUES["evaluation"])
-        assert all(word in text for word in words)
+        assert all(criterion in text for criterion in criteria)
     assert "Hold the reasoning against" not in load_domain("gsmhard").render("evaluation", VALUES["evaluation"])
 
 
@@ -256,7 +261,6 @@ def test_medicine_lists_the_benchmarks_with_free_text():
 
 def test_attacker_prompt_omits_a_missing_answer():
     """The items of HealthSearchQA have no answer."""
-    text = load_domain("multimedqa").render(
-        "attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),), "first": True}
-    )
+    seed = Seed("h", "healthsearchqa", "Is it?", "")
+    text = load_domain("multimedqa").render("attacker", {"seeds": (seed,), "first": True})
     assert "Is it?" in text and "Its answer" not in text

@@ -15,26 +15,27 @@ from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
 
 DOCS = Path(__file__).parents[2] / "docs"
-MINIMAL = """
+MINIMAL_DOMAIN = """
 title = "doses"
 answer = "number"
 datasets = ["pharmacy"]
 seeds = { min = 2, max = 3 }
 novelty = { question = 0.9 }
 """
+"""The file of a domain with only the required keys."""
 
 
 def read_block(language: str) -> str:
-    blocks = re.findall(
-        rf"```{language}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    """The only code block in this language on the page about domains."""
+    page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 1, language
     return blocks[0]
 
 
 @pytest.fixture
 def write_domain(tmp_path: Path) -> Callable[..., Path]:
-    """Write the file of the domain `mine` and its prompt files into a home, and return the home."""
+    """A function that writes the file of the domain `mine` and its prompt files into a home, and returns the home."""
 
     def write_files(text: str, **prompts: str) -> Path:
         folder = tmp_path / "domains"
@@ -60,10 +61,10 @@ def test_example_on_the_domains_page_runs(
     assert len(commands) == 4
     outputs = []
     for command in commands:
-        with pytest.raises(SystemExit) as result:
+        with pytest.raises(SystemExit) as exit_info:
             main(command.split()[1:])
         outputs.append("".join(capfd.readouterr()))
-        assert result.value.code == 0, outputs[-1]
+        assert exit_info.value.code == 0, outputs[-1]
     assert "6 items" in outputs[0] and "for the pharmacy's examination" in outputs[1]
     assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
 
@@ -71,69 +72,77 @@ def test_example_on_the_domains_page_runs(
 def test_domains_page_names_every_key() -> None:
     page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
-    assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
+    unnamed_keys = [key for key in keys if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)]
+    assert unnamed_keys == []
 
 
 def test_domain_commands_print_json(
     write_domain: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    home = write_domain(MINIMAL)
+    home = write_domain(MINIMAL_DOMAIN)
     monkeypatch.setenv("NANOFLUX_HOME", str(home))
     outputs = []
     for arguments in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
-        with pytest.raises(SystemExit) as result:
+        with pytest.raises(SystemExit) as exit_info:
             main(["domains", *arguments, "--json"])
-        assert result.value.code == 0
+        assert exit_info.value.code == 0
         outputs.append(json.loads(capfd.readouterr().out))
-    domains, document, prompt = outputs
+    domains, domain, prompt = outputs
     assert [entry["name"] for entry in domains] == [*list_built_in(), "mine"]
     assert domains[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
-    assert (document["hash"], document["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
+    assert (domain["hash"], domain["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
     assert prompt["text"] == render_prompt(load_domain("mine", home), "code")
-    with pytest.raises(SystemExit) as result:
+    with pytest.raises(SystemExit) as exit_info:
         main(["domains", "show", "poetry"])
-    assert result.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
+    assert exit_info.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
 
 
 def test_domain_without_a_base_has_the_shared_prompts(write_domain: Callable[..., Path]) -> None:
-    home = write_domain(MINIMAL)
+    home = write_domain(MINIMAL_DOMAIN)
     domain = load_domain("mine", home)
     assert list_domain_names(home) == [*list_built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
-    assert domain.hash != load_domain("mine", write_domain(MINIMAL.replace("doses", "drips"))).hash
-    assert domain.hash == load_domain("mine", write_domain(MINIMAL.replace("0.9", "0.8"))).hash, (
-        "the thresholds belong to a run, so they must not change the hash of the domain"
+    assert domain.hash != load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("doses", "drips"))).hash
+    assert domain.hash == load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("0.9", "0.8"))).hash, (
+        "the thresholds belong to a run, but change the hash of the domain"
     )
 
 
 ATTACKER_PROMPT_FILE = "prompt_files = { attacker = 'a.md' }"
 INVALID_DOMAINS = {
-    "unknown key": (MINIMAL + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
-    "unknown key inside": (MINIMAL.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'"),
-    "missing key": (MINIMAL.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
+    "unknown key": (MINIMAL_DOMAIN + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
+    "unknown key in a table": (
+        MINIMAL_DOMAIN.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'",
+    ),
+    "missing key": (MINIMAL_DOMAIN.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
     "not TOML": ("title =", {}, "mine.toml: Invalid value"),
     "unknown base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
-    "threshold out of range": (MINIMAL.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
-    "unknown prompt": (MINIMAL + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
-    "text in place of file names": (MINIMAL + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
-    "missing prompt file": (MINIMAL + ATTACKER_PROMPT_FILE, {}, "No such file"),
-    "invalid template": (MINIMAL + ATTACKER_PROMPT_FILE, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "threshold out of range": (MINIMAL_DOMAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
+    "unknown prompt": (MINIMAL_DOMAIN + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
+    "text in place of file names": (MINIMAL_DOMAIN + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
+    "missing prompt file": (MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {}, "No such file"),
+    "invalid template": (MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "x\n{% for %}"}, "a.md, line 2"),
     "prompt file in another folder": (
-        MINIMAL + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder",
+        MINIMAL_DOMAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder",
     ),
     "unknown variable in a prompt": (
-        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
     "unknown key of a variable in a prompt": (
-        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: the template cannot be filled in",
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: the template cannot be filled in",
     ),
     "Python attributes in a prompt": (
-        MINIMAL + ATTACKER_PROMPT_FILE, {"a": "{{ seeds.__class__.__mro__ }}"}, "the template cannot be filled in",
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE,
+        {"a": "{{ seeds.__class__.__mro__ }}"},
+        "the template cannot be filled in",
     ),
-    "missing section": (MINIMAL + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
-    "choice without letters": (MINIMAL.replace('"number"', '"choice"'), {}, "letters is missing"),
+    "missing section": (
+        MINIMAL_DOMAIN + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER",
+    ),
+    "choice without letters": (MINIMAL_DOMAIN.replace('"number"', '"choice"'), {}, "letters is missing"),
 }  # fmt: skip
+"""For each invalid domain: its file, its prompt files, and a part of the error."""
 
 
 @pytest.mark.parametrize(("text", "prompts", "message"), INVALID_DOMAINS.values(), ids=INVALID_DOMAINS)
@@ -148,8 +157,8 @@ def test_domain_errors_name_the_file(
 
 
 def test_domain_files_outside_the_folder_or_with_built_in_names_are_ignored(write_domain: Callable[..., Path]) -> None:
-    home = write_domain(MINIMAL)
-    (home / "domains" / "starter.toml").write_text(MINIMAL)
+    home = write_domain(MINIMAL_DOMAIN)
+    (home / "domains" / "starter.toml").write_text(MINIMAL_DOMAIN)
     assert load_domain("starter", home) == load_domain("starter")
     for name in ("../domains/mine", "mine.toml", "", "other"):
         with pytest.raises(ConfigError, match="there is no domain"):
@@ -170,11 +179,10 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
         '{"question": "Q3?", "answer": "a text"}',
     )
     first_item, second_item, third_item = read_benchmark("mine", [path]).items
-    seed = first_item.seed
-    assert (seed.id, seed.answer, seed.solution, seed.program) == ("mine-q-1", "5", "s", "print(5)")
-    assert first_item.split == "dev"
-    seed = second_item.seed
-    assert (seed.id, seed.options, seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
+    first_seed, second_seed = first_item.seed, second_item.seed
+    assert (first_seed.id, first_seed.answer) == ("mine-q-1", "5")
+    assert (first_seed.solution, first_seed.program, first_item.split) == ("s", "print(5)", "dev")
+    assert (second_seed.id, second_seed.options, second_seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
     assert third_item.split in ("train", "dev", "test")
     (tmp_path / "test.csv").write_text("question,answer,solution\nQ?,7,\n")
     assert read_benchmark("mine", [tmp_path / "test.csv"]).items[0].split == "test"
@@ -203,10 +211,14 @@ def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -
 
 
 SPECIAL_PROMPT_FILES = {
-    ("starter", "defender"): "defender_short", ("gsmhard-short", "defender"): "defender_steps",
-    **{(name, prompt): f"{prompt}_documents" for name in ("documents", "documents-choice")
-       for prompt in ("attacker", "validation")},
-}  # fmt: skip
+    ("starter", "defender"): "defender_short",
+    ("gsmhard-short", "defender"): "defender_steps",
+    ("documents", "attacker"): "attacker_documents",
+    ("documents", "validation"): "validation_documents",
+    ("documents-choice", "attacker"): "attacker_documents",
+    ("documents-choice", "validation"): "validation_documents",
+}
+"""The files of the prompts, by domain and prompt, whose files are not named like the prompt."""
 
 
 def read_prompt_table() -> dict[str, tuple[int, int]]:

@@ -8,13 +8,14 @@ from collections import Counter
 
 import pytest
 
+from nanoflux_local.answers import plain_number
 from nanoflux_local.domains.starter.items import load_choice_items, parse_choice_items
-from nanoflux_local.domains.starter.templates import SPLITS, Template, load_templates, parse_templates, plain_number
+from nanoflux_local.domains.starter.templates import SPLITS, Template, load_templates, parse_templates
 from nanoflux_local.errors import DataError, UsageError
 
 TEMPLATES = load_templates()
-LETTERS = {"genetics": "ABCDE", "medicine": "ABCD"}
-TEMPLATE = """
+LETTERS_BY_SUBJECT = {"genetics": "ABCDE", "medicine": "ABCD"}
+BAKERY_TEMPLATE = """
 [[template]]
 id = "bakery-tray-count"
 split = "train"
@@ -33,22 +34,23 @@ rolls = { low = 4, high = 20, link = true }
 
 
 def for_each_template(test):
+    """Parametrize a test with all templates."""
     return pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.id)(test)
 
 
 def draw_values(template: Template, count: int = 30) -> list[dict[str, int]]:
+    """Draws of the template's quantities, always the same ones."""
     rng = random.Random(template.id)
     return [template.draw(rng) for _ in range(count)]
 
 
 def test_templates_cover_enough_settings_and_every_step_count():
-    steps = Counter(template.steps for template in TEMPLATES)
+    count_by_steps = Counter(template.steps for template in TEMPLATES)
     assert len(TEMPLATES) >= 60
     assert len({template.setting for template in TEMPLATES}) >= 10
-    assert sorted(steps) == [1, 2, 3, 4, 5]
-    assert [steps[n] for n in range(1, 6)] == sorted(steps.values(), reverse=True), (
-        "there are more templates with many steps than with few"
-    )
+    assert sorted(count_by_steps) == [1, 2, 3, 4, 5]
+    counts = [count_by_steps[steps] for steps in range(1, 6)]
+    assert counts == sorted(counts, reverse=True), "there are more templates with many steps than with few"
 
 
 def test_templates_share_no_id_and_no_text():
@@ -59,15 +61,16 @@ def test_templates_share_no_id_and_no_text():
 
 def test_splits_have_every_step_count_and_their_share_of_templates():
     for steps in (1, 2, 3):
-        assert {t.split for t in TEMPLATES if t.steps == steps} == set(SPLITS)
+        assert {template.split for template in TEMPLATES if template.steps == steps} == set(SPLITS)
     counts = Counter(template.split for template in TEMPLATES)
-    for split, expected in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
-        assert abs(counts[split] / len(TEMPLATES) - expected) < 0.05, counts
+    for split, share in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
+        assert abs(counts[split] / len(TEMPLATES) - share) < 0.05, counts
 
 
 def test_settings_have_train_and_test_templates():
     for setting in {template.setting for template in TEMPLATES}:
-        assert {t.split for t in TEMPLATES if t.setting == setting} >= {"train", "test"}, setting
+        splits = {template.split for template in TEMPLATES if template.setting == setting}
+        assert splits >= {"train", "test"}, setting
 
 
 @for_each_template
@@ -75,7 +78,8 @@ def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
     for values in draw_values(template):
         variables = template.solve(values)
         assert template.admits(values)
-        assert all(math.isfinite(x) and x > 0 and round(x, 2) == x for x in variables.values())
+        for value in variables.values():
+            assert math.isfinite(value) and value > 0 and round(value, 2) == value
         lines = template.solution_lines(variables)
         assert len(lines) == template.steps
         assert not re.search(r"[{}]", " ".join([template.build_question_text(values), *lines]))
@@ -108,15 +112,15 @@ def test_links_admit_results_of_earlier_parts(template):
     assert template.links
     for link in template.links:
         quantity = next(candidate for candidate in template.quantities if candidate.name == link)
-        draws = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
-        assert sum(template.admits(draw) for draw in draws) >= 15, f"{link} admits too few results"
-        assert not template.admits({**draws[0], link: 2.5})
-        assert not template.admits({**draws[0], link: 0})
-        assert " A" in template.build_question_text({**draws[0], link: "A"})
+        linked_values = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
+        assert sum(template.admits(values) for values in linked_values) >= 15, f"{link} admits too few results"
+        assert not template.admits({**linked_values[0], link: 2.5})
+        assert not template.admits({**linked_values[0], link: 0})
+        assert " A" in template.build_question_text({**linked_values[0], link: "A"})
 
 
 @for_each_template
-def test_draws_depend_only_on_the_seed(template):
+def test_draws_depend_only_on_the_random_seed(template):
     assert draw_values(template) == draw_values(template)
 
 
@@ -129,7 +133,7 @@ def test_numbers_are_written_plainly(number, text):
 
 
 def test_valid_template_is_parsed():
-    (template,) = parse_templates("baking.toml", TEMPLATE)
+    (template,) = parse_templates("baking.toml", BAKERY_TEMPLATE)
     values = {"trays": 3, "rolls": 4}
     assert (template.setting, template.links) == ("baking", ("rolls",))
     assert template.solve(values) == {"trays": 3, "rolls": 4, "answer": 12}
@@ -164,67 +168,69 @@ def test_valid_template_is_parsed():
     ],
 )
 def test_template_errors_name_file_id_and_key(old, new, key):
-    assert old in TEMPLATE
+    assert old in BAKERY_TEMPLATE
     with pytest.raises(DataError) as caught:
-        parse_templates("baking.toml", TEMPLATE.replace(old, new, 1))
+        parse_templates("baking.toml", BAKERY_TEMPLATE.replace(old, new, 1))
     for part in ("baking.toml", "bakery-tray-count", repr(key)):
         assert part in caught.value.message
 
 
-@pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + TEMPLATE])
+@pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + BAKERY_TEMPLATE])
 def test_file_without_a_list_of_templates_is_refused(content):
     with pytest.raises(DataError, match=r"baking\.toml"):
         parse_templates("baking.toml", content)
 
 
-def test_unsatisfiable_where_is_an_error():
-    (template,) = parse_templates("baking.toml", TEMPLATE.replace("trays > 1", "trays > 99"))
+def test_unsatisfiable_condition_is_an_error():
+    (template,) = parse_templates("baking.toml", BAKERY_TEMPLATE.replace("trays > 1", "trays > 99"))
     with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
         template.draw(random.Random(0))
 
 
-@pytest.mark.parametrize("name", LETTERS)
-def test_choice_items_are_numerous_split_and_balanced(name):
+@pytest.mark.parametrize("name", LETTERS_BY_SUBJECT)
+def test_choice_items_have_every_split_and_evenly_distributed_answers(name):
     items = load_choice_items(name)
-    letters = Counter(item.answer for item in items)
+    answer_counts = Counter(item.answer for item in items)
     assert len(items) >= 40
     assert {item.split for item in items} == set(SPLITS)
-    assert set(letters) == set(LETTERS[name]) and max(letters.values()) - min(letters.values()) <= 1
+    assert set(answer_counts) == set(LETTERS_BY_SUBJECT[name])
+    assert max(answer_counts.values()) - min(answer_counts.values()) <= 1
     for split in ("train", "test"):
-        assert {item.answer for item in items if item.split == split} == set(LETTERS[name])
+        assert {item.answer for item in items if item.split == split} == set(LETTERS_BY_SUBJECT[name])
 
 
-@pytest.mark.parametrize("name", LETTERS)
+@pytest.mark.parametrize("name", LETTERS_BY_SUBJECT)
 def test_choice_items_have_options_a_question_and_a_solution(name):
     for item in load_choice_items(name):
         assert item.id.startswith(f"{name}-")
-        assert "".join(item.options) == LETTERS[name] and item.question.endswith("?")
+        assert "".join(item.options) == LETTERS_BY_SUBJECT[name] and item.question.endswith("?")
         assert 2 <= len(re.findall(r"[.!](?: |$)", item.solution)) <= 5, item.id
         assert not re.search(r"\boption\b", item.solution, re.IGNORECASE), (
             "the solution names an option, but options are shuffled"
         )
 
 
-@pytest.mark.parametrize("name", LETTERS)
+@pytest.mark.parametrize("name", LETTERS_BY_SUBJECT)
 def test_longest_option_does_not_reveal_the_answer(name):
     items = load_choice_items(name)
-    longest_is_answer_count = sum(
+    right_longest_count = sum(
         max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items
     )
-    assert longest_is_answer_count / len(items) < 0.4
+    assert right_longest_count / len(items) < 0.4
 
 
 def test_choice_questions_differ():
-    questions = [item.question for name in LETTERS for item in load_choice_items(name)]
+    questions = [item.question for name in LETTERS_BY_SUBJECT for item in load_choice_items(name)]
     assert len(questions) == len(set(questions))
 
 
 def make_row(**changes: object) -> str:
-    question_fields = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
-    answer_fields = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
-    return json.dumps(
-        {key: value for key, value in {**question_fields, **answer_fields, **changes}.items() if value is not None}
-    )
+    """The line of a valid row with some changed values; a key whose new value is None is left out."""
+    row = {
+        "id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}, "answer": "B",
+        "solution": "It is that. So it is.", "source": "A book", **changes,
+    }  # fmt: skip
+    return json.dumps({key: value for key, value in row.items() if value is not None})
 
 
 @pytest.mark.parametrize(

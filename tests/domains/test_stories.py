@@ -38,6 +38,7 @@ PLOT = {
 
 
 def draw_values(story: Template, count: int = 8) -> list[dict[str, int]]:
+    """Draws of the story's quantities, always the same ones."""
     rng = random.Random(story.id)
     return [story.draw(rng) for _ in range(count)]
 
@@ -51,9 +52,10 @@ def test_stories_differ_by_more_than_their_numbers() -> None:
 
 def test_stories_with_more_steps_are_rarer_in_every_split() -> None:
     for split in SPLITS:
-        steps = Counter(story.steps for story in STORIES if story.split == split)
-        assert [steps[level] for level in (1, 2, 3, 4)] == sorted(steps.values(), reverse=True)
-        assert min(steps.values()) > 0 and len(steps) == 4
+        count_by_steps = Counter(story.steps for story in STORIES if story.split == split)
+        assert sorted(count_by_steps) == [1, 2, 3, 4]
+        counts = [count_by_steps[steps] for steps in (1, 2, 3, 4)]
+        assert counts == sorted(counts, reverse=True)
 
 
 def test_train_stories_have_separate_situations_and_fewer_plots() -> None:
@@ -91,12 +93,13 @@ def test_story_links_admit_results_of_earlier_parts() -> None:
         rng = random.Random(story.id)
         for link in story.links:
             high = next(quantity.high for quantity in story.quantities if quantity.name == link)
-            results = [{**story.draw(rng), link: rng.randint(2, high * 8)} for _ in range(40)]
-            assert sum(map(story.admits, results)) >= 6, (story.id, link)
+            linked_values = [{**story.draw(rng), link: rng.randint(2, high * 8)} for _ in range(40)]
+            assert sum(story.admits(values) for values in linked_values) >= 6, (story.id, link)
 
 
 def test_composition_rotates_objects_people_and_wordings() -> None:
-    first_story, second_story = (compose_story(SITUATION, PLOT, turn) for turn in (0, 1))
+    first_story = compose_story(SITUATION, PLOT, rotation=0)
+    second_story = compose_story(SITUATION, PLOT, rotation=1)
     assert first_story.build_question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
     assert second_story.build_question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
     assert (first_story.id, first_story.steps, first_story.unit, first_story.ask) == (

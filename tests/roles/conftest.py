@@ -22,8 +22,11 @@ class ScriptedCall:
     cut_requests: list[CutRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        texts = None if callable(self.script) else iter(self.script)
-        self._next = self.script if texts is None else lambda _: next(texts)
+        if callable(self.script):
+            self._answer = self.script
+        else:
+            texts = iter(self.script)
+            self._answer = lambda _: next(texts)
 
     async def __call__(self, request):
         if isinstance(request, CutRequest):
@@ -31,18 +34,21 @@ class ScriptedCall:
             return CutReply(" ".join(request.text.split()[: request.budget]), exact=True)
         assert isinstance(request, ChatRequest)
         self.requests.append(request)
-        return ChatReply(self._next(request), "stop")
+        return ChatReply(self._answer(request), "stop")
 
     @property
     def prompts(self) -> list[str]:
+        """The last message of each chat request."""
         return [request.messages[-1].content for request in self.requests]
 
 
 @pytest.fixture
 def scripted():
+    """The class `ScriptedCall`, for tests outside this module."""
     return ScriptedCall
 
 
 @pytest.fixture
 def player() -> Player:
+    """A player with a scripted endpoint, in any role."""
     return Player("duelist", Identity("scripted", "duelist"), Sampling(0.7, 0.95, 256))

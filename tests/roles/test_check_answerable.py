@@ -7,29 +7,32 @@ from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checks.answerable import AnswerableCheck, is_quoted_from
 from nanoflux_local.transcript import Attack
 
-GSMHARD, DRAW = load_domain("gsmhard"), Draw(1, 2, 3)
+GSMHARD = load_domain("gsmhard")
+DRAW = Draw(1, 2, 3)
 ATTACK = Attack("Ada packs 6 boxes of $7.50 eggs each.\nShe  **gives 5** away. How many boxes are left?", "SECRET", "1")
 
 
-def reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
+def make_reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
     return f"ASKED: the boxes left\nGIVEN: {quotations}\nMISSING: {missing}\nCONTRADICTION: {contradiction}"
 
 
-BOXES, GIFT = '"Ada packs 6 boxes"', '"gives 5 away"'
+BOXES = '"Ada packs 6 boxes"'
+GIFT = '"gives 5 away"'
 CONCLUSIONS = [
-    (reply(f"{BOXES}\n{GIFT}"), "supports", "every quoted statement"),
-    (reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "every quoted statement"),
-    (reply("“ada packs 6 boxes of $7.50 eggs … she gives 5”"), "supports", "every quoted statement"),
+    (make_reply(f"{BOXES}\n{GIFT}"), "supports", "every quoted statement"),
+    (make_reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "every quoted statement"),
+    (make_reply("“ada packs 6 boxes of $7.50 eggs … she gives 5”"), "supports", "every quoted statement"),
     (f"**GIVEN:** {BOXES}\n**ASKED:** x\n**MISSING:** None.\n**CONTRADICTION:** *none*", "supports", "every quoted"),
-    (reply(BOXES, "how many eggs are in a box"), "contradicts", "missing: how many eggs are in a box"),
-    (reply(BOXES, "NONE", f"{BOXES} and {GIFT}"), "contradicts", "contradictory: "),
-    (reply('"Ada packs 9 boxes"', "the price"), "not checked", "what the question does not say: 'Ada packs 9 boxes'"),
-    (reply(BOXES, "NONE", '"Ada packs 9 boxes"'), "not checked", "what the question does not say"),
-    (reply(BOXES, "NONE", "the two sentences"), "not checked", "names a contradiction without a quotation"),
-    (reply("NONE"), "not checked", "the judge quotes nothing that is given"),
-    (reply(BOXES) + "\nMISSING: the price", "not checked", "given twice"),
+    (make_reply(BOXES, "how many eggs are in a box"), "contradicts", "missing: how many eggs are in a box"),
+    (make_reply(BOXES, "NONE", f"{BOXES} and {GIFT}"), "contradicts", "contradictory: "),
+    (make_reply('"Ada packs 9 boxes"', "the price"), "not checked",
+     "what the question does not say: 'Ada packs 9 boxes'"),
+    (make_reply(BOXES, "NONE", '"Ada packs 9 boxes"'), "not checked", "what the question does not say"),
+    (make_reply(BOXES, "NONE", "the two sentences"), "not checked", "names a contradiction without a quotation"),
+    (make_reply("NONE"), "not checked", "the judge quotes nothing that is given"),
+    (make_reply(BOXES) + "\nMISSING: the price", "not checked", "given twice"),
     ("I would rather not say.", "not checked", "missing section ASKED"),
-    (reply(BOXES, "NONE, or what is needed and nowhere stated, so that no answer can be found"), "not checked",
+    (make_reply(BOXES, "NONE, or what is needed and nowhere stated, so that no answer can be found"), "not checked",
      "the prompt's own description"),
 ]  # fmt: skip
 
@@ -44,7 +47,7 @@ async def test_answerable_check_concludes(player, scripted, text, conclusion, re
 
 
 async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
-    text = reply(f'{BOXES}\n"nobody"')
+    text = make_reply(f'{BOXES}\n"nobody"')
     finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, scripted([text]))
     assert [(exhibit.kind, exhibit.text, exhibit.outcome) for exhibit in finding.evidence] == [
         ("quotation", "Ada packs 6 boxes", "in the question"),
@@ -53,7 +56,7 @@ async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
 
 
 async def test_unreadable_answerability_is_requested_again(player, scripted):
-    call = scripted(["no", reply(BOXES)])
+    call = scripted(["no", make_reply(BOXES)])
     assert (await AnswerableCheck(GSMHARD, player, 2).examine(ATTACK, DRAW, call)).conclusion == "supports"
     assert len({request.seed for request in call.requests}) == 2
 

@@ -13,13 +13,11 @@ from nanoflux_local.roles.checks.blind import CANNOT, BlindCheck, Unanswerable, 
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Exhibit
 
-GSMHARD, GENETICS, SANDBOX, DRAW = (
-    load_domain("gsmhard"),
-    load_domain("genomebench"),
-    Identity("sandbox", "s"),
-    Draw(1, 2, 3),
-)
-FREE_TEXT = GSMHARD.model_copy(update={"answer": "text"})
+GSMHARD = load_domain("gsmhard")
+GENETICS = load_domain("genomebench")
+SANDBOX = Identity("sandbox", "s")
+DRAW = Draw(1, 2, 3)
+FREE_TEXT_DOMAIN = GSMHARD.model_copy(update={"answer": "text"})
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "SECRET STEPS 6 * 7 = 42", "42")
 UNREADABLE_ANSWER = "no"
 
@@ -32,8 +30,10 @@ def make_program_reply(answer: str) -> str:
     return f"CODE:\n```python\none = 1\nresult = one * {answer}\nprint(result)\n```"
 
 
-class Solvers:
-    """Gives the `answers` in order, each in the requested form: in words, or as a program that prints the answer."""
+class FakeSolvers:
+    """Answers chat requests with the `answers` in order, each in the requested form: in words, or as a program that
+    prints the answer. Runs such programs; each ends with `status`.
+    """
 
     def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
         self.answers, self.status = list(answers), status
@@ -52,12 +52,8 @@ class Solvers:
             raise PromptRefusedError("prompt too long", "shorten it")
         if answer == UNREADABLE_ANSWER or CANNOT in answer:
             return ChatReply(answer, "stop")
-        return ChatReply(
-            make_program_reply(answer)
-            if "Python program" in request.messages[-1].content
-            else make_worded_reply(answer),
-            "stop",
-        )
+        make_reply = make_program_reply if "Python program" in request.messages[-1].content else make_worded_reply
+        return ChatReply(make_reply(answer), "stop")
 
     @property
     def methods(self) -> str:
@@ -65,19 +61,19 @@ class Solvers:
         return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.requests)
 
 
-def player(name: str) -> Player:
+def make_player(name: str) -> Player:
     return Player(name, Identity("scripted", name), Sampling(0.0, 1.0, 256))
 
 
 def make_blind_check(domain=GSMHARD, names=("arbiter",), solutions=4, programs=2, agreeing=2) -> BlindCheck:
-    return BlindCheck(domain, tuple(map(player, names)), SANDBOX, 2.5, solutions, programs, agreeing)
+    return BlindCheck(domain, tuple(map(make_player, names)), SANDBOX, 2.5, solutions, programs, agreeing)
 
 
 CONCLUSIONS = [
-    # the answers in the order p w p w; the conclusion; the number of solutions requested
+    # the answers of a program, in words, of a program and in words; the conclusion; the number of solutions requested
     ("42 42", "supports", 2),
     ("41 42 42", "supports", 3),
-    ("41 42 41 42", "not checked", 4),  # the two that agree are in words
+    ("41 42 41 42", "not checked", 4),  # the two answers that agree are in words
     ("no 42 no 42", "not checked", 3),  # no program is left that could agree
     ("41 41 41", "contradicts", 3),
     ("41 41 42 41", "contradicts", 4),
@@ -95,11 +91,10 @@ async def test_blind_check_concludes_and_stops(answers, conclusion, request_coun
     replies = [
         f"{CANNOT}, because the rows are missing" if answer == "CANNOT" else answer for answer in answers.split()
     ]
-    solvers = Solvers(replies)
+    solvers = FakeSolvers(replies)
     finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
-    assert (finding.check, finding.conclusion, len(solvers.requests)) == ("blind", conclusion, request_count), (
-        finding.reason
-    )
+    assert (finding.check, finding.conclusion) == ("blind", conclusion), finding.reason
+    assert len(solvers.requests) == request_count
     assert solvers.methods == "pwpw"[:request_count]
     assert len(finding.evidence) == request_count
     assert len({request.seed for request in solvers.requests}) == request_count
@@ -114,26 +109,25 @@ async def test_blind_check_concludes_and_stops(answers, conclusion, request_coun
     ],
 )
 async def test_blind_check_reports_counts(answers, reason):
-    assert (await make_blind_check().examine(ATTACK, DRAW, Solvers(answers.split()))).reason == reason
+    assert (await make_blind_check().examine(ATTACK, DRAW, FakeSolvers(answers.split()))).reason == reason
 
 
 async def test_blind_requests_contain_neither_solution_nor_answer():
-    solvers = Solvers(["41", "43", "42", "42"])
-    await make_blind_check(solutions=4, agreeing=3).examine(
-        replace(ATTACK, answer="4242", notes={"HINT": "SECRET"}), DRAW, solvers
-    )
+    solvers = FakeSolvers(["41", "43", "42", "42"])
+    attack = replace(ATTACK, answer="4242", notes={"HINT": "SECRET"})
+    await make_blind_check(solutions=4, agreeing=3).examine(attack, DRAW, solvers)
     assert len(solvers.requests) >= 2
     for request in solvers.requests:
         text = "\n".join(message.content for message in request.messages)
         assert ATTACK.question in text and "SECRET" not in text and "4242" not in text
-        assert text.rindex(CANNOT) > max(text.rfind("ANSWER: the"), text.rfind("CODE:\n")), "offered after the form"
+        form_position = max(text.rfind("ANSWER: the"), text.rfind("CODE:\n"))
+        assert text.rindex(CANNOT) > form_position, "the prompt does not offer this answer after the form"
 
 
 async def test_blind_check_keeps_every_solution_as_evidence():
-    solvers = Solvers(["42", "no", f"CODE: {CANNOT}: no rows", "41"])
-    first, second, third, fourth = (
-        await make_blind_check(names=("one", "two")).examine(ATTACK, DRAW, solvers)
-    ).evidence
+    solvers = FakeSolvers(["42", "no", f"CODE: {CANNOT}: no rows", "41"])
+    finding = await make_blind_check(names=("one", "two")).examine(ATTACK, DRAW, solvers)
+    first, second, third, fourth = finding.evidence
     assert (first.kind, first.outcome, first.agrees, first.author) == ("program", "42", True, "one")
     assert first.text.startswith("one = 1") and "one * 42" in first.text
     assert second == Exhibit("solution", "no", "", "missing section ANSWER", author="two", agrees=None)
@@ -143,17 +137,17 @@ async def test_blind_check_keeps_every_solution_as_evidence():
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "killed"])
 async def test_blind_program_that_fails_counts_for_neither_side(status):
-    solvers = Solvers(["41", "41", "41", "41"], status)
+    solvers = FakeSolvers(["41", "41", "41", "41"], status)
     finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
     assert finding.conclusion == "not checked"
-    assert [exhibit.agrees for exhibit in finding.evidence if exhibit.kind == "program"] == [None] * len(
-        solvers.program_requests
-    )
+    programs = [exhibit for exhibit in finding.evidence if exhibit.kind == "program"]
+    assert len(programs) == len(solvers.program_requests)
+    assert all(program.agrees is None for program in programs)
     assert finding.evidence[0].detail == f"it ended with {status}: KeyError: 1"
 
 
 async def test_blind_solver_that_refuses_the_prompt_counts_for_neither_side():
-    finding = await make_blind_check().examine(ATTACK, DRAW, Solvers(["refused", "42", "42"]))
+    finding = await make_blind_check().examine(ATTACK, DRAW, FakeSolvers(["refused", "42", "42"]))
     assert finding.conclusion == "supports"
     assert (finding.evidence[0].agrees, finding.evidence[0].detail) == (None, "prompt too long: shorten it")
 
@@ -172,7 +166,7 @@ async def test_blind_solutions_alternate_between_methods_and_authors():
     [("B (b)", "supports"), ("C C C", "contradicts"), ("C D C B", "not checked"), ("B,C 12 B C", "not checked")],
 )
 async def test_blind_check_compares_letters_without_programs(answers, conclusion):
-    solvers = Solvers(answers.split())
+    solvers = FakeSolvers(answers.split())
     finding = await make_blind_check(GENETICS, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
     assert finding.conclusion == conclusion
     assert set(solvers.methods) == {"w"}
@@ -187,9 +181,8 @@ async def test_blind_check_compares_letters_without_programs(answers, conclusion
     ],
 )
 async def test_blind_check_does_not_count_different_words_as_disagreement(answers, conclusion):
-    finding = await make_blind_check(FREE_TEXT, programs=0).examine(
-        Attack("Which?", "because", "the mitral valve"), DRAW, Solvers(answers)
-    )
+    attack = Attack("Which?", "because", "the mitral valve")
+    finding = await make_blind_check(FREE_TEXT_DOMAIN, programs=0).examine(attack, DRAW, FakeSolvers(answers))
     assert finding.conclusion == conclusion
 
 
@@ -219,6 +212,6 @@ def test_blind_answer_is_read(text, answer):
 
 
 @pytest.mark.parametrize(("text", "reason"), REASON_BY_REPLY.items())
-def test_blind_answer_is_never_guessed(text, reason):
+def test_unclear_blind_answer_is_unparsed(text, reason):
     answer = read_answer(GSMHARD, text)
     assert isinstance(answer, Unparsed) and reason in answer.reason

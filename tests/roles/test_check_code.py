@@ -13,20 +13,24 @@ from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Finding
 
-GSMHARD, SANDBOX, DRAW = load_domain("gsmhard"), Identity("sandbox", "s"), Draw(1, 2, 3)
+GSMHARD = load_domain("gsmhard")
+SANDBOX = Identity("sandbox", "s")
+DRAW = Draw(1, 2, 3)
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "42")
-VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 
 
 def make_program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
     return f"# VARIABLES\n{variables}\n# STEPS\n{steps}\n# CHECK\n{check}"
 
 
-def fence(code: str) -> str:
+def make_code_reply(code: str) -> str:
+    """A judge's reply with this program in a code fence."""
     return f"CODE:\n```python\n{code}\n```"
 
 
 def read_reply(text: str, finish="stop") -> str | Unparsed:
+    """The program in a reply, or why the reply has none."""
     return read_program(ChatReply(text, finish))
 
 
@@ -36,19 +40,23 @@ PROGRAM_IN_PIECES = (
     "and\n```\n# STEPS\neggs = rows * each\n# CHECK\nanswer = eggs\n```"
 )
 READABLE_REPLIES = [
-    fence(make_program()),
-    f"<think>```python\nx\n```</think>{fence(make_program())}",
+    make_code_reply(make_program()),
+    f"<think>```python\nx\n```</think>{make_code_reply(make_program())}",
     f"**CODE:**\n```Python3\n{make_program()}\n```\nIt prints:\n```\n42\n```",
     f"CODE:\n{make_program()}",
     make_program(),
     f'{{"CODE": "{PROGRAM_AS_JSON}"}}',
     f'{{"code": "```python\\n{PROGRAM_AS_JSON}\\n```"}}',
-    fence("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
-    fence("# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"),
-    fence(make_program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
-    fence(make_program(check="answer = rows * each")),
-    fence(make_program(check="total = eggs\nanswer = total")),
-    fence(make_program("rows, each = 6, 7\neggs = rows * each", "# None")),
+    make_code_reply("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
+    make_code_reply(
+        "# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"
+    ),
+    make_code_reply(
+        make_program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")
+    ),
+    make_code_reply(make_program(check="answer = rows * each")),
+    make_code_reply(make_program(check="total = eggs\nanswer = total")),
+    make_code_reply(make_program("rows, each = 6, 7\neggs = rows * each", "# None")),
     PROGRAM_IN_PIECES,
     f"{make_program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
@@ -82,8 +90,8 @@ REASON_BY_PROGRAM = {
 
 
 @pytest.mark.parametrize(("code", "reason"), REASON_BY_PROGRAM.items())
-def test_code_program_of_another_form_is_refused(code, reason):
-    result = read_reply(fence(code))
+def test_code_program_that_breaks_the_form_is_refused(code, reason):
+    result = read_reply(make_code_reply(code))
     assert isinstance(result, Unparsed) and reason in result.reason
 
 
@@ -97,7 +105,9 @@ def test_code_reply_none_means_nothing_to_calculate(text):
 
 
 class FakeCall:
-    """Answers prompts with the `replies` in order. Every program prints `printed` and ends with `status`."""
+    """Answers prompts with the `replies` in order, then repeats the last one. Every program prints `printed` as its
+    answer and ends with `status`.
+    """
 
     def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
         self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
@@ -112,7 +122,8 @@ class FakeCall:
             return PythonReply(self.status, 0, f"noise\n\n{marker} {self.printed}\n", self.stderr, False, "b")
         self.prompts.append(request.messages[-1].content)
         self.seeds.append(request.seed)
-        return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
+        is_last_reply = len(self.replies) == 1
+        return ChatReply(self.replies[0] if is_last_reply else self.replies.pop(0), "stop")
 
 
 def make_check(player, domain=GSMHARD, retries=2) -> CodeCheck:
@@ -126,7 +137,7 @@ def make_check(player, domain=GSMHARD, retries=2) -> CodeCheck:
      ("", "not checked")],
 )  # fmt: skip
 async def test_code_check_compares_answers(player, printed, conclusion):
-    call = FakeCall(fence(make_program()), printed=printed)
+    call = FakeCall(make_code_reply(make_program()), printed=printed)
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("code", conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
@@ -137,7 +148,7 @@ async def test_code_check_compares_answers(player, printed, conclusion):
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_code_check_requests_another_program_and_quotes_the_failure(player, status):
-    call = FakeCall(fence(make_program()), status=status, stderr="Traceback\nNameError: eggs")
+    call = FakeCall(make_code_reply(make_program()), status=status, stderr="Traceback\nNameError: eggs")
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
     assert len(call.program_requests) == len(set(call.seeds)) == 3
@@ -145,7 +156,7 @@ async def test_code_check_requests_another_program_and_quotes_the_failure(player
 
 
 async def test_code_check_never_runs_unreadable_program(player):
-    call = FakeCall("no", fence(make_program(check="answer = 42")), fence(make_program()))
+    call = FakeCall("no", make_code_reply(make_program(check="answer = 42")), make_code_reply(make_program()))
     assert (await make_check(player).examine(ATTACK, DRAW, call)).conclusion == "supports"
     assert len(call.program_requests) == 1
     assert "bare value" in call.prompts[2]
@@ -164,14 +175,14 @@ async def test_code_check_asks_once_if_nothing_is_calculated(player):
 
 
 async def test_code_prompt_omits_the_attackers_answer(player):
-    call = FakeCall(fence(make_program()))
+    call = FakeCall(make_code_reply(make_program()))
     await make_check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, call)
     assert "the steps" in call.prompts[0] and "77.5" not in call.prompts[0]
 
 
 @pytest.mark.parametrize(("printed", "conclusion"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
 async def test_code_check_compares_letters(player, printed, conclusion):
-    call = FakeCall(fence(make_program(check="answer = 'AB'[eggs > 40]")), printed=printed)
+    call = FakeCall(make_code_reply(make_program(check="answer = 'AB'[eggs > 40]")), printed=printed)
     genetics = load_domain("starter-genetics")
     assert (await make_check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, call)).conclusion == conclusion
 
@@ -183,9 +194,9 @@ async def test_code_check_skips_free_text(player):
 
 
 def make_judge(player, code=True) -> CheckingJudge:
-    return CheckingJudge(
-        ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), (make_check(player),) if code else ()
-    )
+    """A judge with the code check, or without checks."""
+    checks = (make_check(player),) if code else ()
+    return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), checks)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +204,9 @@ def make_judge(player, code=True) -> CheckingJudge:
     [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")],
 )
 async def test_contradicting_check_rejects_accepted_attack(player, printed, valid, conclusion):
-    verdict = await make_judge(player).validate(ATTACK, DRAW, FakeCall(VALID, fence(make_program()), printed=printed))
+    verdict = await make_judge(player).validate(
+        ATTACK, DRAW, FakeCall(VALID_REPLY, make_code_reply(make_program()), printed=printed)
+    )
     finding = verdict.finding("code")
     assert (verdict.positive, finding.conclusion) == (valid, conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
@@ -202,7 +215,7 @@ async def test_contradicting_check_rejects_accepted_attack(player, printed, vali
 
 
 async def test_rejected_attack_is_not_checked(player):
-    call = FakeCall(VALID.replace("VALID", "INVALID"))
+    call = FakeCall(VALID_REPLY.replace("VALID", "INVALID"))
     verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert not verdict.positive
     assert verdict.findings == (Finding("code", "not checked", "the judge had rejected it already"),)
@@ -210,15 +223,14 @@ async def test_rejected_attack_is_not_checked(player):
 
 
 async def test_verdict_without_checks_comes_from_the_judge(player):
-    call = FakeCall(VALID)
+    call = FakeCall(VALID_REPLY)
     verdict = await make_judge(player, code=False).validate(ATTACK, DRAW, call)
     assert (verdict.positive, verdict.findings) == (True, ())
     assert len(call.prompts) == 1
 
 
 def test_answer_marker_depends_on_the_program():
-    assert append_answer_print(make_program()).startswith(make_program())
-    assert (
-        append_answer_print(make_program()).split("'")[1]
-        != append_answer_print(make_program(check="answer = eggs + 1")).split("'")[1]
-    )
+    program = append_answer_print(make_program())
+    other_program = append_answer_print(make_program(check="answer = eggs + 1"))
+    assert program.startswith(make_program())
+    assert program.split("'")[1] != other_program.split("'")[1]

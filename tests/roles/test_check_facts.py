@@ -11,9 +11,11 @@ from nanoflux_local.roles.checks.facts import MAX_QUERY_CHARACTERS, FactCheck
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Attempt, Exhibit, Source, TurnRecord, turn_from_json
 
-MEDICINE, ENGINE, DRAW = load_built_in("starter-medicine"), Identity("search", "corpus", "r"), Draw(1, 2, 3)
+MEDICINE = load_built_in("starter-medicine")
+ENGINE = Identity("search", "corpus", "r")
+DRAW = Draw(1, 2, 3)
 ATTACK = Attack("Which vitamin? A. C B. D", "Scurvy follows lack of C.", "A")
-VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 FOUND_REPLY = SearchReply("found", "", (("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),))
 REPLY_BY_QUERY = {
     "found": FOUND_REPLY, "nothing": SearchReply("nothing"), "timeout": SearchReply("timeout", "no answer within 30 s"),
@@ -22,7 +24,7 @@ REPLY_BY_QUERY = {
 
 
 class FakeCall:
-    """Answers prompts with the `replies` in order, and a search by its query, from REPLY_BY_QUERY."""
+    """Answers prompts with the `replies` in order, then repeats the last one, and searches with `REPLY_BY_QUERY`."""
 
     def __init__(self, *replies: str) -> None:
         self.replies = list(replies)
@@ -34,7 +36,8 @@ class FakeCall:
             self.searches.append(request)
             return REPLY_BY_QUERY[request.query]
         self.prompts.append(request.messages[-1].content)
-        return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
+        is_last_reply = len(self.replies) == 1
+        return ChatReply(self.replies[0] if is_last_reply else self.replies.pop(0), "stop")
 
 
 def make_fact_check(player, queries=5) -> FactCheck:
@@ -60,24 +63,28 @@ async def test_fact_queries_are_read_one_per_line(player, text, queries):
     assert all((request.endpoint, request.top, request.timeout_s) == (ENGINE, 4, 30.0) for request in call.searches)
 
 
-async def test_fact_queries_are_limited_in_number_and_length(player):
+async def test_fact_queries_are_limited_in_number(player):
     call = FakeCall("QUERIES:\nfound\nnothing\ntimeout")
     finding = await make_fact_check(player, queries=2).examine(ATTACK, DRAW, call)
     assert len(finding.evidence) == 2 and finding.reason == "2 searches: 1 found, 1 found nothing"
-    REPLY_BY_QUERY["w" * MAX_QUERY_CHARACTERS] = FOUND_REPLY
-    await make_fact_check(player).examine(ATTACK, DRAW, long_query_call := FakeCall("QUERIES: " + "w" * 999))
-    assert len(long_query_call.searches[0].query) == MAX_QUERY_CHARACTERS
+
+
+async def test_fact_queries_are_limited_in_length(player, monkeypatch):
+    monkeypatch.setitem(REPLY_BY_QUERY, "w" * MAX_QUERY_CHARACTERS, FOUND_REPLY)
+    call = FakeCall("QUERIES: " + "w" * 999)
+    await make_fact_check(player).examine(ATTACK, DRAW, call)
+    assert [len(request.query) for request in call.searches] == [MAX_QUERY_CHARACTERS]
 
 
 async def test_search_outcomes_reach_verdict_and_judge(player):
-    call = FakeCall("QUERIES:\n" + "\n".join(list(REPLY_BY_QUERY)[:5]), VALID)
+    call = FakeCall("QUERIES:\n" + "\n".join(REPLY_BY_QUERY), VALID_REPLY)
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
     verdict = await judge.validate(ATTACK, DRAW, call)
     assert verdict.positive
     finding = verdict.finding("facts")
     assert finding.conclusion == "not checked"
     assert finding.reason == "5 searches: 1 found, 1 found nothing, 1 timed out, 1 refused, 1 failed"
-    assert [search.outcome for search in finding.evidence] == list(REPLY_BY_QUERY)[:5]
+    assert [search.outcome for search in finding.evidence] == list(REPLY_BY_QUERY)
     assert finding.evidence[0].results == (Source("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),)
     assert finding.evidence[2].detail == "no answer within 30 s"
     judge_prompt = call.prompts[-1]
@@ -87,11 +94,14 @@ async def test_search_outcomes_reach_verdict_and_judge(player):
 
 
 @pytest.mark.parametrize(
-    ("reply", "reason"),
-    [("QUERIES: NONE", "the judge named nothing to look up"), ("no", "nothing was looked up: missing section QUERIES")],
+    ("replies", "reason"),
+    [
+        (["QUERIES: NONE"], "the judge named nothing to look up"),
+        (["no", "no"], "nothing was looked up: missing section QUERIES"),
+    ],
 )
-async def test_fact_check_without_queries_keeps_verdict(player, reply, reason):
-    call = FakeCall(*[reply] * (1 if "NONE" in reply else 2), VALID)
+async def test_fact_check_without_queries_keeps_verdict(player, replies, reason):
+    call = FakeCall(*replies, VALID_REPLY)
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
     verdict = await judge.validate(ATTACK, DRAW, call)
     finding = verdict.finding("facts")
@@ -101,7 +111,7 @@ async def test_fact_check_without_queries_keeps_verdict(player, reply, reason):
 
 async def test_search_results_are_stored_with_turn(player):
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
-    verdict = await judge.validate(ATTACK, DRAW, FakeCall("QUERIES: found", VALID))
+    verdict = await judge.validate(ATTACK, DRAW, FakeCall("QUERIES: found", VALID_REPLY))
     record = TurnRecord(0, "a", "d", "j", (Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict),))
     assert turn_from_json(record.to_json()) == record
     assert isinstance(record.attempts[0].validation.finding("facts").evidence[0], Exhibit)

@@ -13,18 +13,21 @@ from nanoflux_local.roles.checks.restated import MIN_WORD_OVERLAP, RestatedCheck
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Finding, Seed
 
-EMBEDDER, DRAW = Identity("embedder", "e"), Draw(1, 2, 3)
+EMBEDDER = Identity("embedder", "e")
+DRAW = Draw(1, 2, 3)
 SEEDS = (
     Seed(
         "oreos", "x", "James has 3 more than 2 times the number of Oreos Jordan has. How many does Jordan have?", "11"
     ),
     Seed("juniors", "x", "There are 500 students in a school. 40 percent are juniors. How many are juniors?", "200"),
 )
-VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 
 
 class FakeCall:
-    """Embeds texts as unit vectors at a given cosine to the question's, and answers every prompt with VALID."""
+    """Embeds texts as unit vectors that have the given cosines to the question's vector, and answers every prompt with
+    `VALID_REPLY`.
+    """
 
     def __init__(self, question: str, cosines: dict[str, float]) -> None:
         self.cosines = {question: 1.0, **cosines}
@@ -39,7 +42,7 @@ class FakeCall:
                 raise PromptRefusedError("context", "too long")
             return EmbedReply.of(np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32))
         self.prompts.append(request.messages[-1].content)
-        return ChatReply(VALID, "stop")
+        return ChatReply(VALID_REPLY, "stop")
 
 
 def make_check(threshold: float = 0.85) -> RestatedCheck:
@@ -47,6 +50,7 @@ def make_check(threshold: float = 0.85) -> RestatedCheck:
 
 
 async def examine(question: str, cosines: dict[str, float] | None = None) -> Finding:
+    """The finding about a question with the two seeds."""
     return await make_check().examine(Attack(question, "s", "1"), DRAW, FakeCall(question, cosines or {}), SEEDS)
 
 
@@ -75,8 +79,8 @@ async def test_restated_seed_in_other_words_is_contradicted_by_its_embedding():
 
 
 async def test_question_stitched_from_several_seeds_is_no_restatement():
-    stitched = f"{SEEDS[0].question} Call that number X. {SEEDS[1].question.replace('500', 'X times 10')}"
-    assert (await examine(stitched)).conclusion == "supports"
+    stitched_question = f"{SEEDS[0].question} Call that number X. {SEEDS[1].question.replace('500', 'X times 10')}"
+    assert (await examine(stitched_question)).conclusion == "supports"
 
 
 async def test_question_without_seeds_is_not_checked():
@@ -92,7 +96,7 @@ async def test_seed_that_the_embedder_refuses_is_not_checked():
 
 
 def test_word_overlap_limit_separates_restatements_from_similar_questions():
-    """Pairs like those that the limit was chosen from: one story with different numbers, and two similar stories."""
+    """The first pair is one story with different numbers, the second pair two similar stories."""
     same_story = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
     assert measure_word_overlap(SEEDS[0].question, same_story) > MIN_WORD_OVERLAP
     juniors = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
@@ -104,10 +108,12 @@ def test_word_overlap_limit_separates_restatements_from_similar_questions():
 
 async def test_restated_question_is_rejected_before_the_judge_is_asked(player):
     judge = CheckingJudge(ModelJudge(load_domain("gsmhard"), player, JudgeRules(), 0), (make_check(),))
-    attack, call = Attack(SEEDS[0].question, "s", "1"), FakeCall(SEEDS[0].question, {})
+    attack = Attack(SEEDS[0].question, "s", "1")
+    call = FakeCall(SEEDS[0].question, {})
     verdict = await judge.validate(attack, DRAW, call, seeds=SEEDS)
     assert (verdict.positive, verdict.asked, call.prompts) == (False, 0, [])
     assert verdict.explanation.startswith("[it restates a seed] ") and "seed oreos" in verdict.explanation
-    accepted = await judge.validate(attack, DRAW, call)
-    assert accepted.positive and accepted.finding("restated").conclusion == "not checked"
+    verdict_without_seeds = await judge.validate(attack, DRAW, call)
+    assert verdict_without_seeds.positive
+    assert verdict_without_seeds.finding("restated").conclusion == "not checked"
     assert len(call.prompts) == 1

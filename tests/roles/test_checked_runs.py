@@ -26,17 +26,20 @@ SETTINGS = {
 
 
 def complete_run(home: Home, concurrency: int) -> str:
+    """Start a run with several checks, complete it, and return its id."""
     config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
     return play_run(home, config)
 
 
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A home with a completed run, and the run's id."""
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
     return home, complete_run(home, concurrency=1)
 
 
 def read_judged_attempts(home: Home, run: str) -> list[Attempt]:
+    """The attempts of a run that the judge validated."""
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
@@ -81,33 +84,37 @@ def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home
 
 
 def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Home, str]) -> None:
-    """A recorded request is one of the blind check if it offers the reply CANNOT BE ANSWERED."""
+    """Only requests of the blind check offer the reply CANNOT BE ANSWERED."""
     home, _ = checked_run
     with LedgerView(home.ledger) as view:
-        requests = [row["request"] for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]
-    blind_requests = [request for request in map(str, requests) if "CANNOT BE ANSWERED" in request]
+        requests = [str(row["request"]) for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]
+    blind_requests = [request for request in requests if "CANNOT BE ANSWERED" in request]
     solutions = [attempt.attack.solution for attempt in read_judged_attempts(*checked_run)]
     assert len(blind_requests) > 10
-    assert not [request for request in blind_requests for solution in solutions if solution in request]
+    assert not any(solution in request for request in blind_requests for solution in solutions)
 
 
 def test_checked_run_replays_with_other_blind_settings(checked_run: tuple[Home, str]) -> None:
-    """The ledger always holds one agreeing solution, but none by a solver that the run did not have."""
-    one_agreeing = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
-    assert one_agreeing.turns == SETTINGS["max_turns"] and all(turn.role != "judge" for turn in one_agreeing.unknown)
-    unused_solver = asyncio.run(replay_with(*checked_run, {"judge": {"solvers": ["unused"]}}))
-    assert unused_solver.unknown and {(turn.kind, turn.role) for turn in unused_solver.unknown} == {("chat", "judge")}
+    """The ledger has all calls for a check that requires fewer agreeing solutions, but none of a new solver."""
+    replay_with_one_agreeing = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
+    assert replay_with_one_agreeing.turns == SETTINGS["max_turns"]
+    assert all(turn.role != "judge" for turn in replay_with_one_agreeing.unknown)
+    replay_with_new_solver = asyncio.run(replay_with(*checked_run, {"judge": {"solvers": ["unused"]}}))
+    assert {(turn.kind, turn.role) for turn in replay_with_new_solver.unknown} == {("chat", "judge")}
 
 
-def test_checked_run_is_shown_with_its_blind_solutions(
+def test_commands_show_the_blind_solutions_of_a_run(
     checked_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, run = checked_run
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with LedgerView(home.ledger) as view:
-        example = next(iter(view.rows("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)))["id"]
-    for arguments, expected in ((("run", "show", run), "blind"), (("examples", "show", str(example)), "Blind check: ")):
+        example = view.row("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)["id"]
+    for arguments, expected_text in (
+        (("run", "show", run), "blind"),
+        (("examples", "show", str(example)), "Blind check: "),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
         output = capsys.readouterr().out
-        assert exit_info.value.code == 0 and expected in output, output
+        assert exit_info.value.code == 0 and expected_text in output, output

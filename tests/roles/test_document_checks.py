@@ -14,7 +14,9 @@ from nanoflux_local.roles.checks.open_book import OpenBookCheck
 from nanoflux_local.roles.checks.quotations import Quotation, find_passage, read_quotations
 from nanoflux_local.transcript import Attack, Attempt, Citation, Seed, Verdict
 
-DOCUMENTS, CHOICE, DRAW = load_domain("documents"), load_domain("documents-choice"), Draw(1, 2, 3)
+DOCUMENTS = load_domain("documents")
+CHOICE_DOCUMENTS = load_domain("documents-choice")
+DRAW = Draw(1, 2, 3)
 PASSAGES = (
     Seed("1", "d", "Vaccines are kept between 2 and 8 degrees; a reading outside is reported within 30 minutes.", "",
          source="cold.docx", place="Refrigerators"),
@@ -22,7 +24,9 @@ PASSAGES = (
          source="staff.pdf", place="page 3"),
     Seed("3", "d", "The store opens at seven.", "", source="store.md", place="Hours"),
 )  # fmt: skip
-RANGE, DUTY = '1: "kept between 2 and 8 degrees"', '2: "on duty is reached at extension 417"'
+RANGE = '1: "kept between 2 and 8 degrees"'
+DUTY = '2: "on duty is reached at extension 417"'
+"""Citations of the first and of the second passage."""
 
 
 def make_attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
@@ -111,27 +115,35 @@ async def test_attempt_lists_its_citations(scripted) -> None:
 # The grounded check
 
 
-def reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
+def make_grounded_reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
     return f"PREMISES: {premises}\nUNSUPPORTED: {unsupported}"
 
 
 @pytest.mark.parametrize(
     ("text", "conclusion", "reason"),
     [
-        (reply(), "supports", "the 2 quoted premises are in the passages"),
-        (reply(unsupported="None."), "supports", "the 2 quoted premises"),
-        (reply(unsupported="that the pharmacist works at night"), "contradicts", "unsupported: that the pharmacist"),
-        (reply(unsupported=f"{DUTY}\n{RANGE}"), "supports", "the 2 quoted premises"),
-        (reply(unsupported=f'{DUTY}\n"kept at 5 degrees"'), "contradicts", "unsupported: 2: "),
-        (reply('1: "kept at 5 degrees"'), "not checked", "the judge quotes what no passage says: 'kept at 5 degrees'"),
-        (reply("NONE"), "not checked", "the judge quotes no premise"),
+        (make_grounded_reply(), "supports", "the 2 quoted premises are in the passages"),
+        (make_grounded_reply(unsupported="None."), "supports", "the 2 quoted premises"),
         (
-            reply(unsupported="NONE, or what the solution uses although no passage states it"),
+            make_grounded_reply(unsupported="that the pharmacist works at night"),
+            "contradicts",
+            "unsupported: that the pharmacist",
+        ),
+        (make_grounded_reply(unsupported=f"{DUTY}\n{RANGE}"), "supports", "the 2 quoted premises"),
+        (make_grounded_reply(unsupported=f'{DUTY}\n"kept at 5 degrees"'), "contradicts", "unsupported: 2: "),
+        (
+            make_grounded_reply('1: "kept at 5 degrees"'),
+            "not checked",
+            "the judge quotes what no passage says: 'kept at 5 degrees'",
+        ),
+        (make_grounded_reply("NONE"), "not checked", "the judge quotes no premise"),
+        (
+            make_grounded_reply(unsupported="NONE, or what the solution uses although no passage states it"),
             "not checked",
             "description",
         ),
         ("I would rather not say.", "not checked", "missing section PREMISES"),
-        (reply() + "\nUNSUPPORTED: the price", "not checked", "given twice"),
+        (make_grounded_reply() + "\nUNSUPPORTED: the price", "not checked", "given twice"),
     ],
 )
 async def test_grounded_check_concludes(player, scripted, text: str, conclusion: str, reason: str) -> None:
@@ -143,12 +155,14 @@ async def test_grounded_check_concludes(player, scripted, text: str, conclusion:
 
 
 async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:
-    call = scripted(["no sections", reply()])
+    call = scripted(["no sections", make_grounded_reply()])
     finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and len({request.seed for request in call.requests}) == 2
-    assert (
-        await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, scripted([]))
-    ).conclusion == "not checked"
+
+
+async def test_grounded_check_without_passages_checks_nothing(player, scripted) -> None:
+    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, scripted([]))
+    assert finding.conclusion == "not checked"
 
 
 # The open-book check
@@ -156,6 +170,12 @@ async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripte
 
 def make_solution(answer: str) -> str:
     return f"SOLUTION: by the rules.\nANSWER: {answer}"
+
+
+def complete_reply(reply: str) -> str:
+    """A reply with sections, unchanged, or the solution with an answer."""
+    is_complete = reply.startswith("SOLUTION") or reply == "no sections"
+    return reply if is_complete else make_solution(reply)
 
 
 CANNOT_SOLUTION = make_solution("CANNOT BE ANSWERED, because the number is not given")
@@ -180,22 +200,22 @@ CANNOT_SOLUTION = make_solution("CANNOT BE ANSWERED, because the number is not g
     ],
 )
 async def test_open_book_check_concludes(player, scripted, replies: list[str], conclusion: str, reason: str) -> None:
-    texts = [text if text.startswith("SOLUTION") or text == "no sections" else make_solution(text) for text in replies]
-    call = scripted(texts)
+    call = scripted([complete_reply(reply) for reply in replies])
     finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.conclusion, len(call.requests)) == (conclusion, len(replies)) and reason in finding.reason
     assert len({request.seed for request in call.requests}) == len(replies)
-    assert not [prompt for prompt in call.prompts if "SECRET" in prompt]
-    with_passages = [PASSAGES[1].question in prompt for prompt in call.prompts]
-    assert with_passages == sorted(with_passages, reverse=True) and with_passages[0]
-    assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == [
-        "with the passages" if has_passages else "without the passages" for has_passages in with_passages
+    assert not any("SECRET" in prompt for prompt in call.prompts)
+    descriptions = [
+        "with the passages" if PASSAGES[1].question in prompt else "without the passages" for prompt in call.prompts
     ]
+    assert descriptions == sorted(descriptions), "a solver without the passages is asked before one with them"
+    assert descriptions[0] == "with the passages"
+    assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == descriptions
 
 
 async def test_open_book_check_compares_letters(player, scripted) -> None:
     call = scripted([make_solution("(B)"), make_solution("C")])
-    finding = await OpenBookCheck(CHOICE, (player,)).examine(make_attack(answer="B"), DRAW, call, PASSAGES)
+    finding = await OpenBookCheck(CHOICE_DOCUMENTS, (player,)).examine(make_attack(answer="B"), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and [exhibit.agrees for exhibit in finding.evidence] == [True, False]
 
 
@@ -209,7 +229,8 @@ async def test_open_book_check_compares_letters(player, scripted) -> None:
     ],
 )  # fmt: skip
 def test_short_texts_are_compared_by_words_and_numbers(answer: str, expected: str, same: bool | None) -> None:
-    assert same_short_text(answer, expected) is same and same_short_text(expected, answer) is same
+    assert same_short_text(answer, expected) is same
+    assert same_short_text(expected, answer) is same
 
 
 @pytest.mark.parametrize("name", ["grounded", "open_book"])

@@ -44,7 +44,7 @@ def test_truncated_free_program_is_refused():
 
 
 def run_programs(programs: list[str]) -> list[str | Unparsed]:
-    """The answers that programs give in the real sandbox."""
+    """The answers that programs give in the real sandbox, or why they give none."""
 
     async def run_all() -> list[str | Unparsed]:
         tool = PythonTool(workers=1)
@@ -64,7 +64,7 @@ ANSWER_BY_PROGRAM = {
     "a = 6 * 7\nanswer = a\nprint(a / 4)": "10.5",
     "def solve():\n    print(6 * 7)\nsolve()": "42",
 }
-FAULT_BY_PROGRAM = {
+REASON_BY_PROGRAM = {
     "a = 6 * 7": "it prints '', which is no number",
     "print('x' * 3)": "it prints 'xxx', which is no number",
     "print(6 * 7)\nraise SystemExit(0)": "it ended before its answer was read",
@@ -77,6 +77,5 @@ def test_free_programs_give_their_last_printed_line_or_answer():
 
 
 def test_free_programs_without_an_answer_say_why():
-    assert [getattr(result, "reason", result) for result in run_programs(list(FAULT_BY_PROGRAM))] == list(
-        FAULT_BY_PROGRAM.values()
-    )
+    results = run_programs(list(REASON_BY_PROGRAM))
+    assert results == [Unparsed(reason) for reason in REASON_BY_PROGRAM.values()]

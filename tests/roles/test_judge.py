@@ -15,15 +15,15 @@ DRAW = Draw(1, 2, 3)
 GSMHARD = load_domain("gsmhard")
 
 
-def judge(player, domain=GSMHARD, strikes=3, retries=2) -> ModelJudge:
+def make_judge(player, domain=GSMHARD, strikes=3, retries=2) -> ModelJudge:
     return ModelJudge(domain, player, JudgeRules(confidence=0.9, strikes=strikes), retries)
 
 
-def validation(decision="VALID", confidence="0.95") -> str:
+def make_validation(decision="VALID", confidence="0.95") -> str:
     return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: so"
 
 
-def evaluation(decision="CORRECT", confidence="0.95", quality="SOUND, it holds") -> str:
+def make_evaluation(decision="CORRECT", confidence="0.95", quality="SOUND, it holds") -> str:
     return (
         f"ANALYSIS: a\nREASONING QUALITY: {quality}\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: so"
@@ -39,7 +39,7 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize(("text", "positive"), DECISIONS.items())
-def test_decision_is_exactly_one_word(text, positive):
+def test_decision_is_read_only_if_it_is_unambiguous(text, positive):
     verdict = read_verdict({"DECISION": text, "CONFIDENCE": "0.9", "EXPLANATION": "e"}, "VALID", "INVALID")
     if positive is None:
         assert isinstance(verdict, Unparsed)
@@ -68,24 +68,24 @@ def test_verdict_with_unreadable_confidence_is_unparsed():
 
 @pytest.mark.parametrize("positive", [True, False])
 async def test_confident_validation_is_the_verdict(player, scripted, positive):
-    call = scripted([validation("VALID" if positive else "INVALID")])
-    assert await judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
+    call = scripted([make_validation("VALID" if positive else "INVALID")])
+    assert await make_judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
     assert ATTACK.question in call.prompts[0]
     assert ATTACK.solution in call.prompts[0]
     assert call.requests[0].sampling == player.sampling
 
 
 async def test_confidence_equal_to_the_threshold_suffices(player, scripted):
-    call = scripted([validation(confidence="0.9")])
-    assert (await judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
+    call = scripted([make_validation(confidence="0.9")])
+    assert (await make_judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
 
 
 @pytest.mark.parametrize("mode", ["validate", "evaluate"])
 async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripted, mode):
-    reply = validation if mode == "validate" else evaluation
-    call = scripted([reply(confidence="0.5"), reply(confidence="0.89"), reply(confidence="0.93")])
+    make_reply = make_validation if mode == "validate" else make_evaluation
+    call = scripted([make_reply(confidence=confidence) for confidence in ("0.5", "0.89", "0.93")])
     arguments = (ATTACK,) if mode == "validate" else (ATTACK, DEFENCE)
-    verdict = await getattr(judge(player), mode)(*arguments, DRAW, call)
+    verdict = await getattr(make_judge(player), mode)(*arguments, DRAW, call)
     assert (verdict.confidence, verdict.asked) == (0.93, 3)
     first_prompt, second_prompt, third_prompt = call.prompts
     assert second_prompt.startswith(first_prompt) and "0.5" in second_prompt[len(first_prompt) :]
@@ -94,15 +94,15 @@ async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripte
 
 
 @pytest.mark.parametrize("strikes", [1, 2, 3])
-async def test_doubt_ends_after_strikes(player, scripted, strikes):
-    call = scripted(lambda _: validation(confidence="0.6"))
-    assert await judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
+async def test_judge_stays_in_doubt_after_the_last_strike(player, scripted, strikes):
+    call = scripted(lambda _: make_validation(confidence="0.6"))
+    assert await make_judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
     assert len(call.requests) == strikes
 
 
 async def test_unreadable_verdict_is_requested_again(player, scripted):
-    call = scripted(["no", validation("VALID or INVALID"), validation("INVALID")])
-    verdict = await judge(player).validate(ATTACK, DRAW, call)
+    call = scripted(["no", make_validation("VALID or INVALID"), make_validation("INVALID")])
+    verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert verdict == Verdict(False, 0.95, "so", asked=1)
     assert len(set(call.prompts)) == 1
     assert len({request.seed for request in call.requests}) == 3
@@ -110,33 +110,35 @@ async def test_unreadable_verdict_is_requested_again(player, scripted):
 
 async def test_judge_that_stays_unreadable_is_unparsed(player, scripted):
     call = scripted(lambda _: "no")
-    assert isinstance(await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
+    assert isinstance(await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
     assert len(call.requests) == 3
 
 
-@pytest.mark.parametrize("reply", [evaluation("maybe"), evaluation(confidence="high"), "no"])
+@pytest.mark.parametrize("reply", [make_evaluation("maybe"), make_evaluation(confidence="high"), "no"])
 async def test_unreadable_evaluation_of_wrong_answer_is_unparsed(player, scripted, reply):
     call = scripted(lambda _: reply)
-    assert isinstance(await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
+    assert isinstance(await make_judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
     assert len(call.requests) == 3
 
 
 async def test_doubtful_evaluation_of_wrong_answer_is_doubt(player, scripted):
-    call = scripted(lambda _: evaluation(confidence="0.6"))
-    assert await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
+    call = scripted(lambda _: make_evaluation(confidence="0.6"))
+    assert await make_judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
 
 
 async def test_each_strike_has_separate_retries(player, scripted):
-    doubt = validation(confidence="0.5")
+    doubt = make_validation(confidence="0.5")
     call = scripted(["no", "no", doubt, "no", "no", doubt, "no", "no", "no"])
-    assert isinstance(await judge(player).validate(ATTACK, DRAW, call), Unparsed)
+    assert isinstance(await make_judge(player).validate(ATTACK, DRAW, call), Unparsed)
     assert len({request.seed for request in call.requests}) == 9
 
 
 async def test_validation_and_evaluation_use_different_seeds(player, scripted):
-    call = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
-    await judge(player).validate(ATTACK, DRAW, call)
-    await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
+    call = scripted(
+        lambda request: make_validation() if "VALID or" in request.messages[-1].content else make_evaluation()
+    )
+    await make_judge(player).validate(ATTACK, DRAW, call)
+    await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert len({request.seed for request in call.requests}) == 2
 
 
@@ -149,12 +151,14 @@ async def test_validation_and_evaluation_use_different_seeds(player, scripted):
         ("CORRECT", "42.0001", False),
         ("CORRECT", "forty-two", False),
         ("CORRECT", "42 or 43", False),
-        ("INCORRECT", "42", False),  # right by invalid steps
+        ("INCORRECT", "42", False),  # the right answer by wrong steps
         ("INCORRECT", "43", False),
     ],
 )
 async def test_judge_cannot_accept_different_number(player, scripted, decision, answer, positive):
-    verdict = await judge(player).evaluate(ATTACK, Defence("s", answer), DRAW, scripted([evaluation(decision)]))
+    verdict = await make_judge(player).evaluate(
+        ATTACK, Defence("s", answer), DRAW, scripted([make_evaluation(decision)])
+    )
     assert verdict.positive is positive
     assert verdict.explanation.startswith("[the answers differ]") is (decision == "CORRECT" and not positive)
 
@@ -163,14 +167,18 @@ async def test_judge_cannot_accept_different_number(player, scripted, decision, 
 async def test_judge_cannot_accept_different_letter(player, scripted, answer, positive):
     genetics = load_domain("starter-genetics")
     attack = Attack("Which?", "because", "B")
-    verdict = await judge(player, genetics).evaluate(attack, Defence("s", answer), DRAW, scripted([evaluation()]))
+    verdict = await make_judge(player, genetics).evaluate(
+        attack, Defence("s", answer), DRAW, scripted([make_evaluation()])
+    )
     assert verdict.positive is positive
 
 
 async def test_judge_alone_decides_about_free_text(player, scripted):
     domain = GSMHARD.model_copy(update={"answer": "text"})
     assert is_same_answer(domain, "a mutation", "the mutation") is None
-    verdict = await judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, scripted([evaluation()]))
+    verdict = await make_judge(player, domain).evaluate(
+        ATTACK, Defence("s", "other"), DRAW, scripted([make_evaluation()])
+    )
     assert verdict.positive
 
 
@@ -185,11 +193,11 @@ async def test_judge_alone_decides_about_free_text(player, scripted):
     ],
 )
 async def test_soft_value_is_read_from_reasoning_quality(player, scripted, quality, soft):
-    call = scripted([evaluation("INCORRECT", quality=quality)])
-    verdict = await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
+    call = scripted([make_evaluation("INCORRECT", quality=quality)])
+    verdict = await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert (verdict.positive, verdict.soft) == (False, soft)
 
 
 async def test_overruled_verdict_keeps_its_soft_value(player, scripted):
-    verdict = await judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([evaluation()]))
+    verdict = await make_judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([make_evaluation()]))
     assert (verdict.positive, verdict.soft) == (False, True)

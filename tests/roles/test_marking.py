@@ -15,7 +15,7 @@ DRAW = Draw(0, 0, 0, sample=1)
 
 @dataclass
 class FixedJudge:
-    """Gives the same result for every evaluation."""
+    """Gives the same result for every evaluation, and records the evaluated defences."""
 
     result: Verdict | Doubt | Unparsed
     evaluated_defences: list[Defence] = field(default_factory=list)
@@ -26,7 +26,7 @@ class FixedJudge:
         return self.result
 
 
-async def no_call(request):
+async def refuse_call(request):
     raise AssertionError("marking a number or letter makes no call")
 
 
@@ -42,9 +42,8 @@ async def no_call(request):
 )
 async def test_numbers_and_letters_are_marked_without_the_judge(domain, answer, expected, right):
     judge = FixedJudge(Verdict(not right, 1.0, "the judge is not asked"))
-    sample = await Marker(load_domain(domain), judge).mark(
-        Attack("Q", "S", expected), Defence("s", answer), DRAW, no_call
-    )
+    attack, defence = Attack("Q", "S", expected), Defence("s", answer)
+    sample = await Marker(load_domain(domain), judge).mark(attack, defence, DRAW, refuse_call)
     assert sample.right is right and sample.reason and judge.evaluated_defences == []
 
 
@@ -61,6 +60,6 @@ async def test_free_text_is_marked_by_the_judge(result, right, reason):
     domain = load_domain("starter").model_copy(update={"answer": "text"})
     defence = Defence("s", "a short text")
     judge = FixedJudge(result)
-    sample = await Marker(domain, judge).mark(Attack("Q", "S", "a text"), defence, DRAW, no_call)
+    sample = await Marker(domain, judge).mark(Attack("Q", "S", "a text"), defence, DRAW, refuse_call)
     assert (sample.defence, sample.right, sample.reason) == (defence, right, reason)
     assert judge.evaluated_defences == [defence]

@@ -8,7 +8,8 @@ from nanoflux_local.roles.panel import PanelJudge, combine_verdicts
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
 
-DOUBT, UNPARSED = Doubt((0.5, 0.6)), Unparsed("no")
+DOUBT = Doubt((0.5, 0.6))
+UNPARSED = Unparsed("no")
 
 
 def yes(confidence=0.95, soft=None) -> Verdict:
@@ -30,6 +31,7 @@ CASES = {
         (yes(), DOUBT): None, (no(), UNPARSED): None,
     },
 }  # fmt: skip
+"""By rule and by the members' results: the panel's decision and confidence, or None for a doubt."""
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_panel_soft_value_is_that_of_the_majority(readings, soft):
     assert combine_verdicts("majority", ["j"] * len(results), results).soft is soft
 
 
-class Member:
+class FakeMember:
+    """A judge that always gives the same result, and records its arguments."""
+
     def __init__(self, name, result):
         self.name, self.result, self.arguments = name, result, []
 
@@ -69,12 +73,14 @@ class Member:
 
 
 async def test_panel_asks_every_member():
-    members = (Member("one", yes()), Member("two", yes()), Member("three", no()))
-    panel, call = PanelJudge(members), Call
+    members = (FakeMember("one", yes()), FakeMember("two", yes()), FakeMember("three", no()))
+    panel = PanelJudge(members)
+    call = Call
     attack, defence, draw = Attack("Q", "S", "A"), Defence("s", "a"), Draw(1, 2, 3)
     verdict = await panel.validate(attack, draw, call, ("found",))
     assert panel.name == "one + two + three" and verdict.positive
     assert [member.arguments for member in members] == [[(attack, draw, ("found",))]] * 3
-    assert [vote.judge for vote in (await panel.evaluate(attack, defence, draw, call)).votes] == ["one", "two", "three"]
-    unreadable_panel = PanelJudge((Member("one", UNPARSED), Member("two", UNPARSED)))
+    evaluation = await panel.evaluate(attack, defence, draw, call)
+    assert [vote.judge for vote in evaluation.votes] == ["one", "two", "three"]
+    unreadable_panel = PanelJudge((FakeMember("one", UNPARSED), FakeMember("two", UNPARSED)))
     assert await unreadable_panel.evaluate(attack, defence, draw, call) == UNPARSED

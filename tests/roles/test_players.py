@@ -12,7 +12,9 @@ from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Seed
 
-GSMHARD, STARTER, GENETICS = map(load_domain, ("gsmhard", "starter", "starter-genetics"))
+GSMHARD = load_domain("gsmhard")
+STARTER = load_domain("starter")
+GENETICS = load_domain("starter-genetics")
 DRAW = Draw(1, 2, 3)
 SANDBOX = Identity("sandbox", "fake")
 REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
@@ -56,23 +58,23 @@ def test_attack_with_two_answers_is_unparsed():
     assert isinstance(read_attack(GSMHARD, f"{REPLY}\nANSWER: 7"), Unparsed)
 
 
-def defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
+def make_defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
     return Defender(domain, player, domain.budgets if budgets is None else budgets, retries)
 
 
 async def test_defender_prompt_contains_only_the_question(player, scripted):
     call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
-    assert await defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
+    assert await make_defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
     prompts_with_question = [
         message.content for message in call.requests[0].messages if "What is 2 {{ + }} 2?" in message.content
     ]
-    assert prompts_with_question == [call.prompts[0]], "the question stands in the last message, and nowhere before"
+    assert prompts_with_question == [call.prompts[0]], "the question is not only in the last message"
     assert call.cut_requests == []
 
 
 async def test_defence_sections_over_budget_are_truncated(player, scripted):
     call = scripted([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
-    defence = await defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
+    defence = await make_defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
     assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
     assert [(cut.budget, cut.endpoint) for cut in call.cut_requests] == [(5, player.identity), (2, player.identity)]
 
@@ -80,7 +82,7 @@ async def test_defence_sections_over_budget_are_truncated(player, scripted):
 async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, scripted):
     """A token is at least one byte: three bytes of "≈" may be three tokens."""
     call = scripted(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
-    defence = await defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
+    defence = await make_defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
     assert [cut.text for cut in call.cut_requests] == ["≈"]
     assert defence.cut == ()
 
@@ -88,7 +90,7 @@ async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, 
 @pytest.mark.parametrize("retries", [0, 2])
 async def test_unreadable_defence_is_requested_again(player, scripted, retries):
     call = scripted(lambda _: "ANSWER: 4")
-    assert isinstance(await defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
+    assert isinstance(await make_defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
     assert len(call.requests) == 1 + retries
     assert len({request.seed for request in call.requests}) == 1 + retries
 
@@ -96,18 +98,19 @@ async def test_unreadable_defence_is_requested_again(player, scripted, retries):
 async def test_copied_prompt_is_no_defence(player, scripted):
     """Small models repeat the prompt's description of the sections; read as an answer, it would count as a failure."""
     prompt = build_defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
-    copied = "\n".join(line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:")))
-    call = scripted(lambda _: copied)
-    defence = await defender(player, retries=1).defend("Q", DRAW, call)
+    section_lines = [line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:"))]
+    call = scripted(lambda _: "\n".join(section_lines))
+    defence = await make_defender(player, retries=1).defend("Q", DRAW, call)
     assert isinstance(defence, Unparsed)
     assert "the prompt's own description" in defence.reason
-    half_copied = copied.replace(copied.splitlines()[-1], "ANSWER: 4")
-    assert isinstance(await defender(player).defend("Q", DRAW, scripted(lambda _: half_copied)), Unparsed)
+    partly_copied = "\n".join([*section_lines[:-1], "ANSWER: 4"])
+    assert isinstance(await make_defender(player).defend("Q", DRAW, scripted(lambda _: partly_copied)), Unparsed)
 
 
 def test_worked_examples_are_earlier_messages():
     examples = [
-        {"question": f"Solved {n}?", "sections": {"SOLUTION": f"{n} + {n}", "ANSWER": f"{2 * n}"}} for n in (1, 2)
+        {"question": "Solved 1?", "sections": {"SOLUTION": "1 + 1", "ANSWER": "2"}},
+        {"question": "Solved 2?", "sections": {"SOLUTION": "2 + 2", "ANSWER": "4"}},
     ]
     domain = Domain.model_validate({**STARTER.model_dump(), "examples": examples})
     messages = build_defender_messages(domain, domain.budgets, "How many?")
@@ -119,13 +122,10 @@ def test_worked_examples_are_earlier_messages():
     for message, question in zip(messages[::2], ("Solved 1?", "Solved 2?", "How many?"), strict=True):
         assert question in message.content
     instruction = "Reply with two lines"
-    assert [instruction in message.content for message in messages] == [True] + [False] * 4, (
-        "the form is described once"
-    )
-    messages_without_examples = build_defender_messages(
-        domain.model_copy(update={"examples": ()}), domain.budgets, "How many?"
-    )
-    assert [instruction in message.content for message in messages_without_examples] == [True]
+    assert instruction in messages[0].content
+    assert not any(instruction in message.content for message in messages[1:])
+    (only_message,) = build_defender_messages(domain.model_copy(update={"examples": ()}), domain.budgets, "How many?")
+    assert instruction in only_message.content
 
 
 def test_reply_budget_covers_every_section():
@@ -135,7 +135,9 @@ def test_reply_budget_covers_every_section():
     assert OVERHEAD_TOKENS >= 32
 
 
-def fake_sandbox(status="ok", stdout="42\n", stderr=""):
+def make_sandbox_call(status="ok", stdout="42\n", stderr=""):
+    """A call that answers the request to run `print(42)`."""
+
     async def call(request):
         assert request == PythonRequest(SANDBOX, "print(42)", 2.5)
         return PythonReply(status, 0 if status == "ok" else 1, stdout, stderr, False, "fake")
@@ -158,16 +160,17 @@ def fake_sandbox(status="ok", stdout="42\n", stderr=""):
 )
 async def test_program_judge_reads_last_line(stdout, claimed, valid):
     attack = Attack("Q", "S", claimed, "print(42)")
-    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, fake_sandbox(stdout=stdout))
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, make_sandbox_call(stdout=stdout))
     assert (verdict.positive, verdict.finding("code").conclusion) == (valid, "supports" if valid else "contradicts")
     assert (verdict.confidence, verdict.asked) == (1.0, 1)
-    assert (stdout.strip().splitlines() or [""])[-1] in verdict.explanation and claimed in verdict.explanation
+    last_line = stdout.strip().rpartition("\n")[2]
+    assert last_line in verdict.explanation and claimed in verdict.explanation
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_program_judge_rejects_failed_program(status):
     attack = Attack("Q", "S", "42", "print(42)")
-    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, fake_sandbox(status, stderr="Boom"))
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, make_sandbox_call(status, stderr="Boom"))
     finding = verdict.finding("code")
     assert (verdict.positive, finding.conclusion, finding.reason) == (False, "not checked", "Boom")
     assert verdict.confidence == 1.0
@@ -179,16 +182,16 @@ async def test_program_judge_rejects_failed_program(status):
 )
 async def test_program_judge_compares_numbers(answer, right):
     verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(
-        Attack("Q", "S", "42"), Defence("s", answer), DRAW, fake_sandbox()
+        Attack("Q", "S", "42"), Defence("s", answer), DRAW, make_sandbox_call()
     )
     assert (verdict.positive, verdict.soft, verdict.confidence) == (right, None, 1.0)
     assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
 
 
 def test_draw_seeds_are_distinct_and_reproducible():
-    seeds = {Draw(*key).seed(step, retry) for key in [(1, 2, 3), (2, 2, 3), (1, 1, 3), (1, 2, 2)]
-             for step in ("attack", "defence") for retry in range(3)}  # fmt: skip
-    assert len(seeds) == 24
+    draws = [Draw(1, 2, 3), Draw(2, 2, 3), Draw(1, 1, 3), Draw(1, 2, 2)]
+    seeds = {draw.seed(step, retry) for draw in draws for step in ("attack", "defence") for retry in range(3)}
+    assert len(seeds) == len(draws) * 2 * 3
     assert Draw(1, 2, 3).rng("seeds").random() == Draw(1, 2, 3).rng("seeds").random()
     assert Draw(1, 2, 3).rng("seeds").random() != Draw(1, 2, 3).rng("chain").random()
 
@@ -198,9 +201,8 @@ def test_copied_description_is_unparsed(name):
     sections = {"QUESTION": "Q?", "SOLUTION": "[2] * 3 = [6]", "ANSWER": "6", "REFLECTION": "r"}
     reply = "\n".join(f"{key}: {text}" for key, text in sections.items())
     assert isinstance(read_attack(GSMHARD, reply), Attack)
-    attack = read_attack(
-        GSMHARD, reply.replace(f"{name}: {sections[name]}", f"{name}: [where a solver is likely to slip]")
-    )
+    copied_description = f"{name}: [where a solver is likely to slip]"
+    attack = read_attack(GSMHARD, reply.replace(f"{name}: {sections[name]}", copied_description))
     assert attack == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
 
 

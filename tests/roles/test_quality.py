@@ -15,16 +15,19 @@ from nanoflux_local.roles.quality import (
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack
 
-ATTACK, DRAW = Attack("Q?", "the steps", "42"), Draw(1, 2, 3)
+ATTACK = Attack("Q?", "the steps", "42")
+DRAW = Draw(1, 2, 3)
 
 
-def reply(*ratings: object) -> str:
+def make_reply(*ratings: object) -> str:
+    """A rater's reply with these ratings, in the order of `WEIGHTS`."""
     lines = [f"{name}: {rating}" for name, rating in zip(WEIGHTS, ratings, strict=True)]
     return "\n".join([*lines, "EXPLANATION: it checks nothing"])
 
 
 def test_quality_score_matches_the_example_in_the_spec():
-    score = compute_weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
+    ratings = (4, 4, 3, 4, 4)
+    score = compute_weighted_mean({name.lower(): rating for name, rating in zip(WEIGHTS, ratings, strict=True)})
     assert (round(score, 1), find_level(score)) == (3.8, 4)
     assert sum(WEIGHTS.values()) == pytest.approx(4.9)
 
@@ -51,7 +54,7 @@ def test_rating_is_one_number_from_1_to_5(text, value):
 
 
 async def test_unreadable_rating_is_requested_again(player, scripted):
-    call = scripted(["no", reply(4, 4, "6", 4, 4), reply(4, 4, "3/5", 4, 4)])
+    call = scripted(["no", make_reply(4, 4, "6", 4, 4), make_reply(4, 4, "3/5", 4, 4)])
     quality = await Rater(load_built_in("gsmhard"), player, 2).rate(ATTACK, DRAW, call)
     assert (quality.level, quality.explanation) == (4, "it checks nothing")
     assert quality.scores["verification"] == 3 and quality.score >= MIN_ACCEPTABLE_SCORE
@@ -59,7 +62,6 @@ async def test_unreadable_rating_is_requested_again(player, scripted):
 
 
 async def test_rater_that_stays_unreadable_is_unparsed(player, scripted):
-    rating = await Rater(load_built_in("gsmhard"), player, 1).rate(
-        ATTACK, DRAW, scripted(lambda _: reply(4, 4, "?", 4, 4))
-    )
+    call = scripted(lambda _: make_reply(4, 4, "?", 4, 4))
+    rating = await Rater(load_built_in("gsmhard"), player, 1).rate(ATTACK, DRAW, call)
     assert isinstance(rating, Unparsed) and "VERIFICATION is not a number from 1 to 5" in rating.reason

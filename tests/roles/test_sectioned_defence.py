@@ -16,12 +16,14 @@ DOMAIN = load_domain("gsmhard")
 BUDGETS = {"ANALYSIS": 8, "SOLUTION": 16, "ANSWER": 4}
 
 
-def defender() -> Defender:
+def make_defender() -> Defender:
     player = Player("small", Identity("in_process", "small"), Sampling(0.3, 0.95, 999, ("\nProblem:",)))
     return Defender(DOMAIN, player, BUDGETS, retries=2)
 
 
 def make_scripted_call(requests: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
+    """A call that answers with the texts in order and appends each request to `requests`."""
+
     async def call(request: ChatRequest) -> ChatReply:
         requests.append(request)
         return ChatReply(texts.pop(0), finish)  # type: ignore[arg-type]
@@ -31,13 +33,13 @@ def make_scripted_call(requests: list[ChatRequest], texts: list[str], finish: st
 
 async def test_sectioned_defence_bounds_each_section() -> None:
     requests: list[ChatRequest] = []
-    defence = await defender().defend(
+    defence = await make_defender().defend(
         "How many?", Draw(1, 2, 0), make_scripted_call(requests, [" count", " 2 + 2 = 4", " 4"])
     )
     assert defence == Defence("2 + 2 = 4", "4", "count")
-    beginnings = [request.messages[-1] for request in requests]
-    assert [message.role for message in beginnings] == ["assistant"] * 3
-    assert [message.content for message in beginnings] == [
+    reply_beginnings = [request.messages[-1] for request in requests]
+    assert [message.role for message in reply_beginnings] == ["assistant"] * 3
+    assert [message.content for message in reply_beginnings] == [
         "ANALYSIS:",
         "ANALYSIS: count\nSOLUTION:",
         "ANALYSIS: count\nSOLUTION: 2 + 2 = 4\nANSWER:",
@@ -53,7 +55,7 @@ async def test_sectioned_defence_bounds_each_section() -> None:
 
 
 async def test_sectioned_defence_lists_truncated_sections() -> None:
-    defence = await defender().defend(
+    defence = await make_defender().defend(
         "How many?", Draw(1, 2, 0), make_scripted_call([], ["a", "b", "c"], finish="length")
     )
     assert isinstance(defence, Defence)
@@ -62,16 +64,16 @@ async def test_sectioned_defence_lists_truncated_sections() -> None:
 
 async def test_sectioned_defence_requests_an_empty_section_again() -> None:
     requests: list[ChatRequest] = []
-    defence = await defender().defend(
+    defence = await make_defender().defend(
         "How many?", Draw(1, 2, 0), make_scripted_call(requests, ["count", " \n", "steps", "4"])
     )
     assert defence == Defence("steps", "4", "count")
     assert requests[1].messages == requests[2].messages and requests[1].seed != requests[2].seed
 
 
-@pytest.mark.parametrize("earlier", [[], ["count"], ["count", "steps"]])
-async def test_sectioned_defence_with_empty_section_is_unparsed(earlier: list[str]) -> None:
-    defence = await defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call([], [*earlier, "", "<think>hm", "\n"])
+@pytest.mark.parametrize("earlier_sections", [[], ["count"], ["count", "steps"]])
+async def test_sectioned_defence_with_empty_section_is_unparsed(earlier_sections: list[str]) -> None:
+    defence = await make_defender().defend(
+        "How many?", Draw(1, 2, 0), make_scripted_call([], [*earlier_sections, "", "<think>hm", "\n"])
     )
-    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier)]}: the reply is empty")
+    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier_sections)]}: the reply is empty")

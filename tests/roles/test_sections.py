@@ -8,7 +8,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 NAMES = ("ANALYSIS", "SOLUTION", "ANSWER")
-GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
+SECTIONS = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
         "**1. ANALYSIS:** a\n**2. SOLUTION**: s\n### 3. ANSWER:\n4",
         "```\nANALYSIS: a\nSOLUTION: s\nANSWER: 4\n```",
         "```markdown\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
-        "```json\n" + json.dumps(GOOD, indent=1) + "\n```",
+        "```json\n" + json.dumps(SECTIONS, indent=1) + "\n```",
         "~~~\r\nANALYSIS: a\r\nSOLUTION: s\r\nANSWER: 4\r\n~~~\r\n",
-        "Here is the object:\n```json\n" + json.dumps(GOOD) + "\n```\nThat is all.",
+        "Here is the object:\n```json\n" + json.dumps(SECTIONS) + "\n```\nThat is all.",
         "[THINK]Maybe\nANSWER: 17\n[/THINK]ANALYSIS: a\nSOLUTION: s\nANSWER: 4",
         "◁think▷ANSWER: 17◁/think▷\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
         "<|channel|>analysis<|message|>ANSWER: 17<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -51,13 +51,13 @@ GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
         "ANALYSIS: a\nSOLUTION: s\nANSWER: 4<|im_end|>\n<|im_start|>user\nANSWER: 5",
         "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n\nHuman: more\nAssistant: x\nANSWER: 5",
         "<|im_start|>assistant\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
-        json.dumps({**GOOD, "more": "x"}),
+        json.dumps({**SECTIONS, "more": "x"}),
         json.dumps({"Analysis": " a ", "solution": "s", "answer": 4}, indent=2),
-        "<think>{}</think>\n" + json.dumps(GOOD),
+        "<think>{}</think>\n" + json.dumps(SECTIONS),
     ],
 )
 def test_sections_are_read_from_messy_replies(text):
-    assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
+    assert read_sections(text, NAMES, once=("ANSWER",)) == SECTIONS
 
 
 @pytest.mark.parametrize("spelling", ["KNOWLEDGE_MAP", "KNOWLEDGE MAP", "knowledge_map", "**Knowledge  Map**"])
@@ -82,7 +82,7 @@ def test_section_name_of_two_words_is_read_in_any_spelling(spelling, name):
 )
 def test_section_name_in_running_text_is_text(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\nANSWER: 4"
-    assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}"}
+    assert read_sections(text, NAMES, once=("ANSWER",)) == {**SECTIONS, "SOLUTION": f"s\n{line}"}
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_missing_sections_are_named(text, missing):
 
 def test_repeated_section_keeps_first_text():
     text = "ANALYSIS: a\nSOLUTION: s\nSOLUTION: t\nANSWER: 4"
-    assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
+    assert read_sections(text, NAMES, once=("ANSWER",)) == SECTIONS
 
 
 @pytest.mark.parametrize("repeated", ["4", " 4. ", "**4**", "`4`", "4\n"])
-def test_repeated_equal_decision_is_read(repeated):
+def test_repeated_equal_answer_is_read(repeated):
     sections = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {repeated}", NAMES, once=("ANSWER",))
-    assert sections == GOOD
+    assert sections == SECTIONS
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_repeated_equal_decision_is_read(repeated):
         '{"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4", "answer": "5"}',
     ],
 )
-def test_contradictory_decisions_are_unparsed(text):
+def test_contradictory_answers_are_unparsed(text):
     assert read_sections(text, NAMES, once=("ANSWER",)) == Unparsed(
         "section ANSWER is given twice with different texts"
     )
@@ -151,22 +151,22 @@ def test_invented_next_problem_is_ignored():
 
 def test_problem_label_in_prose_stays_in_its_section():
     text = "ANALYSIS: a\nSOLUTION: s\nProblem: the units differ\nANSWER: 4"
-    assert read_sections(text, NAMES) == {**GOOD, "SOLUTION": "s\nProblem: the units differ"}
+    assert read_sections(text, NAMES) == {**SECTIONS, "SOLUTION": "s\nProblem: the units differ"}
 
 
 @pytest.mark.parametrize("line", ["**Answer**", "## Answer", "ANSWER"])
-def test_bare_heading_is_text_if_others_have_colons(line):
+def test_heading_without_colon_is_text_if_others_have_colons(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\n5\nANSWER: 4"
-    assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}\n5"}
+    assert read_sections(text, NAMES, once=("ANSWER",)) == {**SECTIONS, "SOLUTION": f"s\n{line}\n5"}
 
 
-def test_fence_inside_reply_is_kept():
+def test_code_fence_inside_a_reply_is_kept():
     text = "```\nANALYSIS: a\n```\nSOLUTION: s\n```\nx\n```\nANSWER: 4"
     assert read_sections(text, ("SOLUTION",)) == {"SOLUTION": "s\n```\nx\n```\nANSWER: 4"}
 
 
 def test_lone_surrogate_is_replaced():
-    assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**GOOD, "SOLUTION": "?s"}
+    assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**SECTIONS, "SOLUTION": "?s"}
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from nanoflux_local.tools.documents import MAX_PASSAGE_WORDS, read_document
 def make_pdf(*pages: str) -> bytes:
     """A PDF with a line of text on each page."""
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
-    kids = []
+    page_references = []
     for text in pages:
         stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
-        kids.append(f"{len(objects) + 1} 0 R")
+        page_references.append(f"{len(objects) + 1} 0 R")
         font = "<< /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
         objects.append(f"<< /Type /Page /Parent 2 0 R /Resources {font} /Contents {len(objects) + 2} 0 R >>")
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
-    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
+    objects[1] = f"<< /Type /Pages /Kids [{' '.join(page_references)}] /Count {len(pages)} >>"
     body, offsets = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
         offsets.append(len(body))
@@ -46,6 +46,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A folder with the five documents, one of them in a subfolder, and two files that are not imported."""
     folder = tmp_path / "documents"
     (folder / "below").mkdir(parents=True)
     for name, content in FILES.items():
@@ -57,6 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def corpus(folder: Path, tmp_path: Path) -> Corpus:
+    """A corpus of the five documents."""
     with Corpus(tmp_path / "corpus.db", write=True) as corpus:
         assert corpus.add([folder])["added"] == 5
         yield corpus
@@ -77,21 +79,21 @@ def corpus(folder: Path, tmp_path: Path) -> Corpus:
     ],
 )  # fmt: skip
 def test_corpus_finds_every_kind_of_document(corpus, query, title, place, snippet) -> None:
-    best = corpus.search(query, 5)[0]
-    assert (best.title, best.place, best.snippet) == (title, place, snippet)
+    best_result = corpus.search(query, 5)[0]
+    assert (best_result.title, best_result.place, best_result.snippet) == (title, place, snippet)
 
 
 def test_corpus_search_limits_results(corpus: Corpus) -> None:
     assert corpus.search("quasar", 5) == []
     assert len(corpus.search("insulin alveoli", 1)) == 1 and len(corpus.search("insulin alveoli", 5)) == 2
-    assert corpus.search("blood pressure in the UK", 5) == [], "one word of three is no match"
+    assert corpus.search("blood pressure in the UK", 5) == [], "a passage with one word of three matches"
     with pytest.raises(UsageError, match="contains no word"):
         corpus.search(" ?! ", 5)
-    assert extract_terms("What is the Vitamin in it?") == ["vitamin"] and extract_terms("who is it") == [
-        "who",
-        "is",
-        "it",
-    ]
+
+
+def test_extract_terms_drops_common_words_unless_all_words_are_common() -> None:
+    assert extract_terms("What is the Vitamin in it?") == ["vitamin"]
+    assert extract_terms("who is it") == ["who", "is", "it"]
 
 
 def test_corpus_search_times_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,7 @@ def test_corpus_add_replaces_changed_documents(corpus: Corpus, folder: Path) -> 
     assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
 
 
-MALFORMED = {
+MALFORMED_FILES = {
     "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
     "scan.pdf": (make_pdf(""), "holds no text"),
@@ -122,9 +124,9 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("name", MALFORMED_FILES)
 def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: str) -> None:
-    content, message = MALFORMED[name]
+    content, message = MALFORMED_FILES[name]
     digest_before = corpus.digest()
     (folder / "aaa.txt").write_text("A good file before it.")
     (folder / name).write_bytes(content)
@@ -144,13 +146,13 @@ def test_document_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("One sentence of five words. " * 100)
     passages = read_document(path).passages
-    assert all(
-        len(passage.text.split()) <= MAX_PASSAGE_WORDS and passage.text.endswith("words.") for passage in passages
-    )
+    assert all(len(passage.text.split()) <= MAX_PASSAGE_WORDS for passage in passages)
+    assert all(passage.text.endswith("words.") for passage in passages)
     assert " ".join(passage.text for passage in passages) == path.read_text().strip()
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `nanoflux` in this process. Returns the exit code and the texts on stdout and stderr."""
     with pytest.raises(SystemExit) as raised:
         main(list(arguments))
     return int(raised.value.code or 0), *capsys.readouterr()

@@ -42,8 +42,8 @@ def test_markdown_passages_have_the_heading_above_them(tmp_path: Path) -> None:
     assert passages == [("page", ""), ("Stock", "Stock")]
 
 
-def pack(document: str) -> bytes:
-    """A zip archive with this text as the XML of a Word document."""
+def make_word_document(document: str) -> bytes:
+    """A Word document, which is a zip archive, with this text as its XML."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", document)
@@ -59,9 +59,9 @@ DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><
     [
         (b"hello", "not a readable Word document"),
         (WORD_DOCUMENT.read_bytes()[:9000], "not a readable Word document"),
-        (pack("<w:p>"), "not a readable Word document"),
-        (pack(DOCUMENT_WITH_ENTITY), "not a readable Word document"),
-        (pack(f"<w:p {NAMESPACE}/>"), "holds no text"),
+        (make_word_document("<w:p>"), "not a readable Word document"),
+        (make_word_document(DOCUMENT_WITH_ENTITY), "not a readable Word document"),
+        (make_word_document(f"<w:p {NAMESPACE}/>"), "holds no text"),
     ],
     ids=["no archive", "truncated", "no xml", "entity", "empty"],
 )
@@ -76,13 +76,15 @@ def test_error_on_a_malformed_word_document_names_the_file(tmp_path: Path, conte
 def test_word_document_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_documents, "MAX_UNPACKED_BYTES", 2**20)
     path = tmp_path / "bomb.docx"
-    path.write_bytes(pack(f"<w:p {NAMESPACE}><w:t>{'x' * 2**21}</w:t></w:p>"))
+    path.write_bytes(make_word_document(f"<w:p {NAMESPACE}><w:t>{'x' * 2**21}</w:t></w:p>"))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read_document(path)
 
 
 def test_deleted_text_of_a_word_document_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "changed.docx"
-    path.write_bytes(pack(f"<w:p {NAMESPACE}><w:t>kept</w:t><w:tab/><w:delText>gone</w:delText><w:t>text</w:t></w:p>"))
+    path.write_bytes(
+        make_word_document(f"<w:p {NAMESPACE}><w:t>kept</w:t><w:tab/><w:delText>gone</w:delText><w:t>text</w:t></w:p>")
+    )
     (passage,) = read_document(path).passages
     assert passage.text == "kept text"

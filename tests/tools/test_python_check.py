@@ -11,7 +11,7 @@ from nanoflux_local.tools.python_check import PythonTool
 
 
 class ToolRunner:
-    """A tool with a separate event loop, so that one pool serves every test."""
+    """Runs programs with a tool on a separate event loop, so that one pool serves tests with different loops."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,9 +19,11 @@ class ToolRunner:
         self.identity = self.wait(self.tool.identity())
 
     def wait(self, awaitable):
+        """The result of an awaitable."""
         return self._loop.run_until_complete(awaitable)
 
     def run(self, code: str, wall_s: float = 10.0) -> PythonReply:
+        """Run a program and wait for its reply."""
         return self.wait(self.tool.run(PythonRequest(self.identity, code, wall_s)))
 
     def close(self) -> None:
@@ -31,6 +33,7 @@ class ToolRunner:
 
 @pytest.fixture(scope="module")
 def runner():
+    """One tool for all tests of this module."""
     runner = ToolRunner()
     yield runner
     runner.close()
@@ -60,7 +63,7 @@ def test_python_tool_reports_every_status(runner, code, status):
     assert reply.exit_code != 0
 
 
-def test_python_tool_survives_a_dying_program(runner):
+def test_python_tool_runs_programs_after_one_killed_its_process(runner):
     runner.run("import os\nos._exit(9)")
     assert runner.run("print(1)").stdout == "1\n"
 
@@ -77,7 +80,7 @@ def test_python_tool_offers_libraries(runner):
 
 def test_python_tool_identity_ignores_worker_count(runner):
     second_tool = PythonTool(workers=2)
-    assert runner.wait(second_tool.identity()) == runner.identity, "results do not depend on the number of workers"
+    assert runner.wait(second_tool.identity()) == runner.identity
     assert runner.identity.interface == "sandbox" and len(runner.identity.revision) == 16
     runner.wait(second_tool.close())
 

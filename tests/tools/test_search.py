@@ -20,8 +20,8 @@ from nanoflux_local.tools.search import MAX_SNIPPET_CHARACTERS, CorpusSearch, Du
 KEY = "canary-search-key-77"
 
 
-class Engine:
-    """Answers every request with `status` and `body` after `delay_s`, and records the requests."""
+class FakeEngine:
+    """A server that answers every request with `status` and `body` after `delay_s`, and records the requests."""
 
     def __init__(self) -> None:
         self.status, self.body, self.delay_s = 200, b"{}", 0.0
@@ -31,9 +31,11 @@ class Engine:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                parts, length = urlsplit(self.path), int(self.headers.get("Content-Length") or 0)
-                query = parse_qs(parts.query or self.rfile.read(length).decode())
-                engine.received.append((parts.path, query, {k.lower(): v for k, v in self.headers.items()}))
+                url = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                query = parse_qs(url.query or body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                engine.received.append((url.path, query, headers))
                 time.sleep(engine.delay_s)
                 self.send_response(engine.status)
                 for name, value in {"Content-Length": str(len(engine.body)), **engine.headers}.items():
@@ -52,34 +54,36 @@ class Engine:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine()
+def engine() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
     yield engine
     engine.server.shutdown()
     engine.server.server_close()
 
 
 @pytest.fixture(params=["searxng", "google"])
-def engine_tool(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+def engine_tool(request: pytest.FixtureRequest, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("SEARCH_KEY", KEY)
     cx = "cx-1" if request.param == "google" else ""
     config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
     return build_search_tool(config, Path("none"))
 
 
-async def ask(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top: int = 5) -> SearchReply:
+async def search(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top: int = 5) -> SearchReply:
     return await tool.search(SearchRequest(tool.identity, query, top, timeout_s))
 
 
 def encode_results(tool: Any, *rows: Any) -> bytes:
-    key, names = ("items", ("title", "link", "snippet")) if tool.identity.model == "google" else (
-        "results", ("title", "url", "content"))  # fmt: skip
-    return json.dumps(
-        {key: [dict(zip(names, row, strict=False)) if isinstance(row, tuple) else row for row in rows]}
-    ).encode()
+    """The engine's response with these results: tuples of title, address and text, or invalid values."""
+    if tool.identity.model == "google":
+        list_key, result_keys = "items", ("title", "link", "snippet")
+    else:
+        list_key, result_keys = "results", ("title", "url", "content")
+    results = [dict(zip(result_keys, row, strict=False)) if isinstance(row, tuple) else row for row in rows]
+    return json.dumps({list_key: results}).encode()
 
 
-async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: Engine) -> None:
+async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: FakeEngine) -> None:
     engine.body = encode_results(
         engine_tool,
         ("One", "http://a", "said\n twice"),
@@ -88,7 +92,7 @@ async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: E
         ("Two", "http://b", "x" * 5000),
         ("3", "c", ""),
     )
-    reply = await ask(engine_tool, top=2)
+    reply = await search(engine_tool, top=2)
     assert reply.outcome == "found"
     assert reply.results == (("One", "http://a", "said twice"), ("Two", "http://b", "x" * MAX_SNIPPET_CHARACTERS))
     path, query, headers = engine.received[0]
@@ -109,41 +113,42 @@ REPLIES_AND_OUTCOMES = {
     "the key repeated": ((200, KEY.encode(), 0), "failed", ""),
     "slow": ((200, b"{}", 1.5), "timeout", "no answer within 0.3 s"),
 }
+"""Responses of the engine, each as (status, body, delay in seconds), with the outcome and a part of its detail."""
 
 
 @pytest.mark.parametrize("name", REPLIES_AND_OUTCOMES)
-async def test_search_outcome_is_reported(engine_tool: Any, engine: Engine, name: str) -> None:
+async def test_search_outcome_is_reported(engine_tool: Any, engine: FakeEngine, name: str) -> None:
     (engine.status, engine.body, engine.delay_s), outcome, detail = REPLIES_AND_OUTCOMES[name]
-    reply = await ask(engine_tool, timeout_s=0.3 if engine.delay_s else 20.0)
+    reply = await search(engine_tool, timeout_s=0.3 if engine.delay_s else 20.0)
     assert reply.outcome == outcome and detail in reply.detail and not reply.results
     assert KEY not in str(reply)
     assert SearchReply.from_json(json.loads(json.dumps(reply.to_json()))) == reply
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_search_with_refused_key_raises(engine_tool: Any, engine: Engine, status: int) -> None:
+async def test_search_with_refused_key_raises(engine_tool: Any, engine: FakeEngine, status: int) -> None:
     engine.status, engine.body = status, KEY.encode()
     with pytest.raises(EndpointError, match="refuses the request") as error:
-        await ask(engine_tool)
+        await search(engine_tool)
     assert KEY not in str(error.value)
 
 
-async def test_search_without_server_fails(engine_tool: Any, engine: Engine) -> None:
+async def test_search_without_server_fails(engine_tool: Any, engine: FakeEngine) -> None:
     engine.server.shutdown()
     engine.server.server_close()
-    assert (await ask(engine_tool)).outcome in ("failed", "timeout")
+    assert (await search(engine_tool)).outcome in ("failed", "timeout")
 
 
 async def test_search_through_unnamed_proxy_is_refused(
-    engine_tool: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine_tool: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://198.51.100.7:3128")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setattr(engine_tool, "_url", "http://engine.example")  # loopback addresses bypass the proxy
-    reply = await ask(engine_tool)
-    assert (reply.outcome, "198.51.100.7" in reply.detail) == ("refused", True)
+    reply = await search(engine_tool)
+    assert reply.outcome == "refused" and "198.51.100.7" in reply.detail
     assert not engine.received
 
 
@@ -152,8 +157,8 @@ PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a hr
 
 
 @pytest.fixture
-def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
-    """The real library against the local server."""
+def duckduckgo(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
+    """The search tool with the real library `ddgs`, which asks the local server."""
     engine_module = pytest.importorskip("ddgs.engines.duckduckgo")
     monkeypatch.setattr(engine_module.Duckduckgo, "search_url", f"{engine.url}/html/")
     engine.headers = {"Content-Type": "text/html"}
@@ -161,18 +166,18 @@ def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
     return DuckDuckGo()
 
 
-async def test_duckduckgo_search_returns_results(duckduckgo: DuckDuckGo, engine: Engine) -> None:
-    reply = await ask(duckduckgo)
+async def test_duckduckgo_search_returns_results(duckduckgo: DuckDuckGo, engine: FakeEngine) -> None:
+    reply = await search(duckduckgo)
     assert reply.outcome == "found", reply
     assert {place for _, place, _ in reply.results} == {"http://a", "http://b"}
     assert engine.received[0][1]["q"] == ["heart rate"]
 
 
-async def test_duckduckgo_search_reports_failures(duckduckgo: DuckDuckGo, engine: Engine) -> None:
+async def test_duckduckgo_search_reports_failures(duckduckgo: DuckDuckGo, engine: FakeEngine) -> None:
     engine.body = b"<html><body></body></html>"
-    assert (await ask(duckduckgo)).outcome == "nothing"
+    assert (await search(duckduckgo)).outcome == "nothing"
     engine.delay_s = 1.5
-    assert (await ask(duckduckgo, timeout_s=0.3)).outcome == "timeout"
+    assert (await search(duckduckgo, timeout_s=0.3)).outcome == "timeout"
 
 
 async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
@@ -180,8 +185,8 @@ async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
     with Corpus(tmp_path / "c.db", write=True) as corpus:
         corpus.add([tmp_path / "a.txt"])
     tool = CorpusSearch(tmp_path / "c.db")
-    assert (await ask(tool)).results == (("a", "a.txt, part 1", "The sinoatrial node sets the heart rate."),)
-    assert (await ask(tool, "quasar")).outcome == (await ask(tool, "?!")).outcome == "nothing"
+    assert (await search(tool)).results == (("a", "a.txt, part 1", "The sinoatrial node sets the heart rate."),)
+    assert (await search(tool, "quasar")).outcome == (await search(tool, "?!")).outcome == "nothing"
     await tool.close()
     (tmp_path / "a.txt").write_text("Another text.")
     with Corpus(tmp_path / "c.db", write=True) as corpus:

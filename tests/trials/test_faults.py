@@ -22,6 +22,7 @@ CHOICE_SEED = Seed("choice", "d", "Which?", "B", options={"A": "an ant", "B": "a
 
 
 def make_attack(seed: Seed) -> Attack:
+    """The attack that states a seed's question, solution and answer."""
     return Attack(seed.question, seed.solution, seed.answer)
 
 
@@ -32,16 +33,11 @@ def make_seed(question: str, solution: str) -> Seed:
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
 def test_plant_fault_exceeds_the_numeric_tolerance(answer: str) -> None:
     for rng_seed in range(50):
-        faulty_attack = plant_fault(
-            replace(make_attack(SUM_SEED), answer=answer),
-            replace(SUM_SEED, answer=answer),
-            "answer",
-            random.Random(rng_seed),
-        )
+        seed = replace(SUM_SEED, answer=answer)
+        faulty_attack = plant_fault(make_attack(seed), seed, "answer", random.Random(rng_seed))
         planted_number, right_number = read_number(faulty_attack.answer), read_number(answer)
-        assert (
-            planted_number is not None and right_number is not None and not numbers_agree(planted_number, right_number)
-        )
+        assert planted_number is not None and right_number is not None
+        assert not numbers_agree(planted_number, right_number)
         assert faulty_attack.solution == SUM_SEED.solution
 
 
@@ -75,7 +71,9 @@ def test_plant_fault_chooses_another_option(fault: Any) -> None:
         ("At 5:30 he ran 4 laps.", "4 * 400 = 1600", [4]),
     ],
 )
-def test_find_quantities_lists_what_the_solution_needs(question: str, solution: str, values: list[float]) -> None:
+def test_find_quantities_lists_the_quantities_that_the_solution_needs(
+    question: str, solution: str, values: list[float]
+) -> None:
     assert [quantity.value for quantity in find_quantities(make_seed(question, solution))] == values
 
 
@@ -127,10 +125,10 @@ def test_change_quantity_replaces_one_number_in_its_format(text: str) -> None:
 
 
 def test_break_question_keeps_solution_and_answer() -> None:
-    for fault in ("removed", "changed"):
-        attack = break_question(make_attack(SUM_SEED), SUM_SEED, fault, random.Random(3))
-        if fault == "removed":
-            assert attack is None, "neither number counts a noun"
-        else:
-            assert attack is not None and attack.question != SUM_SEED.question
-            assert (attack.solution, attack.answer) == (SUM_SEED.solution, SUM_SEED.answer)
+    attack = break_question(make_attack(SUM_SEED), SUM_SEED, "changed", random.Random(3))
+    assert attack is not None and attack.question != SUM_SEED.question
+    assert (attack.solution, attack.answer) == (SUM_SEED.solution, SUM_SEED.answer)
+
+
+def test_break_question_removes_only_numbers_that_count_a_noun() -> None:
+    assert break_question(make_attack(SUM_SEED), SUM_SEED, "removed", random.Random(3)) is None

@@ -30,6 +30,7 @@ OLDER_RUN = "starter-68593da9"
 
 
 def make_item(number: int) -> Seed:
+    """A word problem with three quantities and a solution of two steps."""
     boxes, pens, lost = number + 20, number + 300, number + 2
     total = boxes * pens
     question = f"Ann packs {boxes} boxes of {pens} pens and loses {lost} pens. How many pens are left?"
@@ -41,8 +42,10 @@ ITEMS = [make_item(number) for number in range(60)]
 ITEM_BY_QUESTION = {item.question: item for item in ITEMS}
 
 
-class Models:
-    """Answers train items: correctly if the item's number is even, else wrongly; every fifth reply is unreadable."""
+class FakeModels:
+    """Stands in for both models of a run: answers train items correctly if the item's number is even, otherwise
+    wrongly; every fifth reply is unreadable. Records the requests.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ChatRequest] = []
@@ -61,14 +64,16 @@ class Models:
 
 
 def make_rules(tmp_path: Path, items: list[Seed] = ITEMS, **judge: Any) -> Rules:
+    """The rules of a scripted run with these train items and settings of the judge."""
     settings = {"seed": 3, "judge": {"trial": 20, **judge}}
     rules = build_rules(configs.resolve("starter", "scripted", settings, Home(tmp_path)), IDENTITIES, Home(tmp_path))
     return replace(rules, seeds=Items(items))
 
 
-async def build_solutions(rules: Rules, models: Models | None = None) -> list[KnownSolution]:
+async def build_solutions(rules: Rules, models: FakeModels | None = None) -> list[KnownSolution]:
+    """The known solutions of a run's trial, in which the fake models write replies."""
     domain = load_domain(rules.config.domain)
-    solutions = await build_known_solutions(rules, domain, models or Models(), lambda: False)
+    solutions = await build_known_solutions(rules, domain, models or FakeModels(), lambda: False)
     assert solutions is not None
     return solutions
 
@@ -112,28 +117,25 @@ async def test_broken_questions_keep_their_solutions(tmp_path: Path) -> None:
 
 async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
     rules = make_rules(tmp_path)
-    sequential_rules, concurrent_rules = (
-        replace(rules, config=rules.config.model_copy(update={"concurrency": concurrency})) for concurrency in (1, 64)
-    )
-    sequential_models, concurrent_models = Models(), Models()
-    assert await build_solutions(sequential_rules, sequential_models) == await build_solutions(
-        concurrent_rules, concurrent_models
-    )
-    assert sorted(request.key() for request in sequential_models.requests) == sorted(
-        request.key() for request in concurrent_models.requests
-    )
+    sequential_rules = replace(rules, config=rules.config.model_copy(update={"concurrency": 1}))
+    concurrent_rules = replace(rules, config=rules.config.model_copy(update={"concurrency": 64}))
+    sequential_models, concurrent_models = FakeModels(), FakeModels()
+    sequential_solutions = await build_solutions(sequential_rules, sequential_models)
+    assert await build_solutions(concurrent_rules, concurrent_models) == sequential_solutions
+    sequential_keys = sorted(request.key() for request in sequential_models.requests)
+    assert sorted(request.key() for request in concurrent_models.requests) == sequential_keys
 
 
-async def test_models_that_make_no_mistakes_are_asked_a_bounded_number_of_items(tmp_path: Path) -> None:
+async def test_models_that_make_no_mistakes_get_a_bounded_number_of_items(tmp_path: Path) -> None:
     rules = make_rules(tmp_path, ITEMS[::2], trial=5, trial_kinds=["mistake", "changed"])
-    models = Models()
+    models = FakeModels()
     solutions = await build_solutions(rules, models)
     assert [solution.kind for solution in solutions if not solution.right] == ["changed", "changed"]
     assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
-async def test_trial_of_planted_faults_asks_no_model_and_pairs_them_with_references(tmp_path: Path) -> None:
-    models = Models()
+async def test_trial_of_planted_faults_asks_no_model_and_alternates_with_references(tmp_path: Path) -> None:
+    models = FakeModels()
     solutions = await build_solutions(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
     assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
     assert models.requests == []
@@ -147,7 +149,7 @@ async def test_trial_shrinks_to_the_seeds_with_answers(tmp_path: Path) -> None:
 
 async def test_stopping_run_builds_no_trial(tmp_path: Path) -> None:
     rules = make_rules(tmp_path)
-    assert await build_known_solutions(rules, load_domain("starter"), Models(), lambda: True) is None
+    assert await build_known_solutions(rules, load_domain("starter"), FakeModels(), lambda: True) is None
 
 
 async def test_trial_of_an_older_ledger_is_rebuilt_identically(tmp_path: Path) -> None:
@@ -173,11 +175,11 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
         configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
 
 
-async def test_trial_of_a_judging_program_has_planted_faults_only(tmp_path: Path) -> None:
+async def test_trial_of_the_built_in_judge_has_only_planted_faults(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
     identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}
-    models = Models()
+    models = FakeModels()
     solutions = await build_solutions(build_rules(config, identities, Home(tmp_path)), models)
     assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests
     assert all(solution.attack.program for solution in solutions)

@@ -1,6 +1,7 @@
 """A run holds its trial once, computes the right rates, and shows them on its pages."""
 
 import asyncio
+import itertools
 import json
 import sqlite3
 from dataclasses import asdict, dataclass, field, replace
@@ -36,8 +37,8 @@ SEEDS = [
 
 
 @dataclass
-class Judge:
-    """Judges by `accept`, and counts its judgements."""
+class FakeJudge:
+    """Returns what `accept` returns for an attack, and counts its judgements."""
 
     accept: Any
     name: str = "judge"
@@ -49,8 +50,8 @@ class Judge:
 
 
 @dataclass
-class Check:
-    """A check that concludes by `conclude`, and records what it examined."""
+class FakeCheck:
+    """A check whose conclusion about an attack is that of `conclude`; records the attacks that it examined."""
 
     conclude: Any
     name: str = "units"
@@ -64,6 +65,7 @@ class Check:
 
 
 def is_right(attack: Attack) -> bool:
+    """Whether an attack has the answer of the seed with its question."""
     return any(attack.answer == seed.answer and attack.question == seed.question for seed in SEEDS)
 
 
@@ -73,11 +75,13 @@ def make_verdict(positive: bool) -> Verdict:
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Any:
-    """Holds a trial of four right and four wrong solutions twice, and returns its result."""
-    ledger_numbers = iter(range(100))
+    """A function that holds a trial of four right and four wrong solutions twice, and returns its result."""
+    ledger_numbers = itertools.count()
 
-    def hold(accept: Any, check: Check | None = None, concurrency: int = 1, enabled: Any = None) -> TrialResult:
-        judge, path = Judge(accept), tmp_path / f"{next(ledger_numbers)}.db"
+    def hold_twice(
+        accept: Any, check: FakeCheck | None = None, concurrency: int = 1, enabled: Any = None
+    ) -> TrialResult:
+        judge, path = FakeJudge(accept), tmp_path / f"{next(ledger_numbers)}.db"
         settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
         if check:
             settings["judge"] |= enabled or {"checks": ["code"]}
@@ -95,52 +99,53 @@ def hold(tmp_path: Path) -> Any:
             calls = RememberedCalls(ledger, "run", {})
             for _ in range(2):
                 asyncio.run(hold_trial(ledger, "run", rules, load_domain("starter"), calls, lambda: False))
-        assert judge.judged == 8, "a judged solution is not judged again"
+        assert judge.judged == 8, "the second trial judged solutions again"
         with LedgerView(path) as view:
             result = summarize_trial(view, "run")
         assert result is not None
         return result
 
-    return hold
+    return hold_twice
 
 
-def rate_shares(rates: Rates | None) -> tuple[Any, Any]:
+def list_shares(rates: Rates | None) -> tuple[Any, Any]:
+    """The sensitivity and the specificity."""
     assert rates is not None
     return rates.sensitivity.share, rates.specificity.share
 
 
 def test_trial_rates_a_perfect_and_an_inverted_judge(hold: Any) -> None:
     perfect = hold(lambda attack: make_verdict(is_right(attack)))
-    assert rate_shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
+    assert list_shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
     low, high = perfect.judge.sensitivity.ci95
-    assert (round(low, 4), high) == (0.5101, 1.0)  # Wilson's interval of 4 of 4
+    assert (round(low, 4), high) == (0.5101, 1.0), "not Wilson's interval of 4 of 4"
     inverted = hold(lambda attack: make_verdict(not is_right(attack)), concurrency=8)
-    assert rate_shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
+    assert list_shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
     assert perfect.kinds == inverted.kinds == {"reference": 4, "slip": 2, "answer": 2}
 
 
 def test_trial_rates_the_judge_with_and_without_checks(hold: Any) -> None:
-    check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
+    check = FakeCheck(lambda attack: "supports" if is_right(attack) else "contradicts")
     result = hold(lambda attack: make_verdict(True), check)
-    assert rate_shares(result.without_check) == (0, 1) and result.without_check.errors == 4
-    assert rate_shares(result.with_check) == (1, 1) and result.with_check.errors == 0
+    assert list_shares(result.without_check) == (0, 1) and result.without_check.errors == 4
+    assert list_shares(result.with_check) == (1, 1) and result.with_check.errors == 0
     assert list(result.checks) == ["units"] and result.checks["units"].concluded == 8
-    assert rate_shares(result.checks["units"]) == (1, 1)
+    assert list_shares(result.checks["units"]) == (1, 1)
     assert hold(lambda attack: make_verdict(True)).with_check is None
 
 
 @pytest.mark.parametrize("enabled", [{"code_check": True}, {"fact_check": True}, {"checks": ["restated"]}])
 def test_trial_rates_the_judge_with_checks_however_they_are_enabled(hold: Any, enabled: Any) -> None:
-    check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
+    check = FakeCheck(lambda attack: "supports" if is_right(attack) else "contradicts")
     result = hold(lambda attack: make_verdict(True), check, enabled=enabled)
-    assert rate_shares(result.without_check) == (0, 1) and rate_shares(result.with_check) == (1, 1)
+    assert list_shares(result.without_check) == (0, 1) and list_shares(result.with_check) == (1, 1)
 
 
 def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
-    check = Check(lambda attack: "supports" if is_right(attack) else "not checked")
+    check = FakeCheck(lambda attack: "supports" if is_right(attack) else "not checked")
     result = hold(lambda attack: make_verdict(False), check)
     assert len(check.examined) == 8
-    assert rate_shares(result.without_check) == rate_shares(result.with_check) == (1, 0)
+    assert list_shares(result.without_check) == list_shares(result.with_check) == (1, 0)
     units = result.checks["units"]
     assert units.concluded == 4
     assert units.findings == {
@@ -148,11 +153,11 @@ def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
         "slip": {"supports": 0, "contradicts": 0, "not_checked": 2},
         "answer": {"supports": 0, "contradicts": 0, "not_checked": 2},
     }
-    assert rate_shares(units.unless_contradicted) == (0, 1) and rate_shares(units.if_supported) == (1, 1)
+    assert list_shares(units.unless_contradicted) == (0, 1) and list_shares(units.if_supported) == (1, 1)
 
 
 def test_unjudged_solutions_count_in_no_rate_of_the_judge(hold: Any) -> None:
-    check = Check(lambda attack: "contradicts")
+    check = FakeCheck(lambda attack: "contradicts")
     result = hold(lambda attack: make_verdict(True) if is_right(attack) else Doubt((0.5,)), check)
     assert (result.solutions, result.unjudged) == (8, 4)
     assert result.judge.sensitivity == Share(0, None, None)
@@ -168,10 +173,8 @@ def test_rates_are_reported_by_kind_of_solution() -> None:
     wrong_solutions = [("mistake", True), ("mistake", False), ("slip", False)]
     judged_solutions = [read_record(make_record(*values)) for values in (*right_solutions, *wrong_solutions)]
     rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
-    passed, caught = (
-        {kind: (share.n, share.share) for kind, share in shares_by_kind.items()}
-        for shares_by_kind in (rates.passed, rates.caught)
-    )
+    passed = {kind: (share.n, share.share) for kind, share in rates.passed.items()}
+    caught = {kind: (share.n, share.share) for kind, share in rates.caught.items()}
     assert passed == {"reference": (1, 1), "own": (2, 0.5)}
     assert caught == {"slip": (1, 1), "answer": (0, None), "mistake": (2, 0.5)}
     assert rates.errors == 2
@@ -179,7 +182,7 @@ def test_rates_are_reported_by_kind_of_solution() -> None:
     assert texts["rejected"].startswith("1 of 1 changed results (21% to 100%); 1 of 2 real mistakes")
 
 
-def test_former_record_gives_the_judges_decision_from_its_verdict() -> None:
+def test_decision_is_read_from_the_verdict_of_an_older_record() -> None:
     overturned = Verdict(False, 0.95, "so", findings=(Finding("code", "contradicts"),))
     record = {"seed": "s", "fault": "slip", "attack": {}, "verdict": json.loads(json.dumps(asdict(overturned)))}
     solution = read_record(record)
@@ -229,7 +232,7 @@ def test_prediction_uses_the_observed_acceptance(finished_run: tuple[Home, str])
     assert predicted.judged == predicted.accepted + funnel["invalid"] > 0
     for share in (predicted.among_accepted, predicted.among_kept):
         assert share is not None and 0 <= share.ci95[0] <= share.estimate <= share.ci95[1] <= 1
-    assert predicted.among_kept.estimate <= predicted.among_accepted.estimate, "every wrong question is kept"
+    assert predicted.among_kept.estimate <= predicted.among_accepted.estimate
 
 
 def test_changed_trial_record_is_reported(finished_run: tuple[Home, str]) -> None:
