@@ -110,6 +110,7 @@ def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> No
 
 
 def _write_vocabulary(writer: Any, model_folder: Path, size: int) -> None:
+    """Write the model's tokens and their types. Ids below `size` without a token are filled with unused tokens."""
     from gguf import SpecialVocab, TokenType
     from transformers import AutoTokenizer
 

@@ -223,7 +223,7 @@ LoRA adapter {record.adapter}. Weights in {check.dtype}.
 On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats per token from base and unmerged adapter
 (rounding may cause {check.tolerance:g}), which differ by {check.nats_from_base:.2g} from the base alone.
 
-`{RECORD}` contains this as data. `nanoflux models import FOLDER --name NAME` installs it.
+`{RECORD}` contains these values. `nanoflux models import FOLDER --name NAME` installs it.
 """
 
 

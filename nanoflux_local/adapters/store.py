@@ -64,6 +64,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read an adapter's manifest. Raises DataError if it is missing, or the adapter's files do not match it."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

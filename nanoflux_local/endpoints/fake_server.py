@@ -77,9 +77,11 @@ class FakeServer:
             await asyncio.sleep(0.01)
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve the requests of one connection, one after another, until the client disconnects."""
         self._clients.add(writer)
         try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
                 path, body_length = _parse_head(head)
                 body = await reader.readexactly(body_length)
                 await self._serve(path, body, reader, writer)
@@ -91,6 +93,9 @@ class FakeServer:
             writer.close()
 
     async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, or fail with the fault that is drawn for it. Raises ConnectionAbortedError if the
+        connection must be closed.
+        """
         if path == "/stats":
             counts = {"requests": self.requests, "hung_up": self.disconnects, **self.chaos.fault_counts}
             return _send(writer, 200, counts)
@@ -138,6 +143,7 @@ class FakeServer:
         return False
 
     def _build_answer(self, path: str, body: Json, rng: random.Random) -> bytes:
+        """Build the response to a request that does not fail, in the protocol of its path."""
         if path == EMBEDDINGS:
             vector = HashingEmbedder(body["model"]).vector(body["input"])
             data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]

@@ -162,6 +162,7 @@ def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> Classif
 
 
 def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
+    """Classify a request without a response by the cause that the HTTP client states."""
     import httpx2
 
     cause = error.__cause__
@@ -176,6 +177,7 @@ def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
 
 
 def _classify_response(error: Any) -> ClassifiedFault:
+    """Classify an error response, and add a fix for a redirect and for a wrong address."""
     response = error.response
     fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
     if fault.status in REDIRECT_STATUSES:

@@ -148,6 +148,7 @@ def _write_defence(prompt: str, rng: random.Random) -> str:
 
 
 def _write_evaluation(prompt: str, rng: random.Random) -> str:
+    """A judgement of a defence: correct if its answer is the reference answer."""
     reference_match = re.search(r"Reference answer: (.*)", prompt)
     answer_match = re.search(r"Its answer: (.*)", prompt)
     is_right = (

@@ -41,9 +41,7 @@ def write_document_answer(prompt: str) -> str:
     """The answer to a question of `write_document_attack`, read from the passages of the prompt."""
     all_sentences = [sentence for _, sentences in _list_passages(prompt) for sentence in sentences]
     openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1])
-    asked_sentences = [
-        next((sentence for sentence in all_sentences if sentence.startswith(opening)), "") for opening in openings
-    ]
+    asked_sentences = [_find_sentence(all_sentences, opening) for opening in openings]
     if not openings or "" in asked_sentences:
         return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
     answer = " and ".join(map(_find_last_word, asked_sentences))
@@ -88,6 +86,11 @@ def _list_passages(prompt: str) -> Sequence[tuple[int, list[str]]]:
         (int(number), [sentence.strip() for sentence in _SENTENCE.findall(text)])
         for number, text in _PASSAGE.findall(prompt)
     ]
+
+
+def _find_sentence(sentences: Sequence[str], opening: str) -> str:
+    """The first sentence that starts with `opening`; "" if there is none."""
+    return next((sentence for sentence in sentences if sentence.startswith(opening)), "")
 
 
 def _find_last_word(sentence: str) -> str:

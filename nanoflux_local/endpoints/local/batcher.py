@@ -88,6 +88,7 @@ class Batcher:
             self._thread.join()
 
     def _run(self) -> None:
+        """Load the model and decode until the worker is closed or an error occurs; then fail all unfinished jobs."""
         try:
             self._decoder, self._codec = self._load()
             while self._fill_rows():
@@ -137,6 +138,7 @@ class Batcher:
             self._queue = deque(job for job in self._queue if not job.future.cancelled())
 
     def _start_job(self, row: int, job: Job) -> None:
+        """Encode a job's prompt, fill the row with it, and draw the reply's first token."""
         from nanoflux_local.endpoints.local.sampler import make_generator
 
         try:

@@ -13,8 +13,8 @@ SPIN_ITERATIONS = "5000"
 
 
 def share_cores() -> None:
-    """Make waiting threads sleep after a short spin. Call this before torch is first imported. Values that
-    the user has set in the environment take precedence.
+    """Make waiting threads sleep after a short spin, unless the environment sets how they wait. Call this before torch
+    is first imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_ITERATIONS)

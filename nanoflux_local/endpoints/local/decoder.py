@@ -224,6 +224,7 @@ class Decoder:
         return self._process_prompt(row, ids[self.rows.lengths[row] :])
 
     def _start_with_prefix(self, row: int, ids: list[int]) -> None:
+        """Fill an empty row with a prefix, from the cache if possible. The most recently used prefixes are kept."""
         key = tuple(ids)
         if key in self._prefixes:
             self.rows.copy_in(row, self._prefixes[key])
@@ -292,6 +293,9 @@ class Decoder:
         return logits
 
     def _run_model(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The logits of the last position of each row, in float32 on the CPU. `ids` and `positions` have the shape
+        (rows, tokens).
+        """
         with torch.inference_mode():
             output = self.model(
                 input_ids=ids.to(self.device),

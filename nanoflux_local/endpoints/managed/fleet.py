@@ -85,6 +85,7 @@ class ManagedServer:
             await asyncio.to_thread(self.supervisor.stop, record)
 
     async def _find_or_start(self) -> None:
+        """Use a suitable running server, or start one. Before that, remove what remains of crashed servers."""
         if self._record is not None:
             await self._handle_exit(self._record)
         else:

@@ -125,8 +125,10 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
     """The context of an endpoint's server in tokens, including the tokens for reasoning."""
-    reasoning = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_limit
-    return min(config.context or CONTEXT_WITHOUT_REASONING + reasoning, manifest.context)
+    stated_reasoning = _stated_reasoning(config)
+    reasoning = manifest.reasoning_limit if stated_reasoning is None else stated_reasoning
+    context = config.context or (CONTEXT_WITHOUT_REASONING + reasoning)
+    return min(context, manifest.context)
 
 
 def _required_context(config: EndpointConfig) -> int:

@@ -127,6 +127,11 @@ class VllmEndpoint:
             return self._client, exit_future
 
     async def _load_and_probe(self, adapter: Path, url: str, proved_adapters: tuple[str, ...]) -> None:
+        """Load the adapter, and probe it unless it is among `proved_adapters`, which passed their probe on this server.
+
+        Raises:
+            RefusedError: vLLM refuses the adapter, or the probe fails.
+        """
         client, launch = ServerClient(url), self._server.launch
         await self._load_or_refuse(client, adapter)
         if self._served_name not in proved_adapters:

@@ -105,6 +105,7 @@ class SharedGpu:
         return len(futures), -oldest_ticket
 
     async def _swap(self, member: Sleeper) -> None:
+        """Wake a member and admit its waiting requests. If it cannot be woken, they fail."""
         self._answering = None
         try:
             if self._resident is not None and self._resident is not member:

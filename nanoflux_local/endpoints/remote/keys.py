@@ -53,6 +53,7 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
 
 
 def _read_key_file(path: Path) -> str:
+    """Read the key in a file. Raises ConfigError unless the file is private and contains exactly one key."""
     try:
         with path.open(encoding="utf-8") as file:
             file_status = os.fstat(file.fileno())  # of the open file, since the path could be replaced in between
@@ -70,5 +71,5 @@ def _read_key_file(path: Path) -> str:
     except UnicodeDecodeError:
         raise ConfigError(f"the key file {path} is not text", "write only the key into it") from None
     if not key or len(key.split()) != 1:
-        raise ConfigError(f"the key file {path} does not hold exactly one key", "write only the key into it")
+        raise ConfigError(f"the key file {path} does not contain exactly one key", "write only the key into it")
     return key

@@ -97,6 +97,7 @@ def is_loopback(url: str) -> bool:
 
 
 def _check_proxy(proxy: Proxy, host: str) -> None:
+    """Raise ConfigError if the proxy for `host` has an invalid address, or a scheme whose package is missing."""
     fix = f"correct or unset {proxy.variable}, or add {host} to NO_PROXY"
     parts = urlsplit(proxy.url)
     try:

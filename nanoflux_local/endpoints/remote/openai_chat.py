@@ -24,7 +24,7 @@ from nanoflux_local.endpoints.remote.shapes import (
     read_token_count,
     value_at,
 )
-from nanoflux_local.records import ChatRequest
+from nanoflux_local.records import ChatRequest, Finish
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 """The keys under which servers send the reasoning in a message."""
@@ -85,10 +85,15 @@ class OpenAIChatEndpoint(ServedEndpoint):
         refusal = content.refusal or message.get("refusal")
         if not content.text and not refusal:
             check_tool_call(finish_reason, message.get("tool_calls"), message.get("function_call"))
-        is_refused = not content.text and isinstance(refusal, str) and bool(refusal)
+        text = content.text or ""
+        finish: Finish
+        if not text and isinstance(refusal, str) and refusal:
+            text, finish = refusal, "refused"
+        else:
+            finish = read_finish(finish_reason)
         return ParsedReply(
-            str(refusal) if is_refused else content.text or "",
-            "refused" if is_refused else read_finish(finish_reason),
+            text,
+            finish,
             prompt_tokens=read_token_count(body, "usage", "prompt_tokens"),
             completion_tokens=read_token_count(body, "usage", "completion_tokens"),
             cached_tokens=read_token_count(body, "usage", "prompt_tokens_details", "cached_tokens"),

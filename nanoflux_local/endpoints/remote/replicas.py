@@ -11,6 +11,7 @@ from typing import Any
 from nanoflux_local.endpoints.remote.pace import AdaptiveLimiter
 
 BACKOFF_S = 2.0
+"""How long a replica is skipped after its first failure."""
 MAX_BACKOFF_S = 60.0
 
 

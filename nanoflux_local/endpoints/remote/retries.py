@@ -19,7 +19,7 @@ EMPTY_ATTEMPTS = 6
 MAX_WAIT_S = 3600.0
 """The total time that one call waits for busy servers."""
 BASE_S = 0.5
-"""The upper bound of the first pause; it doubles up to `MAX_PAUSE_S`."""
+"""The upper bound of the first pause; the bound doubles with each pause, up to `MAX_PAUSE_S`."""
 MAX_PAUSE_S = 30.0
 
 
@@ -55,6 +55,7 @@ class RetryState:
         return wait_s
 
     def _choose_pause(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
+        """Count the fault, and choose the pause as `compute_pause` describes."""
         if fault.kind is None:
             return None
         if fault.kind == "rate_limited":

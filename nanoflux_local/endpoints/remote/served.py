@@ -189,7 +189,7 @@ class ServedEndpoint(ABC):
         report_and_log(Fault(self.identity.model, "refused_parameter", message))
 
     def _read_response(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
-        """Read the reply in a response. The SDKs do not check a response's content, so this does.
+        """Read the reply in a response, and check it, since the SDKs do not.
 
         Raises:
             GarbledError: the response is not a reply.

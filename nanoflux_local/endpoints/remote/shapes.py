@@ -85,12 +85,11 @@ def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
     """
     responses = [event["response"] for event in events if isinstance(event.get("response"), dict)]
     errors = [event for event in events if event.get("error")]
-    if responses and responses[-1]:
-        return responses[-1]
-    if errors:
+    last_response = responses[-1] if responses else None
+    if errors and not last_response:
         return errors[0]
-    if responses:
-        return responses[-1]
+    if last_response is not None:
+        return last_response
     first_choices = [value_at(event, "choices", 0) for event in events]
     choices = [choice for choice in first_choices if isinstance(choice, dict)]
     if not choices:

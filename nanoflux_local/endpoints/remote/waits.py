@@ -25,6 +25,7 @@ def log_wait(text: str) -> None:
 
 
 REPORT: ContextVar[ReportLine] = ContextVar("report", default=log_wait)
+"""The function to which the lines about waits are passed."""
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def reporting_waits(report: ReportLine) -> Iterator[None]:
 
 
 class Waits:
-    """The waits for one endpoint's servers."""
+    """Reports the waits for one endpoint's servers, at intervals."""
 
     def __init__(self) -> None:
         self._reported_until = 0.0
