@@ -115,8 +115,8 @@ def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, hom
         driver.app.screen.query_one("#name", Input).focus()
         await driver.press("ctrl+o")  # also while a field has the focus
         await driver.wait_until(lambda: type(driver.app.screen).__name__ == "JumpDialog")
-        parts = driver.app.screen._part_by_letter
-        (letter,) = [key for key, part in parts.items() if isinstance(part, Button) and part.id == "preview"]
+        widgets = driver.app.screen._widget_by_letter
+        (letter,) = [key for key, widget in widgets.items() if isinstance(widget, Button) and widget.id == "preview"]
         await driver.press(letter)
         await driver.wait_for("Preview of the run")
 

@@ -117,9 +117,9 @@ def test_end_of_a_worker_changes_the_version_although_nothing_is_written(
         ledger.start_job("run", work.id, os.getpid(), boot_id(), "runs")
     reader = LedgerReader(home)
     with hold_lock(home, work):
-        version_with_worker = asyncio.run(reader.version())
-        assert asyncio.run(reader.version()) == version_with_worker
-    assert asyncio.run(reader.version()) != version_with_worker
+        version_with_worker = asyncio.run(reader.read_version())
+        assert asyncio.run(reader.read_version()) == version_with_worker
+    assert asyncio.run(reader.read_version()) != version_with_worker
     reader.close()
 
 
@@ -136,9 +136,9 @@ def test_content_is_not_called_current_after_a_failed_refresh_or_without_the_led
         await driver.wait_until(lambda: screen.count > 1)
         await driver.wait_for("the ledger is locked", "◷ As of ")
         gauges = ModelsScreen()
-        gauges._has_loaded, gauges._current_s = True, 0.0
+        gauges._has_loaded, gauges._verified_s = True, 0.0
         gauges.mark_current()
-        assert not gauges._current_s, "the gauges change without the ledger"
+        assert not gauges._verified_s, "the gauges change without the ledger"
 
     drive(home, flow, size=(80, 24))
 

@@ -36,13 +36,18 @@ from nanoflux_tui.text import sanitize
 from nanoflux_tui.theme import DARK, LIGHT, THEMES
 from nanoflux_tui.widgets.bars import TABS
 
-POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
-"""Seconds between two checks of the ledger; the minimum seconds between two refreshes; the maximum, after which the
-screen is refreshed even without a change; the share of one core that refreshes may use.
-"""
+POLL_S = 0.25
+"""Seconds between two checks of the ledger for changes."""
+MIN_REFRESH_PAUSE_S = 0.5
+"""Minimum seconds between two refreshes."""
+REFRESH_CPU_SHARE = 0.015
+"""The share of one core that refreshes may use; an expensive refresh is followed by a longer pause."""
 MAX_REFRESH_PAUSE_S = 3.0
 """Maximum pause after an expensive refresh, in seconds, even if refreshes then exceed their share of a core."""
+UNCHANGED_REFRESH_S = 3.0
+"""Seconds after which the screen is refreshed even if the ledger has not changed."""
 AGE_CHECK_S = 1.0
+"""Seconds between two checks whether the visible content is out of date."""
 LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
 """The actions that leave a screen and whose keys are single characters."""
 
@@ -72,7 +77,7 @@ class NanofluxApp(BaseApp):
                 for digit, (mode, title) in enumerate(TABS, 1)
             ),
             Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
-            Binding("f2", "light", "Light or dark", show=False),
+            Binding("f2", "toggle_theme", "Light or dark", show=False),
             Binding("ctrl+o", "jump", "Jump", priority=True),
             Binding("f6", "copy_text", "Copy mode"),
             Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
@@ -118,17 +123,19 @@ class NanofluxApp(BaseApp):
             await asyncio.sleep(POLL_S)
             self._report_background_failures()
             refresh_age_s = time.monotonic() - refreshed_at
-            if refresh_age_s < min(max(MIN_PAUSE_S, refresh_cpu_s / CPU_SHARE), MAX_REFRESH_PAUSE_S):
+            pause_s = max(MIN_REFRESH_PAUSE_S, refresh_cpu_s / REFRESH_CPU_SHARE)
+            if refresh_age_s < min(pause_s, MAX_REFRESH_PAUSE_S):
                 continue
-            version = await self.reader.version()
-            if version == seen_version and refresh_age_s < MAX_PAUSE_S:
+            version = await self.reader.read_version()
+            if version == seen_version and refresh_age_s < UNCHANGED_REFRESH_S:
                 if self.visible_screen is not None:
                     self.visible_screen.mark_current()
                 continue
-            seen_version, refreshed_at, cpu_before = version, time.monotonic(), time.process_time()
+            seen_version, refreshed_at = version, time.monotonic()
             if self.visible_screen is not None:
+                cpu_s_before = time.process_time()
                 await self.visible_screen.refresh_content()
-                refresh_cpu_s = time.process_time() - cpu_before
+                refresh_cpu_s = time.process_time() - cpu_s_before
 
     def _report_background_failures(self) -> None:
         """Show the failure of each background command once, on whichever screen is visible."""
@@ -143,7 +150,7 @@ class NanofluxApp(BaseApp):
             return
         if existing_form is not None and not (isinstance(existing_form, FormScreen) and existing_form.has_draft):
             self.uninstall_screen(name)
-            existing_form.remove()  # a form without input is built again, so that it offers what exists now
+            existing_form.remove()  # a form without input is built again, so that its lists are up to date
         if not self.is_screen_installed(name):
             self.install_screen(build(), name)
         form = self.get_screen(name)
@@ -156,12 +163,14 @@ class NanofluxApp(BaseApp):
             self.switch_screen(successor)
         else:
             self.pop_screen()
-        self.uninstall_screen(form)  # so that Textual deletes it
+        self.uninstall_screen(form)  # so that Textual deletes the form and its values
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable the keys that leave a form, since a character typed there is meant for a field."""
+        """Disable the `LEAVING_ACTIONS` while a form is open, since a character is meant for one of its fields."""
         is_form = bool(self.screen_stack) and isinstance(self.screen, FormScreen)
-        return not (is_form and action in LEAVING_ACTIONS) and super().check_action(action, parameters)
+        if is_form and action in LEAVING_ACTIONS:
+            return False
+        return super().check_action(action, parameters)
 
     def action_show_tab(self, mode: str) -> None:
         self.action_go(mode)
@@ -197,7 +206,7 @@ class NanofluxApp(BaseApp):
         if not isinstance(self.screen, CopyDialog):
             self.push_screen(CopyDialog(self.screen))
 
-    def action_light(self) -> None:
+    def action_toggle_theme(self) -> None:
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def watch_theme(self) -> None:
@@ -209,27 +218,29 @@ class NanofluxApp(BaseApp):
         yield SystemCommand("New run", "Generate a dataset", self.action_new_run)
         for mode, title in TABS:
             yield SystemCommand(title, f"Go to {title}", lambda mode=mode: self.action_go(mode))
-        yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_light)
+        yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_toggle_theme)
         yield SystemCommand("Jump", "Move the focus to a part of the screen by its letter", self.action_jump)
         yield SystemCommand("Copy mode", "Select and copy text of this screen with the keyboard", self.action_copy_text)
         yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
         own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            is_listed = binding.show or (active.node is screen and binding.id in own_ids)
-            if active.node is not self and binding.description and is_listed:
+        for active_binding in screen.active_bindings.values():
+            binding, node = active_binding.binding, active_binding.node
+            is_listed = binding.show or (node is screen and binding.id in own_ids)
+            if node is not self and binding.description and is_listed:
                 yield SystemCommand(
                     binding.description,
                     f"On this screen: {self.get_key_display(binding)}",
-                    self._bind_action(binding.action, active.node),
+                    self._bind_action(binding.action, node),
                 )
 
     def _bind_action(self, action: str, node: DOMNode) -> Callable[[], Awaitable[None]]:
-        async def run() -> None:
+        """A function without arguments that runs the action on `node`."""
+
+        async def run_on_node() -> None:
             await self.run_action(action, default_namespace=node)
 
-        return run
+        return run_on_node
 
     async def action_quit_now(self) -> None:
         await self.action_quit()
@@ -247,8 +258,8 @@ class NanofluxApp(BaseApp):
                 )  # fmt: skip
 
     async def on_key(self, event: events.Key) -> None:
-        """Handle a key that no widget has handled. A character that arrives here was typed before the input field had
-        the focus. It is passed to the field, so that typing ahead triggers no action.
+        """Pass a character that no widget has handled to the focused input field: the user typed the character before
+        the field had the focus, so it must not trigger an action.
         """
         field = self.screen.focused if self.screen_stack else None
         if event.is_printable and isinstance(field, Input):

@@ -41,16 +41,16 @@ class BaseApp(App[None]):
         self.reader = LedgerReader(home)
         self.commands = CommandRunner(home)
         self.requested_rows: dict[str, str] = {}
-        """The row that a tab selects the next time it is shown, by the tab's mode."""
+        """The key of the row that a tab selects when it is shown next, by the tab's mode."""
 
     def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
-        """Show the form `name`. If the user left this form without submitting it, it still contains the user's input;
-        otherwise, `build` creates it.
+        """Show the form `name`. A form that the user left without submitting it still contains the user's input; any
+        other form is created by `build`.
         """
         raise NotImplementedError
 
     def close_form(self, form: Screen[None], successor: Screen[None] | None = None) -> None:
-        """Close a form and forget its values; `successor` takes its place on the screen."""
+        """Close a form and discard its values; `successor`, if there is one, takes its place on the screen."""
         raise NotImplementedError
 
     def action_go(self, mode: str) -> None:
@@ -58,7 +58,7 @@ class BaseApp(App[None]):
         raise NotImplementedError
 
     def build_guide(self) -> Sequence[Widget]:
-        """The widgets that every screen shows above its footer; only the tour has any."""
+        """Create the widgets that every screen shows above its footer; only the tour has such widgets."""
         return ()
 
     def show_failure(self, failure: CommandResult | NanofluxError) -> None:
@@ -109,8 +109,8 @@ class BaseScreen(Screen[None]):
         super().__init__()
         self._refresh_lock = asyncio.Lock()
         self._is_mounted = False
-        self._current_s, self._current_at = time.monotonic(), datetime.now()
-        """When the screen's content was last known to agree with the ledger."""
+        self._verified_s, self._verified_at = time.monotonic(), datetime.now()
+        """When the screen's content last agreed with the ledger: on the monotonic clock, and as local time."""
         self._has_loaded = False
         """Whether the last refresh succeeded."""
 
@@ -155,7 +155,7 @@ class BaseScreen(Screen[None]):
         return Colours(self.app.theme_variables)
 
     async def read_ledger(self, query: Callable[[LedgerView], T]) -> T | None:
-        """The result of `query`, or None if there is no ledger yet."""
+        """The result of `query`, or None if there is no ledger yet or `query` finds no match."""
         try:
             return await self.reader.read(query)
         except NothingMatchedError:
@@ -187,18 +187,18 @@ class BaseScreen(Screen[None]):
             else:
                 self._has_loaded = True
                 self.show_error(None)
-                self._current_s, self._current_at = started_s, started_at
+                self._verified_s, self._verified_at = started_s, started_at
 
     def mark_current(self) -> None:
         """Record that the screen's content is current, since neither the ledger nor its workers have changed."""
         if self.SHOWS_ONLY_LEDGER and self._has_loaded and not self._refresh_lock.locked():
-            self._current_s, self._current_at = time.monotonic(), datetime.now()
+            self._verified_s, self._verified_at = time.monotonic(), datetime.now()
 
     def show_age(self) -> None:
         """Show when the screen's content last agreed with the ledger, if that is more than `STALE_S` ago."""
-        is_old = self._is_mounted and time.monotonic() - self._current_s > STALE_S
+        is_old = self._is_mounted and time.monotonic() - self._verified_s > STALE_S
         for bar in self.query(AgeBar):
-            bar.show_time(f"{self._current_at:%H:%M:%S}" if is_old else "")
+            bar.show_time(f"{self._verified_at:%H:%M:%S}" if is_old else "")
 
     def show_error(self, error: NanofluxError | None) -> None:
         """Show an error above the body until the next refresh; None hides it."""

@@ -20,13 +20,16 @@ from nanoflux_local.paths import Home
 from nanoflux_models.child import build_module_command
 from nanoflux_tui.text import sanitize
 
-TAIL, POLL_S = 4_000, 0.03
-_PROGRESS = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
+MAX_LOG_TAIL = 4_000
+"""Maximum length of the end of a command's messages that is read: bytes of a log, or characters of standard error."""
+POLL_S = 0.03
+"""Seconds between two checks whether a command has ended."""
+_PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandProgress:
-    """A line of progress of a command: `done` of `total`, and a note with the unit, the rate and the time left."""
+    """The progress that a command reports: `done` of `total`, and a note with the unit, the rate and the time left."""
 
     done: int
     total: int
@@ -34,9 +37,11 @@ class CommandProgress:
 
     @classmethod
     def parse(cls, line: str) -> "CommandProgress | None":
-        """The progress that a line states, or None if it states none."""
-        match = _PROGRESS.fullmatch(line)
-        return cls(int(match["done"]), int(match["total"]), match["note"]) if match and int(match["total"]) else None
+        """Parse a line such as "training 3/10 steps"; None if the line reports no progress."""
+        match = _PROGRESS_LINE.fullmatch(line)
+        if match is None or int(match["total"]) == 0:
+            return None
+        return cls(int(match["done"]), int(match["total"]), match["note"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ class CommandResult:
 
 @dataclass(slots=True)
 class BackgroundCommand:
-    """A long command that the application started: its label, its process and its log file."""
+    """A long command that the application started: its label for the user, its process, and the file with its messages.
+    `words` are its arguments.
+    """
 
     label: str
     process: subprocess.Popen[bytes]
@@ -76,17 +83,17 @@ class BackgroundCommand:
         return self.process.poll()
 
     def read_progress(self) -> CommandProgress | None:
-        """The progress that the command's last line states, or None."""
+        """The progress in the last line of the command's log; None if that line reports none."""
         return CommandProgress.parse(self.read_last_lines())
 
     def read_last_lines(self, count: int = 1) -> str:
-        """The last lines of the command's log."""
+        """The last `count` lines of the command's log that are not blank; "" if there are none."""
         try:
-            text = self.log.read_bytes()[-TAIL:].decode("utf-8", "replace")
+            text = self.log.read_bytes()[-MAX_LOG_TAIL:].decode("utf-8", "replace")
         except OSError:
             return ""
-        lines = [part for part in text.replace("\r", "\n").splitlines() if part.strip()]
-        return sanitize("\n".join(part.strip() for part in lines[-count:]), 600)
+        lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        return sanitize("\n".join(lines[-count:]), 600)
 
 
 class CommandRunner:
@@ -103,10 +110,8 @@ class CommandRunner:
         """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; other commands
         continue, as they would in another terminal.
         """
-        with (
-            tempfile.TemporaryFile() as stdout,
-            tempfile.TemporaryFile() as stderr,
-        ):  # files, since a pipe could fill up
+        # Output goes to files, since a full pipe would block the command.
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(
                 self._build_argv(words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
                 env={**os.environ, "NO_COLOR": "1"},
@@ -119,14 +124,14 @@ class CommandRunner:
                     process.terminate()
                 raise
             output, messages = _read_all(stdout), _read_all(stderr)
-        text = messages.strip().removeprefix("nanoflux: ")
-        return CommandResult(process.returncode, output, sanitize(text[-TAIL:]))
+        messages = messages.strip().removeprefix("nanoflux: ")
+        return CommandResult(process.returncode, output, sanitize(messages[-MAX_LOG_TAIL:]))
 
     def start_in_background(self, label: str, *words: str) -> BackgroundCommand:
         """Start a command that outlives this application."""
-        folder = self.home.root / "logs"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = folder / f"background-{os.getpid()}-{len(self.background)}.log"
+        logs = self.home.root / "logs"
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = logs / f"background-{os.getpid()}-{len(self.background)}.log"
         with log.open("wb") as file:
             log.chmod(0o600)
             process = subprocess.Popen(

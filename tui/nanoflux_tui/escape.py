@@ -1,8 +1,8 @@
 """Shortens the delay with which Textual reports the Escape key.
 
-The sequences of other keys start with the same byte, so Textual waits ESCDELAY milliseconds for the rest of a sequence,
-but it checks the time only ten times a second. The selector in this module checks more often. A later version of
-Textual that reads keys in a different way is not affected.
+The byte of the Escape key also starts the sequences of other keys, so Textual waits ESCDELAY milliseconds for the rest
+of a sequence. It checks the time only ten times a second. The selector in this module makes it check every `POLL_S`. If
+a later version of Textual reads keys in a different way, this module has no effect.
 """
 
 import os
@@ -12,7 +12,9 @@ from types import SimpleNamespace
 POLL_S = 0.02
 
 
-class _Selector(selectors.SelectSelector):
+class _ShortWaitSelector(selectors.SelectSelector):
+    """Waits at most `POLL_S`. A timeout of 0 (no wait) or None (wait for a key) is kept."""
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(POLL_S if timeout else timeout)
 
@@ -22,5 +24,5 @@ def shorten_escape_delay() -> None:
     os.environ.setdefault("ESCDELAY", "25")
     from textual.drivers import linux_driver
 
-    replacement = SimpleNamespace(SelectSelector=_Selector, EVENT_READ=selectors.EVENT_READ)
+    replacement = SimpleNamespace(SelectSelector=_ShortWaitSelector, EVENT_READ=selectors.EVENT_READ)
     setattr(linux_driver, "selectors", replacement)  # noqa: B010 - replaces a name in Textual's module

@@ -21,11 +21,11 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 KEY_NAMES = {*(str(key.value) for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
 MODIFIERS = ("ctrl", "shift", "alt")
 ACTIONS: dict[str, dict[str, list[str]]] = {}
-"""The keys of each action, by section and action, of all classes that were imported."""
+"""The default keys by section and action. Importing a class adds the actions that the class binds."""
 
 
 def name_bindings(section: str, bindings: Sequence[BindingType]) -> list[BindingType]:
-    """The bindings with ids, by which `keymap.toml` can change their keys. A section names one class's bindings."""
+    """Give each binding of a class the id `section.action`, under which `keymap.toml` can assign other keys to it."""
     actions = ACTIONS.setdefault(section, {})
     named_bindings = list[BindingType]()
     for binding in Binding.make_bindings(bindings):
@@ -36,7 +36,7 @@ def name_bindings(section: str, bindings: Sequence[BindingType]) -> list[Binding
 
 
 def load_keymap(path: Path) -> dict[str, str]:
-    """The keys of the actions that the file changes, by the actions' ids; {} if there is no file.
+    """Read the user's keymap: the new keys by the ids of their actions; {} if there is no file.
 
     Raises:
         ConfigError: the file is not TOML, names an unknown section, action or key, or gives two actions the same key.
@@ -57,14 +57,15 @@ def load_keymap(path: Path) -> dict[str, str]:
 
 
 def format_keymap(path: Path) -> str:
-    """Every action with its default keys, as the content of a `keymap.toml` in which no line has an effect yet."""
+    """Every action with its default keys, as the content of a `keymap.toml` in which each line is commented out."""
     _import_screens()
     lines = [f"# Keys of nanoflux-tui. Save this as {path}", "# and remove the # from the lines that you change."]
     for section, actions in sorted(ACTIONS.items()):
         lines += ["", f"[{section}]"]
         for action, keys in actions.items():
             quoted_keys = ", ".join(f'"{key}"' for key in keys)
-            lines.append(f"# {action} = {quoted_keys if len(keys) == 1 else f'[{quoted_keys}]'}")
+            value = quoted_keys if len(keys) == 1 else f"[{quoted_keys}]"
+            lines.append(f"# {action} = {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -109,8 +110,8 @@ class _KeymapReader:
         return keys
 
     def _refuse_clash(self, section: str, keymap: dict[str, str], table: dict[str, Any]) -> None:
-        """Refuse a key that two actions of a section share. Actions that the file changes come last, so that the
-        error names their lines.
+        """Refuse a key that two actions of a section share. The actions in the file (`table`) are checked last, so that
+        the error names their lines.
         """
         action_by_key: dict[str, str] = {}
         for action in sorted(ACTIONS[section], key=lambda action: action in table):
@@ -127,15 +128,15 @@ class _KeymapReader:
 
     def _find_line(self, section: str, action: str) -> int:
         """The line of an action, or of the section if `action` is ""; 1 if the text has no such line."""
-        current = ""
+        current_section = ""
         for number, line in enumerate(self._lines, 1):
             if header := re.match(r"""\s*\[\s*["']?([^"'\]]+?)["']?\s*\]""", line):
-                current = header[1]
-                if not action and current == section:
+                current_section = header[1]
+                if not action and current_section == section:
                     return number
             elif key := re.match(r"\s*([^=#]+?)\s*=", line):
                 name = re.sub(r"""["'\s]""", "", key[1])
-                full_name = f"{current}.{name}" if current else name
+                full_name = f"{current_section}.{name}" if current_section else name
                 if full_name == f"{section}.{action}" or (not action and full_name.split(".")[0] == section):
                     return number
         return 1

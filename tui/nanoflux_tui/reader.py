@@ -18,7 +18,7 @@ from nanoflux_local.paths import Home
 
 T = TypeVar("T")
 WAIT_S = 1.0
-"""Seconds that a query waits while another process has locked the file; the next refresh tries again."""
+"""Seconds that a query waits for a locked ledger before it fails; the next refresh runs the query again."""
 
 
 class LedgerReader:
@@ -28,7 +28,7 @@ class LedgerReader:
         self._home, self.ledger = home, home.ledger
         self._executor = ThreadPoolExecutor(1, "ledger")
         self._view: LedgerView | None = None
-        self._file: tuple[int, int] | None = None
+        self._file_id: tuple[int, int] | None = None
 
     async def read(self, query: Callable[[LedgerView], T]) -> T:
         """The result of `query`.
@@ -37,21 +37,21 @@ class LedgerReader:
             NothingMatchedError: there is no ledger, or it has been removed.
             LedgerError: the ledger cannot be read.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, query)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_query, query)
 
-    async def version(self) -> tuple[object, ...]:
-        """A value that changes only when a process writes to the ledger or a worker starts or ends, even if it was
-        killed. It is also defined if there is no ledger.
+    async def read_version(self) -> tuple[object, ...]:
+        """A value that changes whenever a process writes to the ledger and whenever a worker starts, ends or is killed,
+        and at no other time. There is also a value if the ledger is missing or unreadable.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read_version)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute_version)
 
     def close(self) -> None:
-        """Close the file after the query in progress."""
+        """Close the ledger once the query in progress has ended."""
         self._executor.submit(self._close_view)
         self._executor.shutdown(wait=False)
 
-    def _run(self, query: Callable[[LedgerView], T]) -> T:
-        view = self._open()
+    def _run_query(self, query: Callable[[LedgerView], T]) -> T:
+        view = self._open_view()
         try:
             return query(view)
         except NothingMatchedError:
@@ -63,22 +63,24 @@ class LedgerReader:
             fix = "find the damaged record with `nanoflux run verify RUN`"
             raise LedgerError(f"{self.ledger}: a record cannot be read ({error})", fix) from error
 
-    def _open(self) -> LedgerView:
-        file = _identify_file(self.ledger)
-        if self._view is None or file != self._file:
+    def _open_view(self) -> LedgerView:
+        file_id = _read_file_id(self.ledger)
+        if self._view is None or file_id != self._file_id:
             self._close_view()
-            if file is None:
+            if file_id is None:
                 raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "start a run: press n")
-            self._view, self._file = LedgerView(self.ledger, WAIT_S), file
+            self._view, self._file_id = LedgerView(self.ledger, WAIT_S), file_id
         return self._view
 
-    def _read_version(self) -> tuple[object, ...]:
+    def _compute_version(self) -> tuple[object, ...]:
         try:
-            view = self._open()
+            view = self._open_view()
             row = view.row("PRAGMA data_version")
-            return (self._file, row[0] if row else None, *map(str, list_running_work(self._home, view)))
+            data_version = row[0] if row else None
+            running_work = [str(work) for work in list_running_work(self._home, view)]
+            return (self._file_id, data_version, *running_work)
         except NanofluxError as error:
-            return (self._file, str(error))
+            return (self._file_id, str(error))
 
     def _close_view(self) -> None:
         if self._view is not None:
@@ -87,7 +89,7 @@ class LedgerReader:
         self._view = None
 
 
-def _identify_file(path: Path) -> tuple[int, int] | None:
+def _read_file_id(path: Path) -> tuple[int, int] | None:
     """Device and inode of a file, or None if it does not exist."""
     with suppress(OSError):
         status = path.stat()

@@ -14,29 +14,36 @@ from nanoflux_local.rate import STEADY_S, format_rate, format_seconds
 MAX_CHARACTERS = 20_000
 """Maximum characters of one text on the screen, since a model may write a megabyte."""
 MAX_LINE = 400
+"""Maximum characters of one line."""
 TAB = "    "
+"""The spaces that replace a tab."""
 
 
 def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
     """The text without terminal escapes, other control characters, and marks that change the writing direction."""
     cut = text[:limit]
-    clean = "".join(
-        character if character.isprintable() or character == "\n" else TAB if character == "\t" else "�"
-        for character in cut.replace("\r\n", "\n")
-    )
-    missing = len(text) - len(cut)
-    return f"{clean}\n… and {missing:,} more characters" if missing > 0 else clean
+    clean = "".join(map(_replace_control_character, cut.replace("\r\n", "\n")))
+    omitted_count = len(text) - len(cut)
+    return f"{clean}\n… and {omitted_count:,} more characters" if omitted_count > 0 else clean
+
+
+def _replace_control_character(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return TAB if character == "\t" else "�"
 
 
 def format_line(text: object, limit: int = MAX_LINE) -> str:
-    """The sanitized text in one line, for a table's cell."""
+    """The sanitized text in one line, for a table's cell; a text that is cut after `limit` characters ends in "…"."""
     full_text = str(text)
-    cut = sanitize(" ".join(full_text[: limit * 2].split()), 2 * limit)[:limit]
-    return f"{cut}…" if len(full_text) > len(cut) + 1 and len(cut) == limit else cut
+    # Joining the words may shorten the text, so more than `limit` characters are read.
+    line = sanitize(" ".join(full_text[: limit * 2].split()), 2 * limit)[:limit]
+    is_cut = len(line) == limit and len(full_text) > limit + 1
+    return f"{line}…" if is_cut else line
 
 
 def cut_start(text: str, width: int) -> str:
-    """The end of a text that is wider than `width`. The ids of two runs often differ only there."""
+    """The text without its start if it is longer than `width`. The ids of two runs often differ only at the end."""
     return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
@@ -46,18 +53,17 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_pace(done: int, total: int, seconds: float, unit: str = "") -> str:
-    """The mean rate of a job that has run for `seconds`, and the time left: "0.4 steps/s, 25 s left"; "" if it is too
-    early to say.
+    """The mean rate of a job that has run for `seconds`, and the time left: "0.4 steps/s, 25 s left"; "" as long as the
+    job has finished nothing or has run for less than `STEADY_S`.
     """
     return format_rate(done / seconds, total - done, unit) if done and seconds >= STEADY_S else ""
 
 
 def format_count(number: float) -> str:
     """A number in few characters: 950, 12.3k, 4.1M."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if number >= limit:
-            scale = {"G": 1e9, "M": 1e6, "k": 1e3}[unit]
-            return f"{number / scale:.1f}{unit}"
+    for from_number, unit, unit_size in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e4, "k", 1e3)):
+        if number >= from_number:
+            return f"{number / unit_size:.1f}{unit}"
     return f"{number:,.0f}"
 
 
@@ -67,16 +73,17 @@ def format_quantity(count: int, noun: str) -> str:
 
 
 def format_age(timestamp: str, now: datetime | None = None) -> str:
-    """The time since a timestamp of the ledger."""
+    """The time since a timestamp of the ledger, such as 12 min; "–" for an unreadable timestamp."""
     try:
         moment = datetime.fromisoformat(timestamp)
     except ValueError:
         return "–"
-    return format_duration(max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds()))
+    age = (now or datetime.now(UTC)) - moment
+    return format_duration(max(0.0, age.total_seconds()))
 
 
-def measure_age(timestamp: str) -> float | None:
-    """The negative time of a timestamp, so that the newest row comes first in ascending order; None if unreadable."""
+def compute_age_order(timestamp: str) -> float | None:
+    """A number that sorts newer timestamps first: the negated POSIX time; None for an unreadable timestamp."""
     try:
         return -datetime.fromisoformat(timestamp).timestamp()
     except ValueError:

@@ -73,11 +73,12 @@ STATUS_MARKS = {
     "left out": StatusMark("–", "warning"),
     "not answering": StatusMark("!", "error"),
 }
+"""The mark and the colour of each status."""
 BROKEN = ("failed", "interrupted", "stalled", "partial")
 """Statuses that need the user's attention."""
 ENDED = ("done", "stopped")
 """Statuses of work that cannot be stopped, since it has ended."""
-OUTCOMES = {
+OUTCOME_WORDS = {
     "kept_failed": ("kept: defender failed", "success"),
     "kept_novel": ("kept: new solution", "success"),
     "defender_right": ("defender was correct", "secondary"),
@@ -89,17 +90,17 @@ OUTCOMES = {
     "unparsed": ("attack unreadable", "error"),
     "failed": ("no verdict", "error"),
 }
-"""The outcomes of an attempt in words, each with its colour."""
+"""Each outcome of an attempt in words, with the name of its colour in the theme."""
 
 
 def describe_reason(reason: str) -> str:
-    """The reason for which an example was kept, in the words of the outcome: "defender failed"."""
+    """The reason why an example was kept, in words: "defender failed" for `kept_failed`."""
     return describe_outcome(reason)[0].removeprefix("kept: ")
 
 
 def describe_outcome(outcome: str) -> tuple[str, str]:
     """An outcome in words, and the name of its colour; an unknown outcome is shown as it is stored."""
-    return OUTCOMES.get(outcome, (outcome, "foreground"))
+    return OUTCOME_WORDS.get(outcome, (outcome, "foreground"))
 
 
 class Colours:

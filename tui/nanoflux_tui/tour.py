@@ -27,7 +27,8 @@ from nanoflux_tui.screens.new_run import NewRunScreen
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.bars import TourBar
 
-ENDS_WITHIN_S = 20.0
+END_TIMEOUT_S = 20.0
+"""Seconds that the tour waits at its end for its run to end."""
 RUN_COMMAND = (
     "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--examples", "60", "--seed", "7",
     "--name", "the tour's run", "--concurrency", "3", "--set", "seeds.min=2",
@@ -37,19 +38,19 @@ RUN_COMMAND = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """One stop of the tour: the action that opens its screen, and its text."""
+class TourStop:
+    """One stop of the tour: the function that opens its screen, and its text."""
 
-    go: Callable[["TourApp"], object]
+    open_screen: Callable[["TourApp"], object]
     text: str
 
 
 class TourApp(NanofluxApp):
-    """The application with the tour's text below every screen. F9 shows the next stop, F8 the one before."""
+    """The application with the tour's text below every screen. F9 shows the next stop, F8 the previous stop."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f9", "guide(1)", "Tour: next", priority=True),
-        Binding("f8", "guide(-1)", "Tour: back", priority=True, show=False),
+        Binding("f9", "move_tour(1)", "Tour: next", priority=True),
+        Binding("f8", "move_tour(-1)", "Tour: back", priority=True, show=False),
     ]
 
     def __init__(self, home: Home, light: bool = False) -> None:
@@ -59,9 +60,9 @@ class TourApp(NanofluxApp):
         self._next_requested = False
 
     def build_guide(self) -> Sequence[Widget]:
-        return (TourBar(self._format_guide()),)
+        return (TourBar(self._format_stop()),)
 
-    def _format_guide(self) -> str:
+    def _format_stop(self) -> str:
         stop = STOPS[self._stop_index]
         return f"Tour {self._stop_index + 1}/{len(STOPS)}  {stop.text}  (F9 next, F8 back, q ends the tour)"
 
@@ -73,26 +74,26 @@ class TourApp(NanofluxApp):
     async def _start_run(self) -> None:
         """Start the tour's run, in a separate process like any other run."""
         result = await self.commands.run(*RUN_COMMAND)
-        started = result.json()
-        if not result.ok or not started:
+        started_run = result.json()
+        if not result.ok or not started_run:
             self.show_failure(result)
             return
-        self.tour_run = started["run"]
+        self.tour_run = started_run["run"]
         if self._next_requested:
-            self.action_guide(1)
+            self.action_move_tour(1)
 
-    def action_guide(self, by: int) -> None:
+    def action_move_tour(self, by: int) -> None:
         if not self.tour_run:  # Home may list the run before the command that starts it has exited
             self._next_requested = by > 0
             self.notify("The run is starting. The tour continues in a moment.")
             return
         self._stop_index = min(len(STOPS) - 1, max(0, self._stop_index + by))
-        STOPS[self._stop_index].go(self)
-        self.call_later(self._update_guide)
+        STOPS[self._stop_index].open_screen(self)
+        self.call_later(self._update_tour_bar)
 
-    def _update_guide(self) -> None:
+    def _update_tour_bar(self) -> None:
         for bar in self.screen.query(TourBar):
-            bar.update(self._format_guide())
+            bar.update(self._format_stop())
 
     def watch_run(self) -> None:
         self.action_go("home")
@@ -105,7 +106,7 @@ class TourApp(NanofluxApp):
         self.action_go("examples")
         if len(keys):
             self.push_screen(ExampleScreen(keys, 0))
-            self.call_later(self._update_guide)
+            self.call_later(self._update_tour_bar)
 
     def open_run_form(self) -> None:
         self.action_go("home")
@@ -113,46 +114,46 @@ class TourApp(NanofluxApp):
 
 
 STOPS = (
-    Stop(
+    TourStop(
         lambda app: app.action_go("home"),
         "Home lists everything that runs, waits or failed. A run with scripted models is starting now, in a "
         "separate process: closing the application would not stop it.",
     ),
-    Stop(
+    TourStop(
         TourApp.watch_run,
         "A live run. Attacker and defender swap roles after each turn. A question must be new and valid; it is "
         "kept if the defender fails or finds a new solution.",
     ),
-    Stop(
+    TourStop(
         TourApp.watch_run,
         "Steer the run: space pauses and resumes it, c changes its target or its concurrency, s stops it. Turns in "
         "progress are always finished and kept. Try it.",
     ),
-    Stop(
+    TourStop(
         lambda app: app.action_go("examples"),
         "The examples kept so far. Press / and type a word to filter the table as you type; r shows one reason only.",
     ),
-    Stop(
+    TourStop(
         TourApp.open_example,
         "One example in full: both solutions side by side, the judge's verdicts, and its origin. k keeps it, d "
         "drops it, f marks it for fixing, u undoes your last review.",
     ),
-    Stop(
+    TourStop(
         TourApp.open_run_form,
         "The form that starts a run. It checks your input as you type and shows the equivalent command, which you "
         "can copy.",
     ),
-    Stop(
+    TourStop(
         lambda app: app.action_go("training"),
         "Training needs weights, which the tour does not have. With weights, t fine-tunes a model on a run's "
         "examples: first an audit of the data, then live loss curves.",
     ),
-    Stop(
+    TourStop(
         lambda app: app.action_go("evaluation"),
         "Evaluations of models with and without adapters, with confidence intervals. space marks two of them, c "
         "tests whether they differ and lists the items that flipped.",
     ),
-    Stop(
+    TourStop(
         lambda app: app.action_go("models"),
         "Models and servers: installed weights, weights to download, GPU plans. The tour ends here: q quits and "
         "deletes its run. `nanoflux-tui` opens your own home.",
@@ -161,7 +162,7 @@ STOPS = (
 
 
 def run_tour(light: bool = False) -> int:
-    """Run the tour and delete its home directory. Returns the application's exit code."""
+    """Run the tour in a temporary home directory and delete that directory. Returns the application's exit code."""
     root = Path(tempfile.mkdtemp(prefix="nanoflux-tour-"))
     home = Home(root).prepare()
     app = TourApp(home, light)
@@ -174,10 +175,10 @@ def run_tour(light: bool = False) -> int:
 
 
 def _end_runs(home: Home) -> None:
-    """End the tour's runs immediately."""
+    """End the tour's runs immediately, and wait until their workers have ended, at most `END_TIMEOUT_S`."""
     with suppress(NanofluxError), LedgerView(home.ledger) as view:
         runs = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
-        deadline = time.monotonic() + ENDS_WITHIN_S
+        deadline = time.monotonic() + END_TIMEOUT_S
         for run in runs:
             while has_worker(home, run) and time.monotonic() < deadline:
                 with suppress(NanofluxError):

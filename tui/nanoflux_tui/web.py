@@ -29,14 +29,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """Rejects every request that does not contain the token of this start."""
+    """Rejects every request that does not contain the token, or that comes from a page of another site."""
 
     def __init__(self, token: str, port: int) -> None:
         self._token = token
         self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.host not in self._hosts or not self._same_origin(request):
+        if request.host not in self._hosts or not self._is_same_origin(request):
             raise web.HTTPForbidden(text="This page is served to this machine only.")
         if self._is_token(request.query.get("token", "")):
             redirect = web.HTTPFound("/")  # keeps the token out of the browser's history
@@ -52,7 +52,7 @@ class Gate:
     def _is_token(self, candidate: str) -> bool:
         return hmac.compare_digest(candidate.encode(), self._token.encode())
 
-    def _same_origin(self, request: web.Request) -> bool:
+    def _is_same_origin(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
         return origin is None or urlsplit(origin).netloc in self._hosts
 
@@ -88,15 +88,19 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
         UsageError: the port cannot be bound.
     """
     port, token = _find_free_port(port), secrets.token_urlsafe(24)
-    words = build_module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
-    server = LocalServer(shlex.join(words), port, token)
+    command = build_module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
+    server = LocalServer(shlex.join(command), port, token)
     click.echo(f"http://{HOST}:{port}/?token={token}")
     click.echo("Open this address in a browser on this machine. Ctrl-C stops the server; runs continue.", err=True)
     server.serve()
 
 
 def _find_free_port(port: int) -> int:
-    """`port` if it can be bound; for 0, a free port."""
+    """`port` if a server can use it; for 0, any free port.
+
+    Raises:
+        UsageError: another process uses `port`, or this user may not use it.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

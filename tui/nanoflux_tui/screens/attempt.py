@@ -15,7 +15,7 @@ from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.verdict import SAMPLE_MARKS, format_verdict
+from nanoflux_tui.widgets.verdict import SAMPLE_WORDS, format_verdict
 
 UNREADABLE_NOTE = "The reply could not be read; c shows it."
 
@@ -30,8 +30,8 @@ judge's verdicts with the findings of the checks. An attempt ends at its outcome
 the requests and replies as they were sent."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("left,p", "next(-1)", "Prev"),
-        Binding("right,space", "next(1)", "Next"),
+        Binding("left,p", "show_neighbour(-1)", "Prev"),
+        Binding("right,space", "show_neighbour(1)", "Next"),
         Binding("c", "calls", "Raw calls"),
     ]
 
@@ -47,12 +47,12 @@ the requests and replies as they were sent."""
             yield Panel("Rating of the reasoning", id="rating")
 
     async def load(self) -> None:
-        turn, number = self._keys[self._position]
+        turn, attempt_number = self._keys[self._position]
         record = await self.read_ledger(lambda view: load_turn(view, self._run, turn))
         if record is None:
             self.query_one("#head", Panel).show("This attempt no longer exists: the ledger was replaced.")
             return
-        self._show(record, record.attempts[number])
+        self._show(record, record.attempts[attempt_number])
 
     def _show(self, record: TurnRecord, attempt: Attempt) -> None:
         self.query_one("#head", Panel).show(self._format_head(record, attempt))
@@ -78,19 +78,19 @@ the requests and replies as they were sent."""
 
     def _format_head(self, record: TurnRecord, attempt: Attempt) -> Text:
         outcome, colour = describe_outcome(attempt.outcome)
-        count = f" ({len(record.attempts)} in this turn)" if len(record.attempts) > 1 else ""
+        attempt_count = f" ({len(record.attempts)} in this turn)" if len(record.attempts) > 1 else ""
         text = Text.assemble(
             (f"turn {record.number}", "bold"),
-            f", attempt {attempt.number}{count}  ",
+            f", attempt {attempt.number}{attempt_count}  ",
             (outcome, self.colours[colour]),
             (f"   {self._position + 1:,} of {len(self._keys):,}", self.colours["muted"]),
         )
         if attempt.reason:
             text.append(f"\n{format_line(attempt.reason, 300)}")
-        nearest = (
-            "" if attempt.nearest is None else f"; similarity to the nearest earlier question {attempt.nearest:.2f}"
-        )
-        text.append(f"\nseeds: {format_line(', '.join(attempt.seeds), 200)}{nearest}", style=self.colours["muted"])
+        origin = f"\nseeds: {format_line(', '.join(attempt.seeds), 200)}"
+        if attempt.nearest is not None:
+            origin += f"; similarity to the nearest earlier question {attempt.nearest:.2f}"
+        text.append(origin, style=self.colours["muted"])
         return text
 
     def action_calls(self) -> None:
@@ -98,11 +98,12 @@ the requests and replies as they were sent."""
 
 
 def _format_defences(attempt: Attempt) -> str:
-    """The defender's answers: the first, then the others, each with whether it is right."""
+    """The defender's first answer, then its further answers, each marked as right, wrong or not judged."""
     if attempt.defence is None:
         return "The defender was not asked." if attempt.rejected else UNREADABLE_NOTE
     parts = [_format_defence(attempt.defence)]
-    parts += [f"— further answer {n}: {_format_sample(sample)}" for n, sample in enumerate(attempt.samples, 1)]
+    for number, sample in enumerate(attempt.samples, 1):
+        parts.append(f"— further answer {number}: {_format_sample(sample)}")
     return "\n\n".join(parts)
 
 
@@ -112,4 +113,4 @@ def _format_defence(defence: Defence) -> str:
 
 def _format_sample(sample: Sample) -> str:
     answer = _format_defence(sample.defence) if sample.defence else "unreadable"
-    return f"{SAMPLE_MARKS[sample.right]}\n{answer}"
+    return f"{SAMPLE_WORDS[sample.right]}\n{answer}"

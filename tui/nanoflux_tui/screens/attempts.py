@@ -35,8 +35,8 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
 
     def __init__(self, run: str, turn: int | None = None) -> None:
         super().__init__()
-        self._run, self._outcome = run, ""
-        self._turn = turn  # where the cursor starts; None starts at the first attempt
+        self._run, self._outcome_filter = run, ""
+        self._first_turn = turn  # the cursor starts at this turn; None starts at the first attempt
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -47,20 +47,21 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
             Column("question", 20, share=4),
         )
         yield Static("", id="caption", markup=False)
-        yield WindowTable(columns, self._rows, id="attempts", empty="No attempt with this outcome.")
+        yield WindowTable(columns, self._fetch_rows, id="attempts", empty="No attempt with this outcome.")
 
     async def load(self) -> None:
-        run, outcomes = self._run, [self._outcome] if self._outcome else []
+        run = self._run
+        outcomes = [self._outcome_filter] if self._outcome_filter else []
         keys = await self.read_ledger(lambda view: list_attempts(view, run, outcomes)) or []
-        select = None if self._turn is None else (self._turn, 0)
-        await self.query_one(WindowTable).show(keys, select)
-        self._turn = None
-        outcome_name = f", {describe_outcome(self._outcome)[0]}" if self._outcome else ""
+        selected_key = None if self._first_turn is None else (self._first_turn, 0)
+        await self.query_one(WindowTable).show(keys, selected_key)
+        self._first_turn = None  # later refreshes leave the cursor where the user moved it
+        outcome_name = f", {describe_outcome(self._outcome_filter)[0]}" if self._outcome_filter else ""
         self.query_one("#caption", Static).update(
             f"{format_quantity(len(keys), 'attempt')} of {format_line(run, 60)}{outcome_name}"
         )
 
-    async def _rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
+    async def _fetch_rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
         turns = sorted({turn for turn, _ in keys})
 
         def read(view: LedgerView) -> dict[AttemptKey, Attempt]:
@@ -73,9 +74,10 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
     def _format_cells(self, key: AttemptKey, attempt: Attempt) -> Cells:
         outcome, colour = describe_outcome(attempt.outcome)
         question = attempt.attack.question if attempt.attack else "–"
+        turn, attempt_number = key
         return [
-            str(key[0]),
-            str(key[1]),
+            str(turn),
+            str(attempt_number),
             Text(outcome, style=self.colours[colour]),
             format_line(attempt.reason, 200),
             format_line(question, 300),
@@ -86,13 +88,13 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         attempts.
         """
         counts = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
-        choices = ["", *(outcome for outcome in OUTCOMES if counts.get(outcome))]
-        position = choices.index(self._outcome) if self._outcome in choices else 0
-        self._outcome = choices[(position + 1) % len(choices)]
+        filters = ["", *(outcome for outcome in OUTCOMES if counts.get(outcome))]
+        position = filters.index(self._outcome_filter) if self._outcome_filter in filters else 0
+        self._outcome_filter = filters[(position + 1) % len(filters)]
         self.reload()
 
     @on(WindowTable.RowSelected)
-    def _open(self) -> None:
+    def _open_attempt(self) -> None:
         table = self.query_one(WindowTable)
         keys = cast("Sequence[AttemptKey]", table.keys)  # in the order that the user sees
         self.app.push_screen(AttemptScreen(self._run, keys, table.cursor))

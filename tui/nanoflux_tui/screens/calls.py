@@ -34,7 +34,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
     def __init__(self, run: str, turn: int, attempt: int) -> None:
         super().__init__()
         self._run, self._turn, self._attempt = run, turn, attempt
-        self._calls: dict[int, StoredCall] = {}
+        self._call_by_row: dict[int, StoredCall] = {}
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -47,25 +47,25 @@ which the arrow keys then scroll, and Escape returns to the list."""
             Column("time", 6, right=True),
         )
         yield Panel(id="caption", classes="plain")
-        yield WindowTable(columns, self._rows, id="calls", empty="This attempt used no call.")
+        yield WindowTable(columns, self._fetch_rows, id="calls", empty="This attempt used no call.")
         with VerticalScroll(id="text"):
             yield Panel(id="detail", classes="plain")
 
     async def load(self) -> None:
-        calls = await self.read_ledger(self._read) or []
-        self._calls = dict(enumerate(calls))
-        await self.query_one(WindowTable).show(list(self._calls))
+        calls = await self.read_ledger(self._read_calls) or []
+        self._call_by_row = dict(enumerate(calls))
+        await self.query_one(WindowTable).show(list(self._call_by_row))
         self.query_one("#caption", Panel).show(
             Text(f"turn {self._turn}, attempt {self._attempt}: {format_quantity(len(calls), 'call')}", style="bold")
         )
         self._show_call()
 
-    def _read(self, view: LedgerView) -> list[StoredCall]:
+    def _read_calls(self, view: LedgerView) -> list[StoredCall]:
         calls = load_calls(self.home, view, view.find_run(self._run), self._turn)
         return [call for call in calls if call.attempt == self._attempt]
 
-    async def _rows(self, keys: Sequence[int]) -> list[Cells]:
-        return [self._format_cells(self._calls[key]) for key in keys]
+    async def _fetch_rows(self, keys: Sequence[int]) -> list[Cells]:
+        return [self._format_cells(self._call_by_row[key]) for key in keys]
 
     def _format_cells(self, call: StoredCall) -> Cells:
         return [
@@ -79,12 +79,12 @@ which the arrow keys then scroll, and Escape returns to the list."""
         ]
 
     @on(WindowTable.RowHighlighted)
-    def _handle_highlight(self) -> None:
+    def _show_call_from_top(self) -> None:
         self.query_one("#text").scroll_home(animate=False)
         self._show_call()
 
     def _show_call(self) -> None:
-        call = self._calls.get(self.query_one(WindowTable).key)
+        call = self._call_by_row.get(self.query_one(WindowTable).key)
         if call is None:
             self.query_one("#detail", Panel).show("")
             return

@@ -14,7 +14,7 @@ from nanoflux_tui.widgets.key_bar import KeyBar
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-HINT = "Shift with arrows selects; Enter copies it, a copies everything, Esc closes."
+HINT = "Shift+arrows select; Enter copies the selection, a copies everything, Esc closes."
 
 
 class CopyDialog(ModalScreen[None]):
@@ -35,14 +35,16 @@ class CopyDialog(ModalScreen[None]):
         self._text = collect_text(screen)
 
     def compose(self) -> ComposeResult:
-        area = TextArea(self._text, read_only=True, soft_wrap=True, compact=True)
-        area.cursor_blink = False  # nothing in this application is animated
-        yield area
+        text_area = TextArea(self._text, read_only=True, soft_wrap=True, compact=True)
+        text_area.cursor_blink = False  # nothing in this application is animated
+        yield text_area
         yield Static(HINT, markup=False)
 
     def action_copy(self) -> None:
-        area = self.query_one(TextArea)
-        self._copy(area.selected_text or area.document.get_line(area.cursor_location[0]))
+        """Copy the selected text, or the line of the cursor if nothing is selected."""
+        text_area = self.query_one(TextArea)
+        cursor_line, _ = text_area.cursor_location
+        self._copy(text_area.selected_text or text_area.document.get_line(cursor_line))
 
     def action_copy_all(self) -> None:
         self._copy(self._text)
@@ -65,7 +67,7 @@ def collect_text(screen: Screen[Any]) -> str:
 def _read_text(widget: Widget) -> str:
     if isinstance(widget, Panel):
         title = f"{widget.border_title}\n" if widget.border_title else ""
-        return title + widget.text(widget.content_size.width).plain
+        return title + widget.render_text(widget.content_size.width).plain
     if isinstance(widget, WindowTable):
         return "\n".join(widget.read_visible_rows())
     return str(widget.visual) if isinstance(widget, Static) else ""

@@ -32,15 +32,15 @@ class ConfirmDialog(ModalScreen[bool]):
         Binding("n,escape", "answer(False)", "No"),
     ]
 
-    def __init__(self, question: str, confirm: str) -> None:
+    def __init__(self, question: str, yes_label: str) -> None:
         super().__init__()
-        self._question, self._confirm = question, confirm
+        self._question, self._yes_label = question, yes_label
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(sanitize(self._question), markup=False)
             with Horizontal(classes="row"):
-                yield Button(f"{self._confirm} (y)", variant="primary", compact=True, id="yes")
+                yield Button(f"{self._yes_label} (y)", variant="primary", compact=True, id="yes")
                 yield Button("No (n)", compact=True, id="no")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -54,7 +54,7 @@ class ConfirmDialog(ModalScreen[bool]):
 class Field:
     """One value to enter, or to choose from `options`; a `multiline` text can also be written in the user's editor.
 
-    An empty input shows `hint`. So does a list whose `value` is none of the options: the user must choose one.
+    An empty input shows `hint`. A list shows `hint` if `value` is not among its options; the user must then choose one.
     """
 
     key: str
@@ -89,9 +89,9 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
     FormDialog .field TextArea { height: 6; }
     """
 
-    def __init__(self, title: str, fields: Sequence[Field], submit: str = "OK", note: str = "") -> None:
+    def __init__(self, title: str, fields: Sequence[Field], submit_label: str = "OK", note: str = "") -> None:
         super().__init__()
-        self._title, self._fields, self._submit_label, self._note = title, fields, submit, note
+        self._title, self._fields, self._submit_label, self._note = title, fields, submit_label, note
         self._initial_values: dict[str, str] = {}
 
     def on_mount(self) -> None:
@@ -101,7 +101,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         box = VerticalScroll(classes="box")
         box.border_title = self._title
         box.can_focus = False
-        is_multiline = any(field.multiline for field in self._fields)
+        has_multiline = any(field.multiline for field in self._fields)
         with box:
             if self._note:
                 yield Static(sanitize(self._note), classes="hint", markup=False)
@@ -113,18 +113,18 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                     elif field.multiline:
                         from textual.widgets import TextArea  # deferred: only notes need it
 
-                        area = TextArea(
+                        text_area = TextArea(
                             field.value, placeholder=field.hint, compact=True, tab_behavior="focus", id=field.widget_id
                         )
-                        area.cursor_blink = False  # nothing in this application is animated
-                        yield area
+                        text_area.cursor_blink = False  # nothing in this application is animated
+                        yield text_area
                     else:
                         yield Input(field.value, placeholder=field.hint, compact=True, id=field.widget_id)
             with Horizontal(classes="row"):
-                key = "^s" if is_multiline else "Enter"
+                key = "^s" if has_multiline else "Enter"
                 yield Button(f"{self._submit_label} ({key})", variant="primary", compact=True, id="yes")
                 yield Button("Cancel (Esc)", compact=True, id="no")
-                if is_multiline:
+                if has_multiline:
                     yield Button("Editor (^e)", compact=True, id="edit")
 
     def action_submit(self) -> None:
@@ -144,12 +144,12 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         call_after_typing(self, self._edit)
 
     def _edit(self) -> None:
-        """Write the multi-line text in the user's editor."""
+        """Open the user's editor on each multi-line text."""
         for field in self._fields:
             if field.multiline:
-                area = self._find_area(field)
+                text_area = self._find_text_area(field)
                 try:
-                    area.text = edit_text(self.app, area.text)
+                    text_area.text = edit_text(self.app, text_area.text)
                 except NanofluxError as error:
                     self.notify(f"{error.message}\n→ {error.fix}", title="Failed", severity="error", markup=False)
 
@@ -161,7 +161,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         else:
             self.dismiss(None)
 
-    def _find_area(self, field: Field) -> "TextArea":
+    def _find_text_area(self, field: Field) -> "TextArea":
         from textual.widgets import TextArea
 
         return self.query_one(f"#{field.widget_id}", TextArea)
@@ -181,7 +181,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         values = {}
         for field in self._fields:
             if field.multiline:
-                values[field.key] = self._find_area(field).text.strip()
+                values[field.key] = self._find_text_area(field).text.strip()
                 continue
             widget = self.query_one(f"#{field.widget_id}")
             assert isinstance(widget, Input | Select)
@@ -190,7 +190,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
 
 class ChoiceDialog(ModalScreen[str | None]):
-    """Offers a list. Returns the key of the entry that the user chooses, or None."""
+    """Offers a list to choose from. Returns the key of the chosen entry, or None if the user cancels."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
     DEFAULT_CSS = """
@@ -220,7 +220,7 @@ class TextDialog(ModalScreen[None]):
     """A text that is too long for a notification. A `wide` dialog has room for the tables of a command."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,enter", "cancel", "Close"),
+        Binding("escape,q,enter", "close", "Close"),
         Binding("f6", "app.copy_text", "Copy mode"),
     ]
 
@@ -233,16 +233,16 @@ class TextDialog(ModalScreen[None]):
         box.border_title = self._title
         with box:
             yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)
-            yield Static("Esc closes this, F6 copies from it", classes="hint")
+            yield Static("Esc closes this text, F6 copies parts of it", classes="hint")
 
-    def action_cancel(self) -> None:
+    def action_close(self) -> None:
         self.dismiss(None)
 
 
 class HelpDialog(TextDialog):
-    """What a screen shows, and its keys."""
+    """The help of a screen: its explanation and its keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark", "cancel", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark", "close", "Close", show=False)]
 
     def __init__(self, screen: BaseScreen) -> None:
         super().__init__("Help", _build_help(screen))
@@ -250,8 +250,9 @@ class HelpDialog(TextDialog):
 
 def _build_help(screen: BaseScreen) -> Text:
     text = Text(" ".join(screen.HELP.split()) + "\n\n")
-    local, everywhere = _list_keys(screen, False), {f"1 to {len(TABS)}": "Tabs", **_list_keys(screen, True)}
-    for title, keys in (("On this screen", local), ("Everywhere", everywhere)):
+    screen_keys = _list_keys(screen, everywhere=False)
+    application_keys = {f"1 to {len(TABS)}": "Tabs", **_list_keys(screen, everywhere=True)}
+    for title, keys in (("On this screen", screen_keys), ("Everywhere", application_keys)):
         text.append(f"{title}\n", style="bold")
         for key, description in keys.items():
             text.append(f"  {key:<10}", style="bold")
@@ -260,13 +261,15 @@ def _build_help(screen: BaseScreen) -> Text:
 
 
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
-    """The keys of the application (`everywhere`) or of the screen, including those that the footer hides."""
+    """The descriptions of the application's keys (`everywhere`) or of the screen's keys, by key. Keys that the footer
+    hides are included.
+    """
     descriptions: dict[str, str] = {}
     own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
-    for active in screen.active_bindings.values():
-        binding = active.binding
-        is_everywhere = active.node is screen.app or binding.action.startswith("app.")
-        is_listed = binding.show or (is_everywhere and binding.id) or (active.node is screen and binding.id in own_ids)
+    for active_binding in screen.active_bindings.values():
+        binding, node = active_binding.binding, active_binding.node
+        is_everywhere = node is screen.app or binding.action.startswith("app.")
+        is_listed = binding.show or (is_everywhere and binding.id) or (node is screen and binding.id in own_ids)
         is_tab = binding.action.startswith("show_tab(")
         if is_listed and not is_tab and binding.description and is_everywhere == everywhere:
             descriptions.setdefault(screen.app.get_key_display(binding), binding.description)

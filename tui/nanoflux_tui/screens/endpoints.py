@@ -40,13 +40,14 @@ class EndpointFields:
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any]) -> "EndpointFields":
-        """The fields of an endpoint's table. A server also has a key variable and, unless it lists several `urls`, an
-        address.
+        """Read the values to edit from the table of an endpoint: the model; for a server, also the key variable and,
+        unless the table lists several `urls`, the address.
         """
         interface = str(table.get("interface", ""))
         keys = tuple(LABELS) if find_kind(interface).charges else ("model",)
-        values = {key: str(table.get(key, "")) for key in keys if not (key == "url" and table.get("urls"))}
-        return cls(name, interface, values)
+        if table.get("urls"):
+            keys = tuple(key for key in keys if key != "url")
+        return cls(name, interface, {key: str(table.get(key, "")) for key in keys})
 
 
 def open_endpoints(
@@ -74,7 +75,7 @@ def read_fields(profile: str, home: Home) -> list[EndpointFields]:
 
 
 class EndpointsScreen(FormScreen):
-    """The form."""
+    """The form for the endpoints of one profile."""
 
     AUTO_FOCUS = "#save-as"
     HELP = """The endpoints of a profile: which model answers at which address, and which environment variable holds
@@ -104,7 +105,7 @@ the top. F3 also asks each server whether it serves its model."""
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Save the profile as")
-                yield Input(self._profile if self._is_own else f"my-{self._profile}", compact=True, id="save-as")
+                yield Input(self._profile if self._is_in_home else f"my-{self._profile}", compact=True, id="save-as")
             for number, endpoint in enumerate(self._endpoints):
                 yield Static(f"{endpoint.name} ({endpoint.interface})", classes="endpoint", markup=False)
                 for key, value in endpoint.values.items():
@@ -118,23 +119,31 @@ the top. F3 also asks each server whether it serves its model."""
             yield Static("", id="checks", markup=False)
 
     @property
-    def _is_own(self) -> bool:
-        """Whether the profile is a file of this home, which may be changed."""
+    def _is_in_home(self) -> bool:
+        """Whether the profile is a file in this home, which the form may change, not a packaged profile."""
         return find_profile(self._profile, self.home).is_relative_to(self.home.profiles)
 
     def _build_commands(self) -> list[list[str]]:
-        """The commands that save the form: a copy if the name is new, and the changed keys."""
+        """The arguments of the commands that save the form: one copies the profile if the name is new, one sets the
+        changed keys.
+        """
+        commands: list[list[str]] = []
         name = self.value("save-as")
-        copy_command = [["profiles", "new", name, "--copy", self._profile]] if name != self._profile else []
-        settings = format_settings({"endpoints": changes}) if (changes := self._read_changes()) else []
-        return [*copy_command, *([["profiles", "set", name, *settings, "--domain", self._domain]] if settings else [])]
+        if name != self._profile:
+            commands.append(["profiles", "new", name, "--copy", self._profile])
+        changes = self._read_changes()
+        if changes:
+            settings = format_settings({"endpoints": changes})
+            commands.append(["profiles", "set", name, *settings, "--domain", self._domain])
+        return commands
 
     def _read_changes(self) -> dict[str, dict[str, str]]:
         """The values that differ from those of the profile, by endpoint and key."""
         changes: dict[str, dict[str, str]] = {}
         for number, endpoint in enumerate(self._endpoints):
-            for key, previous in endpoint.values.items():
-                if (value := self.value(_field_id(number, key))) != previous:
+            for key, saved_value in endpoint.values.items():
+                value = self.value(_field_id(number, key))
+                if value != saved_value:
                     changes.setdefault(endpoint.name, {})[key] = value
         return changes
 
@@ -159,7 +168,7 @@ the top. F3 also asks each server whether it serves its model."""
 
     @work(group="save", exit_on_error=False)
     async def _save(self) -> None:
-        """Save the form, then check the saved profile. A failed command ends both; its message is shown."""
+        """Save the form, then check the saved profile. If a command fails, show its message and stop."""
         try:
             name = self.value("save-as")
             for words in self._build_commands():
@@ -167,12 +176,12 @@ the top. F3 also asks each server whether it serves its model."""
                 if not result.ok:
                     self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
                     return
-                if words[1] == "new":
+                if words[1] == "new":  # from here on, the form edits the copy
                     self._profile = name
             self._endpoints = read_fields(name, self.home)
             self._show_commands()
             self._on_saved(name)
-            await self._check()
+            await self._check_profile()
         finally:
             self._is_saving = False
 
@@ -182,19 +191,21 @@ the top. F3 also asks each server whether it serves its model."""
         if self._build_commands():
             self.notify("Save the changes first (Ctrl+S).", severity="warning")
             return
-        await self._check("--connect")
+        await self._check_profile("--connect")
 
-    async def _check(self, *options: str) -> None:
+    async def _check_profile(self, *options: str) -> None:
         self._show_checks(Text("Checking …"))
         words = ("profiles", "check", self._profile, "--domain", self._domain, "--json", *options)
         result = await self.commands.run(*words, read_only=True)
-        document = result.json()
-        if document is None:
+        report = result.json()
+        if report is None:
             self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
             return
         text = Text()
-        for check in document["checks"]:
-            mark, colour = ("✗", "error") if not check["ok"] else ("!", "warning") if check["fix"] else ("✓", "success")
+        for check in report["checks"]:
+            mark, colour = ("✓", "success") if check["ok"] else ("✗", "error")
+            if check["ok"] and check["fix"]:
+                mark, colour = "!", "warning"
             text.append(f"{mark} {format_line(check['subject'], 40)}: ", style=self.colours[colour])
             text.append(format_line(check["state"], 300))
             text.append(f"\n  → {format_line(check['fix'], 300)}\n" if check["fix"] else "\n")
@@ -217,4 +228,5 @@ the top. F3 also asks each server whether it serves its model."""
 
 
 def _field_id(number: int, key: str) -> str:
+    """The id of the field for a key of the endpoint at position `number`."""
     return f"{key.replace('_', '-')}-{number}"

@@ -13,11 +13,11 @@ K = TypeVar("K")
 
 
 class EntryScreen(BaseScreen, Generic[K]):
-    """The entry at one position of a list of keys; `action_next` moves to its neighbours."""
+    """The entry at one position of a list of keys; the arrow keys show its neighbours."""
 
     AUTO_FOCUS = "#parts"
     NOUN: ClassVar[str]
-    """An entry's name in messages."""
+    """The word for an entry in messages, such as "attempt"."""
     DEFAULT_CSS = """
     EntryScreen .sides { height: auto; layout: vertical; }
     EntryScreen.-wide .sides { layout: horizontal; }
@@ -37,7 +37,7 @@ class EntryScreen(BaseScreen, Generic[K]):
             yield Panel("Is the question valid?", id="validation")
             yield Panel("Is the reply correct?", id="evaluation")
 
-    def action_next(self, by: int) -> None:
+    def action_show_neighbour(self, by: int) -> None:
         position = self._position + by
         if 0 <= position < len(self._keys):
             self.go_to(position)

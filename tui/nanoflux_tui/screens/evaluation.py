@@ -65,7 +65,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             Column("interval, 0 to 100%", 22, from_width=119),
             Column("state", 13, share=1),
         )
-        yield WindowTable(columns, self._rows, id="evaluations")
+        yield WindowTable(columns, self._fetch_rows, id="evaluations")
         with VerticalScroll(id="pairs", can_focus=False):
             yield Panel("Comparison", id="comparison")
             yield Panel("Items that flipped", id="flips")
@@ -73,34 +73,35 @@ an evaluation, those that flip against a marked one (or the untuned model) first
     async def load(self) -> None:
         evaluations = await self.read_ledger(self._read_evaluations) or []
         self._rows_by_id = {row["id"]: row for row in evaluations}
-        self._marked_ids = [evaluation for evaluation in self._marked_ids if evaluation in self._rows_by_id]
-        requested = self.application.requested_rows.pop("evaluation", None)
-        await self.query_one(WindowTable).show(list(self._rows_by_id), requested)
+        self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._rows_by_id]
+        requested_key = self.application.requested_rows.pop("evaluation", None)
+        await self.query_one(WindowTable).show(list(self._rows_by_id), requested_key)
         if not self._marked_ids:
-            empty = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
-            self.query_one("#comparison", Panel).show(HINT if evaluations else empty)
+            empty_text = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
+            self.query_one("#comparison", Panel).show(HINT if evaluations else empty_text)
         if len(self._marked_ids) != 2:
             self.query_one("#flips").display = False
 
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
-        """All evaluations; those that are recorded as running get the state of their workers."""
-        return [
-            {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
-            if row["status"] == "running"
-            else row
-            for row in board.evaluations(view)
-        ]
+        """All evaluations; the state of one that is recorded as running is that of its worker."""
+        rows: list[dict[str, Any]] = []
+        for row in board.evaluations(view):
+            if row["status"] == "running":
+                rows.append({**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()})
+            else:
+                rows.append(row)
+        return rows
 
-    async def _rows(self, keys: Sequence[str]) -> list[Cells]:
+    async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._format_cells(self._rows_by_id[key]) if key in self._rows_by_id else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
         strict = row["result"].get("strict")
         low, high = strict["ci95"] if strict else (0.0, 0.0)
-        total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
+        total_replies = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
         state = self.colours.format_status(row["status"])
-        if total and row["status"] in ("running", PARTIAL):
-            state.append(f" {row['done']}/{total}")
+        if total_replies and row["status"] in ("running", PARTIAL):
+            state.append(f" {row['done']}/{total_replies}")
         return [
             Text("✓" if row["id"] in self._marked_ids else " ", style=f"bold {self.colours['accent']}"),
             row["id"],
@@ -115,20 +116,24 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         ]
 
     def _format_mean(self, row: dict[str, Any]) -> str | Text:
-        """The strict mean, with a mark if it is that of a partial evaluation."""
+        """The strict accuracy; that of a partial evaluation has the mark of this status."""
         mean: float = row["result"]["strict"]["mean"]
         if row["status"] != PARTIAL:
             return f"{mean:.1%}"
-        status = self.colours.format_status(PARTIAL)
-        return Text(f"{status.plain[0]} {mean:.0%}", style=self.colours["warning"])
+        mark = self.colours.format_status(PARTIAL).plain[0]
+        return Text(f"{mark} {mean:.0%}", style=self.colours["warning"])
 
     def action_mark(self) -> None:
         key = self.query_one(WindowTable).key
-        if key is not None:
-            self._marked_ids.remove(key) if key in self._marked_ids else self._marked_ids.append(key)
-            self.query_one("#comparison", Panel).show(HINT)  # the comparison of other marks would mislead
-            self.query_one("#flips").display = False
-            self.reload()
+        if key is None:
+            return
+        if key in self._marked_ids:
+            self._marked_ids.remove(key)
+        else:
+            self._marked_ids.append(key)
+        self.query_one("#comparison", Panel).show(HINT)  # the comparison on the screen belongs to the previous marks
+        self.query_one("#flips").display = False
+        self.reload()
 
     def action_compare(self) -> None:
         if len(self._marked_ids) < 2:
@@ -136,13 +141,13 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             return
         self.query_one("#comparison", Panel).show("Testing the pairs …")
         compared_ids = list(self._marked_ids)
-        self.run_command(
-            "compare",
-            *compared_ids,
-            "--json",
-            success="Compared the marked evaluations.",
-            on_result=lambda result: self._show_comparison(result) if self._marked_ids == compared_ids else None,
-        )
+
+        def show_if_current(result: CommandResult) -> None:
+            if self._marked_ids == compared_ids:
+                self._show_comparison(result)
+
+        success = "Compared the marked evaluations."
+        self.run_command("compare", *compared_ids, "--json", success=success, on_result=show_if_current)
 
     def _show_comparison(self, result: CommandResult) -> None:
         comparison = result.json()
@@ -156,41 +161,48 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             self._show_flips(pairs[0]["a"], pairs[0]["b"])
 
     def _draw_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
-        named_pairs = [
-            {**pair, "a": self._short_name(pair["a"]), "b": self._short_name(pair["b"]), "data": self._data(pair["a"])}
-            for pair in pairs
-        ]
+        named_pairs: list[dict[str, Any]] = []
+        for pair in pairs:
+            base, other = pair["a"], pair["b"]
+            names = {"a": self._shorten_name(base), "b": self._shorten_name(other), "data": self._find_data(base)}
+            named_pairs.append({**pair, **names})
         return charts.draw_pairs(named_pairs, self.colours, width)
 
-    def _data(self, evaluation: str) -> str:
+    def _find_data(self, evaluation: str) -> str:
+        """The name of the benchmark of an evaluation; "" if the evaluation is not listed."""
         return str(self._rows_by_id[evaluation]["data"]) if evaluation in self._rows_by_id else ""
 
-    def _short_name(self, evaluation: str) -> str:
-        row = self._rows_by_id.get(evaluation, dict)
+    def _shorten_name(self, evaluation: str) -> str:
+        """The adapter of an evaluation, or its model if it has none; the id if the evaluation is not listed."""
+        row = self._rows_by_id.get(evaluation)
         return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
     def _show_flips(self, base: str, other: str) -> None:
-        self.run_worker(self._read_flips(base, other), group="flips", exclusive=True, exit_on_error=False)
+        self.run_worker(self._load_flips(base, other), group="flips", exclusive=True, exit_on_error=False)
 
-    async def _read_flips(self, base: str, other: str) -> None:
+    async def _load_flips(self, base: str, other: str) -> None:
         flips = await self.read_ledger(lambda view: list_flips(view, base, other)) or []
         self.query_one("#flips").display = True
         self.query_one("#flips", Panel).show(
-            charts.draw_flips(flips, self._short_name(base), self._short_name(other), self.colours)
+            charts.draw_flips(flips, self._shorten_name(base), self._shorten_name(other), self.colours)
         )
 
     @on(WindowTable.RowSelected)
-    async def _open(self) -> None:
+    async def _open_items(self) -> None:
         evaluation = str(self.query_one(WindowTable).key)
         if evaluation not in self._rows_by_id:
             return
-        other_marked_ids = [marked for marked in self._marked_ids if marked != evaluation]
+        other_marked_ids = [marked_id for marked_id in self._marked_ids if marked_id != evaluation]
         base = other_marked_ids[0] if len(other_marked_ids) == 1 else ""
         self.app.push_screen(ItemsScreen(evaluation, base))
 
     def action_evaluate(self) -> None:
         installed = {record.name for record in list_installed(self.home.root)}
-        models = [m.name for m in list_manifests(self.home.root) if m.kind == "chat" and m.name in installed]
+        models = [
+            manifest.name
+            for manifest in list_manifests(self.home.root)
+            if manifest.kind == "chat" and manifest.name in installed
+        ]
         if not models:
             self.notify(
                 "No chat model is installed. Press 5, select a model and press p to download it.", severity="warning"
@@ -218,8 +230,12 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
 
 def _draw_interval(mean: float, low: float, high: float, width: int) -> str:
-    """An interval with its mean on a line from 0 to 100%."""
-    low_cell, mean_cell, high_cell = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
+    """An interval with its mean on a line of `width` cells from 0 to 100%; all values are shares from 0 to 1."""
+
+    def find_cell(share: float) -> int:
+        return min(width - 1, max(0, round(share * (width - 1))))
+
+    low_cell, mean_cell, high_cell = find_cell(low), find_cell(mean), find_cell(high)
     cells = ["·"] * width
     cells[low_cell : high_cell + 1] = "─" * (high_cell + 1 - low_cell)
     cells[mean_cell] = "●"

@@ -19,12 +19,12 @@ from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.verdict import SAMPLE_MARKS, format_verdict
+from nanoflux_tui.widgets.verdict import SAMPLE_WORDS, format_verdict
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierReview:
-    """The review that an example had before the user changed it, and the example's position in the list."""
+    """The review of an example before the user changed it, and the example's position in the list."""
 
     position: int
     example: str
@@ -43,8 +43,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         # These keys have priority over sideways scrolling, since nothing here is wider than the screen.
-        Binding("left,p", "next(-1)", "Prev", priority=True),
-        Binding("right,space", "next(1)", "Next", priority=True),
+        Binding("left,p", "show_neighbour(-1)", "Prev", priority=True),
+        Binding("right,space", "show_neighbour(1)", "Next", priority=True),
         Binding("w", "next_unreviewed", "Next unreviewed"),
         Binding("k", "review('keep')", "Keep"),
         Binding("d", "review('drop')", "Drop"),
@@ -84,7 +84,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     def _show(self, example: dict[str, Any]) -> None:
         self.query_one("#head", Panel).show(self._format_head(example))
-        record = example["record"] or {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
+        missing_record: dict[str, Any] = {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
+        record = example["record"] or missing_record
         last_attempt = record["attempts"][-1]
         attack, defence = last_attempt.get("attack") or {}, last_attempt.get("defence") or {}
         attacker_text = f"{example['solution']}\n\n= {example['answer']}"
@@ -133,7 +134,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         return text
 
     def _format_citations(self, attempt: dict[str, Any]) -> Text:
-        """The statements of documents that the question rests on; empty for other questions."""
+        """The statements in documents on which the question is based; empty if it is not based on documents."""
         text = Text()
         for citation in attempt_from_json(attempt).citations if attempt.get("outcome") else ():
             text.append(f"{format_line(citation.source, 60)}, {format_line(citation.place, 80)}\n",
@@ -148,8 +149,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             if kind == "python":
                 text.append(f"program, {reply.get('status', '?')}\n", style=f"bold {self.colours['secondary']}")
                 text.append(f"{sanitize(request.get('code', ''), 6_000)}\n")
-                printed = (str(reply.get("stdout", "")) + str(reply.get("stderr", ""))).strip()
-                text.append(f"→ {sanitize(printed, 2_000) or '(no output)'}\n\n", style=self.colours["accent"])
+                output = (str(reply.get("stdout", "")) + str(reply.get("stderr", ""))).strip()
+                text.append(f"→ {sanitize(output, 2_000) or '(no output)'}\n\n", style=self.colours["accent"])
             else:
                 request = {key: value for key, value in request.items() if key != "endpoint"}
                 text.append(f"{kind}: {format_line(request, 300)}\n", style=f"bold {self.colours['secondary']}")
@@ -160,12 +161,13 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def _format_origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
         last_attempt = record["attempts"][-1]
         nearest, similarity = last_attempt.get("nearest"), last_attempt.get("solution_similarity")
+        outcomes = [_format_outcome(attempt) for attempt in record["attempts"]]
         rows = [
             ("seeds", ", ".join(last_attempt.get("seeds", ()))),
-            ("attempts", f"{len(record['attempts'])}: {'; '.join(_format_outcome(a) for a in record['attempts'])}"),
+            ("attempts", f"{len(outcomes)}: {'; '.join(outcomes)}"),
             ("similarity to the nearest question", "none" if nearest is None else f"{nearest:.3f}"),
             *([("similarity of both solutions", f"{similarity:.3f}")] if similarity is not None else []),
-            *((name.lower().replace("_", " "), value) for name, value in _other_notes(attack)),
+            *((name.lower().replace("_", " "), value) for name, value in _list_other_sections(attack)),
             ("run", example["run"]),
             ("id", example["id"]),
         ]
@@ -215,7 +217,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self._save_review(earlier.example, earlier.verdict, earlier.note, advances=False)
 
     def _push_undo(self, example: dict[str, Any]) -> None:
-        """Save the current review for `action_undo`; for an example without a review, save `open`."""
+        """Store the current review for `action_undo`; the review of an example without one is stored as `open`."""
         review, note = example.get("review") or "open", example.get("note") or ""
         self._undo_stack.append(EarlierReview(self._position, example["id"], review, note))
 
@@ -229,17 +231,17 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         if not result.ok:
             self.application.show_failure(result)
         elif self._in_queue and advances and number == self._review_count:
-            await self.action_next_unreviewed()
+            await self.action_next_unreviewed()  # skipped if the user has given another review meanwhile
         await self.refresh_content()
 
 
 def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
-    """The stored verdict of an attempt under `name`; None if the attempt ended before this verdict."""
+    """The verdict `name` ("validation" or "evaluation") of an attempt; None if the attempt ended before it."""
     return verdict_from_json(**attempt[name]) if attempt.get(name) else None
 
 
-def _other_notes(attack: dict[str, Any]) -> list[tuple[str, str]]:
-    """The other sections of an attack, except its citations, which have their own panel."""
+def _list_other_sections(attack: dict[str, Any]) -> list[tuple[str, str]]:
+    """The names and texts of an attack's further sections, without its citations, which have a separate panel."""
     return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
 
 
@@ -250,8 +252,8 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
 
 def _format_samples(attempt: dict[str, Any]) -> str:
     """The defender's answers after the first, each marked as right, wrong or not judged."""
-    answers = [
-        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({SAMPLE_MARKS[sample['right']]})"
-        for sample in attempt.get("samples", ())
-    ]
+    answers: list[str] = []
+    for sample in attempt.get("samples", ()):
+        answer = sample["defence"]["answer"] if sample["defence"] else "unreadable"
+        answers.append(f"{answer} ({SAMPLE_WORDS[sample['right']]})")
     return f"\n\nfurther answers: {', '.join(answers)}" if answers else ""

@@ -25,6 +25,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 REASON_NAMES: dict[str, str] = {"": "", **{str(reason): describe_reason(reason) for reason in KEPT}}
+"""The filters through which r switches, in words; "" is no filter."""
 REVIEW_NAMES = {
     "": "",
     "none": "without a review",
@@ -32,7 +33,9 @@ REVIEW_NAMES = {
     "drop": "reviewed drop",
     "fix": "reviewed fix",
 }
-"""The filters that r and v switch through, in words."""
+"""The filters through which v switches, in words; "" is no filter."""
+PREVIEW_FROM_WIDTH = 100
+"""The width in cells from which the screen shows a preview of the selected example."""
 
 
 class ExamplesScreen(BaseScreen):
@@ -57,7 +60,7 @@ undoes your last review. w opens the examples without a review one after the oth
     def __init__(self, run: str = "") -> None:
         super().__init__()
         self._run = run
-        self._reason = self._review = ""
+        self._reason_filter = self._review_filter = ""
         self._keys: array[int] = array("q")
 
     def compose_body(self) -> ComposeResult:
@@ -75,7 +78,7 @@ undoes your last review. w opens the examples without a review one after the oth
         yield Static("", id="caption", markup=False)
         with Horizontal():
             with Vertical(id="list"):
-                yield WindowTable(columns, self._rows, id="examples", match=self._match)
+                yield WindowTable(columns, self._fetch_rows, id="examples", match=self._find_matching_keys)
             with VerticalScroll(classes="side", can_focus=False):
                 yield Panel(id="preview", classes="plain")
 
@@ -85,37 +88,43 @@ undoes your last review. w opens the examples without a review one after the oth
         await table.show(self._keys)
         total = len(self._keys)
         scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
-        filters = [REASON_NAMES[self._reason], REVIEW_NAMES[self._review]]
+        filters = [REASON_NAMES[self._reason_filter], REVIEW_NAMES[self._review_filter]]
         filter_text = "".join(f", {name}" for name in filters if name)
-        is_filtered = selection.words or self._reason or self._review
-        empty = "No example matches this filter" if is_filtered else "No example has been kept yet"
+        is_filtered = selection.words or self._reason_filter or self._review_filter
         self._update_preview()
-        caption = (
-            f"{format_quantity(total, 'example')} {scope}{filter_text}" if total else f"{empty} ({scope}{filter_text})"
-        )
+        if total:
+            caption = f"{format_quantity(total, 'example')} {scope}{filter_text}"
+        else:
+            empty_text = "No example matches this filter" if is_filtered else "No example has been kept yet"
+            caption = f"{empty_text} ({scope}{filter_text})"
         self.query_one("#caption", Static).update(caption)
 
-    async def _match(self, words: str) -> Sequence[int]:
-        """The listed examples whose question, solution or answer also contains these words."""
+    async def _find_matching_keys(self, words: str) -> Sequence[int]:
+        """The keys of the listed examples whose question, solution or answer contains all these words."""
         current_selection = self._build_selection()
         selection = replace(current_selection, words=f"{current_selection.words} {words}")
         return await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
 
     def _build_selection(self) -> ExampleSelection:
-        """What the filters and the table's sorted column select."""
+        """The selection of examples for the current filters and the table's sorted column."""
         table = self.query_one(WindowTable)
         arrangement = table.arrangement
         return ExampleSelection(
-            self._run, arrangement.words, self._reason, self._review, table.sorted_title, arrangement.descending
+            self._run,
+            arrangement.words,
+            self._reason_filter,
+            self._review_filter,
+            table.sorted_title,
+            arrangement.descending,
         )
 
     @on(WindowTable.Rearranged)
     def _reload_rearranged(self) -> None:
         self.reload()
 
-    async def _rows(self, keys: Sequence[int]) -> list[Cells]:
-        visible = list(keys)
-        row_by_key = await self.read_ledger(lambda view: board.example_rows(view, visible)) or {}
+    async def _fetch_rows(self, keys: Sequence[int]) -> list[Cells]:
+        fetched_keys = list(keys)
+        row_by_key = await self.read_ledger(lambda view: board.example_rows(view, fetched_keys)) or {}
         return [self._format_cells(row_by_key[key]) if key in row_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
@@ -132,11 +141,11 @@ undoes your last review. w opens the examples without a review one after the oth
         ]
 
     def action_reason(self) -> None:
-        self._reason = _next_key(REASON_NAMES, self._reason)
+        self._reason_filter = _choose_next_key(REASON_NAMES, self._reason_filter)
         self.reload()
 
     def action_review_filter(self) -> None:
-        self._review = _next_key(REVIEW_NAMES, self._review)
+        self._review_filter = _choose_next_key(REVIEW_NAMES, self._review_filter)
         self.reload()
 
     async def action_queue(self) -> None:
@@ -151,7 +160,7 @@ undoes your last review. w opens the examples without a review one after the oth
         self.app.push_screen(screen, self._reload_after_example)
 
     @on(WindowTable.RowSelected)
-    def _open(self) -> None:
+    def _open_example(self) -> None:
         table = self.query_one(WindowTable)
         self.app.push_screen(ExampleScreen(self._keys, table.cursor), self._reload_after_example)
 
@@ -160,7 +169,7 @@ undoes your last review. w opens the examples without a review one after the oth
 
     @on(WindowTable.RowHighlighted)
     def _update_preview(self) -> None:
-        if self.size.width >= 100:
+        if self.size.width >= PREVIEW_FROM_WIDTH:
             self._show_preview(self.query_one(WindowTable).key)
 
     @work(group="preview", exclusive=True, exit_on_error=False)
@@ -185,7 +194,7 @@ undoes your last review. w opens the examples without a review one after the oth
         return text
 
 
-def _next_key(names: dict[str, str], key: str) -> str:
-    """The key after this one; the first key after the last one."""
+def _choose_next_key(names: dict[str, str], key: str) -> str:
+    """The key that follows `key`; the last key is followed by the first."""
     keys = list(names)
     return keys[(keys.index(key) + 1) % len(keys)]

@@ -127,7 +127,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         super().__init__()
         self._experiment = experiment
         self._current: CurrentExperiment | None = None
-        self._settled_cells: object = None
+        self._settled_cells: list[tuple[str, str]] | None = None
         self._results_at: datetime | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -145,18 +145,20 @@ cell by cell; after an interruption it resumes at its next cell."""
             self.query_one(f"#{name}").display = False
 
     async def load(self) -> None:
-        experiment, cells = await self.reader.read(lambda view: (read_experiment(view, self.home, self._experiment),
-                                                          board.cells(view, self._experiment)))  # fmt: skip
+        experiment, cells = await self.reader.read(self._read)
         self._current = experiment
         self.query_one("#head", Panel).show(lambda width: self._format_head(experiment, width))
         rows = [self._format_cell(cell) for cell in cells]
         self.query_one("#cells", Panel).show(
             lambda width: format_table(CELL_COLUMNS, rows, width, self.colours["secondary"])
         )
-        settled = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
-        if settled != self._settled_cells:
-            self._settled_cells = settled
+        settled_cells = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
+        if settled_cells != self._settled_cells:
+            self._settled_cells = settled_cells
             self._update_results()
+
+    def _read(self, view: LedgerView) -> tuple[CurrentExperiment, list[dict[str, Any]]]:
+        return read_experiment(view, self.home, self._experiment), board.cells(view, self._experiment)
 
     def current_experiment(self) -> CurrentExperiment | None:
         return self._current
@@ -169,7 +171,8 @@ cell by cell; after an interruption it resumes at its next cell."""
         text.append(f"{format_line(overview.question, 300)}\n")
         text.append_text(format_progress(overview, min(40, max(8, width - 50)), colours["primary"]))
         pace = format_experiment_pace(experiment)
-        text.append(f"   worked {format_duration(state.seconds)}{', ' if pace else ''}{pace}")
+        text.append(f"   worked {format_duration(state.seconds)}")
+        text.append(f", {pace}" if pace else "")
         if state.message:
             text.append(f"\n{format_line(state.message, 400)}", style=colours["error"])
         return text
@@ -189,7 +192,7 @@ cell by cell; after an interruption it resumes at its next cell."""
     @work(group="figures", exclusive=True, exit_on_error=False)
     async def _update_results(self) -> None:
         conditions = self.query_one("#conditions", Panel)
-        conditions.border_subtitle = self._format_age()
+        conditions.border_subtitle = self._describe_results_age()
         read_at = datetime.now()
         result = await self.commands.run("experiment", "show", self._experiment, "--json", read_only=True)
         self._results_at = read_at
@@ -204,8 +207,8 @@ cell by cell; after an interruption it resumes at its next cell."""
         self.query_one("#pairs", Panel).show(lambda width: charts.draw_pairs(results["pairs"], self.colours, width))
         await self._update_flips(results)
 
-    def _format_age(self) -> str:
-        """The time of the results on the screen while newer ones are computed; "" if there are none yet."""
+    def _describe_results_age(self) -> str:
+        """While newer results are computed, the time of the results on the screen; "" if none have been shown yet."""
         return f"◷ As of {self._results_at:%H:%M:%S}; computing newer results …" if self._results_at else ""
 
     def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
@@ -223,10 +226,13 @@ cell by cell; after an interruption it resumes at its next cell."""
         panel.display = bool(results["pairs"])
         if not results["pairs"]:
             return
-        pair, results_by_condition = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
-        base_evaluation, other_evaluation = (
-            results_by_condition[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b")
-        )
+        pair = results["pairs"][0]
+        results_by_condition = {entry["condition"]: entry for entry in results["conditions"]}
+
+        def find_evaluation(condition: str) -> str:
+            return str(results_by_condition[condition]["test"][pair["data"]]["evaluations"][0])
+
+        base_evaluation, other_evaluation = find_evaluation(pair["a"]), find_evaluation(pair["b"])
         flips = await self.read_ledger(lambda view: list_flips(view, base_evaluation, other_evaluation)) or []
         panel.show(
             charts.draw_flips(flips, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}"
@@ -234,12 +240,12 @@ cell by cell; after an interruption it resumes at its next cell."""
 
 
 def measure_progress(overview: board.ExperimentOverview) -> float:
-    """The share of the cells that are done or left out."""
+    """The share of the cells that are settled, from 0 to 1."""
     return overview.settled / max(1, overview.total)
 
 
 def format_progress(overview: board.ExperimentOverview, width: int, style: str) -> Text:
-    """A bar of the cells that need no more work, and how many cells failed or were left out."""
+    """A bar of the settled cells, their number, and how many cells failed or were left out."""
     settled, total = overview.settled, overview.total
     text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{total} cells")
     for status in ("failed", "left out"):

@@ -21,7 +21,7 @@ from nanoflux_tui.screens.experiment import (
     measure_progress,
     read_experiment,
 )
-from nanoflux_tui.text import format_age, format_line, measure_age
+from nanoflux_tui.text import compute_age_order, format_age, format_line
 from nanoflux_tui.theme import BROKEN
 from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
@@ -32,6 +32,7 @@ ADVICE = {
     "running": "Press Enter to watch it, s to stop it after its current cell.",
     "interrupted": "Press space to resume it at its next cell; nothing is lost.",
 }
+"""What the user can do with an experiment in each state."""
 
 
 class ExperimentsScreen(ExperimentBase):
@@ -61,7 +62,7 @@ space resumes one that was stopped or killed."""
             Column("about", 20, share=3, from_width=98),
             Column("changed", 8, right=True, from_width=76),
         )
-        yield WindowTable(columns, self._rows, id="experiments")
+        yield WindowTable(columns, self._fetch_rows, id="experiments")
         yield Panel(id="about", classes="plain foot")
         yield Panel("Available experiments (press e to start one)", id="grids")
 
@@ -80,11 +81,9 @@ space resumes one that was stopped or killed."""
         text.rstrip()
         return text
 
-    async def _rows(self, keys: Sequence[str]) -> list[Cells]:
-        visible = list(keys)
-        experiments = (
-            await self.read_ledger(lambda view: [read_experiment(view, self.home, key) for key in visible]) or []
-        )
+    async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
+        ids = list(keys)
+        experiments = await self.read_ledger(lambda view: [read_experiment(view, self.home, key) for key in ids]) or []
         self._experiment_by_id.update((experiment.id, experiment) for experiment in experiments)
         return [self._format_cells(experiment) for experiment in experiments]
 
@@ -96,7 +95,7 @@ space resumes one that was stopped or killed."""
             format_line(overview.scale, 20),
             SortableCell(format_progress(overview, 8, self.colours["primary"]), measure_progress(overview)),
             Text(format_line(overview.title, 200), style=self.colours["muted"]),
-            SortableCell(format_age(overview.updated_at), measure_age(overview.updated_at)),
+            SortableCell(format_age(overview.updated_at), compute_age_order(overview.updated_at)),
         ]
 
     def current_experiment(self) -> CurrentExperiment | None:
@@ -110,16 +109,15 @@ space resumes one that was stopped or killed."""
             return
         text = Text.assemble((experiment.id, "bold"), f"  {format_line(experiment.overview.question, 200)}")
         state = experiment.state
-        message = format_line(state.message, 300) or ADVICE.get(
-            state.status, "Press space to resume it at its next cell."
-        )
+        advice = ADVICE.get(state.status, "Press space to resume it at its next cell.")
+        message = format_line(state.message, 300) or advice
         text.append(f"\n{message}", style=self.colours["error"] if state.status in BROKEN else "")
         if pace := format_experiment_pace(experiment):
             text.append(f"\n{pace}")
         panel.show(text)
 
     @on(WindowTable.RowSelected)
-    def _open(self) -> None:
+    def _open_experiment(self) -> None:
         if experiment := self.current_experiment():
             self.app.push_screen(ExperimentScreen(experiment.id))
 
@@ -135,18 +133,18 @@ space resumes one that was stopped or killed."""
             "works, small takes about a day, paper needs large GPUs. The experiment continues when you close this "
             "application."
         )
-        self.app.push_screen(FormDialog("New experiment", fields, "Start", note), self._submit)
+        self.app.push_screen(FormDialog("New experiment", fields, "Start", note), self._start_experiment)
 
-    def _submit(self, values: dict[str, str] | None) -> None:
+    def _start_experiment(self, values: dict[str, str] | None) -> None:
         if not values:
             return
         words = ["experiment", "run", values["grid"], "--scale", values["scale"] or "tiny"]
         words += ["--run", values["run"]] if values["run"] else []
         self.notify("Starting the experiment in a separate process …")
-        self._start([*words, "--detach", "--json"])
+        self._run_start_command([*words, "--detach", "--json"])
 
     @work(group="start", exit_on_error=False)
-    async def _start(self, words: list[str]) -> None:
+    async def _run_start_command(self, words: list[str]) -> None:
         result: CommandResult = await self.commands.run(*words)
         if not result.ok:
             self.application.show_failure(result)

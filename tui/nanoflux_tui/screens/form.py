@@ -62,17 +62,23 @@ class FormScreen(BaseScreen):
 
 
 def call_after_typing(screen: Screen[Any], action: Callable[[], None]) -> None:
-    """Call `action` once the focused field has handled the keys that were typed before. The actions of keys with
-    priority need this, since such a key overtakes the keys that the field has not handled yet.
+    """Call `action` once the focused field has handled all earlier keys. The action of a key with priority needs this
+    delay, since such a key overtakes the keys that the field has not handled yet.
     """
     (screen.focused or screen).call_later(action)
 
 
 def build_select(options: Sequence[str], value: str, name: str, prompt: str = "") -> Select[str]:
-    """A list to choose from. At first, `value` is selected. If it is not an option, the list shows `prompt`; without a
-    prompt, the first option is selected.
+    """Create a list to choose from, with the id `name`. At first, `value` is selected. If `value` is not an option, the
+    list shows `prompt` and nothing is selected; without a prompt, the first option is selected.
     """
-    selected = value if value in options else Select.NULL if prompt else options[0]
+    selected: Any
+    if value in options:
+        selected = value
+    elif prompt:
+        selected = Select.NULL
+    else:
+        selected = options[0]
     return Select(
         [(option, option) for option in options], prompt=prompt, value=selected, allow_blank=selected is Select.NULL,
         compact=True, id=name,

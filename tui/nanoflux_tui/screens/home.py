@@ -15,7 +15,7 @@ from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, read_records
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import format_age, format_count, format_duration, format_line, measure_age
+from nanoflux_tui.text import compute_age_order, format_age, format_count, format_duration, format_line
 from nanoflux_tui.theme import BROKEN, draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
@@ -30,7 +30,7 @@ A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
 KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
-"""The kinds of jobs that separate processes execute, by their names on the board."""
+"""The kinds of jobs that run in separate processes, by their names in the table."""
 ADVICE = {
     "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
     "failed": "Press space to try again.",
@@ -46,10 +46,9 @@ EVALUATION_RESTART = "To resume an evaluation, start the same one again (4, then
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """The key of a server in the table, whose other keys are those of the board."""
+    """The key of a server's line in the table; the lines of jobs have a `board.LineKey`."""
 
     name: str
-    sort: str = "server"
     status: str = "ready"
 
 
@@ -72,7 +71,7 @@ and the rest by time. Enter opens a line."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: dict[object, board.BoardLine] = {}
+        self._line_by_key: dict[object, board.BoardLine] = {}
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -86,21 +85,22 @@ and the rest by time. Enter opens a line."""
             Column("changed", 8, right=True, from_width=116),
         )
         yield Static(EMPTY, id="empty", classes="empty", markup=False)
-        yield WindowTable(columns, self._rows, id="board")
+        yield WindowTable(columns, self._fetch_rows, id="board")
         yield Panel(id="about", classes="plain foot")
 
     async def load(self) -> None:
-        board_keys = await self.read_ledger(self._keys) or list[board.LineKey]()
-        keys: list[board.LineKey | ServerKey] = list(board_keys)
-        servers = read_records(self.home.root)
-        position = sum(key.status in (*BROKEN, "running") for key in board_keys)
-        keys[position:position] = [ServerKey(server.name) for server in servers]
+        board_keys = await self.read_ledger(self._list_board_keys) or list[board.LineKey]()
+        server_keys = [ServerKey(server.name) for server in read_records(self.home.root)]
+        server_position = sum(key.status in (*BROKEN, "running") for key in board_keys)
+        keys: list[board.LineKey | ServerKey] = [
+            *board_keys[:server_position], *server_keys, *board_keys[server_position:]
+        ]  # fmt: skip
         self.set_class(not keys, "nothing")
         await self.query_one(WindowTable).show(keys)
         self._show_details()
 
-    def _keys(self, view: LedgerView) -> list[board.LineKey]:
-        """The board's keys. A job whose process died is `interrupted` and, if it changed recently, comes first."""
+    def _list_board_keys(self, view: LedgerView) -> list[board.LineKey]:
+        """The keys of all jobs. A job whose process died is `interrupted`, and comes first if it changed recently."""
         keys = list[board.LineKey]()
         for key in board.keys(view):
             if key.status == "running" and key.kind in KINDS:
@@ -114,7 +114,7 @@ and the rest by time. Enter opens a line."""
             keys.append(key)
         return keys
 
-    async def _rows(self, keys: Sequence[board.LineKey | ServerKey]) -> list[Cells]:
+    async def _fetch_rows(self, keys: Sequence[board.LineKey | ServerKey]) -> list[Cells]:
         servers = {server.name: server for server in read_records(self.home.root)}
         board_keys = [key for key in keys if isinstance(key, board.LineKey)]
         lines = dict[object, board.BoardLine](
@@ -123,18 +123,18 @@ and the rest by time. Enter opens a line."""
         for key in keys:
             if isinstance(key, ServerKey) and key.name in servers:
                 lines[key] = _build_server_line(servers[key.name])
-        self._lines.update(lines)
+        self._line_by_key.update(lines)
         return [self._format_cells(lines[key]) if key in lines else ["deleted"] for key in keys]
 
     def _read_lines(self, view: LedgerView, keys: Sequence[board.LineKey]) -> list[tuple[object, board.BoardLine]]:
         lines: list[tuple[object, board.BoardLine]] = []
         for key in keys:
-            for board_line in board.lines(view, [key]):
-                lines.append((key, self._add_worker_state(view, board_line)))
+            for line in board.lines(view, [key]):
+                lines.append((key, self._add_worker_state(view, line)))
         return lines
 
     def _add_worker_state(self, view: LedgerView, recorded: board.BoardLine) -> board.BoardLine:
-        """A line with the current state of its process."""
+        """The recorded line with the current state of its worker."""
         if recorded.status != "running":
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
@@ -143,101 +143,99 @@ and the rest by time. Enter opens a line."""
         status = "draining" if is_draining else current.status
         return replace(recorded, status=status, message=current.message, seconds=current.seconds)
 
-    def _format_cells(self, entry: board.BoardLine) -> Cells:
+    def _format_cells(self, line: board.BoardLine) -> Cells:
         colours = self.colours
         progress = Text()
-        if entry.total:
+        if line.total:
             progress = Text.assemble(
-                (draw_bar(entry.done, entry.total, 10), colours["primary"]),
-                f" {format_count(entry.done)}/{format_count(entry.total)}",
+                (draw_bar(line.done, line.total, 10), colours["primary"]),
+                f" {format_count(line.done)}/{format_count(line.total)}",
             )
-        rate_per_hour = entry.done / entry.seconds * 3600 if entry.seconds else 0.0
+        rate_per_hour = line.done / line.seconds * 3600 if line.seconds else 0.0
         seconds_left = (
-            (entry.total - entry.done) / rate_per_hour * 3600 if rate_per_hour and entry.status == "running" else None
+            (line.total - line.done) / rate_per_hour * 3600 if rate_per_hour and line.status == "running" else None
         )
         time_left = "" if seconds_left is None else format_duration(seconds_left)
         return [
-            colours.format_status(entry.status),
-            entry.kind,
-            format_line(entry.name, 80),
-            Text(format_line(entry.about, 80), style=colours["muted"]),
-            SortableCell(progress, entry.done / entry.total if entry.total else None),
+            colours.format_status(line.status),
+            line.kind,
+            format_line(line.name, 80),
+            Text(format_line(line.about, 80), style=colours["muted"]),
+            SortableCell(progress, line.done / line.total if line.total else None),
             f"{rate_per_hour:,.0f}" if rate_per_hour else "",
             SortableCell(time_left, seconds_left),
-            SortableCell(format_age(entry.updated_at), measure_age(entry.updated_at)),
+            SortableCell(format_age(line.updated_at), compute_age_order(line.updated_at)),
         ]
 
     @on(WindowTable.RowHighlighted)
     def _show_details(self) -> None:
-        entry = self._selected_line()
-        if entry is None:
+        line = self._selected_line()
+        if line is None:
             self.query_one("#about", Panel).show("")
             return
-        text = Text.assemble(
-            (f"{entry.kind} {format_line(entry.id, 60)}", "bold"), f"  {format_line(entry.about, 100)}"
-        )
-        message = format_line(entry.message, 300) or _advise(entry)
-        text.append(f"\n{message}", style=self.colours["error"] if entry.status in BROKEN else "")
+        text = Text.assemble((f"{line.kind} {format_line(line.id, 60)}", "bold"), f"  {format_line(line.about, 100)}")
+        message = format_line(line.message, 300) or _advise(line)
+        text.append(f"\n{message}", style=self.colours["error"] if line.status in BROKEN else "")
         self.query_one("#about", Panel).show(text)
 
     def _selected_line(self) -> board.BoardLine | None:
-        return self._lines.get(self.query_one(WindowTable).key)
+        return self._line_by_key.get(self.query_one(WindowTable).key)
 
     @on(WindowTable.RowSelected)
-    def _open(self) -> None:
-        entry = self._selected_line()
-        if entry is None:
+    def _open_line(self) -> None:
+        line = self._selected_line()
+        if line is None:
             return
-        if entry.kind == "run":
+        if line.kind == "run":
             from nanoflux_tui.screens.run import RunScreen  # deferred, since the first frame does not need it
 
-            self.app.push_screen(RunScreen(entry.id))
-        elif entry.kind == "experiment":
+            self.app.push_screen(RunScreen(line.id))
+        elif line.kind == "experiment":
             from nanoflux_tui.screens.experiment import ExperimentScreen  # deferred like the run's screen
 
-            self.app.push_screen(ExperimentScreen(entry.id))
-        elif entry.kind in ("training", "evaluation"):
-            self.application.requested_rows[entry.kind] = entry.id
-            self.application.action_go(entry.kind)
+            self.app.push_screen(ExperimentScreen(line.id))
+        elif line.kind in ("training", "evaluation"):
+            self.application.requested_rows[line.kind] = line.id
+            self.application.action_go(line.kind)
         else:
             self.application.action_go("models")
 
     def action_pause(self) -> None:
-        entry = self._selected_line()
-        if entry is not None and entry.kind == "evaluation":
-            is_running = entry.status in ("running", "stalled")
+        line = self._selected_line()
+        if line is not None and line.kind == "evaluation":
+            is_running = line.status in ("running", "stalled")
             self.notify(f"An evaluation cannot be paused. {EVALUATION_END}" if is_running else EVALUATION_RESTART)
             return
-        if entry is None or entry.kind not in KINDS:
+        if line is None or line.kind not in KINDS:
             self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
             return
-        command = KINDS[entry.kind].command
-        if entry.status in ("running", "stalled"):
-            self.run_command(command, "stop" if entry.kind == "experiment" else "pause", entry.id)
-        elif entry.kind == "experiment" and entry.status == "done":
+        command = KINDS[line.kind].command
+        if line.status in ("running", "stalled"):
+            self.run_command(command, "stop" if line.kind == "experiment" else "pause", line.id)
+        elif line.kind == "experiment" and line.status == "done":
             self.notify("This experiment is done. Press Enter to see its results.")
-        elif entry.status == "draining":
+        elif line.status == "draining":
             self.notify("It is already draining: work in progress is finished first.")
         else:
-            self.run_command(command, "resume", entry.id, "--detach", "--json", success=f"Resumed {entry.name}.")
+            self.run_command(command, "resume", line.id, "--detach", "--json", success=f"Resumed {line.name}.")
 
     def action_stop(self) -> None:
-        entry = self._selected_line()
-        if entry is None or entry.kind == "evaluation":
+        line = self._selected_line()
+        if line is None or line.kind == "evaluation":
             self.notify(f"An evaluation cannot be stopped here. {EVALUATION_END}", severity="warning")
             return
-        self.run_command(KINDS[entry.kind].command if entry.kind in KINDS else "models", "stop", entry.id)
+        self.run_command(KINDS[line.kind].command if line.kind in KINDS else "models", "stop", line.id)
 
 
-def _advise(entry: board.BoardLine) -> str:
-    """What the user can do with this work."""
-    if entry.kind == "experiment" and entry.status == "running":
+def _advise(line: board.BoardLine) -> str:
+    """What the user can do with the work of this line."""
+    if line.kind == "experiment" and line.status == "running":
         return "Press Enter to watch it, space or s to stop it after its current cell."
-    if entry.kind == "evaluation" and entry.status == "running":
+    if line.kind == "evaluation" and line.status == "running":
         return f"Press Enter to watch it. {EVALUATION_END}"
-    if entry.kind == "evaluation" and entry.status in ("failed", "interrupted", "partial", "paused"):
+    if line.kind == "evaluation" and line.status in ("failed", "interrupted", "partial", "paused"):
         return EVALUATION_RESTART
-    return ADVICE.get(entry.status, "Press Enter to open it.")
+    return ADVICE.get(line.status, "Press Enter to open it.")
 
 
 def _build_server_line(server: ServerRecord) -> board.BoardLine:

@@ -32,12 +32,12 @@ from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-MAX_REPLY = 20_000
+MAX_REPLY_CHARACTERS = 20_000
 """Maximum characters of a reply in the dialog."""
 
 
 class ItemsScreen(BaseScreen):
-    """The items of one evaluation, with their change against `base` (default: the evaluation of the untuned model)."""
+    """The items of one evaluation, with their flips against `base` [default: the evaluation of the untuned model]."""
 
     mode = "evaluation"
     HELP = f"""The items of an evaluation with their share of right replies. Items that flip against the base come
@@ -51,7 +51,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
     def __init__(self, evaluation: str, base: str = "") -> None:
         super().__init__()
         self._evaluation, self._base = evaluation, base
-        self._row: dict[str, Any] = {}
+        self._evaluation_row: dict[str, Any] = {}
         self._scores: dict[str, ItemScore] = {}
         self._flips: dict[str, Flip] = {}
         self._questions: dict[str, Seed] = {}
@@ -66,21 +66,23 @@ the same model without the adapter. Enter shows an item: its question, the expec
             Column("question", 20, share=4),
         )
         yield Panel(id="caption", classes="plain")
-        yield WindowTable(columns, self._rows, id="items")
+        yield WindowTable(columns, self._fetch_rows, id="items")
 
     async def load(self) -> None:
-        if await self.read_ledger(self._read) is None:
+        if await self.read_ledger(self._read_evaluation) is None:
             return
         items = [*self._flips, *(item for item in self._scores if item not in self._flips)]
         await self.query_one(WindowTable).show(items)
         self.query_one("#caption", Panel).show(self._format_caption())
 
-    def _read(self, view: LedgerView) -> bool:
-        """Read the evaluation, its items, and its flips against the base."""
+    def _read_evaluation(self, view: LedgerView) -> bool:
+        """Read the evaluation, its items, and its flips against the base. Returns True, so that the caller can
+        distinguish the result from None, which stands for a missing ledger.
+        """
         if self._base:
             self._base, self._evaluation = order_base_first(view, [self._base, self._evaluation])
         row = asdict(find_evaluation(view, self._evaluation))
-        self._row = {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
+        self._evaluation_row = {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
         self._base = self._base or find_base(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}
         flips = list_flips(view, self._base, self._evaluation) if self._base else []
@@ -90,23 +92,24 @@ the same model without the adapter. Enter shows an item: its question, the expec
         return True
 
     def _format_caption(self) -> Text:
-        row = self._row
+        row = self._evaluation_row
         adapter = f" + {row['adapter'][:12]}" if row["adapter"] else ""
         name = f"{format_line(row['model'], 40)}{adapter} on {format_line(row['data'], 40)} {row['split']}"
         text = Text.assemble((f"{row['id']}  ", "bold"), name, "  ", self.colours.format_status(row["status"]))
         gained = sum(flip.is_gained for flip in self._flips.values())
         lost = len(self._flips) - gained
-        against = f"against {self._base}: {gained} gained, {lost} lost" if self._base else "no base to compare with"
-        text.append(f"\n{format_quantity(len(self._scores), 'item')}, {against}", style=self.colours["muted"])
+        comparison = f"against {self._base}: {gained} gained, {lost} lost" if self._base else "no base to compare with"
+        text.append(f"\n{format_quantity(len(self._scores), 'item')}, {comparison}", style=self.colours["muted"])
         if row["message"]:
             text.append(f"\n{format_line(row['message'], 300)}", style=self.colours["warning"])
         return text
 
-    async def _rows(self, keys: Sequence[str]) -> list[Cells]:
+    async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._format_cells(key) if key in self._scores else ["deleted"] for key in keys]
 
     def _format_cells(self, item: str) -> Cells:
         score, flip = self._scores[item], self._flips.get(item)
+        right_share = score.right / score.scored if score.scored else None
         flip_text = Text("")
         if flip:
             mark, colour = ("▲ gained", "success") if flip.is_gained else ("▼ lost", "error")
@@ -116,13 +119,13 @@ the same model without the adapter. Enter shows an item: its question, the expec
             flip_text,
             format_line(item, 60),
             f"{flip.base:.0%}" if flip else "",
-            SortableCell(f"{score.right}/{score.scored}", score.right / score.scored if score.scored else None),
+            SortableCell(f"{score.right}/{score.scored}", right_share),
             format_line(", ".join(score.readings), 60),
             format_line(question, 300),
         ]
 
     @on(WindowTable.RowSelected)
-    async def _open(self) -> None:
+    async def _open_item(self) -> None:
         item = str(self.query_one(WindowTable).key)
         evaluations = [evaluation for evaluation in (self._base, self._evaluation) if evaluation]
 
@@ -144,11 +147,11 @@ the same model without the adapter. Enter shows an item: its question, the expec
                 reading_text = f", read {format_line(reply.reading, 80)}" if reply.reading else ""
                 text.append(f"\n\n{side}, run {reply.repeat + 1}: ", style="bold")
                 text.append(f"{reply.mark}{soft_text}{reading_text}\n", style=style)
-                text.append(sanitize(reply.text, MAX_REPLY))
+                text.append(sanitize(reply.text, MAX_REPLY_CHARACTERS))
         return text
 
     def action_details(self) -> None:
-        row = self._row
+        row = self._evaluation_row
         if not row:
             return
         by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))

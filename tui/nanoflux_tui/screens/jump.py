@@ -12,7 +12,7 @@ LETTERS = "asdfghjklqwertyuiopzxcvbnm"
 
 
 class JumpDialog(ModalScreen[None]):
-    """Moves the focus to the part of the screen whose letter is typed; a button is pressed instead."""
+    """Moves the focus to the part of the screen whose letter the user types; if that part is a button, presses it."""
 
     DEFAULT_CSS = """
     JumpDialog { background: $background 30%; align: left top; }
@@ -22,17 +22,17 @@ class JumpDialog(ModalScreen[None]):
 
     def __init__(self, screen: Screen[Any]) -> None:
         super().__init__()
-        self._part_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_widgets(screen), strict=False))
+        self._widget_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_widgets(screen), strict=False))
 
     def compose(self) -> ComposeResult:
-        for letter, widget in self._part_by_letter.items():
+        for letter, widget in self._widget_by_letter.items():
             label = Label(letter, markup=False)
             label.styles.offset = (widget.region.x, widget.region.y)
             yield label
 
     def on_key(self, event: events.Key) -> None:
         event.stop()
-        widget = self._part_by_letter.get(event.character or "")
+        widget = self._widget_by_letter.get(event.character or "")
         self.dismiss(None)
         if isinstance(widget, Button):
             widget.press()

@@ -29,11 +29,13 @@ from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-LOG_TAIL = 16_000
+LOG_TAIL_BYTES = 16_000
+"""The number of bytes at the end of a log that the log dialog shows."""
 GIB = 2**30
 NEARLY_FULL = 0.9
-"""The share of a memory or disk from which its gauge is a warning."""
+"""The used share of a memory or disk above which its gauge has the colour of a warning."""
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
+"""The fields that nvidia-smi reports for the gauges of a GPU."""
 
 
 class ModelsScreen(BaseScreen):
@@ -64,19 +66,19 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._weights: dict[str, Cells] = {}
-        self._servers: dict[str, Cells] = {}
+        self._weight_cells: dict[str, Cells] = {}
+        self._server_cells: dict[str, Cells] = {}
         self._meter: MachineMeter | None = None
 
     def compose_body(self) -> ComposeResult:
-        servers = (
+        server_columns = (
             Column("server", 16, share=1),
             Column("state", 14),
             Column("address", 26, from_width=70),
             Column("owner", 14, from_width=90),
             Column("adapters", 8, right=True, from_width=104),
         )
-        weights = (
+        weight_columns = (
             Column("model", 22, share=1),
             Column("installed", 9),
             Column("GiB", 6, right=True, from_width=48),
@@ -85,8 +87,8 @@ until that panel is marked, then scroll it with the arrow keys."""
             Column("description", 20, share=3),
         )
         with Horizontal(), Vertical(id="lists"):
-            yield WindowTable(servers, self._server_rows, id="servers")
-            yield WindowTable(weights, self._weight_rows, id="weights")
+            yield WindowTable(server_columns, self._fetch_server_rows, id="servers")
+            yield WindowTable(weight_columns, self._fetch_weight_rows, id="weights")
             with VerticalScroll(id="now"):
                 yield Panel("This machine", id="machine")
 
@@ -96,30 +98,30 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     async def load(self) -> None:
         installed = {record.name: record for record in list_installed(self.home.root)}
-        self._weights = {
-            manifest.name: _format_weights(manifest, installed.get(manifest.name))
+        self._weight_cells = {
+            manifest.name: _format_model_cells(manifest, installed.get(manifest.name))
             for manifest in list_manifests(self.home.root)
         }
-        self._servers = {
+        self._server_cells = {
             record.name: [
                 record.name, self.colours.format_status("ready" if record.alive else "ended"), record.url,
                 f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),
             ]
             for record in read_records(self.home.root)
         }  # fmt: skip
-        self.query_one("#servers").display = bool(self._servers)
-        await self.query_one("#servers", WindowTable).show(list(self._servers))
-        await self.query_one("#weights", WindowTable).show(list(self._weights))
+        self.query_one("#servers").display = bool(self._server_cells)
+        await self.query_one("#servers", WindowTable).show(list(self._server_cells))
+        await self.query_one("#weights", WindowTable).show(list(self._weight_cells))
         self._meter = self._meter or MachineMeter(self.home.root)
         gauges = self._meter.read()
         gpus = await asyncio.to_thread(_query_gpus)
         self.query_one("#machine", Panel).show(lambda width: self._format_machine(gauges, gpus, width))
 
-    async def _server_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._servers.get(key, ["deleted"]) for key in keys]
+    async def _fetch_server_rows(self, keys: Sequence[str]) -> list[Cells]:
+        return [self._server_cells.get(key, ["deleted"]) for key in keys]
 
-    async def _weight_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._weights.get(key, ["deleted"]) for key in keys]
+    async def _fetch_weight_rows(self, keys: Sequence[str]) -> list[Cells]:
+        return [self._weight_cells.get(key, ["deleted"]) for key in keys]
 
     def _format_machine(self, gauges: Gauges, gpus: list[list[str]], width: int) -> Text:
         """The gauges, the commands in progress, the GPUs, and the commands that ended last."""
@@ -131,7 +133,7 @@ until that panel is marked, then scroll it with the arrow keys."""
             text.append_text(self._format_gpu(index, *gpu))
         if not gpus:
             text.append("No GPU was found. Small models run on the CPU, in the process of the run.\n")
-        if not self._servers:
+        if not self._server_cells:
             text.append("No server is running. Press s to serve the selected model; this needs vLLM.\n")
         for command in self.commands.background[-6:]:
             if command.code is not None:
@@ -161,8 +163,8 @@ until that panel is marked, then scroll it with the arrow keys."""
         return self.colours["warning" if share > NEARLY_FULL else "primary"]
 
     def _format_gpu(self, index: int, name: str, used: str, total: str, busy: str) -> Text:
-        """One GPU's memory and utilisation; for a figure that the driver does not report, the text that it prints
-        instead.
+        """One GPU's memory and utilisation. If the driver does not report a figure, the text that it prints in place of
+        the figure is shown.
         """
         text = Text(f"GPU {index} {format_line(name, 30)}  ")
         if used.isdigit() and total.isdigit():
@@ -177,10 +179,12 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def _format_command(self, command: BackgroundCommand) -> Text:
         """The state of a background command, with a bar while it reports progress."""
-        code = command.code
-        text = self.colours.format_status("running" if code is None else "done" if code == 0 else "failed")
+        if command.code is None:
+            status, progress = "running", command.read_progress()
+        else:
+            status, progress = "failed" if command.code else "done", None
+        text = self.colours.format_status(status)
         text.append(f"  {format_line(command.label, 60)}")
-        progress = command.read_progress() if code is None else None
         if progress is None:
             text.append(f": {command.read_last_lines() or 'no message yet'}\n")
             return text
@@ -207,8 +211,10 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def _serve(self, model: str, values: dict[str, str] | None) -> None:
         if values is not None:
-            words = [word for key, value in values.items() if value for word in (f"--{key}", value)]
-            self.commands.start_in_background(f"serving {model}", "models", "serve", model, *words)
+            options: list[str] = []
+            for name, value in values.items():
+                options += [f"--{name}", value] if value else []
+            self.commands.start_in_background(f"serving {model}", "models", "serve", model, *options)
             self.reload()
 
     def action_stop(self) -> None:
@@ -230,8 +236,8 @@ until that panel is marked, then scroll it with the arrow keys."""
         if path is None or not path.is_file():
             self.notify("There is no log yet: no server and no background command has started.")
             return
-        text = path.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace")
-        self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), LOG_TAIL)))
+        text = path.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace")
+        self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), LOG_TAIL_BYTES)))
 
     def action_pull(self) -> None:
         model = self._selected_model()
@@ -269,15 +275,15 @@ until that panel is marked, then scroll it with the arrow keys."""
         self.app.push_screen(TextDialog(" ".join(words), text, wide=True))
 
 
-def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
-    """A model's row. The size is that of the model's files or, until the model is installed, the expected size of its
-    weights in memory.
+def _format_model_cells(manifest: Manifest, record: WeightsRecord | None) -> Cells:
+    """A model's row. The size is that of the installed files; if the model is not installed, it is the expected size of
+    the weights in memory.
     """
-    estimate = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
+    estimated_gib = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
     return [
         manifest.name,
         "✓ yes" if record else "· no",
-        f"{record.bytes / GIB:.1f}" if record else estimate,
+        f"{record.bytes / GIB:.1f}" if record else estimated_gib,
         manifest.kind,
         manifest.licence,
         format_line(manifest.description, 200),
@@ -285,11 +291,12 @@ def _format_weights(manifest: Manifest, record: WeightsRecord | None) -> Cells:
 
 
 def _query_gpus() -> list[list[str]]:
-    """Name, used and total memory in MiB, and utilization of each GPU, as nvidia-smi prints them; empty without a
-    working driver.
+    """Each GPU's name, used and total memory in MiB, and utilization in percent, as nvidia-smi prints them; empty if
+    nvidia-smi is missing or does not answer.
     """
     smi = shutil.which("nvidia-smi")
     if smi is None or survey_gpus().timed_out:
         return []
-    rows = [[part.strip() for part in line.rsplit(",", 3)] for line in query_gpus(smi, GPU_FIELDS)[0]]
+    lines, _ = query_gpus(smi, GPU_FIELDS)
+    rows = [[field.strip() for field in line.rsplit(",", 3)] for line in lines]
     return [row for row in rows if len(row) == 4]

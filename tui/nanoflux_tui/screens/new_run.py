@@ -23,12 +23,18 @@ if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
 
 TYPING_PAUSE_S = 0.25
+"""Seconds without a key after which the input is checked."""
+ROLES = ("attacker", "defender", "judge")
 FROM_PROFILE = "set by the profile"
-DEFAULTS = {"examples": "24", "max-turns": "1000", "seed": "0"}
+"""The option of a list that leaves the choice to the profile."""
+INITIAL_VALUES = {"examples": "24", "max-turns": "1000", "seed": "0"}
+"""The values of the form's number fields when the form opens."""
+OMITTED_VALUES = {"max-turns": "1000", "seed": "0"}
+"""The command line's own defaults, which the equivalent command omits."""
 
 
 class NewRunScreen(FormScreen):
-    """The form. Once the run has started, the screen of the run replaces the form."""
+    """The form for a new run. Once the run has started, the screen of the run replaces the form."""
 
     AUTO_FOCUS = "#domain"
     mode = "home"
@@ -56,8 +62,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
     def __init__(self, domain: str = "starter", profile: str = "embedded") -> None:
         super().__init__()
         self._domain, self._profile = domain, profile
-        self._ready = self._starting = False
-        self._endpoints: tuple[str, ...] = ()
+        self._is_ready = self._is_starting = False
+        self._endpoint_names: tuple[str, ...] = ()
 
     def compose_body(self) -> ComposeResult:
         from nanoflux_local.domains.own import list_domain_names
@@ -73,12 +79,12 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
                 yield build_select(profile_names, self._profile, "profile")
             with Horizontal(classes="words"):
                 yield Label("Stop at")
-                yield Input(DEFAULTS["examples"], compact=True, id="examples")
+                yield Input(INITIAL_VALUES["examples"], compact=True, id="examples")
                 yield Label("kept examples, or at")
-                yield Input(DEFAULTS["max-turns"], compact=True, id="max-turns")
+                yield Input(INITIAL_VALUES["max-turns"], compact=True, id="max-turns")
                 yield Label("turns; seed")
-                yield Input(DEFAULTS["seed"], compact=True, id="seed")
-            for role in ("attacker", "defender", "judge"):
+                yield Input(INITIAL_VALUES["seed"], compact=True, id="seed")
+            for role in ROLES:
                 with Horizontal(classes="words"):
                     yield Label(f"The {role:<8} is", classes="role")
                     yield build_select((FROM_PROFILE,), FROM_PROFILE, role)
@@ -103,15 +109,15 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
             yield Static("", id="doctor", markup=False)
 
     async def load(self) -> None:
-        if not self._starting:
-            self._check()
+        if not self._is_starting:
+            self._check_input()
         if not self.query_one("#doctor", Static).content:
             self._run_doctor()
 
     @on(Input.Changed)
     @on(Select.Changed)
     def _check_after_change(self) -> None:
-        self._check()
+        self._check_input()
 
     def value(self, name: str) -> str:
         value = super().value(name)
@@ -123,18 +129,19 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         if (profile := self.value("profile")) != "embedded":
             words += ["--profile", profile]
         for name in ("examples", "max-turns", "seed", "rules", "budget-usd", "name"):
-            if (value := self.value(name)) and value != {"max-turns": "1000", "seed": "0"}.get(name):
+            value = self.value(name)
+            if value and value != OMITTED_VALUES.get(name):
                 words += [f"--{name}", value]
-        for role in ("attacker", "defender", "judge"):
-            if value := self.value(role):
-                words += ["--set", f"roles.{role}.endpoint={value}"]
+        for role in ROLES:
+            if endpoint := self.value(role):
+                words += ["--set", f"roles.{role}.endpoint={endpoint}"]
         for setting in self.value("settings").split():
             words += ["--set", setting]
         return [*words, "--detach"]
 
     @work(group="check", exclusive=True, exit_on_error=False)
-    async def _check(self) -> None:
-        """Show the first error of the input, or the weights that are missing. Writes nothing and loads no model."""
+    async def _check_input(self) -> None:
+        """Check the input, and show the first error or the missing weights. Writes nothing and loads no model."""
         from nanoflux_local.endpoints.build import require_weights
 
         words = self._build_arguments()
@@ -149,16 +156,15 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         except (NanofluxError, ModelsError) as error:
             text = Text.assemble((f"✗ {sanitize(error.message, 500)}", self.colours["error"]))
             text.append(f"\n  → {sanitize(error.fix, 400)}" if error.fix else "")
-            self._ready = False
+            self._is_ready = False
         else:
-            roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ("attacker", "defender",
-                                                                                              "judge"))  # fmt: skip
+            role_endpoints = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
             seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
             details = f"{config.concurrency} concurrent requests, {seeds}, {config.rules} rules"
-            text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {roles}; {details}")
-            self._ready = True
+            text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {role_endpoints}; {details}")
+            self._is_ready = True
         self.query_one("#verdict", Static).update(text)
-        self.query_one("#start", Button).disabled = not self._ready or self._starting
+        self.query_one("#start", Button).disabled = not self._is_ready or self._is_starting
 
     def _read_settings(self) -> dict[str, Any]:
         """The settings that override the domain and the profile.
@@ -184,16 +190,17 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
                     f"the budget {usd!r} is not an amount", "enter an amount in dollars such as 2.50"
                 ) from None
             words.append(f"budget.usd={usd}")
-        words += [f"roles.{role}.endpoint={value}" for role in ("attacker", "defender", "judge")
-                  if (value := self.value(role))]  # fmt: skip
+        for role in ROLES:
+            if endpoint := self.value(role):
+                words.append(f"roles.{role}.endpoint={endpoint}")
         return parse_settings([*words, *self.value("settings").split()])
 
     def _update_endpoints(self, names: tuple[str, ...]) -> None:
-        """Offer the profile's endpoints for each role, and for the attacker and the judge also a program."""
-        if names == self._endpoints:
+        """Offer the profile's endpoints for each role. A program is offered for the attacker and the judge too."""
+        if names == self._endpoint_names:
             return
-        self._endpoints = names
-        for role in ("attacker", "defender", "judge"):
+        self._endpoint_names = names
+        for role in ROLES:
             select = self.query_one(f"#{role}", Select)
             programs = () if role == "defender" else ("program",)
             options = (FROM_PROFILE, *programs, *names)
@@ -209,8 +216,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         panel.update("Checking this machine with nanoflux doctor …")
         result = await self.commands.run("doctor", "--json", read_only=True)
         report = result.json() or {"checks": []}
-        failed = [check for check in report["checks"] if not check["ok"]]
-        lines = [f"! {check['name']}: {check['found']}\n  → {check['fix']}" for check in failed]
+        failed_checks = [check for check in report["checks"] if not check["ok"]]
+        lines = [f"! {check['name']}: {check['found']}\n  → {check['fix']}" for check in failed_checks]
         panel.update(sanitize("\n".join(lines), 2_000) or "✓ nanoflux doctor reports no problems.")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -225,12 +232,12 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         call_after_typing(self, self._start)
 
     def _start(self) -> None:
-        if self._starting:
+        if self._is_starting:
             return
-        if not self._ready:
+        if not self._is_ready:
             self.notify("Correct the error below the form first.", severity="warning")
             return
-        self._starting = True
+        self._is_starting = True
         self.query_one("#start", Button).disabled = True
         self.query_one("#verdict", Static).update("Starting: checking weights, seeds and the sandbox …")
         self._start_run(self._build_arguments())
@@ -240,12 +247,11 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         from nanoflux_tui.screens.run import RunScreen
 
         result = await self.commands.run(*words, "--json")
-        self._starting = False
-        started = result.json()
-        if result.ok and started:
-            self.app.call_later(
-                self.application.close_form, self, RunScreen(started["run"])
-            )  # closing the form ends this worker
+        self._is_starting = False
+        started_run = result.json()
+        if result.ok and started_run:
+            # Called later, since closing the form ends this worker.
+            self.app.call_later(self.application.close_form, self, RunScreen(started_run["run"]))
             return
         self.application.show_failure(result)
         text = Text.assemble(("✗ The run did not start.", self.colours["error"]), f"\n{sanitize(result.stderr, 1_500)}")
@@ -258,7 +264,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         self.notify("Computing the preview …")
         words = [word for word in self._build_arguments() if word != "--detach"]
         result = await self.commands.run(*words, "--dry-run", read_only=True)
-        text = "\n".join(part.rstrip() for part in (result.stdout, result.stderr) if part.strip())
+        outputs = (result.stdout, result.stderr)
+        text = "\n".join(output.rstrip() for output in outputs if output.strip())
         self.app.push_screen(TextDialog("Preview of the run", text, wide=True))
 
     def action_endpoints(self) -> None:
@@ -266,7 +273,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         open_endpoints(self, self.value("profile"), self.value("domain"), self._select_profile)
 
     def _select_profile(self, name: str) -> None:
-        """Offer the profiles that the home has now, and select one."""
+        """List the profiles of this home again, and select the one that was saved."""
         from nanoflux_local.run.configs import list_profiles
 
         select = self.query_one("#profile", Select)

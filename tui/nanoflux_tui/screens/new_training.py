@@ -20,7 +20,9 @@ from nanoflux_tui.widgets.panel import Panel
 ANY_REASON = "for any reason"
 REASONS = {ANY_REASON: "", "as the defender failed": "kept_failed", "for a new solution": "kept_novel"}
 """The choices of the reason why examples were kept, with their values of `--reason`."""
-PRECISIONS = ("unquantized base", "4-bit base")
+DEFAULT_EPOCHS = "5"
+QUANTIZED = "4-bit base"
+PRECISIONS = ("unquantized base", QUANTIZED)
 AUTHOR = "of the author"
 SOLUTIONS = {
     AUTHOR: "author",
@@ -31,10 +33,11 @@ SOLUTIONS = {
 }
 """The choices of the solution to learn, with their values of `--solution`."""
 TYPING_PAUSE_S = 0.4
+"""Seconds without a key after which the audit starts."""
 
 
 class NewTrainingScreen(FormScreen):
-    """The form. Training can start only after the audit of the current input has been shown."""
+    """The form for a new training run. Training can start only once the audit of the current input has been shown."""
 
     AUTO_FOCUS = "#run"
     mode = "training"
@@ -56,9 +59,10 @@ Ctrl+S starts the training in a separate process."""
         super().__init__()
         self._run = run
         self._requested_arguments: list[str] = []
+        """The arguments of the last audit that was started."""
         self._audited_arguments: list[str] = []
         """The arguments of the last audit that finished."""
-        self._starting = False
+        self._is_starting = False
 
     def compose_body(self) -> ComposeResult:
         bases = self._list_bases()
@@ -82,7 +86,7 @@ Ctrl+S starts the training in a separate process."""
                 yield Input("", placeholder="benchmark rows, e.g. gsm8k=1.0", compact=True, id="mix")
             with Horizontal(classes="words"):
                 yield Label("for")
-                yield Input("5", compact=True, id="epochs")
+                yield Input(DEFAULT_EPOCHS, compact=True, id="epochs")
                 yield Label("epochs;")
                 yield build_select(PRECISIONS, PRECISIONS[0], "precision")
                 yield Label("also set")
@@ -94,7 +98,7 @@ Ctrl+S starts the training in a separate process."""
             yield Panel("Audit", id="audit-result")
 
     def _list_bases(self) -> list[str]:
-        """The installed chat models. If there are none, the small default model, whose audit reports that its weights
+        """The installed chat models. If none is installed, the small default model: its audit reports that its weights
         are missing.
         """
         installed = {record.name for record in list_installed(self.home.root)}
@@ -113,12 +117,13 @@ Ctrl+S starts the training in a separate process."""
     def _update_command(self) -> None:
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
-        self.query_one("#train", Button).disabled = words != self._audited_arguments or self._starting
+        self.query_one("#train", Button).disabled = words != self._audited_arguments or self._is_starting
         if words != self._requested_arguments:  # a refresh does not restart a running audit
             self._requested_arguments = words
             self._run_audit()
 
     def _build_arguments(self) -> list[str]:
+        """The arguments of the equivalent command, without --detach."""
         value = self.value
         words = ["train", value("run"), "--base", value("base")]
         if value("reason") != ANY_REASON:
@@ -127,10 +132,15 @@ Ctrl+S starts the training in a separate process."""
             words += [f"--{name}", value(name)] if value(name) else []
         if value("solution") != AUTHOR:
             words += ["--solution", SOLUTIONS[value("solution")]]
-        words += [word for mix in value("mix").split() for word in ("--mix", mix)]
-        words += ["--set", f"epochs={value('epochs')}"] if value("epochs") not in ("", "5") else []
-        words += ["--qlora"] if value("precision") == PRECISIONS[1] else []
-        return [*words, *(word for setting in value("settings").split() for word in ("--set", setting))]
+        for mix in value("mix").split():
+            words += ["--mix", mix]
+        if value("epochs") not in ("", DEFAULT_EPOCHS):
+            words += ["--set", f"epochs={value('epochs')}"]
+        if value("precision") == QUANTIZED:
+            words.append("--qlora")
+        for setting in value("settings").split():
+            words += ["--set", setting]
+        return words
 
     @work(group="audit", exclusive=True, exit_on_error=False)
     async def _run_audit(self) -> None:
@@ -151,19 +161,19 @@ Ctrl+S starts the training in a separate process."""
 
     def _format_audit(self, audit: dict[str, Any]) -> Text:
         colours, text, tokens = self.colours, Text(), audit["tokens"]
-        rows = [
+        lines = [
             ("rows", f"{audit['rows']}: {audit['usable']} for training, {audit['validation']} for validation"),
+            *describe_origin(audit["source"]),
             ("tokens", f"{format_count(tokens['total'])} per epoch, at most {format_count(tokens['most'])} per row"),
             ("cut", f"{audit['cut_rows']} rows lose {audit['cut_tokens']} tokens" if audit["cut_rows"] else "none"),
             ("leaks", f"{len(audit['leaked'])} rows contain a test question" if audit["leaked"] else "none"),
             ("expected", f"{audit['steps']} steps, about {format_duration(audit['seconds'])}, "
                          f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
-        rows[1:1] = describe_origin(audit["source"])
-        for name, value in rows:
-            leaked = name == "leaks" and audit["leaked"]
+        for name, value in lines:
+            is_leak = name == "leaks" and audit["leaked"]
             text.append(f"{name:<10}", style=colours["secondary"])
-            text.append(f"{value}\n", style=colours["error"] if leaked else "")
+            text.append(f"{value}\n", style=colours["error"] if is_leak else "")
         for finding in audit["findings"][:10]:
             text.append(f"! {format_line(finding, 200)}\n", style=colours["warning"])
         text.append("\nThe first row as the model reads it\n", style=f"bold {colours['secondary']}")
@@ -171,9 +181,13 @@ Ctrl+S starts the training in a separate process."""
         return text
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.action_audit() if event.button.id == "audit" else self.action_train()
+        if event.button.id == "audit":
+            self.action_audit()
+        else:
+            self.action_train()
 
     def action_audit(self) -> None:
+        """Repeat the audit of the current input."""
         self._requested_arguments = self._audited_arguments = []
         self._update_command()
 
@@ -181,12 +195,12 @@ Ctrl+S starts the training in a separate process."""
         call_after_typing(self, self._train)
 
     def _train(self) -> None:
-        if self._starting:
+        if self._is_starting:
             return
         if self._build_arguments() != self._audited_arguments:
             self.notify("Wait for the audit: it runs while you type.", severity="warning")
             return
-        self._starting = True
+        self._is_starting = True
         self.query_one("#train", Button).disabled = True
         self.notify("Starting the training in a separate process …")
         self._start_training([*self._audited_arguments, "--detach", "--json"])
@@ -194,7 +208,7 @@ Ctrl+S starts the training in a separate process."""
     @work(group="train", exit_on_error=False)
     async def _start_training(self, words: list[str]) -> None:
         result = await self.commands.run(*words)
-        self._starting = False
+        self._is_starting = False
         if not result.ok:
             self.application.show_failure(result)
             self.query_one("#train", Button).disabled = False

@@ -7,7 +7,7 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 
 
 def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], work: str, note: str) -> None:
-    """Ask for the note, and store it with `nanoflux run note` or `nanoflux trainings note`."""
+    """Let the user edit the note on a run or training run with the id `work`, and save it with `COMMAND note`."""
     fields = (Field("note", "note", note, "what you want to remember", multiline=True),)
 
     def save(values: dict[str, str] | None) -> None:

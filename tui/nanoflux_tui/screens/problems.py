@@ -22,7 +22,7 @@ class ProblemsScreen(BaseScreen):
     AUTO_FOCUS = "#parts"
     mode = "home"
     HELP = """The faults and warnings of a run. A fault is a failed request, which is retried, or the reason why the run
-ended; a warning is a reply that could not be used. Equal ones are counted together, and each has its fix."""
+ended; a warning is a reply that could not be used. Equal problems are counted together, and each has its fix."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("a", "attempts", "Attempts"),
@@ -37,10 +37,10 @@ ended; a warning is a reply that could not be used. Equal ones are counted toget
             yield Panel(f"Faults and warnings of {self._run}", id="problems")
 
     async def load(self) -> None:
-        problems = await self.read_ledger(self._read) or []
+        problems = await self.read_ledger(self._read_problems) or []
         self.query_one("#problems", Panel).show(self._format_problems(problems))
 
-    def _read(self, view: LedgerView) -> list[Problem]:
+    def _read_problems(self, view: LedgerView) -> list[Problem]:
         row = dict(view.find_run(self._run))
         return list_problems(view, row["id"], check_work(self.home, view, Work(RUN, row["id"]), row))
 

@@ -38,6 +38,7 @@ from nanoflux_tui.widgets.panel import Panel
 FORECAST_S = 15.0
 """Minimum seconds between two forecasts, since a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
+"""Maximum number of turns in progress that are shown."""
 MAX_CHOICES = 200
 """Maximum number of other runs, the newest ones, that are offered for a comparison."""
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
@@ -115,15 +116,18 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
         self._forecast_at, self._forecast_turns, self._forecast_clock = 0.0, -1, ""
+        """When the forecast was computed (monotonic), after how many turns, and at what local time."""
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
-        self._turn: int | None = None  # the turn whose moment is shown; None shows the live run
-        self._moment: RunMoment | None = None
+        self._past_turn: int | None = None
+        """The earlier turn to which the user has stepped; None for the live run."""
+        self._past_moment: RunMoment | None = None
+        """The run as of the turn `_past_turn`; None for the live run."""
 
     @property
     def _shown_tally(self) -> Tally:
         """The tally on the screen: the live tally, or the tally as of an earlier turn."""
-        return self._moment.tally if self._moment else self._tally
+        return self._past_moment.tally if self._past_moment else self._tally
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -145,7 +149,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
 
     async def load(self) -> None:
         has_more = True
-        while has_more:
+        while has_more:  # a long run is read in parts, so that the figures appear at once
             self._state, has_more = await self.reader.read(self._read_run)
             if has_more:
                 self._show_head()
@@ -153,6 +157,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._show_parts()
 
     def _read_run(self, view: LedgerView) -> tuple[RunState, bool]:
+        """Read the run's state and the next part of its new turns; the second value says whether more turns follow."""
         row = dict(view.find_run(self.run_id))
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
@@ -169,23 +174,24 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         return state, has_more
 
     def _update_moment(self, view: LedgerView) -> None:
-        """Load the run as of the turn to which the user has stepped, unless it is loaded: a committed turn never
-        changes.
+        """Load the run as of the turn to which the user has stepped. A moment that is loaded already is kept, since a
+        committed turn never changes.
         """
-        if self._turn is None:
-            self._moment = None
-        elif self._moment is None or self._moment.turn.number != self._turn:
-            self._moment = self._history.load_moment(view, self._turn)
+        if self._past_turn is None:
+            self._past_moment = None
+        elif self._past_moment is None or self._past_moment.turn.number != self._past_turn:
+            self._past_moment = self._history.load_moment(view, self._past_turn)
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Update the forecast and the trial if the last forecast is old enough and turns have finished since."""
+        """Update forecast and trial if turns have finished since the last forecast, at most once per `FORECAST_S`."""
         if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
         fresh_calls = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
+        calls_in_turns = fresh_calls["n"] if fresh_calls else 0
         made_calls = sum(role_usage.calls for role_usage in self._tally.usage.values())
         self._forecast = forecast(view, RunPosition(
             self.run_id, self._tally.turns, state.row["max_turns"], self._tally.kept, state.row["target"],
-            state.seconds, calls_made=made_calls, calls_wasted=made_calls - (fresh_calls["n"] if fresh_calls else 0),
+            state.seconds, calls_made=made_calls, calls_wasted=made_calls - calls_in_turns,
         ))  # fmt: skip
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
         self._forecast_clock = f"{datetime.now():%H:%M:%S}"
@@ -214,8 +220,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         text.append(f"kept {tally.kept:>4} of {target}  ")
         text.append(draw_bar(tally.kept, target, bar_width), style=colours["primary"])
         text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {state.row['max_turns']} turns\n")
-        if self._moment is not None:
-            return text.append_text(self._format_moment(self._moment))
+        if self._past_moment is not None:
+            return text.append_text(self._format_moment(self._past_moment))
         hours = state.seconds / 3600
         figures = [f"{tally.kept / hours:,.0f} kept per hour"] if hours and tally.kept else []
         figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if state.worker else []
@@ -229,10 +235,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if state.note:
             text.append(f"\nnote: {format_line(state.note, 300)}", style=colours["accent"])
         if state.message:
-            text.append(
-                f"\n{format_line(state.message, 600)}",
-                style=colours["error" if state.status in ("failed",) else "warning"],
-            )
+            style = colours["error" if state.status == "failed" else "warning"]
+            text.append(f"\n{format_line(state.message, 600)}", style=style)
         return text
 
     def _format_moment(self, moment: RunMoment) -> Text:
@@ -245,7 +249,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         return Text.assemble(figures, (hint, f"bold {self.colours['warning']}"))
 
     def _format_forecast(self, state: RunState) -> str:
-        """The forecast in one line."""
+        """The forecast in one line; for a run that is done or has no forecast yet, a line that says so."""
         if state.status == "done":
             return "This run is done."
         run_forecast = self._forecast
@@ -266,7 +270,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._show_turns(state)
         self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
         self.query_one("#kept", Panel).show(lambda width: charts.draw_kept_curve(tally.kept_by_turn, colours, width))
-        worked_s = 0.0 if self._moment else state.seconds
+        worked_s = 0.0 if self._past_moment else state.seconds
         self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours, worked_s))
         trial = self.query_one("#trial", Panel)
         trial.display = self._trial is not None
@@ -276,12 +280,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             )
         threshold = state.config["novelty"]["question"]
         self.query_one("#similarity", Panel).show(
-            lambda width: charts.draw_histogram(tally.similarities, 0.0, 1.0, colours, width, threshold),
+            lambda width: charts.draw_histogram(tally.similarities, colours, width, threshold),
             f"Question similarity; rejected above {threshold:g}",
         )
         minimum = state.config["judge"]["confidence"]
         self.query_one("#confidence", Panel).show(
-            lambda width: charts.draw_histogram(tally.confidences, 0.0, 1.0, colours, width, minimum, 3, True),
+            lambda width: charts.draw_histogram(
+                tally.confidences, colours, width, minimum, height=3, highlights_below=True
+            ),
             f"Judge confidence; asked again below {minimum:g}",
         )
         self.query_one("#quality", Panel).show(lambda width: charts.draw_quality(tally.levels, colours, width))
@@ -290,52 +296,59 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _show_turns(self, state: RunState) -> None:
         """Show the turns in progress, or the turn to which the user has stepped."""
         panel, tally, colours = self.query_one("#turns", Panel), self._tally, self.colours
-        panel.border_subtitle = "← → earlier and later turns" if self._moment else "← earlier turns"
-        if self._moment is not None:
-            turn = self._moment.turn
+        panel.border_subtitle = "← → earlier and later turns" if self._past_moment else "← earlier turns"
+        if self._past_moment is not None:
+            turn = self._past_moment.turn
             panel.show(charts.draw_turn(turn, colours), f"Turn {turn.number}")
             return
         concurrency = state.config["concurrency"] if state.worker else 0
         limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
         turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
         roles = state.config["roles"]
-        names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
+        first_players = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
         limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
         visible = turns[:MAX_TURN_LINES]
         idle_text = Text(
             "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
         )
         panel.show(
-            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle_text,
+            (lambda width: charts.draw_turns(visible, tally, first_players, colours, width)) if visible else idle_text,
             f"Turns in progress, {concurrency} concurrent requests{limit_note}" if concurrency else "Turns in progress",
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the return to the live view while an earlier turn is shown; otherwise, the keys that steer the run."""
-        if action in ("live", "pause", "stop", "change"):
-            return (self._turn is not None) == (action == "live")
+        """Offer the key that returns to the live view while an earlier turn is shown, and otherwise the keys that steer
+        the run.
+        """
+        is_live = self._past_turn is None
+        if action == "live":
+            return not is_live
+        if action in ("pause", "stop", "change"):
+            return is_live
         return super().check_action(action, parameters)
 
     def action_step(self, by: int) -> None:
+        """Step to an earlier (`by` < 0) or a later turn; the live view follows the last turn."""
         last_turn = self._tally.turns - 1
         if last_turn < 0:
             self.notify("This run has no committed turn yet.")
             return
-        turn = last_turn + 1 if self._turn is None else self._turn
-        self._show_moment(None if turn + by > last_turn else max(0, turn + by))
+        shown_turn = last_turn + 1 if self._past_turn is None else self._past_turn
+        turn = shown_turn + by
+        self._show_moment(None if turn > last_turn else max(0, turn))
 
     def action_live(self) -> None:
         self._show_moment(None)
 
     def _show_moment(self, turn: int | None) -> None:
         """Show the run as of a turn; None shows the live run."""
-        if turn != self._turn:
-            self._turn = turn
+        if turn != self._past_turn:
+            self._past_turn = turn
             self.refresh_bindings()
             self.reload()
 
     def action_back(self) -> None:
-        if self._turn is None:
+        if self._past_turn is None:
             super().action_back()
         else:
             self.action_live()
@@ -399,7 +412,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(ExamplesScreen(self.run_id))
 
     def action_attempts(self) -> None:
-        self.app.push_screen(AttemptsScreen(self.run_id, self._turn))
+        self.app.push_screen(AttemptsScreen(self.run_id, self._past_turn))
 
     def action_problems(self) -> None:
         self.app.push_screen(ProblemsScreen(self.run_id))
@@ -414,20 +427,24 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if not rows:
             self.notify("There is no other run.")
             return
-        names = {row["id"]: row["name"] if row["name"] == row["id"] else f"{row['name']}  {row['id']}" for row in rows}
-        self.app.push_screen(ChoiceDialog("Show this run next to", names), self._compare)
+        label_by_run: dict[str, str] = {}
+        for row in rows:
+            label_by_run[row["id"]] = row["id"] if row["name"] == row["id"] else f"{row['name']}  {row['id']}"
+        self.app.push_screen(ChoiceDialog("Show this run next to", label_by_run), self._compare)
 
     def _compare(self, other_run: str | None) -> None:
         if other_run is None:
             return
-        # deferred: these import much that a run does not need
-        from nanoflux_local.run.side_by_side import CachedSide, compare_runs
+        # deferred, since these modules import libraries that a run's screen does not need
+        from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_runs
         from nanoflux_tui.screens.side_by_side import SideBySideScreen
 
         home, cache = self.home, dict[str, CachedSide]()
-        self.app.push_screen(
-            SideBySideScreen(self.mode, lambda view: compare_runs(home, view, self.run_id, other_run, cache))
-        )
+
+        def compare(view: LedgerView) -> SideBySide:
+            return compare_runs(home, view, self.run_id, other_run, cache)
+
+        self.app.push_screen(SideBySideScreen(self.mode, compare))
 
     def action_train(self) -> None:
         run = self.run_id
@@ -457,8 +474,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
                              success=f"Wrote {path}", on_result=show_command)  # fmt: skip
 
     def _default_export_path(self, kind: str, trainer: str) -> Path:
-        """A file for each format, and a folder for each trainer and format, since LLaMA-Factory's description of the
-        rows has the same name in each folder.
+        """The file of an export of this kind. An export for a trainer gets a separate folder, since LLaMA-Factory's
+        description of the rows always has the same file name.
         """
         stem = self.run_id if kind == "chat" else f"{self.run_id}-{kind}"
         name = f"{stem}.{'parquet' if kind == 'parquet' else 'jsonl'}"

@@ -1,5 +1,6 @@
 """Two runs or two training runs side by side: overlaid curves with axes, figures, and differing settings."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -61,8 +62,8 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
             self._draw_curves(comparison)
 
     def _format_figures(self, comparison: SideBySide, width: int) -> Text:
-        rows = [[_format_name(name), *map(_format_cell, pair)] for name, pair in comparison.figures.items()]
-        return self._format_table(("", 21), comparison, rows, width)
+        rows = [[_format_name(name), *map(_format_cell, values)] for name, values in comparison.figures.items()]
+        return self._format_table(Column("", 21), comparison, rows, width)
 
     def _format_settings(self, comparison: SideBySide, width: int) -> Text:
         if not comparison.settings:
@@ -70,12 +71,14 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
         rows = [
             [setting.key, _format_cell(setting.first), _format_cell(setting.second)] for setting in comparison.settings
         ]
-        return self._format_table(("setting", 20), comparison, rows, width)
+        return self._format_table(Column("setting", 20), comparison, rows, width)
 
     def _format_table(
-        self, head: tuple[str, int], comparison: SideBySide, rows: Sequence[Sequence[str]], width: int
+        self, first_column: Column, comparison: SideBySide, rows: Sequence[Sequence[str]], width: int
     ) -> Text:
-        columns = [Column(*head), *(Column(side, 10, share=1) for side in (comparison.first, comparison.second))]
+        """A table with a column for each side. A title that does not fit loses its start."""
+        side_columns = [Column(side, 10, share=1) for side in (comparison.first, comparison.second)]
+        columns = [first_column, *side_columns]
         titled_columns = [
             replace(column, title=cut_start(column.title, column_width))
             for column, column_width in compute_widths(columns, width, 0)
@@ -84,7 +87,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
 
     def _draw_curves(self, comparison: SideBySide) -> None:
         plot = self.query_one(PlotextPlot)
-        curves = [_thin(curve) for curve in comparison.curves if len(curve.x)]
+        curves = [_thin_out(curve) for curve in comparison.curves if len(curve.x)]
         plot.display = bool(curves)
         plt = plot.plt
         plt.clear_data()
@@ -98,7 +101,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
 
 
 def _format_name(figure: str) -> str:
-    """The name of a figure; that of an outcome in the words of the run's screen."""
+    """The name of a figure. An outcome is named as on the screen of a run."""
     return describe_outcome(figure)[0].replace("_", " ")
 
 
@@ -106,7 +109,7 @@ def _format_cell(value: object) -> str:
     return format_line(format_value(value))
 
 
-def _thin(curve: Curve) -> Curve:
+def _thin_out(curve: Curve) -> Curve:
     """The curve with at most `MAX_POINTS` points."""
-    stride = max(1, -(-len(curve.x) // MAX_POINTS))
+    stride = max(1, math.ceil(len(curve.x) / MAX_POINTS))
     return Curve(curve.name, curve.x[::stride], curve.y[::stride])

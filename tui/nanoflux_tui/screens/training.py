@@ -18,7 +18,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, WorkState, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.side_by_side import CachedSide, compare_trainings
+from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_trainings
 from nanoflux_local.train.summary import StoredTraining
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ChoiceDialog, ConfirmDialog, TextDialog
@@ -51,8 +51,8 @@ class TrainingScreen(BaseScreen):
     mode = "training"
     HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
 items it does not train on. Below are the adapters. A probe proves that a served adapter changes the
-replies of its base. d shows an adapter's full record, m edits the note on the selected training, b shows it next to
-another one, and l shows the log of its worker."""
+replies of its base. d shows an adapter's full record, m edits the note on the selected training, b shows that training
+next to another one, and l shows the log of its worker."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "New training"),
         Binding("space", "pause", "Pause/resume"),
@@ -79,13 +79,13 @@ another one, and l shows the log of its worker."""
         self._drawn_version: tuple[object, ...] = ()
 
     def compose_body(self) -> ComposeResult:
-        trainings = (
+        training_columns = (
             Column("state", 13),
             Column("base", 14, share=1),
             Column("data", 14, share=2, from_width=70),
             Column("step", 18),
         )
-        adapters = (
+        adapter_columns = (
             Column("adapter", 12),
             Column("base", 12, share=1),
             Column("examples", 8, right=True, from_width=54),
@@ -94,9 +94,9 @@ another one, and l shows the log of its worker."""
         )
         with Horizontal(id="both"):
             with Vertical(id="lists"):
-                yield WindowTable(trainings, self._rows, id="trainings")
-                empty = "No adapters yet. A finished training adds one."
-                yield WindowTable(adapters, self._adapter_rows, id="adapters", empty=empty)
+                yield WindowTable(training_columns, self._fetch_rows, id="trainings")
+                empty_text = "No adapters yet. A finished training adds one."
+                yield WindowTable(adapter_columns, self._fetch_adapter_rows, id="adapters", empty=empty_text)
             with Vertical(id="curves"):
                 yield Panel(id="about", classes="plain")
                 plot = PlotextPlot(id="plot")
@@ -106,14 +106,14 @@ another one, and l shows the log of its worker."""
     async def load(self) -> None:
         keys = await self.read_ledger(_list_trainings) or []
         self._adapters = list_adapters(self.home.adapters)
-        requested = self.application.requested_rows.pop("training", None)
-        await self.query_one("#trainings", WindowTable).show(keys, requested)
+        requested_key = self.application.requested_rows.pop("training", None)
+        await self.query_one("#trainings", WindowTable).show(keys, requested_key)
         await self.query_one("#adapters", WindowTable).show([adapter.hash for adapter in self._adapters])
-        await self._show_curve()
+        await self._show_selected_training()
 
-    async def _rows(self, keys: Sequence[str]) -> list[Cells]:
-        visible = list(keys)
-        trainings = await self.read_ledger(lambda view: [self._read_training(view, key) for key in visible]) or []
+    async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
+        ids = list(keys)
+        trainings = await self.read_ledger(lambda view: [self._read_training(view, key) for key in ids]) or []
         return [self._format_cells(training) for training in trainings]
 
     def _read_training(self, view: LedgerView, training: str) -> CurrentTraining:
@@ -127,14 +127,15 @@ another one, and l shows the log of its worker."""
 
     def _format_cells(self, training: CurrentTraining) -> Cells:
         stored, step, steps = training.stored, training.last_step.step, training.last_step.steps
+        data = stored.run or stored.plan.get("source", {}).get("file", "a file")
         return [
             self.colours.format_status(training.state.status),
             format_line(stored.base, 40),
-            format_line(stored.run or stored.plan.get("source", {}).get("file", "a file"), 60),
+            format_line(data, 60),
             SortableCell(f"{draw_bar(step, steps, 8)} {step}/{steps}", step / steps) if steps else "–",
         ]
 
-    async def _adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
+    async def _fetch_adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
         adapter_by_key = {adapter.hash: adapter for adapter in self._adapters}
         return [self._format_adapter(adapter_by_key[key]) if key in adapter_by_key else ["deleted"] for key in keys]
 
@@ -142,21 +143,27 @@ another one, and l shows the log of its worker."""
         if isinstance(adapter, DamagedAdapter):
             return [adapter.hash[:12], "damaged", "", "", "–"]
         training, probe = adapter.training, adapter.probe
-        losses = training.dev_losses if training else ()
-        word, colour = ("works", "success") if probe and probe.passed else ("fails", "error")
         if probe is None:
-            word, colour = "–", "foreground"
-        examples = str(training.examples) if training else "imported"
-        dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-        return [adapter.id, format_line(adapter.base.name, 40), examples,
-                SortableCell(dev_loss, losses[-1] if len(losses) > 1 else None),
-                Text(word, style=self.colours[colour])]  # fmt: skip
+            probe_word, colour = "–", "foreground"
+        else:
+            probe_word, colour = ("works", "success") if probe.passed else ("fails", "error")
+        dev_losses = training.dev_losses if training else ()
+        dev_loss = SortableCell("–", None)
+        if len(dev_losses) > 1:
+            dev_loss = SortableCell(f"{dev_losses[0]:.3f} → {dev_losses[-1]:.3f}", dev_losses[-1])
+        return [
+            adapter.id,
+            format_line(adapter.base.name, 40),
+            str(training.examples) if training else "imported",
+            dev_loss,
+            Text(probe_word, style=self.colours[colour]),
+        ]
 
     @on(WindowTable.RowHighlighted, "#trainings")
-    async def _update_curve(self) -> None:
-        await self._show_curve()
+    async def _handle_highlight(self) -> None:
+        await self._show_selected_training()
 
-    async def _show_curve(self) -> None:
+    async def _show_selected_training(self) -> None:
         training = self.query_one("#trainings", WindowTable).key
         panel = self.query_one("#about", Panel)
         if training is None:
@@ -211,10 +218,14 @@ another one, and l shows the log of its worker."""
         plt.clear_figure()
         plt.xlabel("step")
         plt.plot(
-            [e["step"] for e in drawn_steps], [e["loss"] for e in drawn_steps], label="train loss", marker="braille"
+            [event["step"] for event in drawn_steps],
+            [event["loss"] for event in drawn_steps],
+            label="train loss",
+            marker="braille",
         )
         if epochs:
-            plt.plot([e["step"] for e in epochs], [e["val_loss"] for e in epochs], label="dev loss", marker="●")
+            epoch_steps = [event["step"] for event in epochs]
+            plt.plot(epoch_steps, [event["val_loss"] for event in epochs], label="dev loss", marker="●")
         plot.refresh()
 
     def _selected_training(self) -> str:
@@ -273,9 +284,11 @@ another one, and l shows the log of its worker."""
     def _compare(self, training: str, other_training: str | None) -> None:
         if other_training is not None:
             home, cache = self.home, dict[str, CachedSide]()
-            self.app.push_screen(
-                SideBySideScreen(self.mode, lambda view: compare_trainings(home, view, training, other_training, cache))
-            )
+
+            def compare(view: LedgerView) -> SideBySide:
+                return compare_trainings(home, view, training, other_training, cache)
+
+            self.app.push_screen(SideBySideScreen(self.mode, compare))
 
     def action_log(self) -> None:
         if training := self._selected_training():

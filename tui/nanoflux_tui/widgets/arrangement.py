@@ -8,11 +8,15 @@ from rich.text import Text
 from nanoflux_tui.widgets.columns import Cells, SortableCell, TableCell
 
 EMPTY_CELLS = ("", "–", "-")
+"""The texts of cells without a value."""
+SortKey = tuple[int, float, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Shows the rows that contain all `words`, sorted by a column (its index), or in the table's own order."""
+    """Which rows are shown and in which order: the rows that contain all `words`, sorted by the column with the index
+    `column`, or in the table's own order if `column` is None.
+    """
 
     words: str = ""
     column: int | None = None
@@ -20,19 +24,27 @@ class Arrangement:
 
 
 def arrange_keys(keys: Sequence[Hashable], rows: Sequence[Cells], arrangement: Arrangement) -> list[Hashable]:
-    """The keys of the rows that match, in their new order. Rows without a value in the sorted column come last."""
-    pairs = [(key, row) for key, row in zip(keys, rows, strict=True) if row_matches(row, arrangement.words)]
+    """The keys of the rows that contain all words, in the chosen order. Rows without a value in the sorted column come
+    last.
+    """
+    matching_rows = [(key, row) for key, row in zip(keys, rows, strict=True) if row_matches(row, arrangement.words)]
     column = arrangement.column
     if column is None:
-        return [key for key, _ in pairs]
-    orders = [(_find_order(row[column]) if column < len(row) else None, key) for key, row in pairs]
-    filled = [(order, key) for order, key in orders if order is not None]
-    filled.sort(key=lambda pair: pair[0], reverse=arrangement.descending)
-    return [*(key for _, key in filled), *(key for order, key in orders if order is None)]
+        return [key for key, _ in matching_rows]
+    with_value: list[tuple[SortKey, Hashable]] = []
+    without_value: list[Hashable] = []
+    for key, row in matching_rows:
+        sort_key = _compute_sort_key(row[column]) if column < len(row) else None
+        if sort_key is None:
+            without_value.append(key)
+        else:
+            with_value.append((sort_key, key))
+    with_value.sort(key=lambda pair: pair[0], reverse=arrangement.descending)
+    return [*(key for _, key in with_value), *without_value]
 
 
 def row_matches(row: Cells, words: str) -> bool:
-    """Whether every word occurs in a cell of the row, in any case."""
+    """Whether every word occurs in a cell of the row; upper and lower case are equal."""
     content = " ".join(read_text(cell) for cell in row).casefold()
     return all(word in content for word in words.casefold().split())
 
@@ -43,8 +55,8 @@ def read_text(cell: TableCell) -> str:
     return content.plain if isinstance(content, Text) else content
 
 
-def _find_order(cell: TableCell) -> tuple[int, float, str] | None:
-    """The value by which a cell is sorted: numbers before texts; None for an empty cell."""
+def _compute_sort_key(cell: TableCell) -> SortKey | None:
+    """The key that sorts numbers before texts; None for an empty cell."""
     value = cell.order if isinstance(cell, SortableCell) else read_text(cell).strip()
     if value is None or value in EMPTY_CELLS:
         return None

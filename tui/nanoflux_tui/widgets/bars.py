@@ -10,6 +10,7 @@ from nanoflux_tui.text import format_quantity, sanitize
 
 TABS = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
          ("models", "Models"), ("experiments", "Experiments"))  # fmt: skip
+"""The mode and the title of each tab; digits from 1 open the tabs in this order."""
 
 
 class Tab(Static):
@@ -100,14 +101,14 @@ class ProblemBar(Static):
     """
 
     def show_counts(self, faults: int, warnings: int) -> None:
-        """Show the counts; the bar is hidden if both are 0."""
+        """Show the number of faults and warnings; if both are 0, hide the bar."""
         self.set_class(bool(faults or warnings), "shown")
         counts = ((faults, "fault"), (warnings, "warning"))
         text = " and ".join(format_quantity(count, noun) for count, noun in counts if count)
         fixes = "its fix" if faults + warnings == 1 else "their fixes"
-        self.update(f"! {text}: press {self._find_key('problems')} to see {fixes}")
+        self.update(f"! {text}: press {self._find_key_display('problems')} to see {fixes}")
 
-    def _find_key(self, action: str) -> str:
+    def _find_key_display(self, action: str) -> str:
         """The key of an action of the screen, which the user's keymap may have changed."""
         bindings = (active.binding for active in self.screen.active_bindings.values())
         return next((self.app.get_key_display(binding) for binding in bindings if binding.action == action), "")

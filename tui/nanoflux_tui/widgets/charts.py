@@ -12,12 +12,13 @@ from nanoflux_local.ledger.turn_steps import TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line, format_quantity
-from nanoflux_tui.theme import OUTCOMES, Colours, describe_outcome, draw_bar
+from nanoflux_tui.theme import OUTCOME_WORDS, Colours, describe_outcome, draw_bar
 from nanoflux_tui.widgets.columns import convert_columns, format_rows, format_table
 
 MAX_FLIPS = 60
 EIGHTHS = " ▁▂▃▄▅▆▇█"
-MARKS = {
+"""A cell that is filled to 0, 1, …, 8 eighths of its height."""
+OUTCOME_MARKS = {
     "kept_failed": "✓",
     "kept_novel": "✓",
     "defender_right": "·",
@@ -27,6 +28,7 @@ MARKS = {
     "low_confidence": "?",
     "unproven": "?",
 }
+"""The mark of an event that ends an attempt; all other events have the mark "!"."""
 
 
 def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> Text:
@@ -37,7 +39,7 @@ def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> 
         return Text("No turn has finished yet.", style=colours["muted"])
     label_width = min(26, max(14, width - 24))
     bar_width = max(4, width - label_width - 13)
-    for key, (name, colour) in OUTCOMES.items():
+    for key, (name, colour) in OUTCOME_WORDS.items():
         count = outcomes.get(key, 0)
         text.append(f"{format_line(name, label_width):<{label_width}} ")
         text.append(draw_bar(count, total, bar_width).replace("─", " "), style=colours[colour])
@@ -47,38 +49,39 @@ def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> 
 
 def draw_histogram(
     values: Sequence[float],
-    low: float,
-    high: float,
     colours: Colours,
     width: int,
-    mark: float | None = None,
-    rows: int = 5,
-    below: bool = False,
+    threshold: float,
+    height: int = 5,
+    highlights_below: bool = False,
 ) -> Text:
-    """A histogram of values from `low` to `high`; values outside are counted at the edges. `mark` is a threshold: the
-    bars above it (below it if `below`) get a different colour.
+    """A histogram of values from 0 to 1 with `height` rows; values outside are counted at the edges. The bars from
+    `threshold` on (the bars below it if `highlights_below`) have a different colour.
     """
     if not len(values):
         return Text("Nothing has been measured yet.", style=colours["muted"])
-    cells = max(10, min(width, 60))
-    bins = [0] * cells
+    bin_count = max(10, min(width, 60))
+
+    def find_bin(value: float) -> int:
+        return min(bin_count - 1, max(0, int(value * bin_count)))
+
+    counts = [0] * bin_count
     for value in values:
-        bins[min(cells - 1, max(0, int((value - low) / (high - low) * cells)))] += 1
-    tallest = max(bins)
-    mark_cell = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
+        counts[find_bin(value)] += 1
+    max_count, threshold_bin = max(counts), find_bin(threshold)
     text = Text()
-    for row in range(rows, 0, -1):
-        for cell, count in enumerate(bins):
-            eighth = _draw_cell(count / tallest * rows * 8, row)
-            if count and row == 1 and eighth == " ":
-                eighth = "▁"
-            if cell == mark_cell and eighth == " ":
+    for row in range(height, 0, -1):
+        for index, count in enumerate(counts):
+            cell = _draw_cell(count / max_count * height * 8, row)
+            if count and row == 1 and cell == " ":
+                cell = "▁"
+            if index == threshold_bin and cell == " ":
                 text.append("┆", style=colours["accent"])
             else:
-                is_marked = mark_cell is not None and (cell < mark_cell if below else cell >= mark_cell)
-                text.append(eighth, style=colours["accent" if is_marked else "primary"])
+                is_highlighted = index < threshold_bin if highlights_below else index >= threshold_bin
+                text.append(cell, style=colours["accent" if is_highlighted else "primary"])
         text.append("\n")
-    text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=colours["muted"])
+    text.append(f"0.00{'─' * (bin_count - 8)}1.00", style=colours["muted"])
     return text
 
 
@@ -88,10 +91,10 @@ def _draw_cell(height: float, row: int) -> str:
 
 
 def draw_turns(
-    turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
+    turns: Sequence[TurnInProgress], tally: Tally, first_players: tuple[str, str], colours: Colours, width: int
 ) -> Text:
     """A line for each turn in progress: its progress, the active role with its endpoint, and what that role does.
-    `names` are the endpoints of attacker and defender that are shown until the first turn has been committed.
+    `first_players` are the endpoints of attacker and defender that are shown until the first turn has been committed.
     """
     text = Text()
     for turn in turns:
@@ -99,20 +102,21 @@ def draw_turns(
         text.append("●" * turn.answered, style=colours["success"])
         text.append("○" * (len(tally.steps) - turn.answered), style=colours["muted"])
         attempt = f"attempt {turn.attempt}, " if turn.attempt else ""
-        action = _describe_action(turn, tally, names)
-        text.append(f"  {format_line(f'{attempt}{action}', max(10, width - 10 - len(tally.steps)))}\n")
+        action = _describe_action(turn, tally, first_players)
+        space = max(10, width - 10 - len(tally.steps))
+        text.append(f"  {format_line(attempt + action, space)}\n")
     return text[:-1]
 
 
-def _describe_action(turn: TurnInProgress, tally: Tally, names: tuple[str, str]) -> str:
-    """The player of a turn's next step, and what it does; all earlier steps have been answered."""
+def _describe_action(turn: TurnInProgress, tally: Tally, first_players: tuple[str, str]) -> str:
+    """The role of a turn's first unanswered step, with its endpoint, and what this role does."""
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):
         return f"answered; waits for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
-    players = dict(zip(("attacker", "defender"), tally.players.get(turn.turn % 2, names), strict=True))
-    endpoint = step.endpoint or players.get(step.role, "")
+    attacker, defender = tally.players.get(turn.turn % 2, first_players)
+    endpoint = step.endpoint or {"attacker": attacker, "defender": defender}.get(step.role, "")
     return f"{step.role} {endpoint}: {step.action}"
 
 
@@ -129,38 +133,43 @@ def draw_turn(record: TurnRecord, colours: Colours) -> Text:
     return text
 
 
-def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, rows: int = 4) -> Text:
-    """The number of kept examples after each turn, as an area with its axes."""
+def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, height: int = 4) -> Text:
+    """The number of kept examples after each turn, as an area of `height` rows with its axes."""
     if not len(kept_by_turn):
         return Text("No turn has finished yet.", style=colours["muted"])
     turns, max_kept = len(kept_by_turn), max(1, kept_by_turn[-1])
     label_width = len(f"{max_kept:,}")
-    cells = max(8, min(width - label_width - 2, 60))
-    heights = [kept_by_turn[min(turns - 1, cell * turns // cells)] / max_kept * rows * 8 for cell in range(cells)]
+    cell_count = max(8, min(width - label_width - 2, 60))
+    drawn_turns = [min(turns - 1, cell * turns // cell_count) for cell in range(cell_count)]
+    bar_heights = [kept_by_turn[turn] / max_kept * height * 8 for turn in drawn_turns]
+    label_by_row = {1: "0", height: f"{max_kept:,}"}
     text = Text()
-    for row in range(rows, 0, -1):
-        value = f"{max_kept:,}" if row == rows else "0" if row == 1 else ""
-        text.append(f"{value:>{label_width}} {'┤' if value else '│'}", style=colours["muted"])
-        area = "".join(_draw_cell(height, row) for height in heights)
+    for row in range(height, 0, -1):
+        label = label_by_row.get(row, "")
+        text.append(f"{label:>{label_width}} {'┤' if label else '│'}", style=colours["muted"])
+        area = "".join(_draw_cell(bar_height, row) for bar_height in bar_heights)
         text.append(area + "\n", style=colours["primary"])
-    text.append(" " * (label_width + 1) + "0" + f"turn {turns - 1:,}".rjust(cells, "─"), style=colours["muted"])
+    turn_axis = "0" + f"turn {turns - 1:,}".rjust(cell_count, "─")
+    text.append(" " * (label_width + 1) + turn_axis, style=colours["muted"])
     return text
 
 
-def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int) -> Text:
-    """The newest events, latest first."""
+def draw_events(latest: Sequence[Event], colours: Colours, width: int, max_events: int) -> Text:
+    """The newest events, at most `max_events`, in a line each; the newest comes first."""
     text = Text()
-    for event in list(reversed(latest))[:rows]:
+    for event in list(reversed(latest))[:max_events]:
         name, outcome_colour = describe_outcome(event.kind)
         colour = "error" if event.kind == "fault" else outcome_colour
         text.append(f"{format_clock(event.time)} ", style=colours["muted"])
-        text.append(f"{MARKS.get(event.kind, '!')} {name}", style=colours[colour])
+        text.append(f"{OUTCOME_MARKS.get(event.kind, '!')} {name}", style=colours[colour])
         text.append(" · " + format_line(event.text, max(10, width - len(name) - 15)) + "\n")
     return text[:-1] if latest else Text("No events yet.", style=colours["muted"])
 
 
 def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
-    """Calls, tokens, model time and cost of each role, and how many requests ran in parallel in `worked_s` seconds."""
+    """The calls, tokens, model time and cost of each role, and the mean number of parallel requests. `worked_s` is the
+    number of seconds for which the run has worked.
+    """
     if not tally.usage:
         return Text("No call has been answered yet.", style=colours["muted"])
     titles = f"{'role':<9}{'calls':>6}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
@@ -176,7 +185,7 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
 
 
 def _describe_model_time(tally: Tally, worked_s: float) -> str:
-    """The sum of all calls' times, which exceeds the working time if requests run in parallel."""
+    """The model time, which is the sum of all calls' times. It exceeds the working time if requests run in parallel."""
     model_s = sum(role_usage.seconds for role_usage in tally.usage.values())
     if worked_s <= 0 or model_s <= worked_s:
         return f"model time {format_duration(model_s)}: the sum over all requests"
@@ -191,8 +200,9 @@ def draw_trial(trial: TrialResult, colours: Colours) -> Text:
     for verb, share, noun in (("rejects", rates.sensitivity, "wrong"), ("accepts", rates.specificity, "right")):
         text.append(f"{verb} {describe_share(share, noun)}\n")
     for name, check in trial.checks.items():
-        totals = [sum(counts[key] for counts in check.findings.values()) for key in ("supports", "contradicts")]
-        text.append(f"{name}: {totals[0]} supported, {totals[1]} contradicted, of {trial.solutions}\n")
+        supported = sum(counts["supports"] for counts in check.findings.values())
+        contradicted = sum(counts["contradicts"] for counts in check.findings.values())
+        text.append(f"{name}: {supported} supported, {contradicted} contradicted, of {trial.solutions}\n")
     for title, shares in trial.describe_prediction():
         text.append(f"{title}: {shares}\n", style=colours["secondary"])
     return text[:-1]
@@ -204,11 +214,9 @@ def draw_pairs(pairs: Sequence[Mapping[str, Any]], colours: Colours, width: int)
         convert_columns(PAIR_COLUMNS), format_rows(format_pair_rows(pairs)), width, colours["secondary"]
     )
     shown_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
-    sentence = (
-        f"{shown_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
-        if shown_count
-        else "No difference was shown."
-    )
+    sentence = "No difference was shown."
+    if shown_count:
+        sentence = f"{shown_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
     return text.append(f"\n{sentence}", style=colours["success" if shown_count else "warning"])
 
 
@@ -218,9 +226,8 @@ def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -
     noun = "item" if lost == 1 else "items"
     text = Text.assemble((f"{other} lost {lost} {noun} and gained {len(flips) - lost} against {base}\n", "bold"))
     for flip in flips[:MAX_FLIPS]:
-        text.append(
-            "▲ gained " if flip.is_gained else "▼ lost   ", style=colours["success" if flip.is_gained else "error"]
-        )
+        mark, colour = ("▲ gained ", "success") if flip.is_gained else ("▼ lost   ", "error")
+        text.append(mark, style=colours[colour])
         text.append(f"{format_line(flip.item, 40):<32} {flip.base:>4.0%} → {flip.other:>4.0%}\n")
     if len(flips) > MAX_FLIPS:
         text.append(f"… and {len(flips) - MAX_FLIPS} more\n")
@@ -229,7 +236,7 @@ def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -
 
 
 def draw_quality(counts: Mapping[int, int], colours: Colours, width: int) -> Text:
-    """How many examples have each quality level."""
+    """The number of examples at each quality level, L1 to L5."""
     max_count = max(counts.values(), default=0)
     if not max_count:
         return Text("Reasoning was not scored in this run.", style=colours["muted"])

@@ -18,7 +18,7 @@ MAX_LINES = 3
 
 @dataclass(frozen=True, slots=True)
 class ShownKey:
-    """A key in the footer: its action, what the terminal sends, and the two texts that describe it."""
+    """A key in the footer: its action, the key that a click presses, and the name and description that are shown."""
 
     action: str
     key: str
@@ -55,59 +55,61 @@ class KeyBar(Widget):
             return
         self._rare_actions = getattr(screen, "RARE_ACTIONS", ())
         key_by_action = {}
-        for active in screen.active_bindings.values():
-            binding = active.binding
+        for active_binding in screen.active_bindings.values():
+            binding = active_binding.binding
             if binding.show and binding.action not in key_by_action:
                 display = self.app.get_key_display(binding)
                 key_by_action[binding.action] = ShownKey(binding.action, binding.key, display, binding.description)
         keys = tuple(key_by_action.values())
         if keys != self._keys:
             width = self.size.width
-            previous_height = len(self._arrange(width))
+            previous_height = len(self._arrange_lines(width))
             self._keys = keys
-            height_changes = len(self._arrange(width)) != previous_height
-            self.refresh(layout=height_changes)
+            has_new_height = len(self._arrange_lines(width)) != previous_height
+            self.refresh(layout=has_new_height)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         del container, viewport
-        return max(1, len(self._arrange(width)))
+        return max(1, len(self._arrange_lines(width)))
 
-    def _arrange(self, width: int) -> list[list[ShownKey]]:
+    def _arrange_lines(self, width: int) -> list[list[ShownKey]]:
         """The keys in lines, without the rarest ones if they need too many lines."""
-        keys, lines = self._keys, _wrap(self._keys, width)
+        keys, lines = self._keys, _wrap_keys(self._keys, width)
         for action in self._rare_actions:
             if len(lines) <= MAX_LINES:
                 break
             keys = tuple(key for key in keys if key.action != action)
-            lines = _wrap(keys, width)
+            lines = _wrap_keys(keys, width)
         return lines
 
     def render(self) -> Text:
         style = self.get_component_rich_style("key-bar--key", partial=True)
         lines = [
             Text(" ").join(Text.assemble((key.display, style), f" {key.description}") for key in line)
-            for line in self._arrange(self.size.width)
+            for line in self._arrange_lines(self.size.width)
         ]
         return Text("\n").join(lines)
 
     def on_click(self, event: events.Click) -> None:
-        lines = self._arrange(self.size.width)
-        end = 0
-        for key in lines[event.y] if event.y < len(lines) else ():
-            end += key.width + 1
-            if event.x < end:
+        lines = self._arrange_lines(self.size.width)
+        if event.y >= len(lines):
+            return
+        key_end = 0
+        for key in lines[event.y]:
+            key_end += key.width + 1
+            if event.x < key_end:
                 self.app.simulate_key(key.key)
                 return
 
 
-def _wrap(keys: tuple[ShownKey, ...], width: int) -> list[list[ShownKey]]:
+def _wrap_keys(keys: tuple[ShownKey, ...], width: int) -> list[list[ShownKey]]:
     """The keys in lines of at most `width` cells, with a space between two keys."""
     lines: list[list[ShownKey]] = []
     line_width = width
     for key in keys:
         if line_width + 1 + key.width > width:
             lines.append([])
-            line_width = -1
+            line_width = -1  # no space precedes the first key of a line
         lines[-1].append(key)
         line_width += 1 + key.width
     return lines

@@ -11,7 +11,7 @@ DrawText = Callable[[int], Text]
 
 
 class Panel(Widget):
-    """Shows the text that a function returns for the panel's width. `show` sets the function and the title."""
+    """A titled frame around a text. `show` sets the text, and may set the title."""
 
     DEFAULT_CSS = """
     Panel { height: auto; border: round $border; border-title-color: $secondary; border-title-style: bold;
@@ -22,23 +22,27 @@ class Panel(Widget):
     def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.border_title = title
-        self._draw: DrawText = lambda _: Text("")
+        self._draw: DrawText = lambda _width: Text("")
 
-    def show(self, draw: DrawText | Text | str, title: str | None = None) -> None:
-        if isinstance(draw, str):
-            draw = Text(draw)
-        self._draw = (lambda _, text=draw: text) if isinstance(draw, Text) else draw  # type: ignore[misc]
+    def show(self, content: DrawText | Text | str, title: str | None = None) -> None:
+        """Show a text, or the text that a function returns for a width. A `title` replaces the current title."""
+        if callable(content):
+            self._draw = content
+        else:
+            text = Text(content) if isinstance(content, str) else content
+            self._draw = lambda _width: text
         if title is not None:
             self.border_title = title
         self.refresh(layout=True)
 
-    def text(self, width: int) -> Text:
+    def render_text(self, width: int) -> Text:
+        """The text of the panel for a content of `width` cells."""
         return self._draw(max(8, width))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         del container, viewport
-        text = self.text(width)
+        text = self.render_text(width)
         return max(1, len(text.wrap(self.app.console, max(8, width))))
 
     def render(self) -> RenderResult:
-        return self.text(self.content_size.width)
+        return self.render_text(self.content_size.width)

@@ -21,7 +21,7 @@ HINTS = {
 
 
 class TableLine(Horizontal):
-    """One line for a filter, or for a text to find."""
+    """The input line of one table, for a filter or for a text to find."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close", show=False)]
     DEFAULT_CSS = """
@@ -41,11 +41,11 @@ class TableLine(Horizontal):
         yield Static("", markup=False, classes="count")
 
     def show_count(self, text: str) -> None:
-        """Show how many rows match."""
+        """Show how many rows match, or that none matches."""
         self.query_one(".count", Static).update(text)
 
     @on(Input.Changed)
-    def _handle_change(self, event: Input.Changed) -> None:
+    def _apply_change(self, event: Input.Changed) -> None:
         event.stop()
         if event.value != self._words:
             self._words = event.value
@@ -53,7 +53,7 @@ class TableLine(Horizontal):
 
     @work(group="apply", exclusive=True, exit_on_error=False)
     async def _apply(self, words: str) -> None:
-        """Filter or find after a short pause in typing."""
+        """Filter the table or find a row, once the user has stopped typing for `TYPING_PAUSE_S`."""
         await asyncio.sleep(TYPING_PAUSE_S)
         if self.purpose == "filter":
             self.table.filter_rows(words)
@@ -61,7 +61,7 @@ class TableLine(Horizontal):
             await self._find(words, include_current=True)
 
     @on(Input.Submitted)
-    async def _handle_submit(self, event: Input.Submitted) -> None:
+    async def _submit(self, event: Input.Submitted) -> None:
         event.stop()
         if self.purpose == "find":
             await self._find(event.value, include_current=False)

@@ -2,14 +2,16 @@
 
 from rich.text import Text
 
-from nanoflux_local.transcript import Verdict
+from nanoflux_local.transcript import Exhibit, Verdict
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import Colours
 
-AGREEMENT = {True: "✓", False: "✗", None: "–"}
-REASONING = {True: "sound", False: "unsound", None: "not judged"}
-SAMPLE_MARKS = {True: "right", False: "wrong", None: "not judged"}
-"""Whether an answer of the defender after the first is right, in words."""
+AGREEMENT_MARKS = {True: "✓", False: "✗", None: "–"}
+"""Whether a solver's answer agrees with the attacker's; None if it could not be compared."""
+REASONING_WORDS = {True: "sound", False: "unsound", None: "not judged"}
+"""The judge's rating of the defender's reasoning, in words."""
+SAMPLE_WORDS = {True: "right", False: "wrong", None: "not judged"}
+"""Whether a further answer of the defender is right, in words."""
 
 
 def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = False) -> Text:
@@ -19,7 +21,7 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
     mark, colour = ("✓ yes", "success") if verdict.positive else ("✗ no", "error")
     text = Text.assemble((mark, colours[colour]), f"  confidence {verdict.confidence:.2f}")
     if verdict.soft is not None:
-        text.append(f"  reasoning {REASONING[verdict.soft]}")
+        text.append(f"  reasoning {REASONING_WORDS[verdict.soft]}")
     if verdict.asked > 1:
         text.append(f"  asked {verdict.asked} times")
     text.append("\nno check was run" if checkable and not verdict.findings else "")
@@ -27,11 +29,16 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
         text.append(f"\n{finding.check.replace('_', '-')} check: {finding.conclusion}")
         text.append(f" ({format_line(finding.reason, 200)})" if finding.reason else "")
         for exhibit in finding.evidence:
-            if exhibit.author:  # a solution or program by a solver
-                outcome = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
-                method = "a program" if exhibit.kind == "program" else "in words"
-                if exhibit.outcome and exhibit.kind == "solution" and exhibit.detail:
-                    method += f", {format_line(exhibit.detail, 100)}"
-                text.append(f"\n  {AGREEMENT[exhibit.agrees]} {format_line(exhibit.author, 40)}, {method}: {outcome}")
+            if exhibit.author:
+                text.append(f"\n  {_format_solver_answer(exhibit)}")
     text.append(f"\n\n{sanitize(verdict.explanation)}")
     return text
+
+
+def _format_solver_answer(exhibit: Exhibit) -> str:
+    """A solver's answer, found by a program or in words, and whether it agrees with the attacker's."""
+    answer = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
+    method = "a program" if exhibit.kind == "program" else "in words"
+    if exhibit.outcome and exhibit.kind == "solution" and exhibit.detail:
+        method += f", {format_line(exhibit.detail, 100)}"
+    return f"{AGREEMENT_MARKS[exhibit.agrees]} {format_line(exhibit.author, 40)}, {method}: {answer}"

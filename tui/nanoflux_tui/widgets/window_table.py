@@ -24,19 +24,25 @@ from nanoflux_tui.widgets.arrangement import Arrangement, arrange_keys, row_matc
 from nanoflux_tui.widgets.columns import Cells, Column, compute_widths, format_row
 from nanoflux_tui.widgets.table_line import Purpose, TableLine
 
-PAGE_ROWS, KEPT_PAGES = 64, 12
-"""The number of rows of a page, and the number of pages that are kept."""
-SEARCHED_ROWS = 512
+PAGE_ROWS = 64
+"""The number of rows of a page."""
+KEPT_PAGES = 12
+"""The number of pages that are kept."""
+BATCH_ROWS = 512
 """The number of rows that are fetched at once to filter, sort or search all rows."""
+SEARCHED_DISTANCE = 200
+"""How far from the cursor a refresh searches the row that was under the cursor."""
 LOADING = "loading…"
 """The text of a table before the first call of `show`."""
 Match = Callable[[str], Awaitable[Sequence[Hashable]]]
+"""Returns the keys of the rows that contain all words of a text."""
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
+"""Returns the cells of the rows with the given keys, in the same order."""
 
 
 class WindowTable(ScrollView, can_focus=True):
-    """Shows rows by their keys. `fetch` returns the cells of some keys, in the order of the keys; the text `empty` is
-    shown if there are no keys.
+    """Shows the rows of a sequence of keys, and fetches their cells with `fetch`. Without keys, the text `empty` is
+    shown.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--faint"}
@@ -98,15 +104,15 @@ class WindowTable(ScrollView, can_focus=True):
         self.arrangement = Arrangement()
         self._match = match
         self._source_keys: Sequence[Hashable] = ()
-        self._show_number = 0
+        self._last_show = 0
         self._is_loaded = False
         self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
         self._keys: Sequence[Hashable] = ()
         self._rows: dict[int, Cells] = {}
-        self._requested: set[int] = set()
-        self._pages: list[int] = []
+        self._requested_pages: set[int] = set()
+        self._loaded_pages: list[int] = []
 
     @property
     def keys(self) -> Sequence[Hashable]:
@@ -125,31 +131,32 @@ class WindowTable(ScrollView, can_focus=True):
 
     async def show(self, keys: Sequence[Hashable], select: Hashable = None) -> None:
         """Show the rows of these keys, or refresh them if the keys are the same. The visible rows are fetched before
-        anything is drawn. The cursor moves to the key `select`, or stays on its key if that is still nearby.
+        drawing. The cursor moves to the key `select`; without `select`, it stays on its current key.
         """
         self._source_keys = keys
-        self._show_number += 1
-        show_number = self._show_number
+        self._last_show += 1
+        this_show = self._last_show
         if self._match is None and self.arrangement != Arrangement():
             keys = await self._arrange(keys)
-        first, last = self._find_visible_range(len(keys))
-        visible = keys[first:last]
-        rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
-        if show_number != self._show_number:  # a later call has newer keys or a different arrangement
+        first, end = self._find_visible_range(len(keys))
+        visible_keys = keys[first:end]
+        rows = dict(enumerate(await self._fetch(visible_keys), first)) if len(visible_keys) else {}
+        if this_show != self._last_show:  # a later call has newer keys or a different arrangement
             return
         cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
         self._is_loaded = True
-        self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
+        self._keys, self._rows, self._requested_pages, self._loaded_pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        self.cursor = keys.index(select) if select is not None and select in keys else self._find_row(cursor_key)
+        is_selected_listed = select is not None and select in keys
+        self.cursor = keys.index(select) if is_selected_listed else self._find_position(cursor_key)
         self.refresh()
         self._show_count()
 
     async def _arrange(self, keys: Sequence[Hashable]) -> list[Hashable]:
         """The keys of the rows that the arrangement selects, in its order."""
         rows: list[Cells] = []
-        for start in range(0, len(keys), SEARCHED_ROWS):
-            rows += await self._fetch(keys[start : start + SEARCHED_ROWS])
+        for start in range(0, len(keys), BATCH_ROWS):
+            rows += await self._fetch(keys[start : start + BATCH_ROWS])
         return arrange_keys(keys, rows, self.arrangement)
 
     def _show_count(self) -> None:
@@ -197,35 +204,36 @@ class WindowTable(ScrollView, can_focus=True):
         """
         keys, total = self._keys, len(self._keys)
         start = self.cursor + (0 if include_current else 1)
+        positions = [position % total for position in range(start, start + total)]
         if self._match is not None:
-            matching = set(await self._match(words))
-            following = (position % total for position in range(start, start + total))
-            match = next((position for position in following if keys[position] in matching), None)
-            self.cursor = self.cursor if match is None else match
-            return match is not None
-        for first in range(start, start + total, SEARCHED_ROWS):
-            last = min(first + SEARCHED_ROWS, start + total)
-            positions = [position % total for position in range(first, last)]
-            rows = await self._fetch([keys[position] for position in positions])
-            for position, row in zip(positions, rows, strict=True):
-                if row_matches(row, words) and keys is self._keys:
+            matching_keys = set(await self._match(words))
+            for position in positions:
+                if keys[position] in matching_keys:
+                    self.cursor = position
+                    return True
+            return False
+        for batch_start in range(0, total, BATCH_ROWS):
+            batch = positions[batch_start : batch_start + BATCH_ROWS]
+            rows = await self._fetch([keys[position] for position in batch])
+            for position, row in zip(batch, rows, strict=True):
+                if row_matches(row, words) and keys is self._keys:  # the keys may have changed during the fetch
                     self.cursor = position
                     return True
         return False
 
-    def _find_row(self, key: Hashable) -> int:
-        """The row of `key`, which was under the cursor, or else the cursor's row. Only rows near the cursor are
-        searched, since there may be 100,000.
+    def _find_position(self, key: Hashable) -> int:
+        """The position of `key`, which was under the cursor; the cursor's position if the key is not near it any more.
+        Only rows near the cursor are searched, since there may be 100,000.
         """
-        position: int = self.cursor
-        last = max(0, len(self._keys) - 1)
-        positions: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
-        for index in positions:
-            if key is not None and index < len(self._keys) and self._keys[index] == key:
-                return index
-        return min(position, last)
+        cursor, total = int(self.cursor), len(self._keys)
+        nearby: list[int] = [cursor, *range(max(0, cursor - SEARCHED_DISTANCE), min(total, cursor + SEARCHED_DISTANCE))]
+        for position in nearby:
+            if key is not None and position < total and self._keys[position] == key:
+                return position
+        return min(cursor, max(0, total - 1))
 
     def _find_visible_range(self, total: int) -> tuple[int, int]:
+        """The start and the end of the visible rows of a table with `total` rows, with a margin of a few rows."""
         first = max(0, min(int(self.scroll_offset.y), total) - 4)
         return first, min(total, first + max(self.size.height, 12) + 8)
 
@@ -241,11 +249,13 @@ class WindowTable(ScrollView, can_focus=True):
             return self._render_strip(self._format_titles(), width, " ").apply_style(style)
         index = int(self.scroll_offset.y) + y - 1
         if index == 0 and not len(self._keys):
-            faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
-            empty = "No row matches the filter." if self.arrangement.words else self._empty
-            empty = empty if self._is_loaded else LOADING
-            strip = Strip(Text(f"  {empty}", end="").render(self.app.console))
-            return strip.adjust_cell_length(width).apply_style(faint)
+            faint_style = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
+            if not self._is_loaded:
+                message = LOADING
+            else:
+                message = "No row matches the filter." if self.arrangement.words else self._empty
+            strip = Strip(Text(f"  {message}", end="").render(self.app.console))
+            return strip.adjust_cell_length(width).apply_style(faint_style)
         if index >= len(self._keys):
             return Strip.blank(width, self.rich_style)
         is_current = index == self.cursor
@@ -270,22 +280,22 @@ class WindowTable(ScrollView, can_focus=True):
 
     def _request_page(self, page: int) -> None:
         """Fetch a page in a worker, unless it was already requested. Its rows are drawn when they arrive."""
-        if page not in self._requested:
-            self._requested.add(page)
-            self.run_worker(self._load(page), group=f"{self.id}-{page}", exit_on_error=False)
+        if page not in self._requested_pages:
+            self._requested_pages.add(page)
+            self.run_worker(self._load_page(page), group=f"{self.id}-{page}", exit_on_error=False)
 
-    async def _load(self, page: int) -> None:
+    async def _load_page(self, page: int) -> None:
         keys = self._keys
         start = page * PAGE_ROWS
         rows = await self._fetch(keys[start : start + PAGE_ROWS])
         if keys is not self._keys:
             return
         self._rows.update(enumerate(rows, start))
-        self._pages.append(page)
-        while len(self._pages) > KEPT_PAGES:
-            oldest = self._pages.pop(0)
-            self._requested.discard(oldest)
-            for index in range(oldest * PAGE_ROWS, oldest * PAGE_ROWS + PAGE_ROWS):
+        self._loaded_pages.append(page)
+        while len(self._loaded_pages) > KEPT_PAGES:
+            oldest_page = self._loaded_pages.pop(0)
+            self._requested_pages.discard(oldest_page)
+            for index in range(oldest_page * PAGE_ROWS, (oldest_page + 1) * PAGE_ROWS):
                 self._rows.pop(index, None)
         self.refresh()
 
@@ -319,7 +329,7 @@ class WindowTable(ScrollView, can_focus=True):
         await self._open_line("find")
 
     async def _open_line(self, purpose: Purpose, words: str = "") -> None:
-        """Open the input line, or return to the open one. It has the focus before the next key is handled."""
+        """Open the input line for `purpose` unless it is open, and focus it before the next key is handled."""
         line = next((line for line in self._find_lines() if line.purpose == purpose), None)
         if line is None:
             line = TableLine(self, purpose, words)
@@ -329,9 +339,9 @@ class WindowTable(ScrollView, can_focus=True):
 
     def action_sort(self) -> None:
         """Sort by the next visible column; after the last column, restore the table's own order."""
-        choices: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
-        current = self.arrangement.column if self.arrangement.column in choices else None
-        self.sort_by(choices[(choices.index(current) + 1) % len(choices)])
+        columns: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
+        current_column = self.arrangement.column if self.arrangement.column in columns else None
+        self.sort_by(columns[(columns.index(current_column) + 1) % len(columns)])
 
     def action_reverse(self) -> None:
         if self.arrangement.column is None:
@@ -342,14 +352,15 @@ class WindowTable(ScrollView, can_focus=True):
     def _list_visible_columns(self) -> list[tuple[int, int]]:
         """The index and the width of each column that the table's width allows."""
         width = self.scrollable_content_region.width or self.size.width
-        return [(self._columns.index(column), size) for column, size in compute_widths(self._columns, width, 2)]
+        visible_columns = compute_widths(self._columns, width, 2)
+        return [(self._columns.index(column), column_width) for column, column_width in visible_columns]
 
-    def _sort_by_title(self, x: int) -> None:
+    def _sort_by_clicked_title(self, x: int) -> None:
         """Sort by the column whose title is at `x`; reverse the order if it is sorted by that column already."""
-        end = 2
+        column_end = 2
         for index, width in self._list_visible_columns():
-            end += width + 2
-            if x < end:
+            column_end += width + 2
+            if x < column_end:
                 was_sorted = self.arrangement.column == index
                 self.sort_by(index, was_sorted and not self.arrangement.descending)
                 return
@@ -357,7 +368,7 @@ class WindowTable(ScrollView, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         index = int(self.scroll_offset.y) + event.y - 1
         if event.y == 0:
-            self._sort_by_title(event.x)
+            self._sort_by_clicked_title(event.x)
             return
         if index >= len(self._keys):
             return
