@@ -93,7 +93,7 @@ def sample_gpu() -> Iterator[Usage]:
 def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
     """Draw the weights and install them in `home`, from which the endpoint and the trainer load them."""
     family = find_family(load_manifest(MODEL, folder).architecture)
-    sizes = family.configuration(MODEL) if size.is_true_size else None
+    sizes = family.build_config(MODEL) if size.is_true_size else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
     make_stand_in(family, folder, texts, overrides=sizes, device=device)
     installed = import_path(folder, MODEL, home)

@@ -28,17 +28,20 @@ print(json.dumps({"architectures": architectures, "torchvision_error": torchvisi
 
 
 def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
-    """The models that this vLLM cannot serve, each with the reason. A model whose manifest names no architecture is
-    assumed to work.
+    """The models that this vLLM cannot serve: the reason for each, by the model's name. A model whose manifest names no
+    architecture is assumed to work.
     """
     facts = _query_vllm(interpreter)
-    reasons = {
-        manifest.name: _find_reason(manifest.architecture, facts) for manifest in manifests if manifest.architecture
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
+    reasons: dict[str, str] = {}
+    for manifest in manifests:
+        reason = _explain_refusal(manifest.architecture, facts) if manifest.architecture else ""
+        if reason:
+            reasons[manifest.name] = reason
+    return reasons
 
 
-def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
+def _explain_refusal(architecture: str, facts: Mapping[str, Any]) -> str:
+    """The reason why vLLM cannot serve an architecture; "" if it can."""
     if facts["architectures"] and architecture not in facts["architectures"]:
         return f"this vLLM does not know {architecture}"
     if facts["torchvision_error"] and architecture.endswith(WRAPPER_SUFFIX):
@@ -47,6 +50,9 @@ def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
 
 
 def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
+    """The architectures that vLLM knows, and the error of an import of torchvision. If vLLM cannot be queried, both are
+    empty, and every model is assumed to work.
+    """
     try:
         result = subprocess.run(
             [interpreter.path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=120

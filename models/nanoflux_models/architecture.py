@@ -17,10 +17,12 @@ def has_experts(weights: Path) -> bool:
     """Whether the language model is a mixture of experts."""
     config = _read_config(weights)
     text_config = config.get("text_config") or {}
-    return any((table.get(key) or 0) > 1 for table in (config, text_config) for key in EXPERT_COUNT_KEYS)
+    expert_counts = [table.get(key) for table in (config, text_config) for key in EXPERT_COUNT_KEYS]
+    return any(count and count > 1 for count in expert_counts)
 
 
 def _read_config(weights: Path) -> dict[str, Any]:
+    """The contents of config.json; {} if it cannot be read or is not a JSON object."""
     try:
         config = json.loads((weights / "config.json").read_text("utf-8"))
     except (OSError, ValueError):

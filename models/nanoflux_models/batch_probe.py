@@ -12,11 +12,12 @@ from typing import Any
 from nanoflux_models.probe import PROMPTS
 from nanoflux_models.server_client import ServerClient
 
-TOKENS = 24
+REPLY_TOKENS = 24
 """The number of tokens of each reply: enough for a difference in the last bit to change a token."""
 REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
 """Prompts of different lengths, each with a seed. A server may use different kernels for a batch and for one prompt."""
 ScoredReply = tuple[str, tuple[float, ...]]
+"""The text of a reply, and the log-probability of each of its tokens."""
 
 
 def find_batch_dependence(client: ServerClient, model: str) -> str:
@@ -30,8 +31,10 @@ def find_batch_dependence(client: ServerClient, model: str) -> str:
 
 
 def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: Sequence[ScoredReply]) -> str:
-    text_changes = sum(single[0] != batched[0] for single, batched in zip(single_replies, batch_replies, strict=True))
-    score_changes = sum(single[1] != batched[1] for single, batched in zip(single_replies, batch_replies, strict=True))
+    text_changes = score_changes = 0
+    for (single_text, single_scores), (batch_text, batch_scores) in zip(single_replies, batch_replies, strict=True):
+        text_changes += single_text != batch_text
+        score_changes += single_scores != batch_scores
     if not text_changes and not score_changes:
         return ""
     return (
@@ -41,6 +44,12 @@ def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: S
 
 
 def _send_request(client: ServerClient, model: str, prompt: str, seed: int) -> ScoredReply:
-    body: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.7, "seed": seed}
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": REPLY_TOKENS,
+        "temperature": 0.7,
+        "seed": seed,
+    }
     choice = client.complete({**body, "logprobs": 0, "ignore_eos": True})["choices"][0]
     return str(choice["text"]), tuple(map(float, choice["logprobs"]["token_logprobs"]))

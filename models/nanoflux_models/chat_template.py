@@ -33,8 +33,9 @@ def read_template(folder: Path) -> str:
         return (folder / TEMPLATE_FILE).read_text("utf-8")
     for name in ("tokenizer_config.json", LEGACY_TEMPLATE_FILE):
         template = _read_json(folder / name).get("chat_template")
-        if isinstance(template, list):  # several templates, by name
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if isinstance(template, list):  # several named templates
+            template_by_name = {entry["name"]: entry["template"] for entry in template}
+            template = template_by_name.get("default")
         if template:
             return str(template)
     return ""
@@ -51,7 +52,7 @@ def require_template(name: str, folder: Path) -> None:
         raise ManifestError(f"{name} has no chat template, which chat, training and evaluation need", fix)
 
 
-def try_template(folder: Path) -> Chat:
+def examine_template(folder: Path) -> Chat:
     """Find out which messages a folder's chat template accepts, and whether the model thinks before it answers.
 
     A template that fails on a single plain question may need other variables; the result is then the default `Chat`.
@@ -63,7 +64,7 @@ def try_template(folder: Path) -> Chat:
     if render("user") is None:
         return Chat()
     system_prompt = render("system", "user")
-    thinks = _thinks(template, render)
+    thinks = _detect_thinking(template, render)
     return Chat(
         system_role=system_prompt is not None and "text of system" in system_prompt,
         alternation=render("user", "user") is None,
@@ -80,7 +81,8 @@ def choose_reasoning_parser(template: str, architecture: str) -> str:
     return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
 
 
-def _thinks(template: str, render: Render) -> bool:
+def _detect_thinking(template: str, render: Render) -> bool:
+    """Whether the model's replies start with reasoning if no template variable is set."""
     if HARMONY_TOKEN in template:
         return True
     prompt = render("user", add_generation_prompt=True) or ""
@@ -88,15 +90,14 @@ def _thinks(template: str, render: Render) -> bool:
         return True
     for switch in SWITCHES:
         if switch in template:
-            thinking_prompt, plain_prompt = (
-                render("user", add_generation_prompt=True, **{switch: value}) for value in (True, False)
-            )
+            thinking_prompt = render("user", add_generation_prompt=True, **{switch: True})
+            plain_prompt = render("user", add_generation_prompt=True, **{switch: False})
             if thinking_prompt != plain_prompt:
                 return prompt == thinking_prompt
     return "</think>" in template  # the template removes the reasoning of earlier replies
 
 
-def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
+def _make_renderer(template: str, special_tokens: dict[str, str]) -> Render:
     go_offline()
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -104,7 +105,7 @@ def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
     def render(*roles: str, **variables: Any) -> str | None:
         messages = [{"role": role, "content": f"text of {role}"} for role in roles]
         try:
-            rendered, _ = render_jinja_template([messages], chat_template=template, **tokens, **variables)
+            rendered, _ = render_jinja_template([messages], chat_template=template, **special_tokens, **variables)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError):
             return None
         return str(rendered[0])
@@ -113,12 +114,14 @@ def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
 
 
 def _read_special_tokens(folder: Path) -> dict[str, str]:
+    """The texts of the special tokens by the names under which a template uses them, such as `bos_token`."""
     entries = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
     texts = {key: entry["content"] if isinstance(entry, dict) else entry for key, entry in entries.items()}
-    return {key: value for key, value in texts.items() if key.endswith("_token") and isinstance(value, str)}
+    return {key: text for key, text in texts.items() if key.endswith("_token") and isinstance(text, str)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} if the file is missing or contains something else."""
     try:
         return dict(json.loads(path.read_text("utf-8-sig")))
     except (OSError, ValueError, TypeError, RecursionError):

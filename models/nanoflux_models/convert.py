@@ -52,12 +52,14 @@ def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] =
     for path in target.glob("*config.json"):
         _drop_volatile_keys(path)
     on_step(3, "checking")
-    _check_loads(target, model, tokenizer)
+    _check_saved_model(target, model, tokenizer)
 
 
 def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
-    # Transformers ignores the key `tokenizer.ggml.pre` of a GGUF file. SmolLM's tokenizer first splits numbers into
-    # digits; without that step, white space before a number is tokenized differently than in training.
+    """Give SmolLM's tokenizer the step that splits numbers into digits. Transformers omits this step, since it ignores
+    the key `tokenizer.ggml.pre` of a GGUF file. Without the step, white space before a number is tokenized differently
+    than in training.
+    """
     if _read_text_field(gguf, "tokenizer.ggml.pre") != "smollm":
         return
     from tokenizers import pre_tokenizers
@@ -79,21 +81,27 @@ def _drop_volatile_keys(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _round_trips(tokenizer: Any, text: str) -> bool:
+def _survives_round_trip(tokenizer: Any, text: str) -> bool:
     """Whether encoding and decoding the text returns it unchanged, apart from white space and an added BOS token."""
     decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True)
     return re.sub(r"\s", "", decoded) == re.sub(r"\s", "", text)
 
 
-def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
+def _check_saved_model(target: Path, model: Any, tokenizer: Any) -> None:
+    """Require that the saved weights and the saved tokenizer equal those in memory when they are loaded again.
+
+    Raises:
+        DigestMismatchError: they differ.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     saved = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.bfloat16).state_dict()
     converted = model.state_dict()
-    is_equal = saved.keys() == converted.keys() and all(torch.equal(saved[name], converted[name]) for name in saved)
+    has_same_names = saved.keys() == converted.keys()
+    has_equal_weights = has_same_names and all(torch.equal(saved[name], converted[name]) for name in saved)
     saved_tokenizer = AutoTokenizer.from_pretrained(str(target))
-    is_equal = is_equal and saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
-    if not is_equal or not _round_trips(saved_tokenizer, PROBE_TEXT):
+    has_equal_tokens = saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
+    if not has_equal_weights or not has_equal_tokens or not _survives_round_trip(saved_tokenizer, PROBE_TEXT):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
         raise DigestMismatchError(f"{target.name}: the weights differ when loaded again after saving", fix)

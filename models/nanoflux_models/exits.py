@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 EXCEPTION_LINE_START = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
-"""What precedes the exception in a traceback's last line. Warnings about optional modules start differently."""
+"""The start of a traceback's last line, before the exception. Warnings about optional modules start differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +92,23 @@ _CAUSES = (
     ),
 )
 """Known causes, in order: the first whose pattern matches anywhere in the log's tail is reported."""
-KILLED = -9
+KILLED_EXIT_CODE = -9
 """The exit code of a process that SIGKILL ended."""
 
 
-def explain(tail: str, code: int | None) -> tuple[str, str]:
-    """The cause of an exit and its fix. If no known cause matches the log, both are generic."""
+def find_exit_cause(log_tail: str, code: int | None) -> tuple[str, str]:
+    """Find the cause of a server's exit in the last lines of its log. Returns the cause and its fix, which are generic
+    if no known cause matches.
+    """
     for cause in _CAUSES:
-        if match := re.search(cause.pattern, tail, re.IGNORECASE | re.MULTILINE):
+        if match := re.search(cause.pattern, log_tail, re.IGNORECASE | re.MULTILINE):
             return cause.meaning.format(*match.groups()), cause.fix.format(*match.groups())
-    if code == KILLED:
+    if code == KILLED_EXIT_CODE:
         return "it was killed, probably by the kernel because memory ran out", "free memory, or serve a smaller model"
     return "its log states no known cause", "read the log's last lines"
 
 
-def quote_last_lines(tail: str, count: int = 5) -> list[str]:
-    """The last lines that are not blank, shortened and without vLLM's prefix."""
-    lines = [re.sub(r"^\(\w+ pid=\d+\) ", "", line).strip()[:300] for line in tail.splitlines()]
+def quote_last_lines(log_tail: str, count: int = 5) -> list[str]:
+    """The last `count` lines of a log that are not blank, shortened and without vLLM's prefix."""
+    lines = [re.sub(r"^\(\w+ pid=\d+\) ", "", line).strip()[:300] for line in log_tail.splitlines()]
     return [line for line in lines if line][-count:]

@@ -26,7 +26,7 @@ from nanoflux_models.record import sha256_file
 Progress = Callable[[str], None]
 """Called with a line of text for each step."""
 Transfer = Callable[[int, int], None]
-"""Called about twice a second with the bytes on disk and the bytes of the complete download."""
+"""Called about twice a second with the number of bytes on disk and in the complete download."""
 HUB_SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -57,8 +57,8 @@ def fetch(
 ) -> Download:
     """Download the source's files into a folder under `scratch` and check them against the manifest's SHA-256.
 
-    If `partial_folder` is set, a download from a hub uses this folder instead: unfinished files in it are resumed, and
-    stay there if the download fails.
+    A download from a hub uses `partial_folder` instead, if it is set: unfinished files in this folder are resumed, and
+    they stay there if the download fails.
     """
     source, commit = manifest.source, ""
     files = scratch / "files"
@@ -141,8 +141,9 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
             raise
         if outcome is None:
             stderr.seek(0)
-            last_line = next(reversed(stderr.read().decode("utf-8", "replace").splitlines()), "no message")
-            outcome = HubError(f"{source.repo}: the hub's client exited early: {last_line}", "pull again to resume")
+            lines = stderr.read().decode("utf-8", "replace").splitlines()
+            reason = lines[-1] if lines else "no message"
+            outcome = HubError(f"{source.repo}: the hub's client exited early: {reason}", "pull again to resume")
     if isinstance(outcome, HubError):
         raise HUB_ERRORS.get(outcome.exit_code, ModelsError)(outcome.message, outcome.fix)
     return outcome
@@ -177,9 +178,10 @@ def read_commit(files: Path) -> str:
     return commits.pop()
 
 
-def _run_pip(command: list[str], environment: dict[str, str], message: str) -> None:
+def _run_pip(command: list[str], environment: dict[str, str], failure_message: str) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
-        tail = "\n".join((result.stderr or result.stdout).strip().splitlines()[-3:])
+        output = result.stderr or result.stdout
+        last_lines = "\n".join(output.strip().splitlines()[-3:])
         fix = "check the network and the index, or import the weights: nanoflux models import PATH --name NAME"
-        raise ModelsError(f"{message}\n{tail}", fix)
+        raise ModelsError(f"{failure_message}\n{last_lines}", fix)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 TIMEOUT_S = 10.0
-"""The timeout of nvidia-smi, which takes a second, or several seconds on a machine with many idle GPUs."""
+"""The timeout of nvidia-smi, which usually takes one second, and several on a machine with many idle GPUs."""
 TIMEOUT_PROBLEM = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
 _FAILED_GPU_PREFIX = "Unable to determine"
 
@@ -87,7 +87,9 @@ def list_compute_capabilities() -> list[float]:
 
 
 def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
-    """The line that nvidia-smi prints for each GPU, and the reason if lines are missing ("" if none is missing)."""
+    """The line that nvidia-smi, at the path `smi`, prints for each GPU with these fields, separated by commas; and the
+    reason why lines are missing ("" if none is missing).
+    """
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         child = subprocess.Popen(
@@ -103,8 +105,9 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     if not child.returncode:
         return lines, ""
-    reason = next(iter([*err.strip().splitlines()[-1:], *lines[-1:]]), "")
-    return lines, f"nvidia-smi failed ({child.returncode}){': ' if reason else ''}{reason}"
+    error_lines = err.strip().splitlines() or lines
+    reason = f": {error_lines[-1]}" if error_lines else ""
+    return lines, f"nvidia-smi failed ({child.returncode}){reason}"
 
 
 def _abandon(child: "subprocess.Popen[str]") -> None:
@@ -120,16 +123,18 @@ def _abandon(child: "subprocess.Popen[str]") -> None:
 @lru_cache
 def _survey(smi: str) -> Survey:
     lines, problem = query_gpus(smi, "name,memory.total,driver_version")
-    gpu_fields = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
-    return Survey(tuple(Gpu(index, *fields) for index, fields in enumerate(gpu_fields)), problem)
+    gpus: list[Gpu] = []
+    for line in lines:
+        gpu = _parse_gpu(line, len(gpus))
+        if gpu is not None:
+            gpus.append(gpu)
+    return Survey(tuple(gpus), problem)
 
 
-def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
-    """A GPU's name, its memory in MiB, the driver version, and what the driver printed in place of the memory. None if
-    the line does not describe a GPU.
-    """
+def _parse_gpu(line: str, index: int) -> Gpu | None:
+    """The GPU that a line of nvidia-smi describes; None if the line describes no GPU."""
     if line.startswith(_FAILED_GPU_PREFIX):
-        return "a GPU that does not answer", None, "", line
+        return Gpu(index, "a GPU that does not answer", None, memory_text=line)
     fields = [field.strip() for field in line.rsplit(",", 2)]
     if len(fields) != 3:
         return None
@@ -138,4 +143,4 @@ def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
         mib = float(memory.removesuffix(" MiB"))
     except ValueError:
         mib = 0.0
-    return (name, mib, driver, "") if mib > 0 else (name, None, driver, memory)
+    return Gpu(index, name, mib, driver) if mib > 0 else Gpu(index, name, None, driver, memory_text=memory)

@@ -33,7 +33,7 @@ OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
 """Folders in which publishers store copies of the weights for other software."""
 IMPORT_ADVICE = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
 PARALLEL_DOWNLOADS = 4
-INTERVAL_S = 0.5
+REPORT_INTERVAL_S = 0.5
 CHUNK_BYTES = 1 << 20
 
 
@@ -102,10 +102,11 @@ def download(repo: str, revision: str, folder: Path) -> Snapshot:
     _require_space(folder, repo, sum(file.size for file in missing) - _sum_part_sizes(folder, missing))
     with _report_progress(folder, files), ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
-        finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
-        failure = next((error for task in finished if (error := task.exception())), None)
-        if failure:
-            _fail(failure, repo, revision)
+        finished_downloads, _ = wait(downloads, return_when=FIRST_EXCEPTION)
+        for finished_download in finished_downloads:
+            error = finished_download.exception()
+            if error:
+                _report_failure_and_exit(error, repo, revision)
     return Snapshot(commit, {file.path: file.size for file in files})
 
 
@@ -144,6 +145,7 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
 
 
 def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:
+    """Raise a HubError if the disk of `folder` has less free space than `needed_bytes`."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         message = (
@@ -153,6 +155,7 @@ def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:
 
 
 def _sum_part_sizes(folder: Path, files: list[RemoteFile]) -> int:
+    """The bytes of the unfinished downloads of these files."""
     parts = [file.part_path(folder) for file in files]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
@@ -171,10 +174,10 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     total, stop = sum(file.size for file in files), threading.Event()
 
     def report() -> None:
-        while not stop.wait(INTERVAL_S):
-            _print({"progress": [_measure_size_on_disk(folder, files), total]})
+        while not stop.wait(REPORT_INTERVAL_S):
+            _print_report({"progress": [_measure_size_on_disk(folder, files), total]})
 
-    _print({"progress": [_measure_size_on_disk(folder, files), total]})
+    _print_report({"progress": [_measure_size_on_disk(folder, files), total]})
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
@@ -182,22 +185,23 @@ def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-    _print({"progress": [total, total]})
+    _print_report({"progress": [total, total]})
 
 
 def _measure_size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
+    """The bytes of the files on disk, complete or unfinished."""
     size = 0
     for file in files:
         for path in (folder / file.path, file.part_path(folder)):
             try:
                 size += path.stat().st_size
                 break
-            except OSError:
+            except OSError:  # this file does not exist, or was renamed meanwhile
                 continue
     return size
 
 
-def explain(error: BaseException, repo: str, revision: str) -> HubError:
+def describe_failure(error: BaseException, repo: str, revision: str) -> HubError:
     """The error to report for an exception of the hub's client. It contains no redirect addresses, since these may be
     signed.
     """
@@ -211,7 +215,7 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
         fix = f"set {guard.VARIABLE}={refusal.args[0]} if this host belongs to your hub or its mirror"
         return HubError(f"{repo}: the download is redirected to {refusal.args[0]}, which is not allowed", fix, 3)
     if isinstance(error, errors.HfHubHTTPError):
-        return _explain_response(error, repo, revision)
+        return _describe_refused_request(error, repo, revision)
     if isinstance(error, httpx2.HTTPError):
         fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT_ADVICE}"
         return HubError(f"{repo}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}", fix)
@@ -220,8 +224,8 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
     return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT_ADVICE}")
 
 
-def _explain_response(error: Any, repo: str, revision: str) -> HubError:
-    """The error to report for a response with a status of 400 or more (an `HfHubHTTPError`)."""
+def _describe_refused_request(error: Any, repo: str, revision: str) -> HubError:
+    """The error to report for a request that the hub refused or could not answer (an `HfHubHTTPError`)."""
     from huggingface_hub import constants, errors, get_token
 
     page, status = f"{constants.ENDPOINT}/{repo}", error.response.status_code
@@ -244,20 +248,26 @@ def _explain_response(error: Any, repo: str, revision: str) -> HubError:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """The first line of an error's message; the name of its class if there is no message."""
+    lines = str(error).splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
 
 
-def _fail(error: BaseException, repo: str, revision: str) -> None:
+def _report_failure_and_exit(error: BaseException, repo: str, revision: str) -> None:
     """Report an error and exit immediately, without waiting for the other downloads: the next run resumes them."""
     from huggingface_hub import get_token
 
-    failure, token = explain(error, repo, revision), get_token()
-    message, fix = (text.replace(token, "•••") if token else text for text in (failure.message, failure.fix))
-    _print({"error": message, "fix": fix, "exit": failure.exit_code})
+    failure, token = describe_failure(error, repo, revision), get_token()
+
+    def hide_token(text: str) -> str:
+        return text.replace(token, "•••") if token else text
+
+    document = {"error": hide_token(failure.message), "fix": hide_token(failure.fix), "exit": failure.exit_code}
+    _print_report(document)
     os._exit(1)
 
 
-def _print(document: dict[str, Any]) -> None:
+def _print_report(document: dict[str, Any]) -> None:
     print(json.dumps(document), flush=True)  # noqa: T201 - the parent process reads these lines
 
 
@@ -275,9 +285,9 @@ def main(arguments: list[str]) -> None:
     _allow_hub()
     guard.install()
     try:
-        _print(asdict(download(repo, revision, Path(folder))))
+        _print_report(asdict(download(repo, revision, Path(folder))))
     except Exception as error:  # noqa: BLE001 - reported to the parent process
-        _fail(error, repo, revision)
+        _report_failure_and_exit(error, repo, revision)
 
 
 if __name__ == "__main__":

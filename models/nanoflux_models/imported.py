@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
+from nanoflux_models.chat_template import choose_reasoning_parser, examine_template, read_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
 from nanoflux_models.sizes import Sizes, compute_sizes, find_packed_bits, read_json, read_tensors, read_text_config
@@ -20,6 +20,7 @@ MERGE_RECORD = "nanoflux-merged.json"
 """The record in a merged model's folder. It names the base; the merged model inherits the base's manifest."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+"""The names of the modules that a LoRA may adapt: those of attention, and those of feed-forward layers."""
 TEXT_MODEL = "language_model"
 """The name of the language model inside the wrapper classes of transformers and vLLM."""
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
@@ -39,7 +40,7 @@ def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manife
     if not is_unedited_import(path) and (path.is_file() or (CATALOG / path.name).is_file()):
         return load_manifest(name, home), ""
     manifest = derive_manifest(name, folder, home)
-    return manifest, to_text(manifest)
+    return manifest, render_with_header(manifest)
 
 
 def save_manifest(name: str, text: str, home: Path) -> None:
@@ -54,13 +55,12 @@ def manifest_path(name: str, home: Path) -> Path:
     return home / "models" / f"{name}.toml"
 
 
-def summarize(manifest: Manifest) -> str:
+def summarize_manifest(manifest: Manifest) -> str:
     """The main facts of a manifest in one line."""
     memory, chat = manifest.memory, manifest.chat
     facts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
-    facts += (
-        [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache per token"] if memory else []
-    )
+    if memory:
+        facts += [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache per token"]
     if manifest.kind == "chat" and chat.template:
         facts.append("system role" if chat.system_role else "no system role")
         facts += ["thinks"] if chat.thinks else []
@@ -71,12 +71,12 @@ def is_unedited_import(path: Path) -> bool:
     """Whether an import wrote this manifest and nobody has edited it since."""
     if not path.is_file():
         return False
-    head, _, body = path.read_text("utf-8").partition("\n")
-    return head + "\n" == HEADER.format(_checksum(body))
+    first_line, _, body = path.read_text("utf-8").partition("\n")
+    return f"{first_line}\n" == HEADER.format(_checksum(body))
 
 
-def to_text(manifest: Manifest) -> str:
-    """A manifest as TOML, after a line that states its origin."""
+def render_with_header(manifest: Manifest) -> str:
+    """A manifest as TOML, after a comment with the command that wrote it and a checksum of the TOML."""
     body = render_manifest(manifest)
     return HEADER.format(_checksum(body)) + body
 
@@ -130,7 +130,7 @@ def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any
 def _describe_chat(
     folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str
 ) -> dict[str, Any]:
-    chat, modality_args = try_template(folder), _list_modality_args(config)
+    chat, modality_args = examine_template(folder), _list_modality_args(config)
     targets = _choose_targets(tensors, is_wrapper=bool(modality_args))
     parser = ["--reasoning-parser", choose_reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
     return {
@@ -148,20 +148,24 @@ def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
 
 
 def _choose_targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
-    """The modules that a LoRA adapts: the model's attention and feed-forward modules.
+    """The names of the modules that a LoRA adapts: those of the model's attention and feed-forward layers.
 
     Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the modules of the vision encoder
     have the same names as those of the language model, so a regular expression over full names limits the adapter to
     the language model.
     """
-    name_parts = [name.split(".") for name in tensors]
-    has_experts = any("experts" in parts for parts in name_parts)
-    modules = {part for parts in name_parts for part in parts}
-    adapted = [module for module in (ATTENTION if has_experts else ATTENTION + FEED_FORWARD) if module in modules]
-    return [rf".*{TEXT_MODEL}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
+    model_modules: set[str] = set()
+    for name in tensors:
+        model_modules.update(name.split("."))
+    adaptable_modules = ATTENTION if "experts" in model_modules else ATTENTION + FEED_FORWARD
+    targets = [module for module in adaptable_modules if module in model_modules]
+    if is_wrapper and targets:
+        return [rf".*{TEXT_MODEL}.*\.({'|'.join(targets)})"]
+    return targets
 
 
 def _read_sampling(folder: Path) -> dict[str, float]:
+    """The sampling that the model's authors recommend; {} if they recommend greedy decoding or nothing."""
     path = folder / "generation_config.json"
     values = read_json(path) if path.is_file() else {}
     if not values.get("do_sample"):
@@ -172,12 +176,16 @@ def _read_sampling(folder: Path) -> dict[str, float]:
 def _read_licence(folder: Path) -> str:
     """The licence that the model's card names in its first lines."""
     card = folder / "README.md"
-    head = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
-    matches = [re.search(rf"^{key}:\s*(\S.*?)\s*$", head, re.MULTILINE) for key in ("license_name", "license")]
-    return next((match[1] for match in matches if match), "unknown: see where the weights came from")
+    card_start = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
+    for key in ("license_name", "license"):
+        match = re.search(rf"^{key}:\s*(\S.*?)\s*$", card_start, re.MULTILINE)
+        if match:
+            return match[1]
+    return "unknown: see where the weights came from"
 
 
 def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
+    """The manifest of a merged model, which is that of its base with another name; None for other models."""
     if not (folder / MERGE_RECORD).is_file():
         return None
     record = read_json(folder / MERGE_RECORD)
@@ -196,16 +204,15 @@ def _checksum(body: str) -> str:
 
 
 def _render_table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    scalars = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    lines = [
-        f"{_render_key(key)} = {json.dumps(scalars[key], ensure_ascii=False)}"
-        for key in scalars
-        if scalars[key] is not None
-    ]
-    for key, table in values.items():
-        if isinstance(table, dict):
+    """The lines of a table at `path`: its values, then its inner tables. A value of None is omitted."""
+    lines: list[str] = []
+    for key, value in values.items():
+        if value is not None and not isinstance(value, dict):
+            lines.append(f"{_render_key(key)} = {json.dumps(value, ensure_ascii=False)}")
+    for key, value in values.items():
+        if isinstance(value, dict):
             inner_path = (*path, _render_key(key))
-            lines += ["", f"[{'.'.join(inner_path)}]", *_render_table(table, inner_path)]
+            lines += ["", f"[{'.'.join(inner_path)}]", *_render_table(value, inner_path)]
     return lines
 
 

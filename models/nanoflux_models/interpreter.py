@@ -40,15 +40,15 @@ else:
         "root": str(root),
     }))
 """
-SERVE = "cli/main"
+COMMAND_MODULE = "cli/main"
 """The module of the command `vllm`. It needs the metadata of a distribution named `vllm`. vLLM for CPUs is distributed
 under a different name, so its command fails before it reads its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python interpreter with vLLM: versions, the module that starts a server, and the flags that make vLLM serve
-    only the text model of a wrapper.
+    """A Python interpreter with vLLM: the versions of vLLM and torch, the module and arguments that start a server
+    (`entry`), and the flags with which vLLM serves only the language model of a wrapper.
     """
 
     path: Path
@@ -74,19 +74,20 @@ def find_interpreter(path: str = "") -> Interpreter:
     configured = path or os.environ.get(VARIABLE, "")
     fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
     if configured:
-        interpreter = _query(Path(configured).expanduser())
+        interpreter = _query_interpreter(Path(configured).expanduser())
         if interpreter is None:
             origin = "the endpoint's or command's `python`" if path else VARIABLE
             raise ServerError(f"{configured} ({origin}) is not a Python interpreter with vLLM", fix)
         return interpreter
     for candidate in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
-        if candidate.is_file() and (interpreter := _query(candidate)):
+        if candidate.is_file() and (interpreter := _query_interpreter(candidate)):
             return interpreter
     raise ServerError("vLLM is not installed, so no model can be served", fix)
 
 
 @lru_cache
-def _query(path: Path) -> Interpreter | None:
+def _query_interpreter(path: Path) -> Interpreter | None:
+    """The interpreter at `path` with the versions of its packages; None if it cannot be started or has no vLLM."""
     try:  # run in /, since `python -c` imports modules of its working directory
         result = subprocess.run([path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=60)
         facts = json.loads(result.stdout)
@@ -108,9 +109,9 @@ def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
     """The module that starts a server, with its arguments: the module of `vllm serve` if that command works, else the
     newest equivalent.
     """
-    modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
+    modules = [name for name in facts["modules"] if name != COMMAND_MODULE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"
-    arguments = ("serve",) if newest == SERVE else ()
+    arguments = ("serve",) if newest == COMMAND_MODULE else ()
     return (f"vllm.entrypoints.{newest.replace('/', '.')}", *arguments)
 
 

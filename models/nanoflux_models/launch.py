@@ -14,14 +14,14 @@ from nanoflux_models.child import SAFE_PATH
 from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 from nanoflux_models.offline import SETTINGS, guard_environment
-from nanoflux_models.parallel import parallel_flags
+from nanoflux_models.parallel import build_parallel_flags
 
-MARK = "NANOFLUX_SERVER"
+MARK_VARIABLE = "NANOFLUX_SERVER"
 """The environment variable that marks every process of a server, including orphaned processes."""
-CONTEXT = 8192
-"""The default context of a server in tokens, without a thinking model's reasoning tokens; most models allow more."""
-RANK = 16
-"""The default for the highest rank of the adapters that a server accepts."""
+DEFAULT_CONTEXT = 8192
+"""The default context of a server in tokens; the reasoning tokens of a thinking model are added to it."""
+DEFAULT_RANK = 16
+"""The default of the highest rank that an adapter on a server may have."""
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
@@ -31,7 +31,8 @@ CPU_ENVIRONMENT = {
 """Settings that stop threads from being pinned to cores and from busy-waiting. Such threads make a server more than ten
 times slower if other processes need the same cores. An engine busy-waits for a worker in another process, so the engine
 and its worker run in one process."""
-SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+"""The endings of the environment variables that a server does not inherit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Launch:
     @property
     def max_model_len(self) -> int:
         """The context in tokens, including the reply."""
-        return min(self.context or CONTEXT + self.manifest.reasoning_limit, self.manifest.context)
+        return min(self.context or DEFAULT_CONTEXT + self.manifest.reasoning_limit, self.manifest.context)
 
     @property
     def variant(self) -> str:
@@ -90,14 +91,14 @@ class Launch:
         not change the base's replies, so the keys of recorded requests remain valid.
         """
         components = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
-        components += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]
+        components += [*self._build_parallel_flags(), *self.manifest.vllm.args, *self.args]
         components += ["lora"] if self.manifest.lora else []
         components += ["batch-invariant"] if self.batch_invariant else []
         return " ".join(components)
 
-    def command(self, port: int) -> list[str]:
+    def build_command(self, port: int) -> list[str]:
         """The command line of the server, which listens only on loopback."""
-        return [*self._python(), *self._options(port), *self._parallel_flags(), *self.manifest.vllm.args, *self.args]
+        return self._build_node_command(port, 0)
 
     def list_other_node_commands(self) -> list[list[str]]:
         """The command lines for the other machines of a model that vLLM itself spreads over several machines; empty for
@@ -106,21 +107,25 @@ class Launch:
         parallel = self.manifest.parallel
         if parallel.backend != "mp":
             return []
-        return [
-            [*self._python(), *self._options(0), *self._parallel_flags(node), *self.manifest.vllm.args, *self.args]
-            for node in range(1, parallel.nodes)
-        ]
+        return [self._build_node_command(0, node) for node in range(1, parallel.nodes)]
+
+    def _build_node_command(self, port: int, node: int) -> list[str]:
+        """The command line for machine number `node`. The options of the manifest and the user come last, so that they
+        override the others.
+        """
+        own_options = [*self._build_options(port), *self._build_parallel_flags(node)]
+        return [*self._build_python_command(), *own_options, *self.manifest.vllm.args, *self.args]
 
     @property
     def _uses_vllm_serve(self) -> bool:
         """Whether the command `vllm serve` is used. It takes the model as its first argument."""
         return self.interpreter.entry[-1] == "serve"
 
-    def _python(self) -> list[str]:
+    def _build_python_command(self) -> list[str]:
         return [str(self.interpreter.path), "-m", *self.interpreter.entry]
 
-    def _options(self, port: int) -> list[str]:
-        """The options that this project sets. The manifest's and the user's options come later and override them."""
+    def _build_options(self, port: int) -> list[str]:
+        """The options that this project sets for every server, except those that spread a model over GPUs."""
         options = [
             *([] if self._uses_vllm_serve else ["--model"]), str(self.weights), "--served-model-name", self.model,
             "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.max_model_len),
@@ -133,24 +138,23 @@ class Launch:
             options += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
             options += ["--enable-sleep-mode"]
-        if self.is_wrapper and not {"--limit-mm-per-prompt", "--language-model-only"} & {
-            *self.manifest.vllm.args,
-            *self.args,
-        }:
+        given_args = {*self.manifest.vllm.args, *self.args}
+        if self.is_wrapper and not given_args & {"--limit-mm-per-prompt", "--language-model-only"}:
             options += self.interpreter.text_only_flags
         if self.manifest.parallel.data > 1 and self._uses_vllm_serve:
             options += ["--api-server-count", "1"]  # several API servers cannot load adapters at run time
         if self.interpreter.serves_on_cpu:  # a seeded request with chunked prefill crashes a server on a CPU
             options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.max_model_len)]
-            options += [] if self._parallel_flags() else ["--distributed-executor-backend", "uni"]
+            if not self._build_parallel_flags():
+                options += ["--distributed-executor-backend", "uni"]
         return options
 
-    def environment(self, mark: str) -> dict[str, str]:
+    def build_environment(self, mark: str) -> dict[str, str]:
         """This process's environment without secrets, and with the offline switches and the guard.
 
         A server that spans several machines gets only the switches, since its machines connect to each other.
         """
-        inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
+        inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRET_SUFFIXES)}
         own_variables = {
             **SETTINGS,
             **SAFE_PATH,
@@ -159,7 +163,7 @@ class Launch:
             "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
             "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # also enables endpoints beyond sleep mode
             "SPT_NOENV": "1",  # else a process that sets its title overwrites the mark in its environment
-            MARK: mark,
+            MARK_VARIABLE: mark,
         }
         if self.manifest.parallel.nodes == 1:
             own_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -171,6 +175,7 @@ class Launch:
         environment = inherited | own_variables
         return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
-    def _parallel_flags(self, node: int = 0) -> tuple[str, ...]:
+    def _build_parallel_flags(self, node: int = 0) -> tuple[str, ...]:
         parallel = self.manifest.parallel
-        return parallel_flags(parallel.model_copy(update={"tensor": max(parallel.tensor, self.seat.tensor)}), node)
+        tensor = max(parallel.tensor, self.seat.tensor)
+        return build_parallel_flags(parallel.model_copy(update={"tensor": tensor}), node)

@@ -43,19 +43,19 @@ class MachineMeter:
         return Gauges(self._measure_busy(), os.cpu_count() or 1, memory_used, memory_total, disk_used, disk_total)
 
     def _measure_busy(self) -> float | None:
+        """The share of CPU time that was busy since the previous reading; None in the first reading."""
         previous, self._previous = self._previous, _read_ticks(self._proc / "stat")
         if previous is None or self._previous is None:
             return None
-        busy, total = (now - before for now, before in zip(self._previous, previous, strict=True))
+        busy, total = self._previous[0] - previous[0], self._previous[1] - previous[1]
         return min(1.0, max(0.0, busy / total)) if total > 0 else None
 
 
 def _read_ticks(path: Path) -> tuple[int, int] | None:
     """The busy ticks and all ticks of all CPUs since the system started; None if the system does not state them."""
     with suppress(OSError, ValueError):
-        user, nice, system, idle, waiting, *other_busy = map(
-            int, path.read_text("ascii").partition("\n")[0].split()[1:9]
-        )
+        first_line = path.read_text("ascii").partition("\n")[0]
+        user, nice, system, idle, waiting, *other_busy = map(int, first_line.split()[1:9])
         busy = user + nice + system + sum(other_busy)
         return busy, busy + idle + waiting
     return None
@@ -64,8 +64,9 @@ def _read_ticks(path: Path) -> tuple[int, int] | None:
 def _read_memory(path: Path) -> tuple[int, int]:
     """The used and the total memory in bytes. Memory that the kernel can free immediately counts as unused."""
     with suppress(OSError, ValueError, KeyError):
-        kib = {key: int(value.split()[0]) for key, _, value in (
-            line.partition(":") for line in path.read_text("ascii").splitlines()
-        )}  # fmt: skip
+        kib: dict[str, int] = {}
+        for line in path.read_text("ascii").splitlines():
+            key, _, value = line.partition(":")
+            kib[key] = int(value.split()[0])
         return (kib["MemTotal"] - kib["MemAvailable"]) * 1024, kib["MemTotal"] * 1024
     return 0, 0

@@ -72,8 +72,7 @@ WeightsSource = Annotated[WheelSource | HubSource | FileSource, Field(discrimina
 
 
 class Memory(ManifestTable):
-    """The memory that one served copy of the model needs: for its weights, and for the KV cache of each token of
-    context.
+    """The memory that one served copy of the model needs: for its weights, and for the KV cache of one token.
 
     Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
     tokens.
@@ -252,7 +251,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
     except ValidationError as error:
-        raise ManifestError(_explain(path, error), "correct the file; the packaged manifests are examples") from error
+        raise ManifestError(
+            _describe_errors(path, error), "correct the file; the packaged manifests are examples"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{path}: not TOML: {error}", "correct the file") from error
     except OSError as error:
@@ -268,13 +269,14 @@ def _list_paths(home: Path) -> dict[str, Path]:
     return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *user_paths]}
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _describe_errors(path: Path, error: ValidationError) -> str:
+    """One line with the file, and each key with an error."""
     lines = []
     for item in error.errors():
         # pydantic puts a union's tag into the location ("source.wheel.package"), but the tag is not a key of the file.
-        location = [
-            str(part) for depth, part in enumerate(item["loc"]) if not (depth == 1 and item["loc"][0] == "source")
-        ]
+        location = [str(part) for part in item["loc"]]
+        if location[:1] == ["source"]:
+            del location[1:2]
         reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)
     return f"{path}: " + "; ".join(lines)

@@ -3,14 +3,15 @@
 from nanoflux_models.manifest import Parallel
 
 
-def parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
+def build_parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
     """The flags for machine number `node`. Sizes of 1 are vLLM's defaults and are left out.
 
     With several machines, either Ray starts the workers on all of them, or vLLM is started on each (`backend = "mp"`)
     with the machine's number; then all machines but the first run without an API server (`--headless`).
     """
-    sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data}
-    flags = [flag for name, size in sizes.items() if size > 1 for flag in (f"--{name}-parallel-size", str(size))]
+    flags: list[str] = []
+    for name, size in (("tensor", parallel.tensor), ("pipeline", parallel.pipeline), ("data", parallel.data)):
+        flags += [f"--{name}-parallel-size", str(size)] if size > 1 else []
     if parallel.nodes > 1 and parallel.backend == "ray":
         flags += ["--distributed-executor-backend", "ray"]
         if parallel.data > 1:  # then Ray also places the copies; otherwise each node needs a separate command

@@ -12,10 +12,16 @@ from dataclasses import dataclass, replace
 
 LIMIT = 0.92
 """The share of a GPU's memory that all its servers together may claim; the driver and other processes get the rest."""
-CUDA_GIB, ACTIVATIONS_GIB, GRAPHS_GIB = 0.6, 0.5, 0.4
-"""GiB on each GPU of a server: for CUDA's context and libraries, for the activations of a step of 2,048 tokens, and for
-CUDA graphs."""
+CUDA_GIB = 0.6
+"""The GiB on each GPU of a server for CUDA's context and libraries."""
+ACTIVATIONS_GIB = 0.5
+"""The GiB on each GPU of a server for the activations of a step of 2,048 tokens."""
+GRAPHS_GIB = 0.4
+"""The GiB on each GPU of a server for CUDA graphs."""
 OVERHEAD_GIB = CUDA_GIB + ACTIVATIONS_GIB + GRAPHS_GIB
+"""The GiB that a server needs on each GPU besides weights, KV cache and adapters."""
+TOLERANCE = 1e-9
+"""Shares that differ by less than this are equal."""
 ASLEEP_GIB = 1.0
 """The GiB that the CUDA context of a sleeping server takes on its GPU."""
 MIN_REQUESTS = 4
@@ -158,23 +164,27 @@ def _place_demands(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Ser
 
 
 def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
-    """Group the demands that must be on the same GPUs: those with the same `shares`. Others form groups of one."""
-    units: dict[str, list[Demand]] = {}
+    """Group the demands that must be on the same GPUs, since they have the same `shares`. Other demands form groups of
+    one.
+    """
+    groups: dict[str, list[Demand]] = {}
     for demand in demands:
-        units.setdefault((demand.shares and f"shares {demand.shares}") or f"model {demand.name}", []).append(demand)
-    return list(units.values())
+        group_name = f"shares {demand.shares}" if demand.shares else f"model {demand.name}"
+        groups.setdefault(group_name, []).append(demand)
+    return list(groups.values())
 
 
-def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
-    """Place all units (groups of demands that share GPUs) so that no unit waits for another: the largest first, each on
-    the emptiest GPUs. Within a unit, one model is awake at a time.
+def _place_together(groups: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
+    """Place all groups of demands so that no group waits for another: in the given order, each on the emptiest GPUs.
+    Within a group, one model is awake at a time. Return None if a group does not fit.
     """
     free_shares = [LIMIT] * len(gpus)
-    placed_servers = []
-    for unit in units:
-        claim, servers = next(_list_options(unit, gpus, free_shares), (0.0, []))
-        if not servers:
+    placed_servers: list[Server] = []
+    for group in groups:
+        option = next(_list_options(group, gpus, free_shares), None)
+        if option is None:
             return None
+        claim, servers = option
         for gpu in servers[0].gpus:
             free_shares[gpu] -= claim
         placed_servers += servers
@@ -182,43 +192,44 @@ def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) ->
 
 
 def _list_options(
-    unit: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
+    group: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
-    """The options for placing one unit, beginning with the fewest GPUs. An option is the share of each GPU that the
-    unit claims, and the unit's servers. If the free memory does not hold a few requests of each model, the unit needs
-    GPUs without other models.
+    """The options for placing one group, beginning with the fewest GPUs. An option is the share of each GPU that the
+    group claims, and the group's servers. If the free memory does not hold a few requests of each model, the group
+    needs GPUs without other models.
     """
-    copies = max(demand.copies for demand in unit)
-    for width in _list_widths(unit):
-        emptiest_gpus = sorted(range(len(gpus)), key=lambda gpu: (-free_shares[gpu] * gpus[gpu], gpu))[: width * copies]
+    copies = max(demand.copies for demand in group)
+    by_free_memory = sorted(range(len(gpus)), key=lambda gpu: (-free_shares[gpu] * gpus[gpu], gpu))
+    for width in _list_widths(group):
+        emptiest_gpus = by_free_memory[: width * copies]
         if len(emptiest_gpus) < width * copies:
             break
         smallest_gib = min(gpus[gpu] for gpu in emptiest_gpus)
         free_share = min(free_shares[gpu] for gpu in emptiest_gpus)
-        asleep_share = ASLEEP_GIB * (len(unit) - 1) / smallest_gib
-        demands_with_few = [demand.with_few_requests for demand in unit]
-        demands_with_one = [demand.with_one_request for demand in unit]
-        few_share, one_share = (
-            max(demand.compute_share(width, smallest_gib) for demand in demands) + asleep_share
-            for demands in (demands_with_few, demands_with_one)
-        )
-        if few_share <= free_share + 1e-9:
+        asleep_share = ASLEEP_GIB * (len(group) - 1) / smallest_gib
+        demands_with_few = [demand.with_few_requests for demand in group]
+        demands_with_one = [demand.with_one_request for demand in group]
+        few_share = max(demand.compute_share(width, smallest_gib) for demand in demands_with_few) + asleep_share
+        one_share = max(demand.compute_share(width, smallest_gib) for demand in demands_with_one) + asleep_share
+        if few_share <= free_share + TOLERANCE:
             yield few_share, _make_servers(demands_with_few, emptiest_gpus, width, smallest_gib)
-        elif one_share <= LIMIT <= free_share + 1e-9:
+        elif one_share <= LIMIT <= free_share + TOLERANCE:
             yield LIMIT, _make_servers(demands_with_one, emptiest_gpus, width, smallest_gib)
 
 
-def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, smallest_gib: float) -> list[Server]:
-    turn_group = unit[0].shares if len(unit) > 1 else ""
+def _make_servers(group: Sequence[Demand], gpus: Sequence[int], width: int, smallest_gib: float) -> list[Server]:
+    """The servers of a group of demands on `gpus`, whose smallest GPU has `smallest_gib`."""
+    turn_group = group[0].shares if len(group) > 1 else ""
     indices = tuple(sorted(gpus))
     return [
         Server(demand.name, indices, demand.compute_share(width, smallest_gib), width, demand.kv_gib, turn_group)
-        for demand in unit
+        for demand in group
     ]
 
 
-def _list_widths(unit: Sequence[Demand]) -> list[int]:
-    width = max(demand.width for demand in unit)
+def _list_widths(group: Sequence[Demand]) -> list[int]:
+    """The numbers of GPUs per copy to try: all of `WIDTHS`, unless a demand states its number."""
+    width = max(demand.width for demand in group)
     return [width] if width > 1 else list(WIDTHS)
 
 
@@ -235,29 +246,36 @@ def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Se
 
 def _place_with_neighbours(demands: Sequence[Demand], gpus: Sequence[float], neighbours: int) -> list[Server] | None:
     """Place each server next to at most `neighbours` sleeping servers, on the GPUs with the fewest servers. Return None
-    if that fails.
+    if a server does not fit.
     """
-    server_counts, placed_servers = [0] * len(gpus), []
+    server_counts, placed_servers = [0] * len(gpus), list[Server]()
     limits = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
     for demand in demands:
-        options = [
-            server
-            for width in _list_widths([demand])
-            for chosen_gpus in [
-                sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))[: width * demand.copies]
-            ]
-            if len(chosen_gpus) == width * demand.copies
-            for server in _make_servers(
-                [demand.with_one_request], chosen_gpus, width, min(gpus[gpu] for gpu in chosen_gpus)
-            )
-            if all(server.utilisation <= limits[gpu] + 1e-9 for gpu in chosen_gpus)
-        ]
-        if not options:
+        server = _place_on_emptiest(demand, gpus, server_counts, limits)
+        if server is None:
             return None
-        placed_servers.append(options[0])
-        for gpu in options[0].gpus:
+        placed_servers.append(server)
+        for gpu in server.gpus:
             server_counts[gpu] += 1
     return placed_servers if max(server_counts) <= neighbours + 1 else None
+
+
+def _place_on_emptiest(
+    demand: Demand, gpus: Sequence[float], server_counts: Sequence[int], limits: Sequence[float]
+) -> Server | None:
+    """Place a server on as few GPUs as suffice, those with the fewest servers. `limits` are the shares of each GPU that
+    the server may claim. Return None if no number of GPUs suffices.
+    """
+    by_server_count = sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))
+    for width in _list_widths([demand]):
+        chosen_gpus = by_server_count[: width * demand.copies]
+        if len(chosen_gpus) < width * demand.copies:
+            continue
+        smallest_gib = min(gpus[gpu] for gpu in chosen_gpus)
+        (server,) = _make_servers([demand.with_one_request], chosen_gpus, width, smallest_gib)
+        if all(server.utilisation <= limits[gpu] + TOLERANCE for gpu in chosen_gpus):
+            return server
+    return None
 
 
 def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
@@ -291,8 +309,11 @@ def _distribute_rest(
         for gpu in server.gpus:
             group = next(group for group in awake_groups[gpu] if server in group)
             possible_shares.append(_compute_claim(group) + spare_shares[gpu] / len(awake_groups[gpu]))
-        wanted_share = demands[server.name].compute_share(server.tensor, min(gpus[gpu] for gpu in server.gpus))
-        share = math.floor(min(possible_shares if fill_gpus else [*possible_shares, wanted_share]) * 100 + 1e-6) / 100
+        share = min(possible_shares)
+        if not fill_gpus:
+            smallest_gib = min(gpus[gpu] for gpu in server.gpus)
+            share = min(share, demands[server.name].compute_share(server.tensor, smallest_gib))
+        share = math.floor(share * 100 + 1e-6) / 100  # rounded down to a hundredth
         grown_servers.append(replace(server, utilisation=max(server.utilisation, share)))
     return grown_servers
 
@@ -324,11 +345,12 @@ def _add_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Serv
 
 
 def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_models: Mapping[str, float]) -> Placement:
+    """The refusal of demands that do not fit, with what each needs and with machines and models that would fit."""
     machine = f"GPUs of {', '.join(f'{size:g}' for size in gpus)} GiB" if gpus else "a machine without GPUs"
-    needs = "; ".join(
-        f"{demand.name} needs {demand.weights_gib + demand.kv_gib + demand.lora_gib + OVERHEAD_GIB:.1f} GiB"
-        for demand in (demand.with_one_request for demand in demands)
-    )
+    needs: list[str] = []
+    for demand in demands:
+        needed_gib = demand.weights_gib + demand.request_gib + demand.lora_gib + OVERHEAD_GIB
+        needs.append(f"{demand.name} needs {needed_gib:.1f} GiB")
     advice = []
     if gpus:
         largest_gib = max(gpus)
@@ -340,4 +362,4 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_mod
         names = sorted(name for name, weights in smaller_models.items() if weights * 1.2 < free_gib)
         advice += [f"a smaller model: {', '.join(names)}"] if names else []
     advice.append("fewer or shorter requests at once: --sequences, --context")
-    return Placement(refusal=f"these models do not fit on {machine}: {needs}", would_fit=tuple(advice))
+    return Placement(refusal=f"these models do not fit on {machine}: {'; '.join(needs)}", would_fit=tuple(advice))

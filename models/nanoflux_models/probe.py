@@ -23,7 +23,7 @@ PROMPTS = (
     "What is the difference between mass and weight?",
     "List three causes of an irregular heartbeat.",
 )
-TOKENS = 12
+REPLY_TOKENS = 12
 """The number of tokens of each reply: enough to show a difference, and few enough to take only seconds on a CPU."""
 
 
@@ -35,21 +35,21 @@ def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: st
         ServerError: the server does not answer, PEFT cannot load the adapter, or the result cannot be stored.
     """
     prompts = encode_chats(weights, PROMPTS)
-    replies = [reply_greedily(client, name, ids, TOKENS) for ids in prompts]
-    tuned_by_prompt, base_by_prompt = (
-        [_score_reply(client, model, ids, reply) for ids, reply in zip(prompts, replies, strict=True)]
-        for model in (name, base)
-    )
-    peft_scores = [score for scores in score_with_peft(weights, folder, prompts, replies) for score in scores]
-    tuned_scores = [score for scores in tuned_by_prompt for score in scores]
-    base_scores = [score for scores in base_by_prompt for score in scores]
+    replies = [reply_greedily(client, name, prompt_ids, REPLY_TOKENS) for prompt_ids in prompts]
+    tuned_scores = _score_replies(client, name, prompts, replies)
+    base_scores = _score_replies(client, base, prompts, replies)
+    peft_scores: list[float] = []
+    gaps: list[float] = []
+    for reply_scores in score_with_peft(weights, folder, prompts, replies):
+        peft_scores += [score for score, _ in reply_scores]
+        gaps += [gap for _, gap in reply_scores]
     result = Probe(
         adapter=name,
         tokens=len(tuned_scores),
-        difference=max(abs(a - b) for a, b in zip(tuned_scores, base_scores, strict=True)),
-        agreement=sum(gap == 0.0 for _, gap in peft_scores) / len(peft_scores),
-        worst_gap=max(gap for _, gap in peft_scores),
-        error=sum(abs(a - b) for a, (b, _) in zip(tuned_scores, peft_scores, strict=True)) / len(tuned_scores),
+        difference=max(abs(tuned - base) for tuned, base in zip(tuned_scores, base_scores, strict=True)),
+        agreement=sum(gap == 0.0 for gap in gaps) / len(gaps),
+        worst_gap=max(gaps),
+        error=sum(abs(tuned - peft) for tuned, peft in zip(tuned_scores, peft_scores, strict=True)) / len(tuned_scores),
     )
     write_probe(folder, result, base)
     return result
@@ -65,17 +65,27 @@ def encode_chats(weights: Path, questions: Sequence[str]) -> list[list[int]]:
     return [list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats]
 
 
-def reply_greedily(client: ServerClient, model: str, ids: list[int], tokens: int) -> list[int]:
-    """The token ids of a greedy reply. End tokens are ignored, so that an empty reply still has tokens to compare."""
-    body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+def reply_greedily(client: ServerClient, model: str, prompt_ids: list[int], tokens: int) -> list[int]:
+    """The token ids of a greedy reply of exactly `tokens` tokens. End tokens are ignored, so that an empty reply has
+    tokens to compare.
+    """
+    body = {"model": model, "prompt": prompt_ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     choice = client.complete({**body, "return_token_ids": True})["choices"][0]
     return [int(token) for token in choice["token_ids"]]
 
 
-def _score_reply(client: ServerClient, model: str, ids: list[int], reply: list[int]) -> list[float]:
+def _score_replies(client: ServerClient, model: str, prompts: list[list[int]], replies: list[list[int]]) -> list[float]:
+    """The log-probabilities of the tokens of all replies, one after the other."""
+    scores: list[float] = []
+    for prompt_ids, reply in zip(prompts, replies, strict=True):
+        scores += _score_reply(client, model, prompt_ids, reply)
+    return scores
+
+
+def _score_reply(client: ServerClient, model: str, prompt_ids: list[int], reply: list[int]) -> list[float]:
     """The log-probability of each token of `reply`. The reply is sent as part of the prompt."""
-    body = {"model": model, "prompt": [*ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    entries = client.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
+    body = {"model": model, "prompt": [*prompt_ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    entries = client.complete(body)["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
     return [float(entry[str(token)]["logprob"]) for entry, token in zip(entries, reply, strict=True)]
 
 
@@ -90,9 +100,10 @@ def score_with_peft(
 
     model = _load_peft_model(weights, folder)
     scores_by_prompt = []
-    for ids, reply in zip(prompts, replies, strict=True):
+    for prompt_ids, reply in zip(prompts, replies, strict=True):
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([[*ids, *reply]]), use_cache=False).logits[0, len(ids) - 1 : -1]
+            logits = model(input_ids=torch.tensor([[*prompt_ids, *reply]]), use_cache=False).logits[0]
+        logits = logits[len(prompt_ids) - 1 : -1]  # those that predict the reply's tokens
         scores = torch.log_softmax(logits.float(), -1)
         reply_scores = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
         gaps = scores.max(-1).values - reply_scores

@@ -60,14 +60,14 @@ class Probe:
         )
 
 
-def write_probe(folder: Path, outcome: Probe, base: str) -> None:
+def write_probe(folder: Path, probe: Probe, base: str) -> None:
     """Store the result of a probe atomically; it replaces the previous result.
 
     Raises:
         ServerError: the file cannot be written.
     """
     timestamp = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {**asdict(outcome), "base": base, "passed": outcome.passed, "verdict": outcome.verdict, "at": timestamp}
+    record = {**asdict(probe), "base": base, "passed": probe.passed, "verdict": probe.verdict, "at": timestamp}
     try:
         write_atomically(folder / PROBE, json.dumps(record, indent=2, sort_keys=True) + "\n")
     except OSError as error:

@@ -34,7 +34,7 @@ class Process:
         entry = _read_stat(self.pid)
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
-    def send(self, number: signal.Signals) -> bool:
+    def send_signal(self, number: signal.Signals) -> bool:
         """Send a signal to this process; return False if the process has ended."""
         if self.pid < LOWEST_SIGNALLED_PID:
             return False
@@ -55,6 +55,8 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class _ProcessEntry:
+    """A line of the process table: the process, the pids of its parent and its session leader, and its state."""
+
     process: Process
     parent: int
     session: int
@@ -80,7 +82,10 @@ def find_descendants(root: Process) -> list[Process]:
     if root not in (entry.process for entry in table.values()):
         return []
     pids = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
-    while children := {pid for pid, entry in table.items() if entry.parent in pids} - pids:
+    has_grown = True
+    while has_grown:  # the children of known processes are added until there are no more
+        children = {pid for pid, entry in table.items() if entry.parent in pids}
+        has_grown = not children <= pids
         pids |= children
     return [table[pid].process for pid in sorted(pids - {root.pid})]
 
@@ -97,33 +102,43 @@ def find_marked(mark: str) -> list[Process]:
     return processes
 
 
-def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
+def end_processes(processes: Iterable[Process], grace_s: float) -> list[Process]:
     """Terminate each process, and kill it if it still runs after `grace_s`; return the processes that still run."""
-    terminated = [running for running in processes if running.send(signal.SIGTERM)]
-    remaining = _wait(terminated, grace_s)
-    for running in remaining:
-        running.send(signal.SIGKILL)
-    return _wait(remaining, 10.0)
+    terminated = [process for process in processes if process.send_signal(signal.SIGTERM)]
+    remaining = _wait_until_ended(terminated, grace_s)
+    for process in remaining:
+        process.send_signal(signal.SIGKILL)
+    return _wait_until_ended(remaining, 10.0)
 
 
-def _wait(processes: list[Process], seconds: float) -> list[Process]:
+def _wait_until_ended(processes: list[Process], seconds: float) -> list[Process]:
     """Wait until all processes have ended, at most `seconds`; return the processes that still run."""
     deadline = time.monotonic() + seconds
-    while (remaining := [running for running in processes if running.alive]) and time.monotonic() < deadline:
+    remaining = [process for process in processes if process.alive]
+    while remaining and time.monotonic() < deadline:
         time.sleep(0.05)
+        remaining = [process for process in remaining if process.alive]
     return remaining
 
 
 def _read_process_table() -> dict[int, _ProcessEntry]:
     """All processes by pid, except processes that exit while the table is read."""
-    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
-    return {pid: entry for pid in pids if pid >= LOWEST_SIGNALLED_PID and (entry := _read_stat(pid))}
+    table: dict[int, _ProcessEntry] = {}
+    for path in PROC.iterdir():
+        pid = int(path.name) if path.name.isdigit() else 0
+        entry = _read_stat(pid) if pid >= LOWEST_SIGNALLED_PID else None
+        if entry is not None:
+            table[pid] = entry
+    return table
 
 
 def _read_stat(pid: int) -> _ProcessEntry | None:
+    """What the kernel states about the process with this pid; None if there is none."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    stat_fields = text[text.rindex(")") + 2 :].split()  # a process name may contain spaces and brackets
-    return _ProcessEntry(Process(pid, int(stat_fields[19])), int(stat_fields[1]), int(stat_fields[3]), stat_fields[0])
+    # The fields after the process name, which may contain spaces and brackets; see proc(5).
+    stat_fields = text[text.rindex(")") + 2 :].split()
+    state, parent, session, start_ticks = stat_fields[0], stat_fields[1], stat_fields[3], stat_fields[19]
+    return _ProcessEntry(Process(pid, int(start_ticks)), int(parent), int(session), state)

@@ -14,9 +14,13 @@ from typing import Any
 
 from nanoflux_models.errors import ServerError, ServerRefusedError
 
-QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
-"""Timeouts in seconds: of short requests; of completions and of loading an adapter; of sleeping and waking."""
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+QUICK_TIMEOUT_S = 5.0
+"""The timeout of short requests, in seconds."""
+LOAD_TIMEOUT_S = 300.0
+"""The timeout of completions, and of loading an adapter, in seconds."""
+SLEEP_TIMEOUT_S = 600.0
+"""The timeout of falling asleep and of waking up, in seconds."""
+_DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerClient:
@@ -28,14 +32,16 @@ class ServerClient:
     def is_healthy(self) -> bool:
         """Whether the server and its engine respond."""
         try:
-            self._send("GET", "/health", None, QUICK_S)
+            self._send("GET", "/health", None, QUICK_TIMEOUT_S)
         except ServerError:
             return False
         return True
 
     def list_models(self) -> list[str]:
         """The names of the models that requests can use: the base model and each loaded adapter."""
-        return [str(model["id"]) for model in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
+        return [
+            str(model["id"]) for model in json.loads(self._send("GET", "/v1/models", None, QUICK_TIMEOUT_S))["data"]
+        ]
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under `name`, its content hash; do nothing if it is already loaded.
@@ -49,14 +55,14 @@ class ServerClient:
             return
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
         try:
-            self._send("POST", "/v1/load_lora_adapter", body, LOAD_S)
+            self._send("POST", "/v1/load_lora_adapter", body, LOAD_TIMEOUT_S)
         except ServerError as error:
             if not isinstance(error.__cause__, urllib.error.HTTPError):
                 raise
             fix = "train it on layers that vLLM serves (target_modules), or evaluate it with --via merged"
             raise ServerRefusedError(f"vLLM refuses adapter {name[:12]}: {error.message}", fix) from error
 
-    def unload_adapter(self, name: str, drain_s: float = LOAD_S) -> None:
+    def unload_adapter(self, name: str, drain_s: float = LOAD_TIMEOUT_S) -> None:
         """Unload an adapter once it has no request in flight; do nothing if it is not loaded.
 
         Raises:
@@ -69,7 +75,7 @@ class ServerClient:
                 raise ServerError(problem, "wait, then unload it again")
             time.sleep(0.1)
         if name in self.list_models():
-            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_S)
+            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_TIMEOUT_S)
 
     def swap_adapter(self, old: str, new: str, folder: Path) -> None:
         """Load `new`, wait for the requests for `old`, then unload `old`, so that one of the two is always loaded."""
@@ -79,14 +85,13 @@ class ServerClient:
 
     def is_busy(self, adapter: str) -> bool:
         """Whether requests for an adapter are running or waiting, according to the server's newest metrics."""
-        lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
-        counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
+        lines = self._send("GET", "/metrics", None, QUICK_TIMEOUT_S).decode().splitlines()
+        count_lines = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
         adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
-        if not adapter_lines or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
+        if not adapter_lines or not any(map(_read_metric, count_lines)):
             return False
-        # The value of such a line is the time of its measurement.
-        newest = max(adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1]))
-        adapters_in_use = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
+        newest_line = max(adapter_lines, key=_read_metric)  # the value is the time of the measurement
+        adapters_in_use = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest_line)
         return adapter in ",".join(adapters_in_use).split(",")
 
     def sleep(self, level: int = 1, accepts_adapters: bool = True) -> None:
@@ -99,32 +104,37 @@ class ServerClient:
         if level > 1 and accepts_adapters:
             problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
             raise ServerError(problem, "let it sleep at level 1, or start it without adapters")
-        self._send("POST", f"/sleep?level={level}", None, SWAP_S)
+        self._send("POST", f"/sleep?level={level}", None, SLEEP_TIMEOUT_S)
 
     def wake(self) -> None:
         """Move the weights back to the GPU."""
-        self._send("POST", "/wake_up", None, SWAP_S)
+        self._send("POST", "/wake_up", None, SLEEP_TIMEOUT_S)
 
     def is_asleep(self) -> bool:
         """Whether the server is in sleep mode."""
-        return bool(json.loads(self._send("GET", "/is_sleeping", None, QUICK_S))["is_sleeping"])
+        return bool(json.loads(self._send("GET", "/is_sleeping", None, QUICK_TIMEOUT_S))["is_sleeping"])
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send one request to `/v1/completions`; return the response."""
-        response: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
+        response: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_TIMEOUT_S))
         return response
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with _DIRECT.open(request, timeout=timeout_s) as response:
+            with _DIRECT_OPENER.open(request, timeout=timeout_s) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             reason = _read_reason(error.read())
             raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", "see the server's log") from error
         except (OSError, ValueError) as error:
             raise ServerError(f"{self._root}{path} does not answer: {error}", "see the server's log") from error
+
+
+def _read_metric(line: str) -> float:
+    """The value at the end of a line of Prometheus metrics."""
+    return float(line.rsplit(" ", 1)[1])
 
 
 def _read_reason(body: bytes) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanoflux_models.files import write_atomically
-from nanoflux_models.launch import RANK
+from nanoflux_models.launch import DEFAULT_RANK
 from nanoflux_models.processes import Process, boot_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
@@ -40,7 +40,7 @@ class ServerRecord(BaseModel):
     log: str
     context: int
     sleeps: bool = False
-    rank: int = RANK
+    rank: int = DEFAULT_RANK
     batch_proved: bool = False
     proved: tuple[str, ...] = ()
 
@@ -55,12 +55,12 @@ class ServerRecord(BaseModel):
 
     @property
     def wanted(self) -> bool:
-        """Whether the server has no owner or its owner still runs."""
+        """Whether the server should still run: it has no owner, or its owner still runs."""
         return self.boot == boot_id() and (self.owner is None or Process(*self.owner).alive)
 
 
 def read_records(home: Path) -> list[ServerRecord]:
-    """The records of all servers, by name; other files are skipped."""
+    """The records of all servers, sorted by name; files that are not records are skipped."""
     records = []
     for path in sorted(_servers_folder(home).glob("*.json")):
         with contextlib.suppress(OSError, ValidationError):
@@ -68,21 +68,21 @@ def read_records(home: Path) -> list[ServerRecord]:
     return records
 
 
-def find(home: Path, name: str) -> ServerRecord | None:
+def find_record(home: Path, name: str) -> ServerRecord | None:
     """The record of the server `name`; None if there is none."""
     return next((record for record in read_records(home) if record.name == name), None)
 
 
-def write(home: Path, record: ServerRecord) -> None:
+def write_record(home: Path, record: ServerRecord) -> None:
     """Write a record atomically, readable only by this user."""
     folder = _servers_folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
 
-def remove(home: Path, record: ServerRecord) -> None:
+def remove_record(home: Path, record: ServerRecord) -> None:
     """Remove a server's record, unless another server of that name has replaced it."""
-    stored_record = find(home, record.name)
+    stored_record = find_record(home, record.name)
     if stored_record and stored_record.mark == record.mark:
         (_servers_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
 

@@ -119,33 +119,36 @@ def find_packed_bits(config: Mapping[str, Any]) -> int | None:
     if method in ("mxfp4", "bitsandbytes") or quantization.get("load_in_4bit"):
         return 4
     bits = quantization.get("bits", quantization.get("w_bit"))
-    groups = quantization.get("config_groups") or {}
-    bits = bits or next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
+    if not bits:
+        groups = (quantization.get("config_groups") or {}).values()
+        group_bits = [group["weights"]["num_bits"] for group in groups if group.get("weights")]
+        bits = group_bits[0] if group_bits else None
     return int(bits) if bits and int(bits) < 8 else None
 
 
 def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
+    """The number of parameters in a tensor; `bits` is the size of a packed weight (None: no weights are packed)."""
     if bits is None:
         return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
     if name.endswith(SCALE_SUFFIXES):
         return 0
     is_packed = tensor.dtype in ("I32", "U8", "I8")
-    return tensor.count * 8 * BYTES_PER_NUMBER.get(tensor.dtype, 1) // bits if is_packed else tensor.count
+    return tensor.bytes * 8 // bits if is_packed else tensor.count
 
 
 def _compute_sliding_bytes(text_config: Mapping[str, Any]) -> int:
+    """The bytes of one token's keys and values in layers that attend only to a sliding window."""
     return _compute_kv_bytes(text_config).get("sliding_attention", 0) if text_config.get("sliding_window") else 0
 
 
 def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
     """The bytes of one token's keys and values in the cache, by kind of attention."""
     layers = int(text_config.get("num_hidden_layers") or 0)
-    if rank := text_config.get("kv_lora_rank"):  # one compressed vector for keys and values
-        return {
-            "full_attention": layers * (int(rank) + int(text_config.get("qk_rope_head_dim") or 0)) * KV_BYTES_PER_NUMBER
-        }
+    if rank := text_config.get("kv_lora_rank"):  # keys and values share one compressed vector
+        vector_size = int(rank) + int(text_config.get("qk_rope_head_dim") or 0)
+        return {"full_attention": layers * vector_size * KV_BYTES_PER_NUMBER}
     kinds = list(text_config.get("layer_types") or ["full_attention"] * layers)
-    kinds = kinds[: layers - int(text_config.get("num_kv_shared_layers") or 0)]
+    kinds = kinds[: layers - int(text_config.get("num_kv_shared_layers") or 0)]  # the last layers share a cache
     caching_layers = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
     # Layers may differ: Gemma 4 has wider heads in the layers that attend to the whole context.
     overrides = {int(layer): values for layer, values in (text_config.get("per_layer_config") or {}).items()}
@@ -157,6 +160,7 @@ def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
+    """The bytes of one token's keys and values in a layer with this configuration."""
     heads = int(layer.get("num_attention_heads") or 1)
     head_size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
     return int(layer.get("num_key_value_heads") or heads) * head_size * 2 * KV_BYTES_PER_NUMBER

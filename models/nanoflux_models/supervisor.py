@@ -18,9 +18,17 @@ from pathlib import Path
 from nanoflux_models import server_record
 from nanoflux_models.child import build_module_command
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
-from nanoflux_models.exits import explain, quote_last_lines
-from nanoflux_models.launch import MARK, Launch
-from nanoflux_models.processes import Process, boot_id, end, find_descendants, find_marked, find_process, this_process
+from nanoflux_models.exits import find_exit_cause, quote_last_lines
+from nanoflux_models.launch import MARK_VARIABLE, Launch
+from nanoflux_models.processes import (
+    Process,
+    boot_id,
+    end_processes,
+    find_descendants,
+    find_marked,
+    find_process,
+    this_process,
+)
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
@@ -28,8 +36,10 @@ Progress = Callable[[str], None]
 READY_TIMEOUT_S = 1800.0
 """The timeout of a start, which is long because large models may be read from slow disks, and are compiled."""
 GRACE_S = 20.0
+"""Seconds that a server has to stop before it is killed."""
 POLL_S = 0.2
 TAIL_BYTES = 20_000
+"""The number of bytes at the end of a log in which the cause of an exit is searched."""
 
 
 class StartedServer:
@@ -49,7 +59,7 @@ class Supervisor:
     def __init__(self, home: Path) -> None:
         self._home = home
 
-    def servers(self) -> list[ServerRecord]:
+    def list_servers(self) -> list[ServerRecord]:
         """The records of all servers, running or not."""
         return server_record.read_records(self._home)
 
@@ -59,12 +69,12 @@ class Supervisor:
         Raises:
             NoServerError: no server has this name.
         """
-        record_of_name = server_record.find(self._home, name)
-        if record_of_name is None:
-            running = ", ".join(record.name for record in self.servers()) or "none"
-            fix = f"choose one that `nanoflux models ps` lists: {running}"
+        record = server_record.find_record(self._home, name)
+        if record is None:
+            names = [server.name for server in self.list_servers()]
+            fix = f"choose one that `nanoflux models ps` lists: {', '.join(names) if names else 'none'}"
             raise NoServerError(f"there is no server {name!r}", fix)
-        return record_of_name
+        return record
 
     def lock_start(self) -> contextlib.AbstractContextManager[None] | None:
         """Take the lock for starting a server; return None while another process or thread holds the lock.
@@ -80,7 +90,7 @@ class Supervisor:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        return _closing(descriptor)
+        return _close_afterwards(descriptor)
 
     def sweep(self) -> list[ServerRecord]:
         """Stop servers whose owner was killed, and the remaining processes of servers that died. Return the records of
@@ -88,13 +98,13 @@ class Supervisor:
 
         A dead server whose owner still runs is not touched, since the owner handles it.
         """
-        stopped = []
-        for record in self.servers():
+        stopped_records = []
+        for record in self.list_servers():
             if record.wanted and (record.alive or record.owner is not None):
                 continue
             self.stop(record)
-            stopped.append(record)
-        return stopped
+            stopped_records.append(record)
+        return stopped_records
 
     def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> StartedServer:
         """Start a server and return immediately. An owned server ends with the calling *thread*, which must stay alive.
@@ -103,19 +113,19 @@ class Supervisor:
             ServerRefusedError: a server of that name is running.
             ServerError: `port` is in use, or the interpreter cannot be started.
         """
-        prior_record = server_record.find(self._home, name)
+        prior_record = server_record.find_record(self._home, name)
         if prior_record and prior_record.alive:
             raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
         if prior_record:
             self.stop(prior_record)
         mark, port = secrets.token_hex(16), find_free_port(port)
         log = server_record.log_path(self._home, name)
-        command = launch.command(port)
+        command = launch.build_command(port)
         if owned:
             command = build_module_command("nanoflux_models.tether", str(os.getpid()), *command)
-        child = _start_process(command, launch.environment(mark), log)
-        spawned = find_process(child.pid)
-        assert spawned is not None  # a child that exited remains in the process table until it is waited for
+        child = _start_process(command, launch.build_environment(mark), log)
+        process = find_process(child.pid)
+        assert process is not None  # a child that exited remains in the process table until it is waited for
         record = ServerRecord(
             name=name,
             model=launch.model,
@@ -123,8 +133,8 @@ class Supervisor:
             variant=launch.variant,
             url=f"http://127.0.0.1:{port}/v1",
             port=port,
-            pid=spawned.pid,
-            started=spawned.start_ticks,
+            pid=process.pid,
+            started=process.start_ticks,
             boot=boot_id(),
             mark=mark,
             owner=_identify_self(),  # every server has an owner while it starts; `release` removes it
@@ -133,7 +143,7 @@ class Supervisor:
             sleeps=launch.sleeps,
             rank=launch.rank,
         )
-        server_record.write(self._home, record)
+        server_record.write_record(self._home, record)
         return StartedServer(record, child)
 
     def await_ready(
@@ -177,23 +187,22 @@ class Supervisor:
     def release(self, record: ServerRecord) -> ServerRecord:
         """Let a server continue to run when this process ends."""
         ownerless_record = record.model_copy(update={"owner": None})
-        server_record.write(self._home, ownerless_record)
+        server_record.write_record(self._home, ownerless_record)
         return ownerless_record
 
     def record_proof(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
-        stored_record = server_record.find(self._home, record.name) or record
-        updated_record = stored_record.model_copy(
-            update={"proved": tuple(dict.fromkeys([*stored_record.proved, adapter]))}
-        )
-        server_record.write(self._home, updated_record)
+        stored_record = server_record.find_record(self._home, record.name) or record
+        proved_adapters = tuple(dict.fromkeys([*stored_record.proved, adapter]))  # without duplicates
+        updated_record = stored_record.model_copy(update={"proved": proved_adapters})
+        server_record.write_record(self._home, updated_record)
         return updated_record
 
     def record_batch_proof(self, record: ServerRecord) -> ServerRecord:
         """Record that this server's replies do not depend on the batch."""
-        stored_record = server_record.find(self._home, record.name) or record
+        stored_record = server_record.find_record(self._home, record.name) or record
         updated_record = stored_record.model_copy(update={"batch_proved": True})
-        server_record.write(self._home, updated_record)
+        server_record.write_record(self._home, updated_record)
         return updated_record
 
     def stop(self, record: ServerRecord, grace_s: float = GRACE_S) -> None:
@@ -204,32 +213,32 @@ class Supervisor:
         """
         processes = list_server_processes(record)
         main_process = [process for process in processes if process == record.process]
-        remaining = end(main_process, grace_s)  # a server's main process stops its workers in order
-        remaining += end(
-            [process for process in list_server_processes(record) if process not in remaining], min(grace_s, 5.0)
-        )
-        remaining += end([process for process in processes if process not in remaining], 0.0)
-        if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and main_process):
+        remaining = end_processes(main_process, grace_s)  # a server's main process stops its workers in order
+        workers = [process for process in list_server_processes(record) if process not in remaining]
+        remaining += end_processes(workers, min(grace_s, 5.0))
+        remaining += end_processes([process for process in processes if process not in remaining], 0.0)
+        ran_until_now = record.boot == boot_id() and bool(main_process)
+        if remaining or (ran_until_now and not _is_port_free(record.port)):
             pids = ", ".join(str(process.pid) for process in remaining)
-            problem = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
+            problem = f"processes {pids} still run" if remaining else f"port {record.port} is still in use"
             raise ServerError(f"server {record.name} could not be stopped: {problem}", f"read its log: {record.log}")
-        server_record.remove(self._home, record)
+        server_record.remove_record(self._home, record)
 
     def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
         """The error for a server's exit or failure (`event`), with the cause according to its log, and the log's last
         lines.
         """
         log_tail = _read_tail(record)
-        cause, fix = explain(log_tail, code)
+        cause, fix = find_exit_cause(log_tail, code)
         quoted = "".join(f"\n    {line}" for line in quote_last_lines(log_tail))
         return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
 
 
 def list_server_processes(record: ServerRecord) -> list[Process]:
-    """All running processes of a server: those with the server's mark, and the descendants of its first process."""
+    """All running processes of a server: those with its mark, its first process, and that process's descendants."""
     if record.boot != boot_id():
         return []
-    processes = [*find_marked(f"{MARK}={record.mark}")]
+    processes = find_marked(f"{MARK_VARIABLE}={record.mark}")
     root = record.process
     if find_process(root.pid) == root:
         processes += [root, *find_descendants(root)]
@@ -254,14 +263,14 @@ def find_free_port(port: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int) -> Iterator[None]:
+def _close_afterwards(descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _port_is_free(port: int) -> bool:
+def _is_port_free(port: int) -> bool:
     try:
         return find_free_port(port) == port
     except ServerError:
@@ -281,6 +290,7 @@ def _start_process(command: list[str], environment: dict[str, str], log: Path) -
 
 
 def _read_tail(record: ServerRecord) -> str:
+    """The last `TAIL_BYTES` of a server's log; "" if the log cannot be read."""
     try:
         with Path(record.log).open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -291,5 +301,6 @@ def _read_tail(record: ServerRecord) -> str:
 
 
 def _identify_self() -> tuple[int, int]:
+    """The pid and the start time of this process, which identify the owner of a server."""
     current = this_process()
     return current.pid, current.start_ticks

@@ -24,7 +24,7 @@ if not _has_ops():
 """
 
 
-def import_error() -> str:
+def find_import_error() -> str:
     """The error with which the import of torchvision fails; "" if it succeeds.
 
     torchvision is imported in a new process, since a failed import leaves modules behind.
@@ -32,11 +32,13 @@ def import_error() -> str:
     result = subprocess.run(
         [sys.executable, "-P", "-c", "import torchvision"], capture_output=True, text=True, check=False
     )
+    if result.returncode == 0:
+        return ""
     lines = result.stderr.strip().splitlines()
-    return "" if not result.returncode else lines[-1] if lines else f"exit code {result.returncode}"
+    return lines[-1] if lines else f"exit code {result.returncode}"
 
 
-def declare() -> None:
+def declare_operators() -> None:
     """Append the declarations to torchvision's module unless it already has them."""
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
@@ -49,9 +51,9 @@ def declare() -> None:
 
 def main() -> int:
     """Declare the operators if necessary; return exit code 0 if torchvision can now be imported, else 1."""
-    if "torchvision::nms" in import_error():
-        declare()
-    reason = import_error()
+    if "torchvision::nms" in find_import_error():
+        declare_operators()
+    reason = find_import_error()
     if reason:
         message = f"torchvision does not import, so models that also take images cannot be served: {reason}"
         print(message, file=sys.stderr)  # noqa: T201

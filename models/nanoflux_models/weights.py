@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanoflux_models.adopt import adopt_folder
 from nanoflux_models.chat_template import TEMPLATE_FILE, read_template
 from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
-from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summarize
+from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summarize_manifest
 from nanoflux_models.manifest import NAME, Manifest, find_manifest_path, load_manifest
+from nanoflux_models.model_copy import copy_model_files
 from nanoflux_models.record import (
     RECORD,
     WeightsRecord,
@@ -63,8 +63,10 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
 
 
 def _copy_template(source: Path, target: Path) -> None:
-    """Copy a chat template without its byte order mark, with which every prompt would otherwise start. Raises
-    ManifestError if the template is not UTF-8.
+    """Copy a chat template without its byte order mark, with which every prompt would otherwise start.
+
+    Raises:
+        ManifestError: the template is not UTF-8.
     """
     content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
@@ -88,9 +90,9 @@ def import_path(
     if not NAME.fullmatch(name):
         raise ManifestError(f"{name!r} cannot be a model's name", "use lower-case letters, digits, '.', '_' and '-'")
     with _open_scratch_folder(home, name) as scratch:
-        adopted_folder = scratch / "files"
-        adopt_folder(path, adopted_folder)
-        files, origin = _convert_gguf_files(adopted_folder, scratch, progress)
+        copied_folder = scratch / "files"
+        copy_model_files(path, copied_folder)
+        files, origin = _convert_gguf_files(copied_folder, scratch, progress)
         if template:
             _copy_template(template, files / TEMPLATE_FILE)
         read_tensors(files)  # refuses truncated files, even if `name` has a manifest
@@ -98,7 +100,7 @@ def import_path(
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if manifest_text:
             save_manifest(name, manifest_text, home)
-        progress(f"manifest of {name}: {summarize(manifest)}")
+        progress(f"manifest of {name}: {summarize_manifest(manifest)}")
         if manifest.kind == "chat" and not read_template(target):
             progress(f"{name} has no chat template: chat, training and evaluation need one (--chat-template FILE)")
         return target
@@ -162,8 +164,8 @@ def _open_scratch_folder(home: Path, name: str) -> Iterator[Path]:
         raise ModelsError(f"{weights}: cannot be used: {error.strerror}", "choose another NANOFLUX_HOME") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock if this process dies
-        for abandoned in weights.glob(".*.tmp-*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
+        for abandoned_folder in weights.glob(".*.tmp-*"):
+            shutil.rmtree(abandoned_folder, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=weights) as scratch:
             yield Path(scratch)
     except OSError as error:
@@ -182,6 +184,7 @@ def _install(
     scratch: Path,
     progress: Progress,
 ) -> Path:
+    """Write the record of the folder `files`, and move the folder to `target`, replacing an earlier installation."""
     file_records = record_files(files)
     record = WeightsRecord(
         name=manifest.name,
@@ -199,6 +202,9 @@ def _install(
 
 
 def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
+    """Convert a GGUF file in the folder `files` to safetensors. Returns the folder to install, and the SHA-256 of each
+    converted file by name; without a GGUF file, the folder is `files`.
+    """
     gguf_files = sorted(files.glob("*.gguf"))
     if not gguf_files:
         return files, {}
@@ -209,6 +215,7 @@ def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple
 
 
 def _replace_folder(files: Path, target: Path, old_folder: Path) -> None:
+    """Rename `files` to `target`; a folder that is already at `target` is first renamed to `old_folder`."""
     if target.exists():
         target.rename(old_folder)
     files.rename(target)

@@ -172,7 +172,7 @@ def _load_and_probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
 @with_json
 def ps(as_json: bool) -> None:
     """List the servers of this home and their state."""
-    servers = [_describe_server(record) for record in _open_supervisor(current_home()).servers()]
+    servers = [_describe_server(record) for record in _open_supervisor(current_home()).list_servers()]
     if as_json:
         print_json(servers)
         return
@@ -240,12 +240,12 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
     """Yield the lines of a log after `offset` as they are written, until the server `name` has ended."""
-    from nanoflux_models.server_record import find
+    from nanoflux_models.server_record import find_record
 
     with path.open("r", encoding="utf-8", errors="replace") as file:
         file.seek(offset)
         while True:
-            record = find(current_home().root, name)
+            record = find_record(current_home().root, name)
             new_lines = file.readlines()
             yield from (line.rstrip("\n") for line in new_lines)
             if not new_lines and not (record and record.alive):
@@ -262,7 +262,7 @@ def stop(names: tuple[str, ...], all_servers: bool, as_json: bool) -> None:
     if bool(names) == all_servers:
         raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
     supervisor = _open_supervisor(current_home())
-    records = supervisor.servers() if all_servers else [supervisor.find(name) for name in names]
+    records = supervisor.list_servers() if all_servers else [supervisor.find(name) for name in names]
     for record in records:
         supervisor.stop(record)
         say(f"stopped {record.name}; its port {record.port} is free")
@@ -293,7 +293,7 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     supervisor = _open_supervisor(home)
     usable_servers = [
         server
-        for server in supervisor.servers()
+        for server in supervisor.list_servers()
         if server.model == base and server.owner is None and server.alive and server.rank  # rank 0: loads no adapters
     ]
     running_server = usable_servers[0] if usable_servers else None

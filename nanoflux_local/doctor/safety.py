@@ -70,7 +70,7 @@ def check_ports(home: Home) -> MachineCheck:
         return MachineCheck(
             "ports", False, f"cannot listen on loopback: {error}", "enable loopback with `ip link set lo up`"
         )
-    servers = Supervisor(home.root).servers()
+    servers = Supervisor(home.root).list_servers()
     dead_servers = [server.name for server in servers if not server.alive]
     running_servers = [f"{server.name} on {server.port}" for server in servers if server.alive]
     if dead_servers:

@@ -22,7 +22,7 @@ from nanoflux_local.endpoints.managed.launches import make_launch
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.exchanges import reply_to
 from nanoflux_models.interpreter import Interpreter, find_interpreter
-from nanoflux_models.launch import RANK, Launch, Seat
+from nanoflux_models.launch import DEFAULT_RANK, Launch, Seat
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
@@ -88,7 +88,9 @@ class Stage:
         context that a rehearsed profile needs, and with buffers for an adapter if `accepts_adapters`.
         """
         seat, group = seat_and_group
-        launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if accepts_adapters else 0)
+        launch = make_launch(
+            config, self.home, seat, bool(group or config.shares), DEFAULT_RANK if accepts_adapters else 0
+        )
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
@@ -116,7 +118,7 @@ class Stage:
         Raises:
             ServerError: a process of a server is still running.
         """
-        records = self.supervisor.servers()
+        records = self.supervisor.list_servers()
         for record in records:
             self.supervisor.stop(record)
         self.servers.clear()

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from nanoflux_local.errors import DataError
 from nanoflux_local.records import Message, derive_seed, digest, without_system
-from nanoflux_models.chat_template import try_template
+from nanoflux_models.chat_template import examine_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.offline import go_offline
@@ -162,7 +162,7 @@ class Codec:
 
 def _accepts_system(base_dir: Path) -> bool:
     """Whether the model in `base_dir` receives system messages: its manifest and its template both accept them."""
-    if not try_template(base_dir).system_role:
+    if not examine_template(base_dir).system_role:
         return False
     try:
         return load_manifest(read_record(base_dir).name, base_dir.parents[1]).chat.system_role

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 
 from nanoflux_local.cli.main import main, nanoflux
 from nanoflux_local.endpoints.managed.launches import plan_servers
-from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
+from nanoflux_models.chat_template import choose_reasoning_parser, examine_template, read_template
 from nanoflux_models.errors import ManifestError
-from nanoflux_models.imported import derive_manifest, is_unedited_import, manifest_path, to_text
+from nanoflux_models.imported import derive_manifest, is_unedited_import, manifest_path, render_with_header
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
@@ -129,7 +129,7 @@ def test_import_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tm
 def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     (tmp_path / "chat_template.jinja").write_text(family.chat_template)
-    chat = try_template(tmp_path)
+    chat = examine_template(tmp_path)
     assert chat.thinks and chat.reasoning_tags == () and chat.reasoning_tokens > 0
     assert choose_reasoning_parser(family.chat_template, family.architecture) == "openai_gptoss"
 
@@ -137,7 +137,7 @@ def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
 def test_model_without_reasoning_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].chat_template)
-    chat = try_template(tmp_path)
+    chat = examine_template(tmp_path)
     assert chat.system_role and not chat.thinks
 
 
@@ -165,11 +165,11 @@ TEMPLATES = {
         ("broken", True, False),  # a broken template keeps the defaults
     ],
 )
-def test_try_template_finds_system_role_and_reasoning(
+def test_examine_template_detects_system_role_and_reasoning(
     name: str, system_role: bool, thinks: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
-    chat = try_template(tmp_path)
+    chat = examine_template(tmp_path)
     assert (chat.system_role, chat.thinks, chat.template) == (system_role, thinks, True)
     assert bool(chat.reasoning_tokens) == thinks
 
@@ -224,7 +224,7 @@ def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_p
 def test_second_import_keeps_an_edited_manifest(tiny_base: Path, tmp_path: Path) -> None:
     import_path(tiny_base, "mine", tmp_path)
     path = manifest_path("mine", tmp_path)
-    assert is_unedited_import(path) and to_text(read_manifest(path)) == path.read_text()
+    assert is_unedited_import(path) and render_with_header(read_manifest(path)) == path.read_text()
     path.write_text(path.read_text().replace("imported:", "tuned by hand:"))
     import_path(tiny_base, "mine", tmp_path)
     assert load_manifest("mine", tmp_path).description.startswith("tuned by hand:")

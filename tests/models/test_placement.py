@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from nanoflux_models.manifest import Parallel
-from nanoflux_models.parallel import parallel_flags
+from nanoflux_models.parallel import build_parallel_flags
 from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, compute_kv_gib, place_models
 
 WEIGHTS_GIB = (0.5, 8.0, 18.0, 27.5, 60.0)
@@ -81,7 +81,7 @@ def test_kv_gib_counts_all_tokens_of_all_requests() -> None:
     ],
 )
 def test_parallel_flags_are_those_of_vllm(parallel: Parallel, flags: str) -> None:
-    assert " ".join(parallel_flags(parallel)) == flags
+    assert " ".join(build_parallel_flags(parallel)) == flags
 
 
 def test_parallel_refuses_gpus_that_do_not_divide_among_nodes() -> None:

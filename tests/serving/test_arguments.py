@@ -73,10 +73,10 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     node_launches = [
         Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (ray_manifest, mp_manifest)
     ]
-    commands = [launch.command(8000) for launch in (*launches, *node_launches)]
+    commands = [launch.build_command(8000) for launch in (*launches, *node_launches)]
     commands += node_launches[1].list_other_node_commands()
     serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
-    commands += [replace(launch, interpreter=serve_interpreter).command(8000) for launch in launches]
+    commands += [replace(launch, interpreter=serve_interpreter).build_command(8000) for launch in launches]
     parsed_values = parse_commands(vllm_python, commands, tmp_path)
     assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses different values"
     parsed_values = parsed_values[: -len(launches)]
@@ -98,9 +98,9 @@ def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path:
     interpreter = find_interpreter(vllm_python)
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.name == "gpt-oss-20b")
     plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
-    assert "--enable-lora" not in plain.command(1) and "--max-num-seqs" not in plain.command(1)
-    assert plain.environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
-    assert adapted.command(1)[adapted.command(1).index("--max-lora-rank") + 1] == "32"
+    assert "--enable-lora" not in plain.build_command(1) and "--max-num-seqs" not in plain.build_command(1)
+    assert plain.build_environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+    assert adapted.build_command(1)[adapted.build_command(1).index("--max-lora-rank") + 1] == "32"
     assert plain.variant == adapted.variant, "the keys of recorded requests would change"
 
 
@@ -111,4 +111,4 @@ def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp
     assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").serves_on_cpu
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
     launch = Launch(manifest, "r", tmp_path, replace(interpreter, torch="2.13.0"))
-    assert launch.environment("mark")["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert launch.build_environment("mark")["VLLM_CPU_KVCACHE_SPACE"] == "1"

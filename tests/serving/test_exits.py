@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_models.abilities import find_unservable
-from nanoflux_models.exits import explain
+from nanoflux_models.exits import find_exit_cause
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
@@ -38,8 +38,8 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("an unknown line", "states no known cause"),
     ],
 )
-def test_explain_names_the_cause_in_the_log(log: str, cause: str) -> None:
-    problem, _ = explain(f"one\n{log}\nlast", 1)
+def test_exit_cause_names_the_cause_in_the_log(log: str, cause: str) -> None:
+    problem, _ = find_exit_cause(f"one\n{log}\nlast", 1)
     assert cause in problem
 
 
@@ -51,13 +51,13 @@ def test_explain_names_the_cause_in_the_log(log: str, cause: str) -> None:
         "(EngineCore pid=9) INFO 11-29 06:32:57 [y.py:1] ModuleNotFoundError: No module named 'flash_attn'; not used",
     ],
 )
-def test_explain_ignores_warnings(warning: str) -> None:
-    problem, _ = explain(f"one\n{warning}\nlast", 1)
+def test_exit_cause_ignores_warnings(warning: str) -> None:
+    problem, _ = find_exit_cause(f"one\n{warning}\nlast", 1)
     assert "states no known cause" in problem
 
 
-def test_explain_names_a_missing_module_in_the_fix() -> None:
-    _, fix = explain(MISSING_VISION, 1)
+def test_exit_cause_names_a_missing_module_in_the_fix() -> None:
+    _, fix = find_exit_cause(MISSING_VISION, 1)
     assert "torchvision" in fix and "make vllm" in fix
 
 

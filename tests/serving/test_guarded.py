@@ -46,7 +46,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
     monkeypatch.setenv("SOME_TOKEN", "secret")
     script = tmp_path / "reach.py"
     script.write_text(CONNECTING_SCRIPT)
-    environment = make_launch(vllm_python, tmp_path).environment("mark")
+    environment = make_launch(vllm_python, tmp_path).build_environment("mark")
     assert "SOME_TOKEN" not in environment
     process = subprocess.run(
         [vllm_python, script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
@@ -56,7 +56,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
 
 
 def test_launch_on_several_machines_may_connect_to_them(vllm_python: str, tmp_path: Path) -> None:
-    environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
+    environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).build_environment("mark")
     assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 
 

@@ -72,7 +72,7 @@ def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -
 def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
     seat, group = assign_seats(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
-    arguments = make_launch(config, home, seat, sleeps=False).command(8000)
+    arguments = make_launch(config, home, seat, sleeps=False).build_command(8000)
     options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     assert group == "" and seat.gpus == (0,)
     assert options["--gpu-memory-utilization"] == "0.92", "a model alone on its GPU gets the whole GPU"

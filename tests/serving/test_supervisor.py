@@ -199,9 +199,9 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
             ("init", 1, 0, boot_id()),
         ):
             record = {"name": name, "pid": pid, "started": started, "boot": boot, **fields}
-            server_record.write(home, ServerRecord.model_validate(record))
+            server_record.write_record(home, ServerRecord.model_validate(record))
         assert len(Supervisor(home).sweep()) == 3 and server_record.read_records(home) == []
-        assert unrelated_process.poll() is None and not Process(1, 0).send(signal.SIGKILL)
+        assert unrelated_process.poll() is None and not Process(1, 0).send_signal(signal.SIGKILL)
     finally:
         unrelated_process.kill()
         unrelated_process.wait()
@@ -246,7 +246,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     fleet = Fleet(home)
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     inner_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
-    assert "--enable-sleep-mode" in launches["a"].command(1)
+    assert "--enable-sleep-mode" in launches["a"].build_command(1)
     # A fleet distinguishes servers by the name of their model, so the second manifest needs a different name.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
     other_launch = Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)
@@ -319,7 +319,11 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
 async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
     """The stand-in's replies do not depend on the batch, so it passes, and its endpoint is repeatable."""
     plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
-    assert invariant.environment("m")["VLLM_BATCH_INVARIANT"] == "1" != plain.environment("m")["VLLM_BATCH_INVARIANT"]
+    assert (
+        invariant.build_environment("m")["VLLM_BATCH_INVARIANT"]
+        == "1"
+        != plain.build_environment("m")["VLLM_BATCH_INVARIANT"]
+    )
     assert invariant.variant == f"{plain.variant} batch-invariant"
     endpoint = VllmEndpoint(Fleet(home).server(invariant))
     assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain)).repeatable

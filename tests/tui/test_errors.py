@@ -214,11 +214,11 @@ with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
 
 
 def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
-    from nanoflux_models.server_record import ServerRecord, write
+    from nanoflux_models.server_record import ServerRecord, write_record
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    write(home.root, ServerRecord(
+    write_record(home.root, ServerRecord(
         name="dead", model="smollm2-135m", revision="", variant="", url="http://127.0.0.1:9", port=9, pid=process.pid,
         started=1, boot="another", mark="m", owner=None, log="", context=512,
     ))  # fmt: skip

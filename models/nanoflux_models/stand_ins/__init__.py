@@ -56,7 +56,7 @@ def make_stand_in(
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    published_config = {**family.configuration(), **(overrides or {})}
+    published_config = {**family.build_config(), **(overrides or {})}
     config = transformers.AutoConfig.for_model(**_drop_keys(published_config, "architectures", "torch_dtype"))
     _set_weight_std(config, weight_std or family.weight_std)
     with torch.random.fork_rng(), torch.device(device):
@@ -76,11 +76,11 @@ def write_without_weights(family: Family, folder: Path, model: str, texts: Seque
         ManifestError: the family does not state the sizes of `model`.
     """
     if model not in family.full_configs:
-        models = ", ".join(family.full_configs) or "none"
+        models = ", ".join(family.full_configs) if family.full_configs else "none"
         raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {models}")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
-    _write_config_files(family, folder, family.configuration(model))
+    _write_config_files(family, folder, family.build_config(model))
     return folder
 
 
@@ -115,6 +115,7 @@ def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) ->
 
 
 def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
+    """Multiply the weights whose names end in a key of `scales` by its value."""
     import torch
 
     with torch.no_grad():
@@ -125,7 +126,8 @@ def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
 
 
 def _set_weight_std(config: Any, weight_std: float) -> None:
-    for table in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+    tables = [config, getattr(config, "text_config", None), getattr(config, "vision_config", None)]
+    for table in tables:
         if table is not None and hasattr(table, "initializer_range"):
             table.initializer_range = weight_std
 

@@ -45,7 +45,7 @@ class Family:
     """How a stand-in differs from the published weights, as a sentence for the user; "" if it differs only in size and
     values."""
 
-    def configuration(self, model: str = "") -> Json:
+    def build_config(self, model: str = "") -> Json:
         """The published `config.json` of a catalog model; that of a tiny stand-in if `model` is "".
 
         Raises:

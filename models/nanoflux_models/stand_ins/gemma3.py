@@ -56,14 +56,14 @@ def _make_text_config(hidden: int, intermediate: int, layers: int, window: int) 
     }
 
 
-_SHARED = {
+_SHARED_KEYS = {
     "boi_token_index": 255_999,
     "eoi_token_index": 256_000,
     "eos_token_id": [1, 106],
     "image_token_index": 262_144,
 }
 _CONFIG_4B = {
-    **_SHARED,
+    **_SHARED_KEYS,
     "mm_tokens_per_image": 256,
     "text_config": _make_text_config(hidden=2560, intermediate=10_240, layers=34, window=1024),
     "vision_config": _make_vision_config(hidden=1152, intermediate=4304, layers=27, heads=16, image=896),
@@ -91,7 +91,7 @@ GEMMA3 = Family(
     end_tokens=("<eos>", "<end_of_turn>"),
     adds_bos=True,
     tiny_config={
-        **_SHARED,
+        **_SHARED_KEYS,
         "mm_tokens_per_image": 4,
         # the sixth layer is the first that attends to the whole context
         "text_config": _make_text_config(hidden=64, intermediate=128, layers=6, window=64),

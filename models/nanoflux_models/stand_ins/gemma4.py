@@ -68,7 +68,7 @@ def _make_vision_config(hidden: int, positions: int) -> Json:
     }
 
 
-_CONTROL = {
+_CONTROL_TOKENS = {
     "<pad>": 0,
     "<eos>": 1,
     "<bos>": 2,
@@ -85,23 +85,23 @@ _CONTROL = {
     "<audio|>": 258_883,
     "<|video|>": 258_884,
 }
-_SHARED = {
+_SHARED_KEYS = {
     "audio_config": {"audio_embed_dim": 640, "model_type": "gemma4_unified_audio"},
-    "audio_token_id": _CONTROL["<|audio|>"],
-    "boa_token_id": _CONTROL["<|audio>"],
-    "boi_token_id": _CONTROL["<|image>"],
-    "eoa_token_index": _CONTROL["<audio|>"],
-    "eoi_token_id": _CONTROL["<image|>"],
+    "audio_token_id": _CONTROL_TOKENS["<|audio|>"],
+    "boa_token_id": _CONTROL_TOKENS["<|audio>"],
+    "boi_token_id": _CONTROL_TOKENS["<|image>"],
+    "eoa_token_index": _CONTROL_TOKENS["<audio|>"],
+    "eoi_token_id": _CONTROL_TOKENS["<image|>"],
     "eos_token_id": [1, 106],
-    "image_token_id": _CONTROL["<|image|>"],
-    "video_token_id": _CONTROL["<|video|>"],
+    "image_token_id": _CONTROL_TOKENS["<|image|>"],
+    "video_token_id": _CONTROL_TOKENS["<|video|>"],
 }
 
 GEMMA4_UNIFIED = Family(
     architecture="Gemma4UnifiedForConditionalGeneration",
     model_type="gemma4_unified",
     vocabulary=262_144,
-    control_tokens=_CONTROL,
+    control_tokens=_CONTROL_TOKENS,
     chat_template=_TEMPLATE,
     bos="<bos>",
     eos="<eos>",
@@ -109,7 +109,7 @@ GEMMA4_UNIFIED = Family(
     end_tokens=("<eos>", "<turn|>"),
     adds_bos=True,
     tiny_config={
-        **_SHARED,
+        **_SHARED_KEYS,
         "text_config": _make_text_config(
             hidden=64, intermediate=128, layers=6, heads=4, kv_heads=2, head_size=32, global_head_size=64, window=64
         ),  # the sixth layer is the first global one
@@ -117,7 +117,7 @@ GEMMA4_UNIFIED = Family(
     },
     full_configs={
         "gemma-4-12b-it": {
-            **_SHARED,
+            **_SHARED_KEYS,
             "text_config": _make_text_config(
                 hidden=3840,
                 intermediate=15_360,

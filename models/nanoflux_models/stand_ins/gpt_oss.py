@@ -11,7 +11,7 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.stand_ins.family import Family, Json
 
 VOCABULARY_SIZE = 199_998
-"""The size of the harmony vocabulary without its control tokens, which have the ids after it."""
+"""The size of the harmony vocabulary without its control tokens, whose ids are larger."""
 _QUERY = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
@@ -47,7 +47,8 @@ def read_harmony_vocabulary(python: Path) -> list[bytes]:
     try:
         return [base64.b64decode(entry) for entry in json.loads(result.stdout)]
     except ValueError:
-        reason = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        error_lines = result.stderr.strip().splitlines()
+        reason = error_lines[-1] if error_lines else "it printed nothing"
         fix = "install openai-harmony there; offline, set TIKTOKEN_ENCODINGS_BASE to a folder with its vocabulary"
         raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 
@@ -97,7 +98,7 @@ def _make_size_keys(
     }
 
 
-_CONTROL = {
+_CONTROL_TOKENS = {
     "<|startoftext|>": 199_998,
     "<|endoftext|>": 199_999,
     "<|return|>": 200_002,
@@ -108,10 +109,12 @@ _CONTROL = {
     "<|message|>": 200_008,
     "<|call|>": 200_012,
 }
-_RESERVED = {
-    f"<|reserved_{number}|>": number for number in range(VOCABULARY_SIZE, 201_088) if number not in _CONTROL.values()
+_RESERVED_TOKENS = {
+    f"<|reserved_{number}|>": number
+    for number in range(VOCABULARY_SIZE, 201_088)
+    if number not in _CONTROL_TOKENS.values()
 }
-_MXFP4 = {
+_MXFP4_CONFIG = {
     "modules_to_not_convert": [
         "model.layers.*.self_attn",
         "model.layers.*.mlp.router",
@@ -125,7 +128,7 @@ GPT_OSS = Family(
     architecture="GptOssForCausalLM",
     model_type="gpt_oss",
     vocabulary=201_088,
-    control_tokens={**_CONTROL, **_RESERVED},
+    control_tokens={**_CONTROL_TOKENS, **_RESERVED_TOKENS},
     chat_template=_TEMPLATE,
     bos="<|startoftext|>",
     eos="<|return|>",
@@ -139,7 +142,7 @@ GPT_OSS = Family(
             **_make_size_keys(
                 hidden=2880, intermediate=2880, layers=24, heads=64, kv_heads=8, experts=32, experts_per_token=4
             ),
-            "quantization_config": _MXFP4,
+            "quantization_config": _MXFP4_CONFIG,
         }
     },
     render_reply=_render_reply,

@@ -66,7 +66,7 @@ def _make_size_keys(
 
 
 def _make_tiny_keys(theta: float, context: int) -> Json:
-    """The keys of a stand-in's configuration that both architectures share."""
+    """The keys of a stand-in's configuration that both Qwen3 architectures share."""
     sizes = _make_size_keys(
         hidden=64,
         intermediate=128,
@@ -107,7 +107,7 @@ def _render_after_opening_tag(reasoning: str, answer: str) -> str:
 
 
 _QWEN3_PUBLISHED_KEYS = {"attention_bias": False, "head_dim": 128, "bos_token_id": 151_643, "eos_token_id": 151_645}
-_AWQ = {
+_AWQ_CONFIG = {
     "bits": 4,
     "group_size": 128,
     "modules_to_not_convert": None,
@@ -115,8 +115,7 @@ _AWQ = {
     "version": "gemm",
     "zero_point": True,
 }
-
-_FP8 = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
+_FP8_CONFIG = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
 
 QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
@@ -135,9 +134,7 @@ QWEN3 = Family(
     eos="<|im_end|>",
     pad="<|endoftext|>",
     end_tokens=("<|im_end|>", "<|endoftext|>"),
-    tiny_config={
-        **_make_tiny_keys(theta=1e6, context=40_960),
-    },
+    tiny_config=_make_tiny_keys(theta=1e6, context=40_960),
     full_configs={
         "qwen3-32b-awq": {
             **_make_size_keys(
@@ -152,7 +149,7 @@ QWEN3 = Family(
             ),
             **_QWEN3_PUBLISHED_KEYS,
             "torch_dtype": "float16",
-            "quantization_config": _AWQ,
+            "quantization_config": _AWQ_CONFIG,
         }
     },
     render_reply=_render_reasoning_and_answer,
@@ -187,7 +184,7 @@ QWEN3_MOE = Family(
             ),
             **_make_expert_keys(experts=128, experts_per_token=8, intermediate=768),
             **_QWEN3_PUBLISHED_KEYS,
-            "quantization_config": _FP8,
+            "quantization_config": _FP8_CONFIG,
         }
     },
     render_reply=_render_answer,

@@ -4,8 +4,8 @@ Tokenizers are byte-level, so that they can encode any text. Unused ids get mean
 random model draws can be decoded.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,21 @@ def _place_tokens(family: Family, ordered_words: Sequence[str]) -> dict[str, int
     words.
     """
     vocabulary = dict(family.control_tokens)
-    taken_ids, words = set(family.control_tokens.values()), iter(ordered_words)
-    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered_words[:MAX_TRAINED_TOKENS])
-    for number in range(family.vocabulary):
-        if number not in taken_ids:
-            vocabulary[next(words, None) or next(meaningless)] = number
+    control_ids = set(family.control_tokens.values())
+    words = chain(ordered_words, _list_meaningless_words(ordered_words))
+    for token_id in range(family.vocabulary):
+        if token_id not in control_ids:
+            vocabulary[next(words)] = token_id
     return vocabulary
+
+
+def _list_meaningless_words(used_words: Sequence[str]) -> Iterator[str]:
+    """An endless series of words that are not in `used_words`."""
+    excluded_words = set(used_words[:MAX_TRAINED_TOKENS])
+    for number in count():
+        word = f"Ġ~{number:x}"
+        if word not in excluded_words:
+            yield word
 
 
 def _make_from_vocabulary(family: Family, tokens: Sequence[bytes]) -> Any:
@@ -76,8 +85,8 @@ def _make_from_vocabulary(family: Family, tokens: Sequence[bytes]) -> Any:
     from tokenizers import Tokenizer, models
 
     letters = _map_bytes_to_letters()
-    vocabulary = {"".join(letters[byte] for byte in token): number for number, token in enumerate(tokens)}
-    return Tokenizer(models.BPE({**vocabulary, **family.control_tokens}, [], ignore_merges=True))
+    id_by_word = {"".join(letters[byte] for byte in token): token_id for token_id, token in enumerate(tokens)}
+    return Tokenizer(models.BPE({**id_by_word, **family.control_tokens}, [], ignore_merges=True))
 
 
 def _map_bytes_to_letters() -> Mapping[int, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 from nanoflux_local.reasoning import cut_answer, find_opening_tag
 from nanoflux_local.records import Message, without_system
-from nanoflux_models.chat_template import try_template
+from nanoflux_models.chat_template import examine_template
 from nanoflux_models.offline import go_offline
 
 # Tokens that end a turn in common chat formats. Not every model's configuration lists the token that it uses.
@@ -37,7 +37,7 @@ class ChatCodec:
 
         self._name = folder.name
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self._system_role = system_role and try_template(folder).system_role
+        self._system_role = system_role and examine_template(folder).system_role
         self._uses_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
         self._hidden_ids = self._find_hidden_tokens()
         self.end_ids = self._find_end_ids(folder)

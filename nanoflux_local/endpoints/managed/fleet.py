@@ -111,7 +111,7 @@ class ManagedServer:
         """A server that `models serve` started and that suits this launch, or None."""
         launch = self.launch
         required_model = (launch.model, launch.revision, launch.variant)
-        for record in self.supervisor.servers():
+        for record in self.supervisor.list_servers():
             is_same_model = (record.model, record.revision, record.variant) == required_model
             has_context = not launch.context or record.context >= launch.max_model_len
             has_adapter_buffers = record.rank >= launch.rank

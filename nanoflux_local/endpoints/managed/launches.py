@@ -21,8 +21,8 @@ from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
 from nanoflux_models.gpus import list_compute_capabilities, list_gpu_gib
 from nanoflux_models.interpreter import Interpreter, find_interpreter
-from nanoflux_models.launch import CONTEXT as CONTEXT_WITHOUT_REASONING
-from nanoflux_models.launch import RANK, Launch, Seat
+from nanoflux_models.launch import DEFAULT_CONTEXT as CONTEXT_WITHOUT_REASONING
+from nanoflux_models.launch import DEFAULT_RANK, Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.placement import Demand, Placement, Server, compute_kv_gib, place_models
 from nanoflux_models.record import read_record
@@ -35,7 +35,7 @@ CONCURRENCY = 8
 ADAPTER_SHARE = 0.021
 """The size of the buffers for two adapters of rank 16, as a share of the model's size in bfloat16. Measured for a
 mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it."""
-SUPPORTED_RANKS = (RANK, 32, 64, 128, 256, 512)
+SUPPORTED_RANKS = (DEFAULT_RANK, 32, 64, 128, 256, 512)
 """The ranks with which a vLLM server can be started, from the default upwards."""
 MIN_CAPABILITY = 8.0
 """The lowest compute capability for which vLLM has batch-invariant kernels."""
@@ -83,7 +83,7 @@ class Workload:
             width=parallel.tensor * parallel.pipeline,
             copies=parallel.data,
             sequences=self.sequences,
-            lora_gib=ADAPTER_SHARE * bfloat16_gib * self.rank / RANK,
+            lora_gib=ADAPTER_SHARE * bfloat16_gib * self.rank / DEFAULT_RANK,
             shares=self.shares,
         )
 
@@ -293,6 +293,6 @@ def choose_rank(adapters: Iterable[Path]) -> int:
     """The rank that a server must allow for these adapters: the lowest rank that vLLM supports and that is at least the
     default and the rank of every adapter.
     """
-    highest_rank = max((read_rank(folder) for folder in adapters), default=RANK)
+    highest_rank = max((read_rank(folder) for folder in adapters), default=DEFAULT_RANK)
     sufficient_ranks = [rank for rank in SUPPORTED_RANKS if rank >= highest_rank]
     return sufficient_ranks[0] if sufficient_ranks else highest_rank
