@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,12 +17,13 @@ LFS_BYTES = 1 << 16
 
 
 def hash_commit(files: dict[str, bytes]) -> str:
-    return hashlib.sha1(
-        json.dumps({name: hash_blob(data) for name, data in sorted(files.items())}).encode()
-    ).hexdigest()
+    """A hash of the names and contents of files, which identifies a commit."""
+    hash_by_name = {name: hash_blob(content) for name, content in sorted(files.items())}
+    return hashlib.sha1(json.dumps(hash_by_name).encode()).hexdigest()
 
 
 def hash_blob(content: bytes) -> str:
+    """The SHA-1 that git computes for a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -38,6 +39,7 @@ class Repository:
     stall_after: int = 0  # the connection hangs after this number of bytes of a large file
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """Add a commit with these files to a branch, and return its hash."""
         commit = hash_commit(files)
         self.commits[commit] = files
         self.branches[branch] = commit
@@ -46,6 +48,8 @@ class Repository:
 
 @dataclass
 class Request:
+    """A request that the hub received; `range` and `token` are "" if it has none."""
+
     method: str
     path: str
     range: str
@@ -61,10 +65,11 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     tokens: dict[str, bool] = field(default_factory=dict)  # valid tokens; whether their account accepted the licences
     requests: list[Request] = field(default_factory=list)
-    on_file: Any = None  # called with the path before a file is sent
+    on_file: Callable[[str], object] | None = None  # called with the path before a file is sent
     stop_stalling: threading.Event = field(default_factory=threading.Event)  # closes hanging connections
 
     def add(self, repo: str, files: dict[str, bytes], **settings: Any) -> Repository:
+        """Add a repository with these files on its main branch; `settings` are fields of `Repository`."""
         repository = self.repositories[repo] = Repository({}, {}, **settings)
         repository.push(files)
         return repository
@@ -157,10 +162,10 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-            stall = repository.stall_after if len(content) >= LFS_BYTES else 0
-            self._send(content[start:], headers, 206 if start else 200, stall)
+            stall_after = repository.stall_after if len(content) >= LFS_BYTES else 0
+            self._send(content[start:], headers, 206 if start else 200, stall_after)
 
-        def _send(self, body: bytes, headers: dict[str, str], status: int = 200, stall: int = 0) -> None:
+        def _send(self, body: bytes, headers: dict[str, str], status: int = 200, stall_after: int = 0) -> None:
             self.send_response(status)
             for key, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(key, value)
@@ -168,8 +173,8 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             if self.command == "HEAD":
                 return
             try:
-                self.wfile.write(body[:stall] if stall else body)
-                if stall:
+                self.wfile.write(body[:stall_after] if stall_after else body)
+                if stall_after:
                     self.wfile.flush()
                     hub.stop_stalling.wait(120)
                     self.close_connection = True

@@ -42,6 +42,9 @@ def run_guarded(script: str, **variables: str) -> Any:
 
 
 def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any:
+    """Run a statement in a guarded Python. Returns the class of its error ("allowed" without an error), the text of the
+    guard's refusal (None without a refusal), and the refused hosts.
+    """
     return run_guarded(INSTALL_GUARD + setup_code + TRY_STATEMENT.format(statement=statement), **variables)
 
 
@@ -129,14 +132,14 @@ def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", setup_code) == ["allowed", None, []]
 
 
-LISTEN = """
+LISTEN_ON_ADDRESS = """
 server = socket.create_server((ADDRESS, 0))
 port = server.getsockname()[1]
 """
 
 
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
-    setup_code = LISTEN.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
+    setup_code = LISTEN_ON_ADDRESS.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
     statement = f"socket.create_connection(({own_address!r}, port), 5)"
     _, message, _ = try_statement(statement, setup_code)
     assert f"refused to reach {own_address}:" in message
@@ -158,7 +161,7 @@ except TimeoutError:
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
-    """The test replaces only the name service, which would be remote."""
+    """Only the name service is replaced, since a real name service would be remote."""
     resolver = f"""
 import socket
 real = socket.getaddrinfo
@@ -166,7 +169,7 @@ resolve = lambda host, port, *a, **k: real(host, port, *a, **k) if host != "mode
     (socket.AF_INET, socket.SOCK_STREAM, 6, "", ({own_address!r}, port))]
 socket.getaddrinfo = resolve
 """
-    setup_code = LISTEN.replace("ADDRESS", repr(own_address))
+    setup_code = LISTEN_ON_ADDRESS.replace("ADDRESS", repr(own_address))
     for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
         script = resolver + INSTALL_GUARD + setup_code + f"guard.allow({allowed_host!r})\n"
         statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', port), 5)")

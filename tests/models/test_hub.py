@@ -19,7 +19,6 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, pull, verify
 from tests.models.conftest import Hub, Repository
 
-# Files that every repository has.
 COMMON = (
     "config.json",
     "generation_config.json",
@@ -28,6 +27,7 @@ COMMON = (
     "tokenizer_config.json",
     ".gitattributes",
 )
+"""The files that every repository has."""
 QWEN = (*COMMON, "LICENSE", "merges.txt", "vocab.json")
 GEMMA = (*COMMON, "added_tokens.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
          "tokenizer.model")  # fmt: skip
@@ -50,7 +50,7 @@ GEMMA_REPO = "google/gemma-3-4b-it"
 
 
 def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) -> dict[str, bytes]:
-    """Tiny files in a repository's layout."""
+    """Tiny files with the names of a repository's files: `shards` safetensors files with an index, and the others."""
     names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
     if shards == 1:
         names = ["model.safetensors"]

@@ -1,6 +1,7 @@
 """The manifest that an import derives from a folder equals the catalog's manifest of the same model."""
 
 import json
+import math
 import re
 import shutil
 import struct
@@ -18,8 +19,6 @@ from nanoflux_models.imported import derive_manifest, is_unedited_import, manife
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
-
-DTYPES = {"torch.bfloat16": ("BF16", 2), "torch.float32": ("F32", 4)}
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,9 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
     """Write a sparse safetensors file of bf16 zeros."""
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, size = end, 2
-        for side in shape:
-            size *= side
-        end = begin + size
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        start = end
+        end = start + 2 * math.prod(shape)  # two bytes per number
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
@@ -85,8 +82,11 @@ def test_full_size_wrapper_has_the_manifest_values_and_plans_of_the_catalog(
     assert select_used_values(imported) == select_used_values(packaged)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
         plans = [plan_servers([manifest], gpus) for manifest in (imported, packaged)]
-        servers = [[(s.gpus, s.utilisation, s.tensor, s.kv_gib) for s in plan.servers] for plan in plans]
-        assert servers[0] == servers[1] and plans[0].fits == plans[1].fits
+        imported_servers, packaged_servers = (
+            [(server.gpus, server.utilisation, server.tensor, server.kv_gib) for server in plan.servers]
+            for plan in plans
+        )
+        assert imported_servers == packaged_servers and plans[0].fits == plans[1].fits
 
 
 def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
@@ -151,6 +151,7 @@ TEMPLATES = {
     "opened": "{{ messages[-1].content }}{% if add_generation_prompt %}<think>\n{% endif %}",
     "broken": "{% for %}",
 }
+"""Chat templates by what they do with a system message, with `enable_thinking`, or with the opening tag."""
 
 
 @pytest.mark.parametrize(

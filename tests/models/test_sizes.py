@@ -29,10 +29,10 @@ def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
 def make_qwen3_32b_awq() -> Shapes:
     shapes: Shapes = {"model.embed_tokens.weight": ("F16", 151_936 * 5120), "lm_head.weight": ("F16", 151_936 * 5120)}
     shapes["model.norm.weight"] = ("F16", 5120)
-    linear = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
+    linear_layers = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
               "gate_proj": (5120, 25_600), "up_proj": (5120, 25_600), "down_proj": (25_600, 5120)}  # fmt: skip
     for layer in range(64):
-        for name, (inputs, outputs) in linear.items():
+        for name, (inputs, outputs) in linear_layers.items():
             shapes |= make_awq_layer(f"model.layers.{layer}.{name}", inputs, outputs)
         norms = {"input_layernorm": 5120, "post_attention_layernorm": 5120, "q_norm": 128, "k_norm": 128}
         shapes |= {f"model.layers.{layer}.{name}.weight": ("F16", size) for name, size in norms.items()}
@@ -41,7 +41,7 @@ def make_qwen3_32b_awq() -> Shapes:
 
 def make_gpt_oss_20b() -> Shapes:
     """A model whose experts are in MXFP4: two weights in a byte, and an exponent for each 32 weights."""
-    hidden, experts, heads, kv_heads, size = 2880, 32, 64, 8, 64
+    hidden, experts, heads, kv_heads, head_size = 2880, 32, 64, 8, 64
     shapes: Shapes = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", 201088 * hidden))
     shapes["model.norm.weight"] = ("BF16", hidden)
     for layer in range(24):
@@ -51,9 +51,9 @@ def make_gpt_oss_20b() -> Shapes:
             shapes[f"{prefix}.mlp.experts.{name}_scales"] = ("U8", experts * rows * hidden // 32)
             shapes[f"{prefix}.mlp.experts.{name}_bias"] = ("BF16", experts * rows)
         shapes[f"{prefix}.mlp.router"] = ("BF16", experts * (hidden + 1))
-        for name, rows in (("q", heads * size), ("k", kv_heads * size), ("v", kv_heads * size)):
+        for name, rows in (("q", heads * head_size), ("k", kv_heads * head_size), ("v", kv_heads * head_size)):
             shapes[f"{prefix}.self_attn.{name}_proj"] = ("BF16", rows * (hidden + 1))
-        shapes[f"{prefix}.self_attn.o_proj"] = ("BF16", hidden * (heads * size + 1))
+        shapes[f"{prefix}.self_attn.o_proj"] = ("BF16", hidden * (heads * head_size + 1))
         shapes[f"{prefix}.self_attn.sinks"] = ("BF16", heads)
         shapes[f"{prefix}.norms"] = ("BF16", 2 * hidden)
     return shapes

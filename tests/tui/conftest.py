@@ -1,5 +1,6 @@
-"""Fixtures for the terminal application: a home with finished work, copied for each test, and a driver for the
-application."""
+"""Fixtures for the terminal application: a home with finished work, of which each test gets a copy, and a driver for
+the application.
+"""
 
 import asyncio
 import gzip
@@ -25,13 +26,14 @@ from nanoflux_local.run import configs, runs
 from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import ErrorBar
 
-WITHIN_S = 60.0
-TERMINAL_WITHIN_S = 240.0
+DRIVER_TIMEOUT_S = 60.0
+"""Seconds that a driver waits for the screen, which are enough on a loaded machine."""
+TERMINAL_TIMEOUT_S = 240.0
 SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
 
 
-def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
-    """Generate a scripted run until it is done."""
+def generate_run(home: Home, name: str, turns: int, target: int, seed: int) -> str:
+    """Generate a scripted run until it is done, and return its id."""
     settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
 
@@ -50,8 +52,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:  # fixed ids, so that the screens of each test run are equal
         ids = itertools.count(1)
         patched.setattr("nanoflux_local.run.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
-        first_run = play(home, "first", 60, 24, 7)
-        second_run = play(home, "second", 40, 12, 8)
+        first_run = generate_run(home, "first", 60, 24, 7)
+        second_run = generate_run(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
         _add_training(ledger, second_run)
         _add_evaluations(ledger)
@@ -90,21 +92,17 @@ EXPERIMENT = "table1-tiny-01234567"
 
 
 def _add_experiment(ledger: Ledger, run: str) -> None:
-    """Table 1 with evaluations of the base and of the run's examples."""
+    """Add the experiment table1 with results for the base and for the run's examples, and with a failed cell."""
     plan = make_plan("table1", "tiny", run)
     ledger.create_experiment(EXPERIMENT, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     for condition, evaluation in (("base", "aaaaaaaaaaaa"), ("run", "bbbbbbbbbbbb")):
         training_result = {"training": "train-0123456789ab", "rows": 12, "tokens": 4000, "seconds": 9.0, "truncated": 0,
                    "flops": {"6nd": 1e12, "measured": 9e11}, "adapter": "f" * 64, "val_losses": []}  # fmt: skip
-        for cell in (cell for cell in plan.cells if cell.condition == condition):
-            evaluations_by_split = {split: dict.fromkeys(plan.scale.test, evaluation) for split in ("test", "dev")}
-            ledger.set_cell(
-                EXPERIMENT,
-                cell.id,
-                "done",
-                "",
-                {**(training_result if condition == "run" else {}), **evaluations_by_split},
-            )
+        evaluations_by_split = {split: dict.fromkeys(plan.scale.test, evaluation) for split in ("test", "dev")}
+        result = {**(training_result if condition == "run" else {}), **evaluations_by_split}
+        for cell in plan.cells:
+            if cell.condition == condition:
+                ledger.set_cell(EXPERIMENT, cell.id, "done", "", result)
     ledger.set_cell(EXPERIMENT, "random-0", "failed", "the disk is full")
     ledger.set_status("experiments", EXPERIMENT, "failed", "random-0: the disk is full", 75.0)
 
@@ -118,6 +116,7 @@ def home(played: Path, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Home:
+    """A home without a ledger."""
     return Home(tmp_path / "empty").prepare()
 
 
@@ -149,9 +148,9 @@ class Driver:
         await self.pilot.pause()
 
     async def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition, as long as a loaded machine may need."""
+        """Wait until a condition holds, at most `DRIVER_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + WITHIN_S
+        deadline = loop.time() + DRIVER_TIMEOUT_S
         while not _holds(condition):
             assert loop.time() < deadline, f"the condition never held; the screen:\n{self.text}"
             await self.pilot.pause(0.05)
@@ -161,8 +160,8 @@ class Driver:
         await self.wait_until(lambda: all(text in self.text for text in texts))
 
     async def match_snapshot(self, snapshot: Path, folder: Path) -> bool:
-        """Whether the screen, once it is stable, is that of the file `snapshot`; one that differs is written to
-        `folder`. With `NANOFLUX_SNAPSHOTS=write`, the file is written instead.
+        """Wait until the screen is stable, and return whether it equals the file `snapshot`. A screen that differs is
+        written to `folder`. With `NANOFLUX_SNAPSHOTS=write`, nothing is compared: the screen is written to `snapshot`.
         """
         screenshot, previous = self.app.export_screenshot(title="NanoFlux"), ""
         while screenshot != previous:
@@ -242,7 +241,7 @@ class Terminal:
 
     def wait_for(self, *patterns: str) -> re.Match[str]:
         """Wait until all patterns are on the screen. Returns the match of the last one."""
-        deadline = time.monotonic() + TERMINAL_WITHIN_S
+        deadline = time.monotonic() + TERMINAL_TIMEOUT_S
         while True:
             text = self.text()
             matches = [re.search(pattern, text) for pattern in patterns]

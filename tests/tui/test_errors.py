@@ -23,7 +23,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.text import format_line, format_pace, sanitize
 
 Drive = Callable[..., None]
-HOSTILE = (
+HOSTILE_TEXT = (
     "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\u2066\x00\r\x08 "
     "👩‍👩‍👧 שלום مرحبا e\u0301\u0301\u0301 [bold red]no markup[/] \ud800 $HOME"
 )
@@ -32,14 +32,15 @@ HOSTILE = (
 def test_sanitize_removes_every_control_character() -> None:
     all_characters = "".join(map(chr, range(0x3000))) + "\u202e\ud800\U000e0001"
     for clean in (sanitize(all_characters), format_line(all_characters, 100_000)):
-        assert not [c for c in clean if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"]
+        categories = {unicodedata.category(character) for character in clean if character != "\n"}
+        assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
     assert sanitize("a\tb\r\nc") == "a    b\nc"
     assert sanitize("x" * 1_000_000).endswith("… and 980,000 more characters")
     assert format_line("a\nb\n" + "c" * 900).count("\n") == 0 and len(format_line("c" * 900)) == 401
 
 
 def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home: Home) -> None:
-    text = HOSTILE.encode("utf-8", "replace").decode() + "long " * 200_000
+    text = HOSTILE_TEXT.encode("utf-8", "replace").decode() + "long " * 200_000
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE examples SET question = ?, solution = ?, answer = ?", (text, text, text))
         connection.execute("UPDATE runs SET name = ?, message = ?", (text[:500], text[:5000]))
@@ -50,7 +51,7 @@ def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home:
             await driver.press(*keys)
             await driver.wait_until(lambda: "evil" in driver.text or "owned" in driver.text)
             screen_output = driver.text + driver.app.export_screenshot()
-            assert not [c for c in screen_output if c in "\x1b\x9b\x07\x00\x08\u202e\u2066"]
+            assert not set(screen_output) & set("\x1b\x9b\x07\x00\x08\u202e\u2066")
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
         await driver.wait_for("[bold red]no markup[/]", "more characters")
 
@@ -199,6 +200,7 @@ def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home
 
 
 WORKER_SCRIPT = """
+# Holds the lock of a run as its worker does, until it is killed.
 import os, sys, time
 from pathlib import Path
 from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
@@ -264,6 +266,7 @@ def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
 
 
 def _dump(home: Home) -> list[Any]:
+    """The content of the ledger as SQL statements."""
     with sqlite3.connect(home.ledger) as connection:
         return list(connection.iterdump())
 

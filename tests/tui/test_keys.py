@@ -32,6 +32,7 @@ MISTAKES = {
     '[run]\n"export" = "X"\nverify = "X"': (3, "the key 'X' already belongs to 'export'", "choose another key"),
     '\nrun.export = ["x", ""]': (2, "unknown key ''", "name a key"),
 }
+"""The contents of keymaps with a mistake, each with the line of the mistake, the message and the fix."""
 
 
 @pytest.mark.parametrize("text", MISTAKES)

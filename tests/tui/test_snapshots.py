@@ -1,6 +1,6 @@
-"""Every screen at 80x24 and 120x40, dark and light, against reviewed snapshots.
+"""Every screen at 80x24 and 120x40, dark and light, equals its reviewed snapshot: an SVG file, compressed with gzip.
 
-`NANOFLUX_SNAPSHOTS=write` writes new ones: view each before you commit it. They are SVG, compressed with gzip.
+With `NANOFLUX_SNAPSHOTS=write`, the tests write new snapshots instead: view each of them before you commit it.
 """
 
 import json

@@ -29,6 +29,7 @@ ROWS = [
     [Text("Alpha"), "9.0%", SortableCell("90 s", 90.0)],
     ["gamma", "–", SortableCell("–", None)],
 ]
+"""Three rows, whose keys are the first letters of their names: b, a and g."""
 
 
 @pytest.mark.parametrize(

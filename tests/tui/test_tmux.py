@@ -13,7 +13,7 @@ import pytest
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-WITHIN_S = 240.0
+TIMEOUT_S = 240.0
 
 
 def build_environment() -> dict[str, str]:
@@ -46,7 +46,7 @@ def test_run_started_from_the_form_survives_the_application(
     terminal.wait_for("2 concurrent requests", "of 200")
     pid = terminal.pid()
     os.kill(pid, 9)
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     # the run continues without the application
     while _count_examples(home) <= kept_before_kill and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -88,7 +88,7 @@ def test_tour_leaves_no_files(terminal: Any, tmp_path: Path) -> None:
         terminal.press("F9")
         terminal.wait_for(f"Tour {stop}/9", pattern)
     terminal.press("q")
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     while list((tmp_path / "tmp").glob("nanoflux-tour-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not list((tmp_path / "tmp").glob("nanoflux-tour-*")) and not (tmp_path / "untouched").exists()

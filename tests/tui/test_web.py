@@ -35,7 +35,7 @@ def address(played: Path, hostile_folder: Path) -> Iterator[str]:
     assert server.wait(60) == 0
 
 
-def ask(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+def send_get_request(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
     """Status, headers and body of a GET request; redirects are not followed."""
     parts = urlsplit(address)
     for _ in range(300):
@@ -53,16 +53,16 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     parts = urlsplit(address)
     assert parts.hostname == "127.0.0.1" and re.fullmatch(r"token=[\w-]{32}", parts.query)
     for path in ("/", "/ws", "/static/js/textual.js", "/?token=", "/?token=wrong"):
-        assert ask(address, path)[0] == 403, path
-    status, headers, _ = ask(address, f"/?{parts.query}")
+        assert send_get_request(address, path)[0] == 403, path
+    status, headers, _ = send_get_request(address, f"/?{parts.query}")
     cookie = headers["Set-Cookie"]
     assert status == 302 and headers["Location"] == "/" and "HttpOnly" in cookie and "SameSite=Strict" in cookie
     token = cookie.partition(";")[0]
-    status, headers, page = ask(address, "/", Cookie=token)
+    status, headers, page = send_get_request(address, "/", Cookie=token)
     assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert ask(address, "/static/js/textual.js", Cookie=token)[0] == 200
-    assert ask(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "DNS rebinding"
-    assert ask(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
+    assert send_get_request(address, "/static/js/textual.js", Cookie=token)[0] == 200
+    assert send_get_request(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "DNS rebinding"
+    assert send_get_request(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
     loaded_urls = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
     assert loaded_urls and all(urlsplit(url).netloc == parts.netloc for url in loaded_urls)
 
