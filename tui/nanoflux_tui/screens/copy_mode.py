@@ -14,7 +14,7 @@ from nanoflux_tui.widgets.key_bar import KeyBar
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-HINT = "Shift+arrows select, Enter copies the selection, a copies all, Esc closes."
+HINT = "Shift with arrows selects; Enter copies it, a copies everything, Esc closes."
 
 
 class CopyDialog(ModalScreen[None]):

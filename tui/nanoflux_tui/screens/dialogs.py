@@ -233,7 +233,7 @@ class TextDialog(ModalScreen[None]):
         box.border_title = self._title
         with box:
             yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)
-            yield Static("Esc closes this text, F6 copies parts of it", classes="hint")
+            yield Static("Esc closes this, F6 copies from it", classes="hint")
 
     def action_close(self) -> None:
         self.dismiss(None)
