@@ -211,7 +211,7 @@ def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> Non
 
 def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mapping[str, Seed]", limit: int = 0) -> None:
     """Print at most `limit` flipped items (0: all) as a table, and the rule that defines a flip."""
-    from nanoflux_local.evaluate.items import RULE
+    from nanoflux_local.evaluate.items import FLIP_RULE
 
     gained = sum(flip.is_gained for flip in flips)
     listed_flips = flips[:limit] if limit else flips
@@ -226,7 +226,7 @@ def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mappi
     )  # fmt: skip
     if len(listed_flips) < len(flips):
         click.echo(f"… and {len(flips) - len(listed_flips)} more: nanoflux eval items {base} --flips {other}")
-    say(RULE)
+    say(FLIP_RULE)
 
 
 def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: bool) -> None:

@@ -7,13 +7,14 @@ difference is an evaluation minus its base (`items.order_base_first`).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.evaluate.items import Flip, find_flips, order_base_first
 from nanoflux_local.evaluate.statistics import compare_paired, holm, paired_t
-from nanoflux_local.evaluate.summary import describe_missing, missing_causes
+from nanoflux_local.evaluate.summary import describe_missing, read_missing_causes
 from nanoflux_local.ledger.views import LedgerView
 
 ItemMarks = Mapping[str, Sequence[bool]]
@@ -72,8 +73,8 @@ class Pair:
     def to_json(self) -> dict[str, Any]:
         """A pair in `experiment show --json`; `data` is left out if it is empty."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
-        data, _ = values.pop("data"), values.pop("flips")
-        return {"data": data, **values} if data else values
+        del values["data"], values["flips"]
+        return {"data": self.data, **values} if self.data else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,8 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
         raise UsageError("a comparison needs two different evaluations", "list evaluations with `nanoflux eval list`")
     ordered_evaluations = order_base_first(view, list(dict.fromkeys(evaluations)))
     sides = [load_side(view, name, partial) for name in ordered_evaluations]
-    return Comparison(
-        apply_holm_correction([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]])
-    )
+    uncorrected_pairs = [compare_sides(a, b) for a, b in combinations(sides, 2)]
+    return Comparison(apply_holm_correction(uncorrected_pairs))
 
 
 def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
@@ -123,9 +123,10 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
     """
     shared_items = sorted(a.marks.keys() & b.marks.keys())
     all_items = a.marks.keys() | b.marks.keys()
-    have_same_items = (
-        a.items_digest == b.items_digest if a.items_digest and b.items_digest else len(shared_items) == len(all_items)
-    )
+    if a.items_digest and b.items_digest:
+        have_same_items = a.items_digest == b.items_digest
+    else:
+        have_same_items = len(shared_items) == len(all_items)
     if not have_same_items or not shared_items:
         raise UsageError(
             f"evaluations {a.name} and {b.name} have different items", "evaluate both with the same --data and --limit"
@@ -175,7 +176,7 @@ def load_side(view: LedgerView, evaluation: str, partial: bool = False) -> Side:
     if row is None or row["status"] not in ("done", PARTIAL):
         raise NothingMatchedError(f"no finished evaluation {evaluation!r} in this home", "run `nanoflux eval` first")
     result = json.loads(row["result"])
-    causes = missing_causes(result)
+    causes = read_missing_causes(result)
     if causes and not partial:
         raise RefusedError(
             f"evaluation {evaluation} is partial: {describe_missing(causes)}",
@@ -187,6 +188,7 @@ def load_side(view: LedgerView, evaluation: str, partial: bool = False) -> Side:
         " ORDER BY item, repeat",
         evaluation,
     )
-    for row_of_item in rows:
-        marks.setdefault(row_of_item["item"], []).append(row_of_item["verdict"] == "right")
-    return Side(evaluation, marks, tuple(result.get("by_run", ())), json.loads(row["settings"]).get("items", ""))
+    for item_row in rows:
+        marks.setdefault(item_row["item"], []).append(item_row["verdict"] == "right")
+    items_digest = json.loads(row["settings"]).get("items", "")
+    return Side(evaluation, marks, tuple(result.get("by_run", ())), items_digest)

@@ -53,7 +53,9 @@ WAIT_S = 0.2
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The settings and items that determine an evaluation. `sampling.max_tokens` includes `reasoning_tokens`."""
+    """The settings and items that determine an evaluation. `data` names the benchmark; each item is asked `runs` times.
+    `sampling.max_tokens` includes `reasoning_tokens`.
+    """
 
     identity: Identity
     data: str
@@ -91,9 +93,8 @@ class EvaluationPlan:
             self.seed,
         ]
         if self.judge:
-            prompt_settings += [
-                digest([self.judge.settings, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
-            ]
+            judge_prompts = [self.domain.prompts["evaluation"], self.domain.prompts["confidence"]]
+            prompt_settings.append(digest([self.judge.settings, *judge_prompts]))
         return digest([*settings, prompt_settings])[:12]
 
     def build_request(self, item: Seed, repeat: int) -> ChatRequest:
@@ -117,7 +118,8 @@ def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, 
         UsageError: no domain uses this benchmark, or its answers are free text and there is no judge to grade them.
     """
     names = list_domain_names(root)
-    for name in sorted(names, key=lambda name: name != preferred):
+    preferred_first = sorted(names, key=lambda name: name != preferred)
+    for name in preferred_first:
         domain = load_domain(name, root)
         uses_data = data in (*seed_datasets(domain), *domain.evaluates)
         is_free_text = data in domain.free_text or (uses_data and domain.answer == "text")
@@ -202,10 +204,12 @@ async def evaluate(
         with record_job(ledger, work) as job:
             heartbeat = asyncio.create_task(Heartbeat(ledger, job.id, work, lambda _: None).run())
             try:
-                summary = summarize(plan, *await _collect_marks(ledger, endpoint, plan, on_progress))
+                marks_by_item, shortfall = await _collect_marks(ledger, endpoint, plan, on_progress)
+                summary = summarize(plan, marks_by_item, shortfall)
             finally:
                 heartbeat.cancel()
-            job.status, job.message = ("done", "") if summary.is_whole else (PARTIAL, describe_missing(summary.causes))
+            job.status = "done" if summary.is_whole else PARTIAL
+            job.message = "" if summary.is_whole else describe_missing(summary.causes)
             ledger.finish_evaluation(plan.id, job.status, summary.to_json())
     return summary
 
@@ -238,10 +242,12 @@ async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
 async def _collect_marks(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, list[ReplyMarks]], Shortfall]:
-    """Send all items in all repeats. Returns the marks by item and repeat, and the missing replies."""
+    """Request and mark the replies to all items in all repeats. Returns each item's marks, one for each repeat, and the
+    missing replies.
+    """
     shortfall = Shortfall()
     calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
-    marker = _Marker(ledger, calls, plan, shortfall)
+    marker = _ReplyMarker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
     # At most as many requests as the endpoints serve at once, so that few are sent before a refusal arrives.
     slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
@@ -253,10 +259,10 @@ async def _collect_marks(
             if shortfall.should_stop:
                 shortfall.skip()
                 return item.id, repeat, ReplyMarks("unscored")
-            marks_of_reply = await marker.mark(item, repeat)
+            reply_marks = await marker.mark(item, repeat)
         done += 1
         on_progress(done, total)
-        return item.id, repeat, marks_of_reply
+        return item.id, repeat, reply_marks
 
     try:
         marked_replies = await asyncio.gather(
@@ -264,10 +270,10 @@ async def _collect_marks(
         )
     finally:
         await marker.calls.close()
-    marks: dict[str, list[ReplyMarks]] = {item.id: [ReplyMarks("unscored")] * plan.runs for item in plan.items}
-    for item_id, repeat, marks_of_reply in marked_replies:
-        marks[item_id][repeat] = marks_of_reply
-    return marks, shortfall
+    marks_by_item = {item.id: [ReplyMarks("unscored")] * plan.runs for item in plan.items}
+    for item_id, repeat, reply_marks in marked_replies:
+        marks_by_item[item_id][repeat] = reply_marks
+    return marks_by_item, shortfall
 
 
 def _route_chat(endpoint: Endpoint, plan: EvaluationPlan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
@@ -282,8 +288,8 @@ def _route_chat(endpoint: Endpoint, plan: EvaluationPlan) -> Callable[[ChatReque
 
 
 @dataclass(frozen=True, slots=True)
-class _Marker:
-    """Requests, marks and commits one reply at a time."""
+class _ReplyMarker:
+    """Requests replies, marks them and commits the marks."""
 
     ledger: Ledger
     calls: RememberedCalls
@@ -291,6 +297,9 @@ class _Marker:
     shortfall: Shortfall
 
     async def mark(self, item: Seed, repeat: int) -> ReplyMarks:
+        """Request the reply to an item in one repeat, mark it and commit the marks; a missing reply is counted and
+        unscored.
+        """
         try:
             call, reply = await self.calls.ask(self.plan.build_request(item, repeat))
         except EndpointError as error:
@@ -312,17 +321,19 @@ class _Marker:
         return (await self.calls.ask(request))[1]
 
 
-def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfall: Shortfall) -> EvaluationSummary:
-    """Summarize the marks of each item by repeat, and the missing replies.
+def summarize(
+    plan: EvaluationPlan, marks_by_item: dict[str, list[ReplyMarks]], shortfall: Shortfall
+) -> EvaluationSummary:
+    """Summarize each item's marks, one for each repeat, and the missing replies.
 
     Raises:
         EndpointError: no reply was scored.
     """
-    strict = measure_accuracy([[reply.strict for reply in item_marks] for item_marks in marks.values()])
-    soft = measure_accuracy([[reply.soft or "unscored" for reply in item_marks] for item_marks in marks.values()])
+    strict = measure_accuracy([[reply.strict for reply in replies] for replies in marks_by_item.values()])
+    soft = measure_accuracy([[reply.soft or "unscored" for reply in replies] for replies in marks_by_item.values()])
     if strict is None and soft is None:
-        raise _no_score_error(shortfall)
-    replies = [reply for item_marks in marks.values() for reply in item_marks]
+        raise _build_no_score_error(shortfall)
+    replies = [reply for item_replies in marks_by_item.values() for reply in item_replies]
     strict_marks = [reply.strict for reply in replies]
     return EvaluationSummary(
         id=plan.id,
@@ -330,7 +341,7 @@ def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfal
         adapter=plan.identity.adapter,
         data=plan.data,
         split=plan.split,
-        items=len(marks),
+        items=len(marks_by_item),
         runs=plan.runs,
         strict=strict,
         soft=soft if plan.judge else None,
@@ -343,10 +354,10 @@ def summarize(plan: EvaluationPlan, marks: dict[str, list[ReplyMarks]], shortfal
     )
 
 
-def _no_score_error(shortfall: Shortfall) -> EndpointError:
-    if shortfall.first is None:
+def _build_no_score_error(shortfall: Shortfall) -> EndpointError:
+    if shortfall.first_error is None:
         return EndpointError("no reply could be scored: the judge gave no verdict", "use another judge")
-    fix = shortfall.first.fix.partition("; then `nanoflux run resume`")[0]
+    fix = shortfall.first_error.fix.partition("; then `nanoflux run resume`")[0]  # there is no run to resume
     return EndpointError(
         f"none of {shortfall.missing} replies could be scored: {describe_causes(shortfall.causes)}",
         f"{fix or 'fix the cause'}; then run the same command again",

@@ -20,7 +20,7 @@ from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.seeds.datasets import load_available_items
 from nanoflux_local.transcript import Seed
 
-RULE = (
+FLIP_RULE = (
     "An item is gained if its share of right replies over its repeats is higher than in the base evaluation, and lost"
     " if it is lower."
 )
@@ -99,21 +99,22 @@ class StoredEvaluation:
 
 
 def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
-    """An evaluation by its id or the first characters of it.
+    """The evaluation whose id is `name`, or the only evaluation whose id starts with `name`.
 
     Raises:
-        NothingMatchedError: no evaluation, or more than one, has an id that starts with `name`.
+        NothingMatchedError: no id starts with `name`, or several do and none is exactly `name`.
     """
     rows = list(view.rows("SELECT * FROM evaluations WHERE substr(id, 1, ?) = ?", len(name), name)) if name else []
     exact_matches = [row for row in rows if row["id"] == name]
-    if len(exact_matches or rows) != 1:
+    matches = exact_matches or rows
+    if len(matches) != 1:
         problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
         raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
-    return decode_row(StoredEvaluation, (exact_matches or rows)[0], ("settings", "result"))
+    return decode_row(StoredEvaluation, matches[0], ("settings", "result"))
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
-    """Evaluations in the order of a comparison: those without an adapter first, otherwise in the given order."""
+    """Sort evaluations for a comparison: those without an adapter first, otherwise in the order of the argument."""
     placeholders = ",".join("?" * len(evaluations))
     sql = f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({placeholders})"
     tuned_ids = {row["id"] for row in view.rows(sql, *evaluations)}
@@ -134,7 +135,10 @@ def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
         row["split"],
     )
     settings = row["settings"] if isinstance(row["settings"], dict) else json.loads(row["settings"])
-    return next((str(candidate["id"]) for candidate in candidates if json.loads(candidate["settings"]) == settings), "")
+    for candidate in candidates:
+        if json.loads(candidate["settings"]) == settings:
+            return str(candidate["id"])
+    return ""
 
 
 def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
@@ -145,7 +149,7 @@ def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
     rows_by_item: dict[str, list[Any]] = {}
     for row in rows:
         rows_by_item.setdefault(row["item"], []).append(row)
-    return [_score_item(item, replies) for item, replies in rows_by_item.items()]
+    return [_score_item(item, item_rows) for item, item_rows in rows_by_item.items()]
 
 
 def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
@@ -191,17 +195,22 @@ def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[s
         item,
     )
     replies = tuple(
-        ItemReply(row["repeat"], row["verdict"], row["soft"], row["reading"], _reply_text(row["reply"])) for row in rows
+        ItemReply(row["repeat"], row["verdict"], row["soft"], row["reading"], _read_reply_text(row["reply"]))
+        for row in rows
     )
     if not replies:
         raise NothingMatchedError(
             f"evaluation {evaluation} has no item {item!r}", f"list its items with `nanoflux eval items {evaluation}`"
         )
-    seed = (load_questions(view, evaluation) if questions is None else questions).get(item)
-    return ItemRecord(item, format_question(seed) if seed else NO_QUESTION, seed.answer if seed else "", replies)
+    if questions is None:
+        questions = load_questions(view, evaluation)
+    seed = questions.get(item)
+    if seed is None:
+        return ItemRecord(item, NO_QUESTION, "", replies)
+    return ItemRecord(item, format_question(seed), seed.answer, replies)
 
 
-def _reply_text(reply: str | None) -> str:
+def _read_reply_text(reply: str | None) -> str:
     """The text of a stored reply; "" if it is damaged on disk, which `run verify` reports."""
     with suppress(ValueError, LookupError, TypeError):
         return str(json.loads(reply or "")["text"])

@@ -35,4 +35,6 @@ def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     if reading is None:
         return Score("", "unanswered")
     is_right = is_same_answer(domain, reading, item.answer)
-    return Score(reading, "unscored" if is_right is None else "right" if is_right else "wrong")
+    if is_right is None:
+        return Score(reading, "unscored")
+    return Score(reading, "right" if is_right else "wrong")

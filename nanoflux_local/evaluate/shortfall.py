@@ -15,12 +15,13 @@ MAX_CAUSES = 20
 the ledger.
 """
 OTHER = "other causes"
+"""The reason under which all further causes are counted together."""
 
 
 @dataclass(slots=True)
 class ShortfallCause:
-    """Why `count` replies are missing. `refused`: the endpoint refuses these prompts, so requesting them again does not
-    help.
+    """Why `count` replies are missing. If `refused`, the endpoint refuses these prompts, so requesting them again does
+    not help.
     """
 
     reason: str
@@ -33,19 +34,21 @@ class Shortfall:
 
     def __init__(self) -> None:
         self._causes: dict[str, ShortfallCause] = {}
-        self.first: EndpointError | None = None
+        self.first_error: EndpointError | None = None
         self.should_stop = False
         """Whether further requests would fail too."""
 
     def add(self, error: EndpointError) -> None:
         """Count a reply that failed with `error`."""
-        self.first = self.first or error
-        self.should_stop = (
-            self.should_stop or isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False)
-        )
+        if self.first_error is None:
+            self.first_error = error
+        if isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False):
+            self.should_stop = True
         refusal = str(getattr(error, "cause", ""))
         reason = refusal or error.message
-        self._count(reason if reason in self._causes or len(self._causes) < MAX_CAUSES else OTHER, bool(refusal))
+        if reason not in self._causes and len(self._causes) >= MAX_CAUSES:
+            reason = OTHER
+        self._count(reason, refused=bool(refusal))
 
     def skip(self) -> None:
         """Count a reply that was not requested."""

@@ -20,6 +20,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Seed, Verdict
 
 REPLY_TOKENS = 2048
+"""The maximum number of tokens of a judgement, without reasoning."""
 RETRIES = 2
 """Retries of a judgement that cannot be read."""
 

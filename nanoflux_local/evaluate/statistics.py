@@ -16,13 +16,15 @@ POWER = 0.8
 FOLDS = 5
 ROUNDING = 1e-12
 """Differences of accuracies count as equal if they are closer than this, since they then differ by rounding alone."""
-PREDICTIONS = 2_000
-"""The number of pairs of sensitivity and specificity that are drawn to predict a share."""
+POSTERIOR_DRAWS = 2_000
+"""The number of pairs of specificity and sensitivity that are drawn to predict a share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A paired comparison, b minus a, over the same items."""
+    """A paired comparison, b minus a, over the same `n` items. `minimum_detectable` is the smallest true difference
+    that the test detects with 80% power; None if it is unknown.
+    """
 
     n: int
     difference: float
@@ -32,7 +34,7 @@ class Paired:
     minimum_detectable: float | None
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """The 95% Wilson score interval of a proportion (Wilson 1927)."""
     from scipy.stats import binomtest
 
@@ -42,7 +44,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """The 95% percentile bootstrap interval of a mean, items resampled (Efron and Tibshirani 1993, ch. 13)."""
-    means = _resampled_means(np.asarray(values, dtype=np.float64), seed)
+    means = _resample_means(np.asarray(values, dtype=np.float64), seed)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
@@ -59,7 +61,7 @@ def accuracy_interval(rates: Sequence[float]) -> tuple[float, float]:
 
 
 def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a share of n that need not be a whole number of items."""
+    """The 95% Wilson score interval of a share of `n` items; share × n need not be a whole number."""
     z = _two_sided_z(CONFIDENCE)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
@@ -77,13 +79,15 @@ def _difference_interval(differences: Floats, means: Floats) -> tuple[float, flo
         low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return float(low), float(high)
     n = len(differences) + 2
-    gained, lost = (len(differences) * max(0.0, sign * float(differences[0])) + 0.5 for sign in (1, -1))
+    common_difference = float(differences[0])
+    gained = len(differences) * max(0.0, common_difference) + 0.5
+    lost = len(differences) * max(0.0, -common_difference) + 0.5
     middle = (gained - lost) / n
     half_width = _two_sided_z(CONFIDENCE) * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
     return max(-1.0, middle - half_width), min(1.0, middle + half_width)
 
 
-def _resampled_means(values: Floats, seed: int) -> Floats:
+def _resample_means(values: Floats, seed: int) -> Floats:
     """Means of `RESAMPLES` resamples, shape (RESAMPLES,); computed in blocks to bound memory."""
     rng = np.random.default_rng(seed)
     block_size = max(1, 2_000_000 // max(1, len(values)))
@@ -185,25 +189,25 @@ class Prevalence:
 
 
 def correct_prevalence(
-    positives: int, n: int, rights_accepted: int, rights: int, wrongs_rejected: int, wrongs: int
+    positives: int, n: int, right_accepted: int, right_count: int, wrong_rejected: int, wrong_count: int
 ) -> Prevalence | None:
     """Correct an accuracy for the errors of the judge that measured it, which were counted on known items.
 
-    The judge called `positives` of `n` replies right. It accepted `rights_accepted` of `rights` items known to be right
-    (sensitivity) and rejected `wrongs_rejected` of `wrongs` items known to be wrong (specificity). The estimate is
-    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71). Its interval is the
-    normal approximation with the variance of all three shares (ibid., eq. 6). None if the judge is no better than
-    chance.
+    The judge called `positives` of `n` replies right, a share of p. It accepted `right_accepted` of `right_count` items
+    known to be right (sensitivity Se) and rejected `wrong_rejected` of `wrong_count` items known to be wrong
+    (specificity Sp). The estimate is (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of
+    Epidemiology 107:71). Its interval is the normal approximation with the variance of all three shares (ibid., eq. 6).
+    Returns None if the judge is no better than chance.
     """
-    p, sensitivity, specificity = positives / n, rights_accepted / rights, wrongs_rejected / wrongs
+    p, sensitivity, specificity = positives / n, right_accepted / right_count, wrong_rejected / wrong_count
     youden = sensitivity + specificity - 1
     if youden <= 0:
         return None
     estimate = (p + specificity - 1) / youden
     variance = (
         p * (1 - p) / n
-        + estimate**2 * sensitivity * (1 - sensitivity) / rights
-        + (1 - estimate) ** 2 * specificity * (1 - specificity) / wrongs
+        + estimate**2 * sensitivity * (1 - sensitivity) / right_count
+        + (1 - estimate) ** 2 * specificity * (1 - specificity) / wrong_count
     ) / youden**2
     half_width = _two_sided_z(CONFIDENCE) * math.sqrt(variance)
     low, middle, high = (
@@ -213,40 +217,52 @@ def correct_prevalence(
 
 
 def predict_right_share(
-    rights: tuple[int, int], wrongs: tuple[int, int], passed: tuple[int, int], kept: tuple[int, int] | None = None
+    right_accepted: tuple[int, int],
+    wrong_rejected: tuple[int, int],
+    accepted: tuple[int, int],
+    kept: tuple[int, int] | None = None,
 ) -> tuple[Prevalence, Prevalence]:
     """Estimate the share of right questions among those that a fallible judge accepts, and among the accepted questions
     that are kept. Each count is (hits, n).
 
-    A judge is a test for wrong solutions here: of the known solutions, it accepted some of the `rights` (specificity
-    Sp) and rejected some of the `wrongs` (sensitivity Se). Of unknown questions, it accepted `passed`. If a share π of
-    these questions is right, the judge accepts the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of
-    the accepted questions are right. `kept` counts the accepted questions that become examples. It is assumed that
-    these include all wrong ones, so that (K − (1−ρ)·A) / K of K kept out of A accepted questions are right. Without
-    `kept`, it is assumed that right and wrong questions are kept equally often.
+    A judge is a test for wrong solutions here. It accepted `right_accepted` of the solutions known to be right
+    (specificity Sp), rejected `wrong_rejected` of those known to be wrong (sensitivity Se), and accepted `accepted` of
+    the questions that are not known to be either. If a share π of these questions is right, the judge accepts the share
+    a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of the accepted questions are right. `kept` counts the
+    accepted questions that become examples. It is assumed that these include all wrong ones, so that (K − (1−ρ)·A) / K
+    of K kept out of A accepted questions are right. Without `kept`, it is assumed that right and wrong questions are
+    kept equally often.
 
     The estimates are posterior medians with 95% credible intervals. The priors are uniform on π and Jeffreys on Sp and
-    Se, and the likelihood of `passed` is binomial; with `kept`, the prior on how often right questions are kept is
+    Se, and the likelihood of `accepted` is binomial; with `kept`, the prior on how often right questions are kept is
     uniform.
     """
     rng = np.random.default_rng(0)
-    specificity, sensitivity = (
-        rng.beta(hits + 0.5, n - hits + 0.5, (PREDICTIONS, 1)).clip(1e-9, 1 - 1e-9) for hits, n in (rights, wrongs)
-    )
+    specificity, sensitivity = _draw_shares(rng, *right_accepted), _draw_shares(rng, *wrong_rejected)
     prevalence = np.linspace(0, 1, 201)[np.newaxis]
     accepted_share = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
     right_share = prevalence * specificity / accepted_share
-    log_weights = passed[0] * np.log(accepted_share) + (passed[1] - passed[0]) * np.log1p(-accepted_share)
-    kept_share = right_share
+    accepted_count, question_count = accepted
+    rejected_count = question_count - accepted_count
+    log_weights = accepted_count * np.log(accepted_share) + rejected_count * np.log1p(-accepted_share)
+    right_share_of_kept = right_share
     if kept is not None:
-        wrong_kept = (1 - right_share) * kept[1]
-        log_weights += np.where(wrong_kept <= kept[0], -np.log(kept[1] - np.minimum(wrong_kept, kept[0]) + 1), -np.inf)
-        kept_share = (1 - wrong_kept / kept[0]).clip(0, 1)
+        kept_count, candidate_count = kept
+        wrong_count = (1 - right_share) * candidate_count  # all of them are kept
+        right_count = candidate_count - np.minimum(wrong_count, kept_count)
+        log_weights += np.where(wrong_count <= kept_count, -np.log(right_count + 1), -np.inf)
+        right_share_of_kept = (1 - wrong_count / kept_count).clip(0, 1)
     weights = np.exp(log_weights - log_weights.max())
-    return _summarize_posterior(right_share, weights), _summarize_posterior(kept_share, weights)
+    return _summarize_posterior(right_share, weights), _summarize_posterior(right_share_of_kept, weights)
+
+
+def _draw_shares(rng: np.random.Generator, hits: int, n: int) -> Floats:
+    """Draw shares, shaped (POSTERIOR_DRAWS, 1), from the posterior of `hits` in `n` under Jeffreys' prior."""
+    return rng.beta(hits + 0.5, n - hits + 0.5, (POSTERIOR_DRAWS, 1)).clip(1e-9, 1 - 1e-9)
 
 
 def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
+    """The median and the 95% credible interval of weighted values."""
     low, middle, high = _weighted_quantiles(values, weights)
     return Prevalence(middle, (low, high))
 
@@ -263,6 +279,7 @@ def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
 
 
 def _two_sided_z(confidence: float) -> float:
+    """The z for which a standard normal value lies between -z and z with the probability `confidence`."""
     from scipy.stats import norm
 
     return float(norm.ppf((1 + confidence) / 2))
@@ -271,7 +288,7 @@ def _two_sided_z(confidence: float) -> float:
 def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], seed: int = 0) -> Paired:
     """Compare two conditions item by item; each item has one mark per repeat.
 
-    Both tests use the difference between an item's mean marks.
+    Both tests use the difference between an item's mean marks, in multiples of 1 / `unit`, which are whole numbers.
     """
     unit = math.lcm(*(len(marks) for marks in (*a, *b)))
     unit_differences = [
@@ -279,7 +296,7 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
         for marks_a, marks_b in zip(a, b, strict=True)
     ]
     differences = np.array(unit_differences, dtype=np.float64) / unit
-    means = _resampled_means(differences, seed)
+    means = _resample_means(differences, seed)
     tail_count = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Paired(
         n=len(differences),

@@ -97,8 +97,8 @@ class EvaluationSummary:
             "split": self.split,
             "n": self.n,
             "items": self.items,
-            "strict": _strict_json(self.strict),
-            "soft": self._soft_json(),
+            "strict": _build_strict_json(self.strict),
+            "soft": self._build_soft_json(),
             "unanswered": self.unanswered,
             "cut_in_reasoning": self.cut_in_reasoning,
             "reasoning_tokens": self.reasoning_tokens,
@@ -108,17 +108,17 @@ class EvaluationSummary:
             "by_run": list(self.strict.by_run) if self.strict else [],
         }
 
-    def _soft_json(self) -> dict[str, Any] | None:
+    def _build_soft_json(self) -> dict[str, Any] | None:
         if self.soft is None:
             return None
         accuracy = {**asdict(self.soft), "ci95": list(self.soft.ci95), "by_run": list(self.soft.by_run)}
-        corrected = (
-            {"corrected": {**asdict(self.corrected), "ci95": list(self.corrected.ci95)}} if self.corrected else {}
-        )
-        return {**accuracy, "judge": self.judge, **corrected}
+        values: dict[str, Any] = {**accuracy, "judge": self.judge}
+        if self.corrected:
+            values["corrected"] = {**asdict(self.corrected), "ci95": list(self.corrected.ci95)}
+        return values
 
 
-def _strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
+def _build_strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
     return {"mean": accuracy.mean, "sd": accuracy.sd, "ci95": list(accuracy.ci95)} if accuracy else None
 
 
@@ -131,8 +131,8 @@ def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
     ]
     if not rates:
         return None
-    marks_by_run = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
-    by_run = tuple(float(np.mean([mark == "right" for mark in run])) for run in marks_by_run if run)
+    scored_by_run = [[mark for mark in run_marks if mark != "unscored"] for run_marks in zip(*marks, strict=True)]
+    by_run = tuple(float(np.mean([mark == "right" for mark in scored])) for scored in scored_by_run if scored)
     return Accuracy(
         n=len(rates),
         mean=float(np.mean(rates)),
@@ -143,11 +143,13 @@ def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
     )
 
 
-def missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]:
+def read_missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]:
     """Why replies are missing in a result that the ledger stores; () if none is missing."""
     if "unscored_reasons" in result:
         return tuple(ShortfallCause(**entry) for entry in result["unscored_reasons"])
-    return (ShortfallCause(NOT_RECORDED, result["unscored"]),) if result["strict"] and result.get("unscored") else ()
+    if result["strict"] and result.get("unscored"):
+        return (ShortfallCause(NOT_RECORDED, result["unscored"]),)
+    return ()
 
 
 def describe_missing(causes: Sequence[ShortfallCause]) -> str:

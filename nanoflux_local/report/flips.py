@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nanoflux_local.evaluate.items import (
-    RULE,
+    FLIP_RULE,
     Flip,
     ItemRecord,
     list_flips,
@@ -79,7 +79,7 @@ def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
         "gained": [show(flip) for flip in gained[:MAX_SHOWN_FLIPS]],
         "lost": [show(flip) for flip in lost[:MAX_SHOWN_FLIPS]],
     }
-    return FlipSection(RULE, len(items_scored_by_both), len(gained), len(lost), shown)
+    return FlipSection(FLIP_RULE, len(items_scored_by_both), len(gained), len(lost), shown)
 
 
 def _list_scored_items(view: LedgerView, evaluation: str) -> set[str]:

@@ -67,15 +67,19 @@ def write_answer(prompt: str, _: random.Random) -> str:
 
 
 def write_verdict(prompt: str, _: random.Random) -> str:
-    """An unreadable verdict on item 0, SOUND on items 1 to 3, UNSOUND on the others."""
+    """A verdict that cannot be read on item 0, SOUND on items 1 to 3, and UNSOUND on the others."""
     number = int(ITEM_NUMBER.findall(prompt)[-1])
     word = "SOUND" if number < 4 else "UNSOUND"
     first_lines = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
     return f"{first_lines}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
 
 
+NO_ITEM = 9
+"""A number that no item has."""
+
+
 class FailingEndpoint(ScriptedEndpoint):
-    """Fails on the item whose number is `failing_item` (9: on no item), and counts its requests."""
+    """Fails on the item with the number `failing_item`, on none if that is `NO_ITEM`, and counts its requests."""
 
     def __init__(self, model: str, failing_item: int) -> None:
         super().__init__(model, script=write_answer)
@@ -113,7 +117,7 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         summaries = {}
-        for model, failing_item in (("a", 4), ("b", 9)):
+        for model, failing_item in (("a", 4), ("b", NO_ITEM)):
             endpoint = FailingEndpoint(model, failing_item)
             summaries[model] = await evaluate(
                 ledger, endpoint, make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
@@ -125,7 +129,7 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
                 compare(view, ids)
             (pair,) = compare(view, ids, partial=True).pairs
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
-        repeated_endpoint = FailingEndpoint("a", 9)
+        repeated_endpoint = FailingEndpoint("a", NO_ITEM)
         complete_result = await evaluate(
             ledger, repeated_endpoint, make_plan(repeated_endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
         )
@@ -146,7 +150,7 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
         with pytest.raises(EndpointError, match="too long"):
             with_refused_prompts.require_whole()
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
-        (await evaluate(ledger, FailingEndpoint("m", 9), plan)).require_whole()
+        (await evaluate(ledger, FailingEndpoint("m", NO_ITEM), plan)).require_whole()
 
 
 async def test_refused_judge_key_stops_the_evaluation(tmp_path):
@@ -219,7 +223,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
 
 async def test_concurrent_equal_evaluations_send_each_request_once(tmp_path):
     with Ledger(tmp_path / "ledger.db") as first_ledger, Ledger(tmp_path / "ledger.db") as second_ledger:
-        first_endpoint, second_endpoint = FailingEndpoint("m", 9), FailingEndpoint("m", 9)
+        first_endpoint, second_endpoint = FailingEndpoint("m", NO_ITEM), FailingEndpoint("m", NO_ITEM)
         plan = make_plan(first_endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
         summaries = await asyncio.gather(
             evaluate(first_ledger, first_endpoint, plan), evaluate(second_ledger, second_endpoint, plan)
@@ -258,11 +262,16 @@ async def test_cancelled_evaluation_resumes(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         endpoint = ScriptedEndpoint("m", script=write_answer)
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 3, 0.7)
-        task = asyncio.create_task(evaluate(ledger, endpoint, plan, lambda count, _: count == 7 and task.cancel()))
+
+        def cancel_after_seven(reply_count: int, _: int) -> None:
+            if reply_count == 7:
+                task.cancel()
+
+        task = asyncio.create_task(evaluate(ledger, endpoint, plan, cancel_after_seven))
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
-        counting_endpoint = FailingEndpoint("m", 9)
+        counting_endpoint = FailingEndpoint("m", NO_ITEM)
         result = await evaluate(ledger, counting_endpoint, plan)
     assert counting_endpoint.requests <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanoflux_local.config import PROGRAM, JudgeRules, validate_model
-from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson
+from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson_interval
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.trials.solutions import PLANTED, RIGHT_KINDS
 from nanoflux_local.transcript import Conclusion, Finding, verdict_from_json
@@ -264,7 +264,7 @@ def measure_share(decisions: Sequence[bool]) -> Share:
     if not decisions:
         return Share(0, None, None)
     total, true_count = len(decisions), sum(decisions)
-    return Share(total, true_count / total, wilson(true_count, total))
+    return Share(total, true_count / total, wilson_interval(true_count, total))
 
 
 def _describe_shares(shares: Mapping[str, Share]) -> str:

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nanoflux_local.evaluate.items import (
-    RULE,
+    FLIP_RULE,
     Flip,
     ItemRecord,
     ItemScore,
@@ -41,7 +41,7 @@ class ItemsScreen(BaseScreen):
 
     mode = "evaluation"
     HELP = f"""The items of an evaluation with their share of right replies. Items that flip against the base come
-first, lost ones before gained ones. {RULE} The base is the evaluation that was marked with space, else that of
+first, lost ones before gained ones. {FLIP_RULE} The base is the evaluation that was marked with space, else that of
 the same model without the adapter. Enter shows an item: its question, the expected answer and both replies."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "details", "Details"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from nanoflux_local.evaluate.items import RULE, Flip
+from nanoflux_local.evaluate.items import FLIP_RULE, Flip
 from nanoflux_local.experiments.tables import PAIR_COLUMNS, format_pair_rows
 from nanoflux_local.ledger.tally import Event, Tally
 from nanoflux_local.ledger.turn_steps import TurnInProgress
@@ -231,7 +231,7 @@ def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -
         text.append(f"{format_line(flip.item, 40):<32} {flip.base:>4.0%} → {flip.other:>4.0%}\n")
     if len(flips) > MAX_FLIPS:
         text.append(f"… and {len(flips) - MAX_FLIPS} more\n")
-    text.append(RULE, style=colours["muted"])
+    text.append(FLIP_RULE, style=colours["muted"])
     return text
 
 
