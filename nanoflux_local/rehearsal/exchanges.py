@@ -59,7 +59,7 @@ def write_exchanges(
 ) -> list[Exchange]:
     """Write the exchanges of stand-in `number` in every role that it may have.
 
-    The stand-in answers every second item of `items` right, and the others wrong.
+    The stand-in answers every second of the benchmark items `items` right, and the others wrong.
     """
     attack = make_attack(number)
     attack_exchanges = [
@@ -70,12 +70,9 @@ def write_exchanges(
     defence_exchanges = [
         _write_defence_exchange(domain, config, attack.question, make_wrong_defence()) for attack in all_attacks
     ]
-    defence_exchanges += [
-        _write_defence_exchange(
-            domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
-        )
-        for index, item in enumerate(items)
-    ]
+    for index, item in enumerate(items):
+        defence = Defence(item.solution, item.answer) if index % 2 == 0 else make_wrong_defence()
+        defence_exchanges.append(_write_defence_exchange(domain, config, item.question, defence))
     judgement_exchanges = [
         exchange for attack in all_attacks for exchange in _write_judgement_exchanges(domain, attack)
     ]
@@ -106,18 +103,21 @@ def _write_defence_exchange(domain: Domain, config: RunConfig, question: str, de
 
 
 def _write_attack(domain: Domain | None, attack: Attack) -> str:
+    """An attacker's reply with the domain's sections, or with all sections of the attack if there is no domain."""
     texts = {"QUESTION": attack.question, "SOLUTION": attack.solution, "ANSWER": attack.answer, **attack.notes}
     names = domain.sections.attacker if domain else tuple(texts)
     return render_sections({name: texts.get(name, "none") for name in names})
 
 
 def _write_defence(domain: Domain | None, defence: Defence) -> str:
+    """A defender's reply with the domain's sections, or with analysis, solution and answer if there is no domain."""
     texts = {"ANALYSIS": "count.", "SOLUTION": defence.solution, "ANSWER": defence.answer}
     names = domain.sections.defender if domain else tuple(texts)
     return render_sections({name: texts[name] for name in names})
 
 
 def _write_judgement_exchanges(domain: Domain, attack: Attack) -> Sequence[Exchange]:
+    """The judge's two exchanges about an attack: the question is valid, and the wrong defence is incorrect."""
     validation = domain.render("validation", {"attack": attack, "evidence": ()})
     evaluation = domain.render("evaluation", {"attack": attack, "defence": make_wrong_defence()})
     return (

@@ -1,5 +1,4 @@
-"""Fits a stand-in to its exchanges, by fitting only the rows of its output matrix that belong to the replies'
-tokens.
+"""Fits a stand-in to its exchanges: only the rows of its output matrix that belong to the replies' tokens change.
 
 All other weights remain random. The hidden states of a random transformer differ so much between prompts that rows
 which distinguish the prompts can be fitted in a second. Prompts are encoded as the server of the model's family encodes
@@ -21,13 +20,13 @@ from nanoflux_models.stand_ins import save_weights
 from nanoflux_models.stand_ins.family import Family
 
 MARGIN = 8.0
-"""The expected token must be this many nats likelier than any other: at a temperature of 0.7 it is then nearly always
-drawn."""
+"""The number of nats by which an expected token must be likelier than any other. At a temperature of 0.7, such a token
+is nearly always drawn."""
 PENALTY = 1e-4
 """The weight of the squared rows in the loss of a fit."""
 ROW_SCALES = tuple(2.0**power for power in range(9))
 """Factors for the fitted rows, in the order in which they are tried."""
-_ENCODE = """
+_HARMONY_PROGRAM = """
 import json, sys
 from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 from vllm.entrypoints.openai.parser import harmony_utils as harmony
@@ -72,11 +71,11 @@ def fit_stand_in(folder: Path, manifest: Manifest, family: Family, exchanges: Se
     encoded_exchanges = _encode_exchanges(manifest, family, exchanges, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     _fit(model, encoded_exchanges)
-    generation_config = (folder / "generation_config.json").read_bytes()
-    config = (folder / "config.json").read_bytes()
-    save_weights(model.to(torch.bfloat16), folder)
-    (folder / "config.json").write_bytes(config)
-    (folder / "generation_config.json").write_bytes(generation_config)
+    config_paths = (folder / "config.json", folder / "generation_config.json")
+    original_configs = [path.read_bytes() for path in config_paths]
+    save_weights(model.to(torch.bfloat16), folder)  # overwrites the configurations too
+    for path, original_config in zip(config_paths, original_configs, strict=True):
+        path.write_bytes(original_config)
     return f"{len({exchange.reply for exchange in exchanges})} replies fitted"
 
 
@@ -88,30 +87,28 @@ def list_phrases(exchanges: Sequence[Exchange]) -> list[str]:
 def _encode_exchanges(
     manifest: Manifest, family: Family, exchanges: Sequence[Exchange], encode: Encode
 ) -> list[_EncodedExchange]:
+    """The exchanges as token ids. If the output matrix is also the embedding, a reply's last end-of-turn token becomes
+    the end-of-sequence token, which no prompt contains.
+    """
     chats = []
     for exchange in exchanges:
         messages = exchange.messages if manifest.chat.system_role else without_system(exchange.messages)
         chats.append([{"role": message.role, "content": message.content} for message in messages])
     prompts, replies = encode(chats, [family.render_reply(REASONING, exchange.reply) for exchange in exchanges])
-    final_token_by_end = (
-        {}
-        if _has_separate_head(family)
-        else {family.control_tokens[family.end_tokens[-1]]: family.control_tokens[family.eos]}
-    )
-    return [
-        _EncodedExchange(prompt, [*reply[:-1], final_token_by_end.get(reply[-1], reply[-1])])
-        for prompt, reply in zip(prompts, replies, strict=True)
-    ]
+    if not _has_separate_head(family):
+        end_of_turn, end_of_sequence = family.control_tokens[family.end_tokens[-1]], family.control_tokens[family.eos]
+        replies = [[*reply[:-1], end_of_sequence] if reply[-1] == end_of_turn else reply for reply in replies]
+    return [_EncodedExchange(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
 
 
 def _has_separate_head(family: Family) -> bool:
-    """Whether the output matrix is separate from the embedding. If it is not, replies must end with a token that no
-    prompt contains.
-    """
+    """Whether the output matrix is separate from the embedding."""
     return family.tiny_config.get("tie_word_embeddings") is False
 
 
 def _build_template_encoder(tokenizer: Any) -> Encode:
+    """A function that encodes chats with the tokenizer's chat template."""
+
     def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         prompts = [
             list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats
@@ -122,9 +119,11 @@ def _build_template_encoder(tokenizer: Any) -> Encode:
 
 
 def _build_harmony_encoder(python: Path) -> Encode:
+    """A function that encodes chats in a process of the interpreter `python`, as vLLM does for gpt-oss."""
+
     def encode(chats: list[Conversation], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         result = subprocess.run(
-            [str(python), "-P", "-c", _ENCODE],
+            [str(python), "-P", "-c", _HARMONY_PROGRAM],
             input=json.dumps([chats, replies]), capture_output=True, text=True, check=False, cwd="/", timeout=300,
         )  # fmt: skip
         if result.returncode:
@@ -148,7 +147,8 @@ def _fit(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
 
     head = model.get_output_embeddings().weight
     is_tied = head is model.get_input_embeddings().weight
-    positions = range(max(len(exchange.reply) for exchange in exchanges)) if is_tied else [None]
+    longest_reply = max(len(exchange.reply) for exchange in exchanges)
+    positions = range(longest_reply) if is_tied else [None]  # None: all positions at once
     with torch.no_grad():
         head[_list_reply_tokens(exchanges, None)] = 0.0
         for position in positions:
@@ -201,19 +201,21 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
     weights = torch.zeros(count, states.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> Any:
+    def compute_loss() -> Any:
         optimizer.zero_grad()
         scores = F.pad(states @ weights.T, (1, 0))  # class 0 is any other token, whose score stays 0
-        value = F.cross_entropy(scores, classes) + PENALTY * weights.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        loss = F.cross_entropy(scores, classes) + PENALTY * weights.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(compute_loss)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 
 def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, token_ids: Any) -> Any:
-    """Scale the fitted rows until the expected tokens are likelier than all others by `MARGIN`."""
+    """The fitted rows times the first of `ROW_SCALES` that makes the expected tokens likelier than all others by
+    `MARGIN`; the last of them if none does.
+    """
     scaled_head = head.clone()
     for scale in ROW_SCALES:
         scaled_head[tokens] = fitted_rows * scale

@@ -30,7 +30,7 @@ DUMMY_WEIGHTS = ("--load-format", "dummy")
 
 @dataclass(frozen=True, slots=True)
 class RequestLoad:
-    """The load on each server: the number of prompt and completion tokens of each concurrent request.
+    """The tokens of each concurrent request that a server receives: those of its prompt and of its completion.
 
     With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
     measurements are meaningless.
@@ -60,7 +60,8 @@ def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: Reque
 
 
 def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestLoad) -> None:
-    configs: list[RunConfig] = []
+    """Plan the profile's models, then measure them one after another."""
+    configs: list[RunConfig] = []  # one configuration, once `configure` has run
 
     def configure() -> str:
         configs.append(resolve("starter", profile, override_embedder(), stage.home))
@@ -80,6 +81,7 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
 
 
 def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
+    """Place the models on this machine's GPUs. Raises NanofluxError if they do not fit."""
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
@@ -103,14 +105,14 @@ def _measure_model(
     """Measure the start, memory, speed and wake-up of one model. `seat` contains the resources assigned to the model
     and its turn group ("" if it takes no turns). A model that takes turns sleeps afterwards.
     """
-    launches: list[Launch] = []
+    launches: list[Launch] = []  # one launch, once `start` has run
     model, used_gib = endpoint.model, _read_used_gib()
 
     def start() -> str:
         launches.append(_make_launch(endpoint, seat, stage, load))
         start_s = time.monotonic()
         stage.serve(launches[0])
-        _complete(ServerClient(stage.servers[model].url), model, [1] * 8, 1)
+        _complete(ServerClient(stage.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
         return f"answers {time.monotonic() - start_s:.0f} s after its start"
 
     if not report.perform("serve", model, start):
@@ -167,15 +169,15 @@ def _read_used_gib() -> list[float]:
 
 def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
     """Compare the memory that the server uses on its GPUs with its planned share."""
-    gpus, used_gib_now = list_gpu_gib(), _read_used_gib()
+    gpu_gib, used_gib_now = list_gpu_gib(), _read_used_gib()
     if not used_gib_now:
         raise StepSkipped("this machine has no GPU")
-    server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in launch.seat.gpus or range(len(used_gib_now))}
+    gpus = launch.seat.gpus or range(len(used_gib_now))
+    server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in gpus}
     share = launch.seat.utilisation
-    comparison = "; ".join(
-        f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in server_gib.items()
-    )
-    if any(share and gib > share * gpus[gpu] for gpu, gib in server_gib.items()):
+    planned_gib = {gpu: share * gpu_gib[gpu] for gpu in gpus}
+    comparison = "; ".join(f"GPU {gpu}: {server_gib[gpu]:.1f} GiB of {planned_gib[gpu]:.1f} planned" for gpu in gpus)
+    if share and any(server_gib[gpu] > planned_gib[gpu] for gpu in gpus):
         raise NanofluxError(
             f"the server uses more memory than planned: {comparison}", "set a smaller share, or a shorter context"
         )
@@ -185,7 +187,7 @@ def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
 def _measure_throughput(model: str, concurrency: int, stage: Stage, load: RequestLoad) -> str:
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(stage.servers[model].url)
-    prompts = [
+    prompts = [  # arbitrary token ids
         [7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(concurrency)
     ]
     start_s = time.monotonic()
@@ -198,9 +200,9 @@ def _measure_throughput(model: str, concurrency: int, stage: Stage, load: Reques
     )
 
 
-def _complete(client: ServerClient, model: str, ids: list[int], tokens: int) -> int:
-    """Request a completion of exactly `tokens` tokens; return the number of tokens that the server reports."""
-    body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+def _complete(client: ServerClient, model: str, prompt_ids: list[int], token_count: int) -> int:
+    """Request a completion of exactly `token_count` tokens; return the number of tokens that the server reports."""
+    body = {"model": model, "prompt": prompt_ids, "max_tokens": token_count, "temperature": 0.0, "ignore_eos": True}
     return int(client.complete(body)["usage"]["completion_tokens"])
 
 

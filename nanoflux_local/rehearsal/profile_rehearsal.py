@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.config import EndpointConfig, RunConfig, merge_tables
@@ -95,9 +96,10 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
     if state is None:
         return
     stand_ins = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
-    has_started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
-    served_models = [model for model in stand_ins if has_started and _perform_serve(state, stage, report, model)]
-    all_served = has_started and len(served_models) == len(state.managed)
+    has_all_stand_ins = len(stand_ins) == len(state.managed)
+    has_run = has_all_stand_ins and report.perform("run", "", lambda: _start_run(state, stage))
+    served_models = [model for model in stand_ins if has_run and _perform_serve(state, stage, report, model)]
+    all_served = has_run and len(served_models) == len(state.managed)
     if all_served and report.perform("turns", "", lambda: _run_turns(state, stage)):
         report.perform("export", "", lambda: _export(state, stage))
         _train_and_compare(state, stage, report)
@@ -106,7 +108,7 @@ def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
         if name not in reported_steps:
             report.skip(name, "", "an earlier step failed")
     for model in served_models:
-        report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
+        report.perform("sleep and wake", model, partial(_sleep_and_wake, state, stage, model))
 
 
 def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
@@ -117,8 +119,8 @@ def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
                 stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, stage, report)
-    for report in reports[-1:]:  # reported once, with the last profile
-        report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
+    if reports:  # the step is reported once, with the last profile
+        reports[-1].perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
 
 
 def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileState | None:
@@ -132,9 +134,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
         tunable_models = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
-        hosted_count = len(config.players) - len(
-            [name for name in config.players if find_kind(config.endpoints[name].interface).managed]
-        )
+        hosted_count = sum(not find_kind(config.endpoints[name].interface).managed for name in config.players)
         return f"{len(state.managed)} models on vLLM, {hosted_count} hosted ones replaced by the fake server"
 
     def plan() -> str:
@@ -147,6 +147,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
 
 
 def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
+    """The configuration of the profile's rehearsed run. Raises ConfigError if an endpoint runs in process."""
     values = load_profile(profile)
     endpoint_tables = values.get("endpoints", {})
     on_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
@@ -166,7 +167,9 @@ def _list_workloads(state: _ProfileState, stage: Stage) -> list[Workload]:
 
 
 def _plan_servers(models: list[Workload]) -> str:
-    """Plan the models on this machine's GPUs. A machine without GPUs plans for the smallest number that suffices."""
+    """Place the models on this machine's GPUs, or, on a machine without GPUs, on the smallest number of GPUs that holds
+    them.
+    """
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
     gpus = list_gpu_gib()
@@ -201,29 +204,36 @@ def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
     """Make and fit a stand-in, and install it under the model's name and packaged manifest."""
     manifest = load_manifest(model, stage.home.root)
     family, python = find_family(manifest.architecture, model), stage.interpreter().path
-    number = len([name for name, _ in stage.passed if name == "stand-in"])
-    exchanges = _write_exchanges(state, stage, model, number)
+    stand_in_number = sum(step == "stand-in" for step, _ in stage.passed)
+    exchanges = _write_exchanges(state, stage, model, stand_in_number)
     prompts = [message.content for exchange in exchanges for message in exchange.messages]
     texts = [REASONING, *prompts, *(exchange.reply for exchange in exchanges)]
     harmony_vocabulary = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
     folder = stage.home.root / "stand-ins" / model
     if harmony_vocabulary:
         make_stand_in(
-            family, folder, texts, harmony_vocabulary, number, overrides=WIDE_SIZES, weight_std=WIDE_WEIGHT_STD
+            family,
+            folder,
+            texts,
+            harmony_vocabulary,
+            seed=stand_in_number,
+            overrides=WIDE_SIZES,
+            weight_std=WIDE_WEIGHT_STD,
         )
     else:
-        make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(exchanges))
+        make_stand_in(family, folder, texts, seed=stand_in_number, phrases=list_phrases(exchanges))
     summary = fit_stand_in(folder, manifest, family, exchanges, python)
     import_path(folder, model, stage.home.root)
     difference = f"; {family.difference}" if family.difference else ""
     return f"tiny {family.architecture}, random weights, {summary}{difference}"
 
 
-def _write_exchanges(state: _ProfileState, stage: Stage, model: str, number: int) -> list[Exchange]:
+def _write_exchanges(state: _ProfileState, stage: Stage, model: str, stand_in_number: int) -> list[Exchange]:
+    """The exchanges of a model's stand-in; only the stand-in that is trained also answers the items to evaluate."""
     domain = load_domain(DOMAIN, stage.home.root)
     source = build_seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEM_COUNT] if model == state.base else ()
-    return write_exchanges(state.config, domain, source, number, items)
+    return write_exchanges(state.config, domain, source, stand_in_number, items)
 
 
 def _perform_stand_in(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
@@ -257,7 +267,8 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
             reply = await client.chat(ChatRequest(client.identity, question, Sampling(0.0, 1.0, 128), seed=1))
             if not strip_reasoning(reply.text).strip():
                 raise NanofluxError(
-                    f"{model} answers {GREETING!r} with an empty reply", f"nanoflux models logs {model}"
+                    f"{model} answers {GREETING!r} with an empty reply",
+                    f"read the server's log with `nanoflux models logs {model}`",
                 )
             return f"{reply.completion_tokens} tokens in {reply.seconds:.1f} s"
         finally:
@@ -289,6 +300,7 @@ def _export(state: _ProfileState, stage: Stage) -> str:
 
 
 def _train_and_compare(state: _ProfileState, stage: Stage, report: RehearsalReport) -> None:
+    """Train an adapter, load it on the server, and evaluate it with every kind of endpoint."""
     base = state.base
     if not base:
         for name in ("train", "load", "evaluate"):
@@ -323,7 +335,8 @@ def _load(state: _ProfileState, stage: Stage) -> str:
     client.load_adapter(state.adapter, folder)
     outcome = probe(client, state.base, weights_dir(state.base, stage.home.root), folder, state.adapter)
     if not outcome.passed:
-        raise NanofluxError(outcome.verdict, f"nanoflux models probe {state.adapter[:12]}")
+        fix = f"probe the adapter again with `nanoflux models probe {state.adapter[:12]}`"
+        raise NanofluxError(outcome.verdict, fix)
     stage.servers[state.base] = stage.supervisor.record_proof(record, state.adapter)
     return outcome.verdict
 
@@ -331,19 +344,21 @@ def _load(state: _ProfileState, stage: Stage) -> str:
 def _evaluate(state: _ProfileState, stage: Stage) -> str:
     """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
-    marks_by_kind = {kind: _evaluate_kind(state, stage, kind, args) for kind in adapter_kinds()}
-    in_process_marks = marks_by_kind["in_process"]
-    for kind, marks in marks_by_kind.items():
-        unequal_items = [item for item in in_process_marks if marks.get(item) != in_process_marks[item]]
+    answers_by_kind = {kind: _evaluate_kind(state, stage, kind, args) for kind in adapter_kinds()}
+    in_process_answers = answers_by_kind["in_process"]
+    for kind, answers in answers_by_kind.items():
+        unequal_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]
         if unequal_items:
             item = unequal_items[0]
             raise NanofluxError(
-                f"{len(unequal_items)} of {len(in_process_marks)} items differ between in_process and {kind}, such as "
-                f"{item}: {in_process_marks[item]} and {marks.get(item)}",
-                f"nanoflux models probe {state.adapter[:12]}",
+                f"{len(unequal_items)} of {len(in_process_answers)} items differ between in_process and {kind}, such "
+                f"as {item}: {in_process_answers[item]} and {answers.get(item)}",
+                f"probe the adapter with `nanoflux models probe {state.adapter[:12]}`",
             )
-    right_count = sum(mark == "right" for _, mark in in_process_marks.values())
-    return f"{len(in_process_marks)} items agree in process, through vLLM and merged ({right_count} right, as expected)"
+    right_count = sum(mark == "right" for _, mark in in_process_answers.values())
+    return (
+        f"{len(in_process_answers)} items agree in process, through vLLM and merged ({right_count} right, as expected)"
+    )
 
 
 def _evaluate_kind(state: _ProfileState, stage: Stage, kind: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
@@ -366,6 +381,7 @@ def _evaluate_kind(state: _ProfileState, stage: Stage, kind: str, args: tuple[st
 
 
 def _sleep_and_wake(state: _ProfileState, stage: Stage, model: str) -> str:
+    """Send the model's server to sleep and wake it. Skipped without a GPU, or if the model has its GPU to itself."""
     if stage.interpreter().serves_on_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:
@@ -374,5 +390,6 @@ def _sleep_and_wake(state: _ProfileState, stage: Stage, model: str) -> str:
     client.sleep()
     client.wake()
     if client.is_asleep():
-        raise NanofluxError(f"the server of {model} does not wake", f"nanoflux models logs {model}")
+        fix = f"read the server's log with `nanoflux models logs {model}`"
+        raise NanofluxError(f"the server of {model} does not wake", fix)
     return "sleeps and wakes"

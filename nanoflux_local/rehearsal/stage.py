@@ -60,7 +60,8 @@ class Stage:
 
     def hosted_url(self) -> str:
         """The address of the fake server, which is started on first use."""
-        self._hosted = self._hosted or _HostedServer()
+        if self._hosted is None:
+            self._hosted = _HostedServer()
         return self._hosted.url
 
     def build_overrides(self, endpoints: Mapping[str, Mapping[str, Any]], on_cpu: bool) -> Settings:
@@ -104,8 +105,10 @@ class Stage:
             return self.servers[launch.model]
         if launch.model in self.servers:
             self.supervisor.stop(self.servers.pop(launch.model))
-        while not (lock := self.supervisor.lock_start()):
+        lock = self.supervisor.lock_start()
+        while not lock:  # another process is starting a server
             time.sleep(0.2)
+            lock = self.supervisor.lock_start()
         with lock:
             started = self.supervisor.spawn(launch, launch.model)
             self.supervisor.await_ready(started)

@@ -34,7 +34,8 @@ class RehearsalStep:
 
     def __str__(self) -> str:
         subject = f"{self.name} {self.model}".rstrip()
-        return f"{subject}: {self.outcome}{': ' if self.outcome != 'passed' else ', '}{self.detail}"
+        separator = ", " if self.outcome == "passed" else ": "
+        return f"{subject}: {self.outcome}{separator}{self.detail}"
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class RehearsalReport:
 
 
 def _run_step(work: Callable[[], str]) -> tuple[StepOutcome, str]:
+    """Call `work`; return the outcome, with the result or the reason."""
     try:
         return "passed", work()
     except StepSkipped as skipped:
