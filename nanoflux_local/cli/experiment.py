@@ -187,7 +187,7 @@ def show_results(experiment: dict[str, Any]) -> None:
         f"{experiment['status']}, {describe_cells(experiment['cells'])}\n"
     )
     kind = find_kind(experiment["kind"])
-    print_table([column.title for column in kind.columns], kind.rows(experiment))
+    print_table([column.title for column in kind.columns], kind.list_rows(experiment))
     if experiment["pairs"]:
         click.echo()
         print_table([column.title for column in PAIR_COLUMNS], format_pair_rows(experiment["pairs"]))

@@ -41,7 +41,9 @@ class Answers:
     @property
     def solved(self) -> str:
         """How often the model solves the item: "never", "sometimes" or "always", as in `Condition.solved`."""
-        return "never" if not self.right else "always" if self.right == self.tries else "sometimes"
+        if self.right == 0:
+            return "never"
+        return "always" if self.right == self.tries else "sometimes"
 
 
 def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, str]:
@@ -94,25 +96,25 @@ def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
         " WHERE evaluation = ? ORDER BY item, repeat",
         json.loads(cell["result"])["evaluation"],
     )
-    replies: dict[str, list[tuple[bool, str]]] = {}
+    marked_replies_by_item: dict[str, list[tuple[bool, str]]] = {}
     for row in rows:
         text = json.loads(row["reply"])["text"] if row["reply"] else ""
-        replies.setdefault(row["item"], []).append((row["verdict"] == "right", text))
+        marked_replies_by_item.setdefault(row["item"], []).append((row["verdict"] == "right", text))
     return {
         item: Answers(
             sum(is_right for is_right, _ in marked_replies),
             len(marked_replies),
             tuple(text for is_right, text in marked_replies if is_right),
         )
-        for item, marked_replies in replies.items()
+        for item, marked_replies in marked_replies_by_item.items()
     }
 
 
 def choose_items(
     condition: Condition, items: Sequence[Seed], answers: dict[str, Answers], domain: Domain
 ) -> list[Seed]:
-    """The items that the condition selects by `solved`. With `solution` "own", only items that the model answered
-    right, with the model's solution.
+    """The items that the condition selects by `solved`. With `solution` "own", these are only items that the model
+    answered right, and their solutions are the model's.
     """
     chosen = [item for item in items if item.id in answers]
     if condition.solved:
@@ -124,6 +126,7 @@ def choose_items(
 
 
 def _matches_solved(answers: Answers, solved: str) -> bool:
+    """Whether the item counts as `solved`, a value of `Condition.solved`."""
     return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 

@@ -33,7 +33,8 @@ class GenerationCost:
 
 def measure_generation_cost(home: Home, view: LedgerView, run: str) -> GenerationCost:
     """The cost of a run's generation, from its calls in the ledger."""
-    tokens, flops, usd, unknown_models = 0, 0.0, 0.0, list[str]()
+    tokens, flops, usd = 0, 0.0, 0.0
+    unknown_models: list[str] = []
     rows = view.rows(
         "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
         " WHERE run = ? AND kind = 'chat' GROUP BY model ORDER BY model",

@@ -83,7 +83,7 @@ def run_remaining_cells(home: Home, experiment: str, workers: Workers, on_cell: 
 
 
 class _Execution:
-    """An experiment that this process is running."""
+    """The execution of an experiment by this process, with the outcome of each cell recorded in the ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, experiment: str, workers: Workers, on_cell: OnCell) -> None:
         self.home, self.ledger, self.id = home, ledger, experiment
@@ -93,11 +93,15 @@ class _Execution:
         self.failures: list[str] = []
 
     def run(self, work: Work) -> None:
+        """Run the remaining cells, until the end or until a pause or stop is requested. Raises NanofluxError if cells
+        failed.
+        """
         with record_job(self.ledger, work) as job:
             with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                self._run_cells([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
+                remaining_cells = self._list_remaining_cells()
+                self._run_cells([cell for cell in remaining_cells if cell.condition in PREPARATION])
                 if not self.failures:  # the other cells need finished runs and answers
-                    self._run_cells([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
+                    self._run_cells([cell for cell in remaining_cells if cell.condition not in PREPARATION])
             status = status_after(self.requests[-1]) if self.requests else "done"
             job.status = "failed" if self.failures and not self.requests else status
             job.message = "; ".join(self.failures)
@@ -106,16 +110,17 @@ class _Execution:
             cells = "1 cell" if len(self.failures) == 1 else f"{len(self.failures)} cells"
             raise NanofluxError(f"{cells} failed: {job.message}", fix)
 
-    def _remaining_cells(self) -> list[Cell]:
-        done_ids = {row[0] for row in self.ledger.rows(
-            "SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id
-        )}  # fmt: skip
+    def _list_remaining_cells(self) -> list[Cell]:
+        rows = self.ledger.rows("SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id)
+        done_ids = {cell_id for (cell_id,) in rows}
         return [cell for cell in self.plan.cells if cell.id not in done_ids]
 
     def _run_cells(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
             self.ledger.set_cell(self.id, cell.id, "waiting")
-        for cell, outcome in self.workers.run_cells(self.plan, cells) if cells and not self.requests else ():
+        if not cells or self.requests:
+            return
+        for cell, outcome in self.workers.run_cells(self.plan, cells):
             self._record_outcome(cell, outcome)
             if self.requests:
                 return
@@ -204,7 +209,7 @@ class ExperimentSummary:
 
 
 def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
-    """An experiment by its id, the beginning of its id, or the name of its grid (the newest experiment of that name).
+    """The experiment with this id, or the newest experiment whose id starts with `name` or whose grid has this name.
 
     Raises:
         NothingMatchedError: no experiment matches.
@@ -237,8 +242,16 @@ def list_experiments(home: Home) -> list[ExperimentSummary]:
 
 
 def _read_row(row: sqlite3.Row) -> StoredExperiment:
-    columns = ("id", "name", "scale", "status", "message", "seconds", "created_at", "plan")
-    return StoredExperiment(*(row[column] for column in columns))
+    return StoredExperiment(
+        id=row["id"],
+        name=row["name"],
+        scale=row["scale"],
+        status=row["status"],
+        message=row["message"],
+        seconds=row["seconds"],
+        created_at=row["created_at"],
+        plan_json=row["plan"],
+    )
 
 
 def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
@@ -251,12 +264,12 @@ def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> Exp
     state = check_work(home, view, Work(EXPERIMENT, experiment.id), stored_state)
     cells = board.cells_by_status(view, experiment.id)
     return ExperimentSummary(
-        experiment.id,
-        experiment.name,
-        experiment.scale,
-        experiment.created_at,
-        state,
-        cells,
+        experiment=experiment.id,
+        name=experiment.name,
+        scale=experiment.scale,
+        created_at=experiment.created_at,
+        state=state,
+        cells=cells,
     )
 
 

@@ -20,21 +20,17 @@ def find_runs(home: Home, plan: GridPlan) -> dict[str, str]:
         for cell in plan.cells:
             if cell.condition == GENERATE:
                 row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell))
-                run_by_key |= {cell.run_key: row["id"]} if row else {}
+                if row:
+                    run_by_key[cell.run_key] = row["id"]
         return {key: str(view.find_run(run)["id"]) for key, run in run_by_key.items()}
 
 
 def run_name(plan: GridPlan, cell: Cell) -> str:
     """The name of a cell's run; it contains a hash of the run's settings."""
     scale = plan.scale
-    settings = [
-        scale.domain,
-        scale.profile,
-        scale.examples,
-        scale.run,
-        cell.seed,
-        *([cell.rules] if cell.rules else []),
-    ]
+    settings = [scale.domain, scale.profile, scale.examples, scale.run, cell.seed]
+    if cell.rules:
+        settings.append(cell.rules)
     return f"experiment-{digest(settings)[:10]}"
 
 
@@ -47,8 +43,11 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
         return str(row["id"])
     run = str(row["id"]) if row else ""
     if not run:
-        cell_settings: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
-        cell_settings |= {"rules": cell.rules} if cell.rules else {}
+        cell_settings: dict[str, object] = {}
+        if cell.seed:
+            cell_settings["seeds"] = {"min": cell.seed, "max": cell.seed}
+        if cell.rules:
+            cell_settings["rules"] = cell.rules
         # Grids run unattended, and a run that misses its target is still useful, so it never pauses when saturated.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
         settings = merge_tables(merge_tables(defaults, plan.scale.run), cell_settings)

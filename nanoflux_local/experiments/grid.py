@@ -29,9 +29,10 @@ DEFAULT_RUN = "0"
 
 
 class Condition(Strict):
-    """One row of the table. `source` says where its training rows come from: nowhere ("none": the base model), the
-    benchmark's train split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the
-    training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
+    """One of the alternatives that a grid compares. `source` says where its training rows come from: the benchmark's
+    train split, or the run; "none" evaluates the base model without training, and "endpoint" another model. `size` rows
+    are drawn by the training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level
+    has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
     With `size` "all", at most `full` benchmark rows (a setting of the scale) are used. `level` selects the run's
@@ -66,10 +67,12 @@ class Condition(Strict):
 
     @property
     def run_key(self) -> str:
-        """The key of the condition's run among the experiment's runs."""
-        return (
-            f"{self.rules}-{self.seed_count}" if self.rules and self.seed_count else self.rules or str(self.seed_count)
-        )
+        """The key of the condition's run among the experiment's runs: the rule set, the number of seed questions, or
+        both.
+        """
+        if self.rules and self.seed_count:
+            return f"{self.rules}-{self.seed_count}"
+        return self.rules if self.rules else str(self.seed_count)
 
     @property
     def needs_run(self) -> bool:
@@ -190,14 +193,13 @@ class GridPlan(Strict):
     def compared_pairs(self) -> list[tuple[str, str]]:
         """The declared pairs whose conditions both exist; "{value}" stands for each value in turn."""
         names = {condition.name for condition in self.conditions}
-        pairs = [
-            (a.replace("{value}", value), b.replace("{value}", value))
-            for a, b in self.grid.compare
-            for value in (self._values() if "{value}" in a + b else [""])
-        ]
+        pairs: list[tuple[str, str]] = []
+        for a, b in self.grid.compare:
+            values = self._list_values() if "{value}" in a + b else [""]
+            pairs += [(a.replace("{value}", value), b.replace("{value}", value)) for value in values]
         return [pair for pair in dict.fromkeys(pairs) if set(pair) <= names]
 
-    def _values(self) -> list[str]:
+    def _list_values(self) -> list[str]:
         values = (*self.scale.sizes, *self.scale.seed_counts, *self.scale.levels)
         return list(dict.fromkeys(str(value) for value in values))
 

@@ -50,9 +50,8 @@ class RayWorkers:
         remote_function = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
         cell_by_task = {}
         for cell in cells:
-            cell_by_task[
-                remote_function.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())
-            ] = cell
+            task = remote_function.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())
+            cell_by_task[task] = cell
             self._on_start(cell, "submitted")
         try:
             while cell_by_task:
@@ -90,6 +89,7 @@ def _run_cell(root: str, plan: str, cell: str) -> CellOutcome:
 
 
 def _import_ray() -> Any:
+    """Import Ray with its usage statistics disabled. Raises ConfigError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave this machine
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:

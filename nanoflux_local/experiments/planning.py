@@ -25,19 +25,19 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
     if scale_name not in grid.scales:
         raise ConfigError(f"{grid_name} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
-    conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
-    conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
+    all_conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
+    conditions = [condition for condition in all_conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"{grid_name}: two conditions have the same name",
             "put {value} into the name of each condition that sets `each`",
         )
-    cells = [
-        *_list_generation_cells(conditions, run),
-        *([Cell(id=ANSWERS, condition=ANSWERS)] if any(condition.needs_answers for condition in conditions) else []),
-        *(cell for condition in conditions for cell in _list_cells(condition, grid, scale)),
-    ]
+    cells = _list_generation_cells(conditions, run)
+    if any(condition.needs_answers for condition in conditions):
+        cells.append(Cell(id=ANSWERS, condition=ANSWERS))
+    for condition in conditions:
+        cells += _list_cells(condition, grid, scale)
     return GridPlan(
         name=grid_name,
         scale_name=scale_name,
@@ -67,17 +67,21 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 
 
 def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
-    """The cells that generate runs: one for each rule set and fixed number of seed questions."""
+    """The cells that generate the conditions' runs: one for each rule set and number of seed questions. With a given
+    `run`, no cell generates the default run.
+    """
     run_key_by_settings = {
         (condition.rules, condition.seed_count): condition.run_key for condition in conditions if condition.needs_run
     }
     return [
-        Cell(id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=count, rules=rules)
-        for (rules, count), key in sorted(run_key_by_settings.items())
+        Cell(
+            id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=seed_count, rules=rules
+        )
+        for (rules, seed_count), key in sorted(run_key_by_settings.items())
         if key != DEFAULT_RUN or not run
     ]
 
 
 def _list_cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
-    seeds = find_kind(grid.kind).seeds(condition, scale)
+    seeds = find_kind(grid.kind).list_seeds(condition, scale)
     return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

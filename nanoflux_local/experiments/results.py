@@ -69,7 +69,7 @@ def load_results(home: Home, name: str) -> ExperimentResults:
         kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, stored.id), find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
-        comparison = kind.comparison(experiment, entries)
+        comparison = kind.compare_conditions(experiment, entries)
     paper = load_paper_results(plan.grid.paper, plan.scale.domain)
     return ExperimentResults(summary, plan, runs, entries, comparison, cells, paper)
 

@@ -49,22 +49,24 @@ def load_condition_rows(
             f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
         )
     if condition.equal == "tokens":
-        size = _count_rows_of_equal_tokens(
-            home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed))
-        )
+        run_data = load_run_data(home, run, Choice(size=size, seed=seed))
+        size = _count_rows_of_equal_tokens(home, plan, items, domain, run_data)
     uses_all = condition.size == "all"  # then the rows are the same for every seed, and only the training varies
-    rng = random.Random(derive_seed(0 if uses_all else seed, "random", plan.scale.domain))
-    drawn_items = [items[index] for index in sorted(rng.sample(range(len(items)), size or len(items)))]
+    draw_seed = 0 if uses_all else seed
+    rng = random.Random(derive_seed(draw_seed, "random", plan.scale.domain))
+    drawn_indices = sorted(rng.sample(range(len(items)), size or len(items)))
+    drawn_items = [items[index] for index in drawn_indices]
     source: dict[str, Any] = {
         "benchmark": list(plan.scale.benchmark or seed_datasets(domain)),
         "split": "train",
         "domain": domain.name,
     }
-    source |= {"solved": condition.solved} if condition.solved else {}
+    if condition.solved:
+        source["solved"] = condition.solved
     if condition.solution != "author":
         origins = {condition.solution: len(drawn_items)}
         source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
-    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated_count, "seed": 0 if uses_all else seed}
+    source |= {"rows": len(drawn_items), "of": len(items), "repeated": repeated_count, "seed": draw_seed}
     return TrainingData(_build_examples(domain, drawn_items), load_validation_examples(home, domain), "", source)
 
 

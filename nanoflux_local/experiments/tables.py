@@ -76,11 +76,11 @@ def format_compute(ratios: Mapping[str, float]) -> str:
     return f"{sentence}; generating them is not included, as the size of a model is unknown"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share as a percentage: 0.4812 is "48.1%"."""
     return f"{100 * share:.1f}%"
 
 
-def points(difference: float) -> str:
+def format_points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign: 0.0481 is "+4.8"."""
     return f"{100 * difference:+.1f}"

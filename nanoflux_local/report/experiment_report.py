@@ -63,8 +63,8 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     return {
         **contents,
         "version": __version__,
-        "answer": kind.answer(contents) or [UNFINISHED],
-        "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.rows(contents)},
+        "answer": kind.write_answer(contents) or [UNFINISHED],
+        "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.list_rows(contents)},
         "plan": plan.model_dump(mode="json"),
         "paper_rows": compare_with_paper(contents),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.experiments.tables import percent, points
+from nanoflux_local.experiments.tables import format_percent, format_points
 
 MAX_CHARACTERS = 20_000
 """Maximum length of a string on the page, since a model may write a line of several megabytes."""
@@ -25,7 +25,7 @@ def render_page(template: str, values: dict[str, Any]) -> str:
     )
     folder = resources.files(__package__)
     environment.loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters |= {"percent": format_percent, "points": format_points}
     return environment.get_template(template).render(values)
 
 

@@ -59,7 +59,7 @@ sizes = [2, 99]
 
 @pytest.fixture(scope="session")
 def create_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Create a new home in which the small base is installed: `create_home()`."""
+    """A function that creates a new home in which the small base is installed."""
     original = tmp_path_factory.mktemp("home") / "home"
     import_path(tiny_base, "tiny", Home(original).prepare().root)
 
@@ -78,19 +78,19 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def kill_after(home: Home, grid: Path, line: str) -> None:
-    """Start the experiment in a separate process, and kill it once it has printed `line`."""
+def kill_after(home: Home, grid: Path, message: str) -> None:
+    """Start the experiment in a separate process, and kill the process once it has printed `message`."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert worker.stderr is not None
-    messages = []
-    for text in worker.stderr:
-        messages.append(text)
-        if line in text:
+    lines = []
+    for line in worker.stderr:
+        lines.append(line)
+        if message in line:
             worker.send_signal(signal.SIGKILL)
             break
     worker.communicate(timeout=300)
-    assert worker.returncode == -signal.SIGKILL, "".join(messages)
+    assert worker.returncode == -signal.SIGKILL, "".join(lines)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
 
 def write_answer(prompt: str, rng: random.Random) -> str:
-    """Answer the first three items rightly, the last three wrongly, and the others at random."""
+    """Right answers to the first three items, wrong ones to the last three, and random ones to the others."""
     question = re.findall(r"Problem: (.*)", prompt)[-1]
     position = list(ANSWER_BY_QUESTION).index(question)
     right = position < 3 or (position < 6 and rng.random() < 0.5)
@@ -54,17 +54,18 @@ def select_items(answers: dict[str, Answers], **condition: object) -> list:
 
 
 def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
-    ids = {band: {item.id for item in select_items(answers, solved=band)} for band in ("always", "sometimes", "never")}
-    assert {item.id for item in ITEMS[:3]} <= ids["always"] and {item.id for item in ITEMS[6:]} <= ids["never"]
-    assert ids["sometimes"] and sum(map(len, ids.values())) == len(ITEMS) == len(set.union(*ids.values()))
-    assert {item.id for item in select_items(answers, solved="ever")} == ids["always"] | ids["sometimes"]
+    always, sometimes, never, ever = (
+        {item.id for item in select_items(answers, solved=solved)}
+        for solved in ("always", "sometimes", "never", "ever")
+    )
+    assert {item.id for item in ITEMS[:3]} <= always and {item.id for item in ITEMS[6:]} <= never
+    assert sometimes and sorted([*always, *sometimes, *never]) == sorted(item.id for item in ITEMS)
+    assert ever == always | sometimes
 
 
 def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
-    own_items, benchmark_items = (
-        select_items(answers, solved="ever", solution="own"),
-        select_items(answers, solved="ever"),
-    )
+    own_items = select_items(answers, solved="ever", solution="own")
+    benchmark_items = select_items(answers, solved="ever")
     assert [item.id for item in own_items] == [item.id for item in benchmark_items]
     assert {item.solution for item in own_items} <= {f"my own words {position}" for position in range(6)}
     assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own_items)

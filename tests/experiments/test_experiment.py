@@ -42,7 +42,7 @@ def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) 
         accuracy = entries[name]["test"]["starter-easy"]
         assert accuracy["n"] == 3 and accuracy["ci95"][0] <= accuracy["mean"] <= accuracy["ci95"][1]
     assert entries["run"]["seeds"] == [0, 1] and entries["base"]["seeds"] == [0]
-    assert entries["run"]["rows"] == entries["random"]["rows"] == 3, "the control has another number of examples"
+    assert entries["run"]["rows"] == entries["random"]["rows"] == 3, "the control has a different number of examples"
     assert entries["run-2"]["rows"] == 2
     pairs = {(pair["a"], pair["b"]) for pair in results["pairs"]}
     assert pairs == {("base", "run"), ("random", "run")}
@@ -62,7 +62,7 @@ def test_impossible_conditions_are_left_out_with_the_reason(resumed_experiment) 
 def test_condition_is_chosen_on_dev_items_only(resumed_experiment) -> None:
     home, _ = resumed_experiment
     choice = load_results(home, "small").to_json()["chosen"]
-    assert choice["condition"] == "run-2", "the choice is not one of the sizes"
+    assert choice["condition"] == "run-2", "the chosen condition is not one of the sizes"
     dev_ids, test_ids = ({item.id for item in make_easy_items(split)[:3]} for split in ("dev", "test"))
     assert not dev_ids & test_ids
     with LedgerView(home.ledger) as view:
@@ -77,7 +77,8 @@ def test_condition_is_chosen_on_dev_items_only(resumed_experiment) -> None:
 
 def test_each_seed_trains_an_adapter_and_generation_cost_is_separate(resumed_experiment) -> None:
     home, _ = resumed_experiment
-    run = next(entry for entry in load_results(home, "small").to_json()["conditions"] if entry["condition"] == "run")
+    entries = {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
+    run = entries["run"]
     assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
     assert run["flops"]["6nd"] > 0 and run["flops"]["measured"] > 0
     assert run["generation"]["tokens"] > 0

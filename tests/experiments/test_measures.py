@@ -24,8 +24,9 @@ def test_distances_of_centres_and_pairs_differ() -> None:
     right_vectors = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
     unchanged = measure_distances(right_vectors, right_vectors)
     assert unchanged.centres.distance == pytest.approx(0) and unchanged.each.distance == pytest.approx(0)
-    swapped = measure_distances(right_vectors, normalize([[0, 1], [1, 0], [1, 1], [2, 1]]))
-    centre, swapped_centre = right_vectors.mean(axis=0), normalize([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
+    wrong_vectors = normalize([[0, 1], [1, 0], [1, 1], [2, 1]])
+    swapped = measure_distances(right_vectors, wrong_vectors)
+    centre, swapped_centre = right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)
     expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
     assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
     assert swapped.each.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
@@ -59,17 +60,17 @@ def test_judge_rates_of_a_check_by_itself(judged_run) -> None:
         load_judge_rates(home, Condition(name="c", check="blind"), run)
 
 
-def test_judge_rates_are_given_with_and_without_the_check(judged_run) -> None:
+def test_judge_rates_exist_with_and_without_the_check(judged_run) -> None:
     home, run = judged_run
     unchecked, checked = (load_judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
     assert unchecked["solutions"] == checked["solutions"] == 6
     for entry in (unchecked, checked):
         rates = entry["rates"]
         assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - entry["unjudged"]
-    sensitivities = [entry["rates"]["sensitivity"] for entry in (unchecked, checked)]
-    assert (sensitivities[1]["share"] or 0) >= (sensitivities[0]["share"] or 0), (
-        "a check lowered the sensitivity, although it can only reject"
+    unchecked_sensitivity, checked_sensitivity = (
+        entry["rates"]["sensitivity"]["share"] or 0 for entry in (unchecked, checked)
     )
+    assert checked_sensitivity >= unchecked_sensitivity, "a check lowered the sensitivity, although it can only reject"
 
 
 def test_run_without_a_trial_is_refused(tmp_path) -> None:

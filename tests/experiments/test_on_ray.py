@@ -40,7 +40,7 @@ def format_results(results: dict) -> str:
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     create_home, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray's workers also must not execute modules from the directory in which the experiment was started."""
+    """The experiment is started in a hostile directory, whose modules Ray's workers must not execute."""
     from nanoflux_local.experiments.on_ray import RayWorkers
 
     monkeypatch.chdir(hostile_folder)
@@ -51,8 +51,10 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
 
     def on_cell(cell: Cell, status: str) -> None:
         finished_cells.append(cell.id)
-        if cell.id.startswith("random"):  # the node's other cells are in progress
-            cluster.remove_node(lost_node, allow_graceful=False) if lost_node in cluster.worker_nodes else None
+        if (
+            cell.id.startswith("random") and lost_node in cluster.worker_nodes
+        ):  # other cells of the node are in progress
+            cluster.remove_node(lost_node, allow_graceful=False)
 
     run_remaining_cells(home, create_experiment(home, plan), workers, on_cell)
     workers.close()

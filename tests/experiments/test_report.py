@@ -108,9 +108,9 @@ def test_hostile_grid_is_shown_as_text_while_unfinished(create_home, grid_file: 
 def test_answer_states_significance_before_and_after_correction() -> None:
     pair = {"a": "x", "b": "y", "data": "d", "difference": 0.1, "ci95": [0.02, 0.18], "holm_p": 0.2}
     results = {"kind": "train", "conditions": [{"condition": c, "title": c.upper()} for c in "xy"], "pairs": [pair]}
-    (line,) = find_kind("train").answer(results)
+    (line,) = find_kind("train").write_answer(results)
     assert line.startswith("Y against X: +10.0 points") and "though not after Holm's correction" in line
-    (line,) = find_kind("train").answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
+    (line,) = find_kind("train").write_answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
     assert "the difference is not settled" in line
 
 

@@ -87,7 +87,7 @@ class ChosenCondition:
 @dataclass(frozen=True, slots=True)
 class ConditionComparison:
     """What a kind concludes from all conditions. `compute_ratios` says how many times less compute the run's examples
-    took than the full training set, by what is included ("with_generation").
+    took than the full training set, by the way of counting (see `compute.compare_compute`).
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -114,7 +114,7 @@ class ExperimentKind(Protocol):
     columns: ClassVar[tuple[TableColumn, ...]]
     measures_accuracy: ClassVar[bool]
 
-    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+    def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
         """The training seeds of a condition: one cell each."""
         ...
 
@@ -128,19 +128,27 @@ class ExperimentKind(Protocol):
         ...
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        """What this kind measured, as keys of the condition's entry in `experiment show --json`."""
+        """What this kind measured, by the keys of the condition's entry in `experiment show --json`."""
         ...
 
-    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
-        """Compare the conditions."""
+    def compare_conditions(
+        self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
+    ) -> ConditionComparison:
+        """Compare the conditions; `NO_COMPARISON` if this kind compares none."""
         ...
 
-    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
-        """The rows of the table of conditions, with a value for each of `columns`; from `experiment show --json`."""
+    def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+        """The rows of the table of conditions, with a value for each of `columns`.
+
+        `experiment_json` is what `experiment show --json` prints.
+        """
         ...
 
-    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
-        """The experiment's answer in sentences, from `experiment show --json`; [] if too few cells are done."""
+    def write_answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+        """The experiment's answer in sentences; [] if too few cells are done.
+
+        `experiment_json` is what `experiment show --json` prints.
+        """
         ...
 
 

@@ -45,6 +45,7 @@ from nanoflux_local.run import configs
 
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
+"""The keys of a cell's result that `experiment show --json` includes."""
 RESAMPLES = 2000
 MIN_PAIRS = 4
 """The smallest number of pairs for which the distance of the centres is meaningful."""
@@ -62,7 +63,7 @@ class DiscriminativityKind:
         TableColumn("within pairs", 25, from_width=80),
     )
 
-    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+    def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
         del condition, scale  # nothing is trained
         return (0,)
 
@@ -72,16 +73,19 @@ class DiscriminativityKind:
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done_cells = experiment.done_cells(condition.name)
-        return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
+        result = done_cells[0].result if done_cells else {}
+        return {key: result[key] for key in KEYS if key in result}
 
-    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+    def compare_conditions(
+        self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
+    ) -> ConditionComparison:
         del experiment, entries  # the conditions have different questions and cannot be paired
         return NO_COMPARISON
 
-    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+    def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
         return [_format_row(entry) for entry in experiment_json["conditions"]]
 
-    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+    def write_answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
         return [_format_sentence(entry) for entry in experiment_json["conditions"] if "centres" in entry]
 
 
@@ -113,7 +117,7 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
 
 
 def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
-    """For each example that was kept because the defender failed it, the attacker's validated solution and the
+    """A pair for each example that was kept because the defender failed: the attacker's validated solution and the
     defender's wrong one.
     """
     with LedgerView(home.ledger) as view:
@@ -192,11 +196,16 @@ def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(right_vectors), (RESAMPLES, len(right_vectors)))
     pair_distances = 1 - np.sum(right_vectors * wrong_vectors, axis=1)
-    centres = [_cosine_distance(right_vectors[draw].mean(axis=0), wrong_vectors[draw].mean(axis=0)) for draw in draws]
+    resampled_centres = [_measure_centre_distance(right_vectors[draw], wrong_vectors[draw]) for draw in draws]
+    resampled_means = pair_distances[draws].mean(axis=1)
     return Distances(
-        Distance(_cosine_distance(right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)), _compute_interval(centres)),
-        Distance(float(pair_distances.mean()), _compute_interval(pair_distances[draws].mean(axis=1))),
+        centres=Distance(_measure_centre_distance(right_vectors, wrong_vectors), _compute_interval(resampled_centres)),
+        each=Distance(float(pair_distances.mean()), _compute_interval(resampled_means)),
     )
+
+
+def _measure_centre_distance(right_vectors: Matrix, wrong_vectors: Matrix) -> float:
+    return _cosine_distance(right_vectors.mean(axis=0), wrong_vectors.mean(axis=0))
 
 
 def _cosine_distance(a: Matrix, b: Matrix) -> float:
@@ -204,15 +213,15 @@ def _cosine_distance(a: Matrix, b: Matrix) -> float:
 
 
 def _compute_interval(values: Sequence[float] | Matrix) -> list[float]:
+    """The 95% percentile interval of resampled values."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return [float(low), float(high)]
 
 
 def _format_row(entry: Mapping[str, Any]) -> list[object]:
-    cells = (
-        [_format_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
-    )
-    return [entry["title"], entry.get("pairs", ""), *cells]
+    if "centres" not in entry:
+        return [entry["title"], entry.get("pairs", ""), "not done yet", ""]
+    return [entry["title"], entry["pairs"], _format_distance(entry["centres"]), _format_distance(entry["each"])]
 
 
 def _format_distance(distance: Mapping[str, Any]) -> str:

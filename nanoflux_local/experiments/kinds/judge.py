@@ -20,12 +20,14 @@ from nanoflux_local.experiments.kinds.base import (
     OnStep,
     RecordedExperiment,
 )
-from nanoflux_local.experiments.tables import TableColumn, percent
+from nanoflux_local.experiments.tables import TableColumn, format_percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measure_rates, summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged", "findings")
+"""The keys of a cell's result that `experiment show --json` includes."""
+MISTAKE_KINDS = ("mistake",)
 BROKEN_KINDS = ("removed", "changed")
 ALL = "all"
 """The `check` of a condition that combines the judge's own verdict with all checks."""
@@ -46,7 +48,7 @@ class JudgeKind:
         TableColumn("unjudged", 8, right=True, from_width=90),
     )
 
-    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+    def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
         del condition, scale  # nothing is trained
         return (0,)
 
@@ -56,16 +58,19 @@ class JudgeKind:
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         done_cells = experiment.done_cells(condition.name)
-        return {key: done_cells[0].result[key] for key in KEYS if done_cells and key in done_cells[0].result}
+        result = done_cells[0].result if done_cells else {}
+        return {key: result[key] for key in KEYS if key in result}
 
-    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+    def compare_conditions(
+        self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
+    ) -> ConditionComparison:
         del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
         return NO_COMPARISON
 
-    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+    def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
         return [_format_row(entry) for entry in experiment_json["conditions"]]
 
-    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+    def write_answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
         return [_format_sentence(entry) for entry in experiment_json["conditions"] if "rates" in entry]
 
 
@@ -87,14 +92,11 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     if condition.check and condition.check not in (ALL, *trial.checks):
         fix = f"generate with judge.checks = [{condition.check!r}]"
         raise NothingMatchedError(f"the {condition.check} check reached no conclusion in the trial of run {run}", fix)
+    result: CellResult = {"run": run, "solutions": trial.solutions, "unjudged": trial.unjudged}
     check = trial.checks.get(condition.check)
-    return {
-        "run": run,
-        "solutions": trial.solutions,
-        "unjudged": trial.unjudged,
-        "rates": asdict(check.unless_contradicted if check else measure_rates(judged_solutions, _make_rule(condition))),
-        **({"findings": check.findings} if check else {}),
-    }
+    if check is None:
+        return {**result, "rates": asdict(measure_rates(judged_solutions, _make_rule(condition)))}
+    return {**result, "rates": asdict(check.unless_contradicted), "findings": check.findings}
 
 
 def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
@@ -110,13 +112,14 @@ def _format_row(entry: Mapping[str, Any]) -> list[object]:
     if not rates:
         return [entry["title"], "not done yet", "", "", "", "", ""]
     shares = [_format_share(rates[name]) for name in ("sensitivity", "specificity")]
-    rejected_by_kind = [_format_counts(rates["caught"], names) for names in (("mistake",), BROKEN_KINDS)]
-    return [entry["title"], *shares, *rejected_by_kind, rates["errors"], entry.get("unjudged", "")]
+    rejected_mistakes = _format_rejected(rates["caught"], MISTAKE_KINDS)
+    rejected_broken = _format_rejected(rates["caught"], BROKEN_KINDS)
+    return [entry["title"], *shares, rejected_mistakes, rejected_broken, rates["errors"], entry.get("unjudged", "")]
 
 
-def _format_counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
-    """How many solutions of some kinds are rejected, as "3 of 4"; "" if the trial has none."""
-    shares = [caught[kind] for kind in kinds if kind in caught and caught[kind]["n"]]
+def _format_rejected(share_by_kind: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    """How many solutions of `kinds` are rejected, as "3 of 4"; "" if the trial has none."""
+    shares = [share_by_kind[kind] for kind in kinds if kind in share_by_kind and share_by_kind[kind]["n"]]
     rejected = sum(round(share["share"] * share["n"]) for share in shares)
     return f"{rejected} of {sum(share['n'] for share in shares)}" if shares else ""
 
@@ -132,7 +135,7 @@ def _format_sentence(entry: Mapping[str, Any]) -> str:
     rates = entry["rates"]
     shares = [rates[name] for name in ("sensitivity", "specificity")]
     rejected, accepted = (
-        f"{percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares
+        f"{format_percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares
     )
     return (
         f"{entry['title']}: rejects {rejected} wrong solutions, accepts {accepted} right ones;"

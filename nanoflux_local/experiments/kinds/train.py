@@ -33,7 +33,7 @@ from nanoflux_local.experiments.kinds.base import (
     StoredCell,
 )
 from nanoflux_local.experiments.rows import load_condition_rows
-from nanoflux_local.experiments.tables import TableColumn, points
+from nanoflux_local.experiments.tables import TableColumn, format_points
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs
@@ -60,7 +60,7 @@ class TrainKind:
         TableColumn("sd over seeds", 13, right=True, from_width=104),
     )
 
-    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+    def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
         """Every training seed of the scale; one cell for a condition that is not trained."""
         return scale.train_seeds if condition.source in TRAINED_SOURCES else (0,)
 
@@ -72,23 +72,22 @@ class TrainKind:
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
         view, scale, done_cells = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
-        entry: dict[str, Any] = {
-            "test": {data: asdict(_measure_accuracy(view, done_cells, "test", data)) for data in scale.test}
-            if done_cells
-            else {},
-            "dev": {data: asdict(_measure_accuracy(view, done_cells, "dev", data)) for data in scale.dev}
-            if done_cells
-            else {},
+        if not done_cells:
+            return {"test": {}, "dev": {}}
+        measurements: dict[str, Any] = {
+            "test": {data: asdict(_measure_accuracy(view, done_cells, "test", data)) for data in scale.test},
+            "dev": {data: asdict(_measure_accuracy(view, done_cells, "dev", data)) for data in scale.dev},
         }
-        if done_cells and condition.source in TRAINED_SOURCES:
-            entry |= asdict(_summarize_trainings(done_cells))
-            if condition.source == "run":
-                entry["generation"] = asdict(
-                    measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
-                )
-        return entry
+        if condition.source in TRAINED_SOURCES:
+            measurements |= asdict(_summarize_trainings(done_cells))
+        if condition.source == "run":
+            cost = measure_generation_cost(experiment.home, view, experiment.runs[condition.run_key])
+            measurements["generation"] = asdict(cost)
+        return measurements
 
-    def comparison(self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+    def compare_conditions(
+        self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
+    ) -> ConditionComparison:
         measurements_by_condition = {entry.condition: entry.measurements for entry in entries}
         return ConditionComparison(
             _compare_pairs(experiment),
@@ -96,7 +95,7 @@ class TrainKind:
             compare_compute(measurements_by_condition.get("full"), measurements_by_condition.get("run")),
         )
 
-    def rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
+    def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
         return [
             [
                 entry["title"],
@@ -108,7 +107,7 @@ class TrainKind:
             for data in experiment_json["test"]
         ]
 
-    def answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
+    def write_answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
         """A sentence for each declared pair: its difference, and whether the difference is settled."""
         titles = {entry["condition"]: entry["title"] for entry in experiment_json["conditions"]}
         return [_format_pair(pair, titles) for pair in experiment_json["pairs"]]
@@ -134,7 +133,7 @@ def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int,
 
 
 def _report_step(event: Any, on_step: OnStep) -> None:
-    if hasattr(event, "steps"):
+    if hasattr(event, "steps"):  # a StepEvent; other events have no number of steps
         on_step("steps", event.step, event.steps)
 
 
@@ -156,7 +155,7 @@ async def _evaluate_all(
 async def _evaluate_split(
     home: Home, plan: GridPlan, endpoint: Endpoint, data: str, split: str, on_step: OnStep
 ) -> str:
-    """Evaluate on one split and return the evaluation's id."""
+    """Evaluate on one split of the benchmark `data` and return the evaluation's id."""
     scale, items = plan.scale, load_evaluation_items(home, plan, data, split)
     on_progress = partial(on_step, f"{split} items")
     return await evaluate_items(home, plan, endpoint, data, split, items, scale.runs, scale.temperature, on_progress)
@@ -192,14 +191,16 @@ def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
         return float(np.mean([result[key] for result in results]))
 
     return TrainingMeans(
-        compute_mean("rows"),
-        compute_mean("tokens"),
-        compute_mean("seconds"),
-        compute_mean("truncated"),
-        {method: float(np.mean([result["flops"][method] for result in results])) for method in ("6nd", "measured")},
-        [result["training"] for result in results],
-        [result["adapter"] for result in results],
-        [result["val_losses"] for result in results],
+        rows=compute_mean("rows"),
+        tokens=compute_mean("tokens"),
+        seconds=compute_mean("seconds"),
+        truncated=compute_mean("truncated"),
+        flops={
+            method: float(np.mean([result["flops"][method] for result in results])) for method in ("6nd", "measured")
+        },
+        trainings=[result["training"] for result in results],
+        adapters=[result["adapter"] for result in results],
+        val_losses=[result["val_losses"] for result in results],
     )
 
 
@@ -238,19 +239,21 @@ class ConditionAccuracy:
 
 
 def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str, data: str) -> ConditionAccuracy:
+    """The accuracy of a condition's cells on one split of a benchmark, from their evaluations in the ledger."""
     side = _load_condition_side(view, "", cells, split, data)
-    rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
-    item_folds = [fold for fold in split_folds(list(rates)) if fold]
-    means = [float(np.mean([rates[item] for item in fold])) for fold in item_folds]
+    share_by_item = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
+    shares = list(share_by_item.values())
+    item_folds = [fold for fold in split_folds(list(share_by_item)) if fold]
+    means = [float(np.mean([share_by_item[item] for item in fold])) for fold in item_folds]
     folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means))) if len(means) > 1 else None
     return ConditionAccuracy(
-        len(rates),
-        float(np.mean(list(rates.values()))),
-        float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
-        list(accuracy_interval(list(rates.values()))),
-        list(side.by_run),
-        folds,
-        [cell.result[split][data] for cell in cells],
+        n=len(shares),
+        mean=float(np.mean(shares)),
+        sd=float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
+        ci95=list(accuracy_interval(shares)),
+        by_seed=list(side.by_run),
+        folds=folds,
+        evaluations=[cell.result[split][data] for cell in cells],
     )
 
 
@@ -263,18 +266,16 @@ def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:
 
 
 def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
-    """The declared pairs whose cells are all done, on each test benchmark, with Holm's correction over all of these
-    tests.
+    """Compare the declared pairs whose cells are all done, on each test benchmark, with Holm's correction over all of
+    these tests.
     """
     pairs: list[Pair] = []
     for data in experiment.plan.scale.test:
-        for pair_names in experiment.plan.compared_pairs:
-            cells_of_pair = [experiment.cells_if_all_done(name) for name in pair_names]
-            if all(cells_of_pair):
-                a, b = (
-                    _load_condition_side(experiment.view, name, cells, "test", data)
-                    for name, cells in zip(pair_names, cells_of_pair, strict=True)
-                )
+        for name_a, name_b in experiment.plan.compared_pairs:
+            cells_a, cells_b = experiment.cells_if_all_done(name_a), experiment.cells_if_all_done(name_b)
+            if cells_a and cells_b:
+                a = _load_condition_side(experiment.view, name_a, cells_a, "test", data)
+                b = _load_condition_side(experiment.view, name_b, cells_b, "test", data)
                 with suppress(UsageError):  # a single item cannot be tested
                     pairs.append(compare_sides(a, b, data))
     return apply_holm_correction(pairs)
@@ -282,7 +283,7 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
 
 def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
     """The condition with the best accuracy on dev items among those that an `each` created, with its accuracy on test
-    items.
+    items. None if the grid selects no condition, or if none of them is done.
     """
     candidates = {
         condition.name
@@ -309,7 +310,8 @@ def _format_pair(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
     )
     if is_settled and pair["holm_p"] >= 0.05:
         verdict += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
-    difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
+    interval = f"95% interval {format_points(low)} to {format_points(high)}"
+    difference = f"{format_points(pair['difference'])} points on {pair['data']} ({interval})"
     return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {verdict}."
 
 

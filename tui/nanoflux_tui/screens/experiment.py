@@ -214,7 +214,7 @@ cell by cell; after an interruption it resumes at its next cell."""
     def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
         kind = find_kind(results["kind"])
         text = format_table(
-            convert_columns(kind.columns), format_rows(kind.rows(results)), width, self.colours["secondary"]
+            convert_columns(kind.columns), format_rows(kind.list_rows(results)), width, self.colours["secondary"]
         )
         for note in list_notes(results):
             text.append(f"\n{format_line(note, 400)}", style=self.colours["accent"])
