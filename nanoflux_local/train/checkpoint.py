@@ -66,7 +66,7 @@ def load(folder: Path, fingerprint: str) -> tuple[TrainingProgress, dict[str, Te
         raise NanofluxError(f"checkpoint {path} cannot be read: {error}", fix) from error
     if state["fingerprint"] != fingerprint:
         raise RefusedError(
-            f"checkpoint {path} belongs to a training with other settings, data or base model",
+            f"checkpoint {path} belongs to a training run with other settings, data or base model",
             "use another folder, or delete the checkpoint to train from the start",
         )
     return progress, state["weights"], state["optimizer"]

@@ -24,13 +24,13 @@ from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets_in
 
-# Config keys of heads that compute more than one matrix product; such models use their own forward pass.
+# Configuration keys of models whose head does more than multiply by one matrix; they use their own forward pass.
 _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or else the CPU. Otherwise `name` is a device of torch. Raises UsageError if torch does
-    not know it.
+    """The device to train on: for `auto`, the first GPU, or the CPU if there is none; otherwise torch's device `name`.
+    Raises UsageError if torch does not know the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,8 +51,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """On a CPU, `auto` is this project's own attention. On a GPU, it is FlashAttention if that is installed and the
-    base is in bfloat16, else torch's own.
+    """The attention to load the model with, by its name in transformers. On a CPU, `auto` is this project's attention
+    (`train.attention`); on a GPU, it is FlashAttention if that is installed and the base is in bfloat16, otherwise
+    torch's own.
     """
     if name != "auto":
         return name

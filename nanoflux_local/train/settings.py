@@ -25,9 +25,9 @@ class TrainSettings(BaseModel):
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
         description="the linear layers that get LoRA weights: names, expressions over full names, or all-linear (of "
-        "the text tower); if unset, what the base's manifest names",
+        "the text tower); if unset, those that the base's manifest names",
     )
-    learning_rate: float = Field(2e-4, gt=0, description="at the first step; falls linearly to zero")
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate of the first step; it falls linearly to zero")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -35,9 +35,13 @@ class TrainSettings(BaseModel):
     gradient_accumulation: int = Field(1, ge=1, description="forward passes before one optimizer step")
     max_length: int = Field(512, ge=8, description="tokens of prompt and completion together")
     overlong: Overlong = Field("truncate", description="what happens to longer examples; always reported")
-    bad_rows: Literal["drop", "refuse"] = Field("drop", description="rows that cannot be trained on; always reported")
+    bad_rows: Literal["drop", "refuse"] = Field(
+        "drop", description="what happens to rows that cannot be trained on; always reported"
+    )
     epochs: int = Field(5, ge=1)
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="of the usable rows; held out if no validation is given")
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the usable rows to validate on, unless validation rows are passed"
+    )
     early_stopping: int = Field(
         0,
         ge=0,
@@ -45,7 +49,7 @@ class TrainSettings(BaseModel):
     )
     seed: int = Field(0, ge=0)
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="of the frozen base and the arithmetic; LoRA weights are always float32"
+        "auto", description="precision of the frozen base and of products; LoRA weights are always float32"
     )
     qlora: bool = Field(False, description="hold the frozen base in 4 bits: NF4 with double quantisation")
     device: str = Field("auto", description="auto uses a GPU if there is one")
@@ -53,7 +57,7 @@ class TrainSettings(BaseModel):
         "auto",
         description="auto uses FlashAttention without padding if a GPU and its package are present, else torch's own",
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's own choice")
+    threads: int = Field(0, ge=0, description="number of CPU threads; 0 leaves the choice to torch")
     gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
 

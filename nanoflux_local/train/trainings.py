@@ -396,7 +396,8 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
         return StoredTraining.from_row(exact_match)
     matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
     if len(matches) != 1:
-        problem = f"{name!r} matches {len(matches)} training jobs" if matches else f"there is no training {name!r}"
+        count = len(matches)
+        problem = f"{name!r} matches {count} training runs" if matches else f"there is no training run {name!r}"
         raise NothingMatchedError(problem, "see `nanoflux trainings list`")
     return StoredTraining.from_row(matches[0])
 

@@ -47,9 +47,9 @@ def test_publishing_names_the_adapter_by_its_content(result: TrainResult, tmp_pa
 
 def test_publishing_never_overwrites(result: TrainResult, tmp_path: Path) -> None:
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
-    stamp = (folder / "nanoflux.json").stat().st_mtime_ns
+    modified_at = (folder / "nanoflux.json").stat().st_mtime_ns
     assert publish(result, SETTINGS, tmp_path / "adapters", "tiny") == folder
-    assert (folder / "nanoflux.json").stat().st_mtime_ns == stamp
+    assert (folder / "nanoflux.json").stat().st_mtime_ns == modified_at
     with (folder / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
@@ -84,9 +84,8 @@ def test_list_and_show_report_the_last_probe(
     failing_probe = replace(working_probe, difference=0.0)
     for probe, word, verdict in ((working_probe, "works", "it works"), (failing_probe, "fails", "it has no effect")):
         write_probe(folder, probe, "tiny")
-        list_result, show_result = (
-            CliRunner().invoke(nanoflux, ["adapters", *words]) for words in (["list"], ["show", folder.name])
-        )
+        list_result = CliRunner().invoke(nanoflux, ["adapters", "list"])
+        show_result = CliRunner().invoke(nanoflux, ["adapters", "show", folder.name])
         assert word in list_result.stdout and verdict in show_result.stdout, "the last probe counts"
         record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
         assert (record["passed"], record["verdict"], record["base"]) == (probe.passed, probe.verdict, "tiny")
@@ -133,7 +132,8 @@ def test_plain_peft_measures_the_recorded_loss(
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
     codec, loss_sum, label_count = Codec.load(tiny_base), 0.0, 0
-    for row in prepare_rows(SETTINGS, examples, (), codec)[1].rows:
+    _, validation = prepare_rows(SETTINGS, examples, (), codec)
+    for row in validation.rows:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt_length - 1 : -1]
         loss_sum += float(

@@ -1,4 +1,4 @@
-"""Our own autograd functions against the plain formulas that they implement."""
+"""The project's autograd functions equal the plain formulas that they implement."""
 
 import pytest
 import torch
@@ -11,8 +11,11 @@ from nanoflux_local.train.fused import HeadLoss, LoraLinear, draw_dropped
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 def test_attention_gradients_are_exact(heads: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    sizes = [(1, h, 5, 4) for h in (heads[0], heads[1], heads[1])]
-    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    query_heads, key_heads = heads
+    inputs = [
+        torch.randn(1, head_count, 5, 4, dtype=torch.float64, requires_grad=True)
+        for head_count in (query_heads, key_heads, key_heads)
+    ]
     assert torch.autograd.gradcheck(lambda q, k, v: CausalAttention.apply(q, k, v, 0.3), inputs)
 
 

@@ -1,4 +1,4 @@
-"""The audit names every unusable row, counts truncated rows, and predicts the steps, tokens and FLOPs of a training."""
+"""The audit names unusable rows, counts truncated rows, and predicts the steps, tokens and FLOPs of a training run."""
 
 import json
 import subprocess
@@ -63,10 +63,8 @@ def test_audit_reports_spelled_control_tokens(tiny_base: Path, examples: list[Tr
 def test_audit_keeps_row_numbers_when_rows_are_held_out(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     without_validation = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     with_validation = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)
-    assert with_validation.findings == without_validation.findings and (
-        with_validation.usable,
-        with_validation.validation,
-    ) == (4, 2)
+    assert with_validation.findings == without_validation.findings
+    assert (with_validation.usable, with_validation.validation) == (4, 2)
 
 
 def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples: list[TrainingExample]) -> None:
@@ -118,17 +116,19 @@ def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[Trai
     report = audit(TrainSettings(), examples, examples[3:5], tiny_base)
     assert problems_by_row(report) == {3: ("in validation", True), 4: ("in validation", True)}
     result = train(TrainSettings(epochs=1), examples, examples[3:5], tiny_base, tmp_path)
-    assert (result.examples, result.validation_examples) == (report.usable, 2) == (16, 2)
+    assert report.usable == 16
+    assert (result.examples, result.validation_examples) == (16, 2)
     with pytest.raises(DataError, match="every training row"):
         audit(TrainSettings(), examples[:2], examples, tiny_base)
 
 
-def test_leaks_are_found_inside_other_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_audit_finds_test_questions_inside_other_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
     test_question = "If Ann has 3.5 apples, how many has she?"
     rows = [*examples, TrainingExample(USER, f'He said: "{test_question.upper()}" Indeed.', "leak")]
     rows.append(TrainingExample(USER, test_question.replace("Ann", "Bob"), "another question"))
+    leaked_rows = audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?"]).leaked
+    assert leaked_rows == (len(rows) - 2,), "only the row that quotes the question leaks it; '?' has no words"
     assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?", "many"]).leaked != ()
-    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?"]).leaked == (len(rows) - 2,)
 
 
 def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
@@ -171,7 +171,9 @@ def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Pa
     assert expected / estimate.MEMORY_FACTOR < peak < expected * estimate.MEMORY_FACTOR
 
 
-def test_audit_renders_an_example_and_names_leaks(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_audit_renders_the_first_example_and_lists_leaked_rows(
+    tiny_base: Path, examples: list[TrainingExample]
+) -> None:
     prompt = examples[2].prompt[0].content
     report = audit(TrainSettings(val_fraction=0), examples, (), tiny_base, held_out=[prompt.upper() + " ", ""])
     assert report.leaked == (2,)

@@ -14,8 +14,7 @@ from nanoflux_local.train.data import Codec, TrainingExample, data_digest, draw_
 from nanoflux_local.train.settings import TrainSettings
 
 ALPHABET = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
-
-
+"""The pieces of random texts: characters, spelled control tokens and a section."""
 SETTINGS = TrainSettings(epochs=1, dtype="float32", val_fraction=0.0)
 
 
@@ -24,8 +23,8 @@ def draw_text(rng: random.Random, max_length: int) -> str:
 
 
 def check_boundary(codec: Codec, count: int) -> None:
-    """For random strings: the prompt's tokens are those of inference, and the labels decode to completion + end of
-    turn.
+    """Check for `count` random examples that the prompt's tokens are those of inference, and that the labels decode to
+    the completion and the end of turn.
     """
     rng = random.Random(7)
     for row in range(count):
@@ -34,7 +33,9 @@ def check_boundary(codec: Codec, count: int) -> None:
         example = TrainingExample(prompt, draw_text(rng, 60))
         encoded = codec.encode(example, row)
         inference_ids = codec.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in prompt], add_generation_prompt=True, tokenize=True
+            [{"role": message.role, "content": message.content} for message in prompt],
+            add_generation_prompt=True,
+            tokenize=True,
         )["input_ids"]
         if not codec.find_controls(TrainingExample(prompt, "")):  # a server reads spelled control tokens as real ones
             assert list(encoded.ids[: encoded.prompt_length]) == inference_ids
@@ -80,11 +81,9 @@ def test_encode_truncates_the_tail_and_counts_the_removed_tokens(tiny_base: Path
     codec = Codec.load(tiny_base)
     example = TrainingExample((Message("user", "q"),), "a" * 100)
     whole, truncated = codec.encode(example, 0), codec.encode(example, 0, 60)
-    assert (
-        truncated.ids == whole.ids[:60]
-        and truncated.truncated_tokens == len(whole.ids) - 60
-        and truncated.label_count == 60 - truncated.prompt_length
-    )
+    assert truncated.ids == whole.ids[:60]
+    assert truncated.truncated_tokens == len(whole.ids) - 60
+    assert truncated.label_count == 60 - truncated.prompt_length
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
@@ -93,10 +92,10 @@ def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
     lengths = [rng.randint(50, 400) for _ in range(97)]
     for epoch in (1, 2):
         batches = draw_batches(lengths, size, 5, epoch)
-        assert sorted(i for batch in batches for i in batch) == list(range(97))
+        assert sorted(index for batch in batches for index in batch) == list(range(97))
         assert all(len(batch) <= size for batch in batches)
-        padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-        assert padded <= 1.1 * sum(lengths)
+        padded_tokens = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+        assert padded_tokens <= 1.1 * sum(lengths)
     assert draw_batches(lengths, size, 5, 1) == draw_batches(lengths, size, 5, 1)
     assert draw_batches(lengths, size, 5, 1) != draw_batches(lengths, size, 5, 2)
     assert draw_batches(lengths, size, 6, 1) != draw_batches(lengths, size, 5, 1)
@@ -104,16 +103,15 @@ def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
 
 def test_split_depends_on_the_seed(examples: list[TrainingExample]) -> None:
     training_rows, validation_rows = split(examples, 0.1, 3)
-    assert len(validation_rows) == 2 and {e.id for e in training_rows} | {e.id for e in validation_rows} == {
-        e.id for e in examples
-    }
+    assert len(validation_rows) == 2
+    assert sorted(row.id for row in (*training_rows, *validation_rows)) == sorted(example.id for example in examples)
     assert split(examples, 0.1, 3) == (training_rows, validation_rows)
     assert split(examples, 0.0, 3) == (tuple(examples), ())
     assert split(examples[:1], 0.5, 3) == (tuple(examples[:1]), ())
 
 
 def test_data_digest_depends_on_content_and_order_only(examples: list[TrainingExample]) -> None:
-    renamed = [TrainingExample(e.prompt, e.completion, "x") for e in examples]
+    renamed = [replace(example, id="x") for example in examples]
     assert data_digest(examples) == data_digest(renamed) != data_digest(examples[::-1])
 
 
@@ -145,7 +143,8 @@ def test_system_messages_are_encoded_as_at_inference(
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     plain_template = (tiny_base / "chat_template.jinja").read_text()
-    folder = install_base(tiny_base, tmp_path, (REFUSE_SYSTEM if refusing else "") + plain_template, system_role)
+    template = REFUSE_SYSTEM + plain_template if refusing else plain_template
+    folder = install_base(tiny_base, tmp_path, template, system_role)
     codec, inference_codec = Codec.load(folder), ChatCodec(folder, system_role)
     encoded = codec.encode(WITH_SYSTEM, 0)
     assert list(encoded.ids[: encoded.prompt_length]) == inference_codec.encode(WITH_SYSTEM.prompt)

@@ -67,7 +67,7 @@ def test_training_resumed_after_kills_is_bit_identical(
 
 @contextmanager
 def limit_file_size(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes: a write fails as on a full disk."""
+    """Limit every file to `size` bytes, so that a longer write fails as on a full disk."""
     previous_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous_limits[1]))
     try:
@@ -79,7 +79,10 @@ def limit_file_size(size: int) -> Iterator[None]:
 def train_two_steps(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
     """Train two steps and stop; returns the checkpoint."""
     events: list[TrainEvent] = []
-    should_stop = lambda: sum(isinstance(e, StepEvent) for e in events) >= 2  # noqa: E731
+
+    def should_stop() -> bool:
+        return sum(isinstance(event, StepEvent) for event in events) >= 2
+
     train(TrainSettings(**SETTINGS), examples, (), base, out, events.append, should_stop)
     return (out / checkpoint.NAME).read_bytes()
 
@@ -104,7 +107,7 @@ from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
 out = Path(sys.argv[3])
 
-def disk():
+def exhaust_disk():
     filler = os.open(out / "filler", os.O_WRONLY | os.O_CREAT)
     try:
         while True:
@@ -112,13 +115,13 @@ def disk():
     except OSError:
         pass
 
-def memory():
+def exhaust_memory():
     size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 def report_step(event):
     if isinstance(event, CheckpointEvent) and event.step == 2:
-        {resource_name}()
+        exhaust_{resource_name}()
 
 rows = [type(row)(row.prompt, row.completion + " word" * 400, row.id) for row in make_examples(18)]
 try:
@@ -129,7 +132,9 @@ except NanofluxError as error:
 
 
 def train_until_starved(base: Path, out: Path, resource_name: str, *prefix: str) -> subprocess.CompletedProcess[str]:
-    """Train in a separate process in which disk or memory runs out after the second step; it prints its error."""
+    """Train in a separate process that prints its error; `resource_name`, "disk" or "memory", runs out after the second
+    step. `prefix` is the command that starts the process.
+    """
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
     code = STARVED_SCRIPT.replace("{resource_name}", resource_name).replace("{settings}", repr(settings))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
@@ -137,7 +142,7 @@ def train_until_starved(base: Path, out: Path, resource_name: str, *prefix: str)
 
 
 def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    """A small tmpfs that fills up after the first checkpoint: ENOSPC from the kernel."""
+    """A small tmpfs fills up after the first checkpoint, so that the kernel reports ENOSPC."""
     disk, saved = tmp_path / "disk", tmp_path / "saved.pt"
     disk.mkdir()
     mount = f'mount -t tmpfs -o size=4m none "{disk}" && "$@"; code=$?; cp "{disk}/checkpoint.pt" "{saved}"; exit $code'

@@ -34,7 +34,7 @@ def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, example
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     codec = Codec.load(tiny_base)
-    rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
+    rows = [codec.encode(example, index) for index, example in enumerate(examples[:4])]
     our_loss, our_gradients = compute_gradients(model, rows)
     with model.inference_mode():
         model.compute_loss(rows)  # bitsandbytes would repack the layers here
@@ -50,22 +50,17 @@ def test_four_bit_training_learns_and_is_reproducible(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     first_result = train(SETTINGS, examples, (), tiny_base, tmp_path / "one")
-    train(SETTINGS, examples, (), tiny_base, tmp_path / "two", should_stop=lambda: True)
+    train(SETTINGS, examples, (), tiny_base, tmp_path / "two", should_stop=lambda: True)  # stops after one step
     resumed_result = train(SETTINGS, examples, (), tiny_base, tmp_path / "two")
-    assert (
-        first_result.val_loss
-        and first_result.initial_val_loss
-        and first_result.val_loss < first_result.initial_val_loss - 0.2
-    )
+    assert first_result.val_loss and first_result.initial_val_loss
+    assert first_result.val_loss < first_result.initial_val_loss - 0.2
     assert first_result.train_losses == resumed_result.train_losses
     unquantized_result = train(
         SETTINGS.model_copy(update={"qlora": False}), examples, (), tiny_base, tmp_path / "whole"
     )
-    assert (
-        unquantized_result.train_losses[0]
-        != first_result.train_losses[0]
-        == pytest.approx(unquantized_result.train_losses[0], rel=0.2)
-    )
+    four_bit_loss, unquantized_loss = first_result.train_losses[0], unquantized_result.train_losses[0]
+    assert four_bit_loss != unquantized_loss
+    assert four_bit_loss == pytest.approx(unquantized_loss, rel=0.2)
 
 
 @pytest.mark.real_model

@@ -1,4 +1,4 @@
-"""Adapters that PEFT itself saved elsewhere: checked against their base, sealed by content, used like our own."""
+"""Adapters that PEFT saved elsewhere are checked against their base, named by their content, and used like others."""
 
 import json
 from collections.abc import Callable
@@ -63,12 +63,11 @@ def test_imported_adapter_answers_as_in_plain_peft(
     source = save_peft_adapter(**settings)
     folder = import_adapter(source, home, tmp_path / "adapters", "tiny")
     ids = torch.tensor([[5, 9, 30, 40, 7]])
+    peft_model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), source)
+    our_model = load_model(tiny_base, folder, torch.float32)
+    our_model.set_attn_implementation("sdpa")
     with torch.no_grad():
-        peft_logits = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), source)(
-            input_ids=ids
-        ).logits
-        our_model = load_model(tiny_base, folder, torch.float32)
-        our_model.set_attn_implementation("sdpa")
+        peft_logits = peft_model(input_ids=ids).logits
         assert torch.allclose(our_model(input_ids=ids).logits, peft_logits, atol=1e-4)
     adapter = read_adapter(folder)
     record = merge(adapter, find_base(adapter, home), tmp_path / "merged")
@@ -170,10 +169,8 @@ def test_exported_adapter_keeps_its_hash_and_record(
     original = read_adapter(import_adapter(save_peft_adapter(), home, tmp_path / "adapters", "tiny", "mine"))
     export_peft(original, tmp_path / "exported")
     reimported = read_adapter(import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere"))
-    assert (reimported.hash, reimported.manifest) == (
-        original.hash,
-        original.manifest,
-    ) and reimported.folder != original.folder
+    assert (reimported.hash, reimported.manifest) == (original.hash, original.manifest)
+    assert reimported.folder != original.folder
     with pytest.raises(UsageError, match="keeps its own record"):
         import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere", name="other")
     config = tmp_path / "exported" / "adapter_config.json"

@@ -28,13 +28,13 @@ def test_training_learns_and_reports_every_step(
 ) -> None:
     events: list[TrainEvent] = []
     result = train(TrainSettings(**FAST | {"epochs": 6}), examples, (), tiny_base, tmp_path, events.append)
-    steps = [e for e in events if isinstance(e, StepEvent)]
-    epochs = [e for e in events if isinstance(e, EpochEvent)]
-    assert [s.step for s in steps] == list(range(1, result.steps + 1))
-    assert [e.epoch for e in epochs] == list(range(7))
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    epochs = [event for event in events if isinstance(event, EpochEvent)]
+    assert [event.step for event in steps] == list(range(1, result.steps + 1))
+    assert [event.epoch for event in epochs] == list(range(7))
     assert result.finished and result.initial_val_loss and result.val_loss
     assert result.val_loss < result.initial_val_loss - 0.2
-    assert sum(isinstance(e, CheckpointEvent) for e in events) >= 6
+    assert sum(isinstance(event, CheckpointEvent) for event in events) >= 6
     assert {"train_loss", "val_loss", "flops", "tokens_per_s", "truncated", "steps"} <= result.to_json().keys()
 
 
@@ -58,11 +58,11 @@ def test_resumed_training_is_bit_identical(tiny_base: Path, examples: list[Train
         result = train(settings, examples, (), tiny_base, tmp_path / "parts", events.append, lambda: True)
         if result.finished:
             break
-    assert sum(isinstance(e, ResumeEvent) for e in events) >= 5
+    assert sum(isinstance(event, ResumeEvent) for event in events) >= 5
     assert read_adapter_weights(tmp_path / "parts") == read_adapter_weights(tmp_path / "whole")
 
 
-def test_checkpoint_of_another_training_is_refused(
+def test_checkpoint_of_another_training_run_is_refused(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     train(TrainSettings(**FAST), examples, (), tiny_base, tmp_path)
@@ -110,7 +110,7 @@ def test_losses_and_gradients_equal_those_of_peft(
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     codec = Codec.load(tiny_base)
-    rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
+    rows = [codec.encode(example, index) for index, example in enumerate(examples[:4])]
     loss = model.compute_loss(rows)
     loss.backward()
     our_gradients = [weight.grad.clone() for weight in model.trainable_weights]
@@ -131,7 +131,7 @@ def test_joined_and_padded_rows_have_equal_loss_and_gradients(tiny_base: Path, e
     settings = TrainSettings(dropout=0.0, attention="sdpa")
     model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
-    rows = [codec.encode(example, i) for i, example in enumerate(examples[:5])]
+    rows = [codec.encode(example, index) for index, example in enumerate(examples[:5])]
     assert len({len(row.ids) for row in rows}) > 1
     results = []
     for model.padding_free in (False, True):
@@ -169,8 +169,9 @@ def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[Tra
     settings = TrainSettings(**FAST | {"epochs": 12, "learning_rate": 30.0, "early_stopping": 2, "max_grad_norm": 1e3})
     result = train(settings, examples, (), tiny_base, tmp_path)
     val_losses = [result.initial_val_loss, *result.val_losses]
-    best = val_losses.index(min(val_losses))
-    assert len(result.val_losses) == best + 2 < 12
+    best_epoch = val_losses.index(min(val_losses))
+    assert len(result.val_losses) == best_epoch + 2
+    assert len(result.val_losses) < 12
 
 
 def test_importing_the_package_loads_no_torch() -> None:
@@ -187,7 +188,7 @@ def test_training_of_the_real_model_matches_peft_and_lowers_the_loss(
     settings = TrainSettings(dropout=0.0)
     model = TrainableModel(settings, real_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(real_base)
-    rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
+    rows = [codec.encode(example, index) for index, example in enumerate(examples[:4])]
     with model.inference_mode():
         our_loss, reference_loss = model.compute_loss(rows), sum(compute_reference_loss(model, row) for row in rows)
     assert our_loss.item() == pytest.approx(reference_loss.item(), rel=1e-4)

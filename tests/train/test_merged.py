@@ -1,4 +1,4 @@
-"""A merged model and an exported adapter answer like the base with the adapter; otherwise, a merge is refused."""
+"""A merged model and an exported adapter answer like the base with the adapter; a merge that does not is refused."""
 
 import json
 import shutil
@@ -75,12 +75,10 @@ def load_with_adapter(base: Path, adapter: Path) -> Any:
 def test_merged_model_answers_as_base_and_adapter(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     record = run_adapters("merge", adapter.name[:8], "-o", tmp_path / "out")
-    tuned, base = (
-        compute_logits(load_with_adapter(weights_dir("tiny", root), adapter)),
-        compute_logits(load_model(weights_dir("tiny", root))),
-    )
-    torch.testing.assert_close(compute_logits(load_model(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
-    assert (tuned - base).abs().max() > 0.01
+    base_logits = compute_logits(load_model(weights_dir("tiny", root)))
+    tuned_logits = compute_logits(load_with_adapter(weights_dir("tiny", root), adapter))
+    torch.testing.assert_close(compute_logits(load_model(tmp_path / "out")), tuned_logits, rtol=1e-4, atol=1e-4)
+    assert (tuned_logits - base_logits).abs().max() > 0.01
     assert record["adapter"] == adapter.name and record["base"]["name"] == "tiny"
     assert record["check"]["nats_from_adapter"] <= record["check"]["tolerance"] < record["check"]["nats_from_base"]
     stored_record = json.loads((tmp_path / "out" / merging.RECORD).read_text())
@@ -93,14 +91,14 @@ def test_merge_is_reproducible_and_installable(home: tuple[Path, Path], tmp_path
     for name in ("one", "two"):
         run_adapters("merge", adapter.name, "-o", tmp_path / name)
     first_files, second_files = (
-        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")
     )
     assert first_files == second_files
     installed = import_path(tmp_path / "one", "tuned", root)
     assert torch.equal(compute_logits(load_model(installed)), compute_logits(load_model(tmp_path / "one")))
 
 
-def test_merge_refuses_existing_targets_and_a_different_base(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merge_refuses_existing_targets_and_unsuitable_bases(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     (tmp_path / "there").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")

@@ -43,7 +43,7 @@ SOLVED_BY_ALL = Attempt(
         Exhibit("program", "print(2 + 2)", "4", author="solver-a", agrees=True),
         Exhibit("solution", "It is five.", "5", author="solver-b", agrees=False),
         Exhibit("solution", "Two  and two\nmake four.", "4", author="solver-b", agrees=True),
-        Exhibit("solution", "First 2, and then 2 more gives 4.".replace(",", ""), "4", author="solver-b", agrees=True),
+        Exhibit("solution", "First 2 and then 2 more gives 4.", "4", author="solver-b", agrees=True),
     ),
     Defence("It must be 5.", "5"), WRONG_VERDICT,
     samples=(
@@ -138,7 +138,7 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         load_solutions(home, where="turn = 0")
 
 
-def test_verdict_fix_does_not_change_the_id_of_a_training(home: Home, tiny_base: Path) -> None:
+def test_verdict_fix_does_not_change_the_id_of_a_training_run(home: Home, tiny_base: Path) -> None:
     import_path(tiny_base, "tiny", home.root)
 
     def create_training() -> str:
@@ -149,7 +149,7 @@ def test_verdict_fix_does_not_change_the_id_of_a_training(home: Home, tiny_base:
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews("run", [(0, 0, "fix", "")], "ada", blind=False)
     assert trainings.load_run_data(home, "run").source["fix"] == {"rows": 1}
-    assert create_training() == training, "so that the same command resumes it"
+    assert create_training() == training, "the same command must resume the training run"
 
 
 def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tiny_base: Path) -> None:
@@ -192,21 +192,21 @@ def test_likelihood_scores_are_reused(home: Home, tiny_base: Path, monkeypatch: 
 
 
 def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
-    """They are shown in the audit, in the state of the training, and on the adapter's card."""
+    """The audit, the state of the training run and the adapter's card show them."""
     import_path(tiny_base, "tiny", home.root)
     arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
     settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews("run", [(2, 0, "fix", "")], "ada", blind=False)
     audit = run_cli(home, *arguments, "--dry-run")
-    trained = json.loads(run_cli(home, *arguments, *settings, "--json"))
-    state = run_cli(home, "trainings", "show", trained["training"])
+    outcome = json.loads(run_cli(home, *arguments, *settings, "--json"))
+    state = run_cli(home, "trainings", "show", outcome["training"])
     (card,) = home.adapters.glob("*/README.md")
     for text in (audit, state, card.read_text("utf-8")):
         assert "own: 2 own" in text and "1 of 3 without a right solution by the defender" in text, text
         assert "1 that a reviewer marked `fix`: correct or drop it" in text
         assert "3 of " in text and "train rows of starter, digest " in text
-    assert trained["examples"] == 5
+    assert outcome["examples"] == 5
     assert ", 1 epoch, learning rate" in run_cli(home, "adapters", "show", card.parent.name)
     source = read_adapter(card.parent).manifest["source"]
     assert source["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}

@@ -46,17 +46,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_cli(home: Path, *arguments: str) -> "tuple[int, str]":
+def run_cli(home: Path, *arguments: str) -> tuple[int, str]:
+    """Run a command; return its exit code, and its output followed by its error."""
     result = CliRunner().invoke(nanoflux, ["--home", str(home), *arguments], catch_exceptions=True)
-    return (
-        0 if result.exception is None else getattr(result.exception, "exit_code", 1)
-    ), f"{result.output}{result.exception}"
+    exit_code = 0 if result.exception is None else getattr(result.exception, "exit_code", 1)
+    return exit_code, f"{result.output}{result.exception}"
 
 
 def test_default_targets_are_those_of_the_manifest(home: Path, rows: Path) -> None:
     code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--set", "epochs=1", "--json")
     assert code == 0, output
-    adapter = find_adapter(home / "adapters", json.loads(output[output.index("{") : output.rindex("}") + 1])["adapter"])
+    record = json.loads(output[output.index("{") : output.rindex("}") + 1])
+    adapter = find_adapter(home / "adapters", record["adapter"])
     with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
         names = list(weights.keys())
     assert len(names) == 84 and all("language_model" in name for name in names)
@@ -77,7 +78,7 @@ def test_dry_run_counts_the_tensors_of_the_language_model(home: Path, rows: Path
         (r".*language_model.*\.q_proj", r".*language_model.*\.v_proj"),
     ],
 )
-def test_expressions_match_as_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
+def test_expressions_are_accepted_as_a_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
     assert resolve_targets(gemma, targets).tensors == 24
 
 
@@ -105,13 +106,14 @@ def test_explicit_all_linear_stays_in_the_language_model(
 def test_unusable_targets_are_refused_before_weights_are_read(
     gemma: Path, examples: list[TrainingExample], tmp_path: Path, targets: str | tuple[str, ...], message: str
 ) -> None:
-    bare = tmp_path / "bare"
-    bare.mkdir()
+    base_without_weights = tmp_path / "base"
+    base_without_weights.mkdir()
     for path in gemma.iterdir():
         if path.suffix != ".safetensors":
-            shutil.copy(path, bare)
+            shutil.copy(path, base_without_weights)
+    settings = TrainSettings(target_modules=targets, max_length=256)
     with pytest.raises(UsageError, match=message):
-        train(TrainSettings(target_modules=targets, max_length=256), examples, (), bare, tmp_path / "out")
+        train(settings, examples, (), base_without_weights, tmp_path / "out")
 
 
 def test_fused_projections_are_listed_if_a_name_is_missing(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_fused_projections_are_listed_if_a_name_is_missing(tmp_path: Path) -> No
     assert resolve_targets(tmp_path, ALL).tensors == 8
 
 
-def test_all_linear_of_a_text_model_stays_all_linear(tiny_base: Path) -> None:
+def test_all_linear_targets_of_a_text_model_are_passed_to_peft_unchanged(tiny_base: Path) -> None:
     targets = resolve_targets(tiny_base, ALL)
     assert targets.modules == ALL and targets.tower == "" and targets.tensors == 2 * 2 * 7
     assert "tensors of the model" in str(targets)
