@@ -33,7 +33,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
-_OPERATION = re.compile(r"[-+−*×·/]?")
+_OPERATOR = re.compile(r"[-+−*×·/]?")
 _POWER_OF_TEN = re.compile(
     r"((?<=\d)\s*(?:×|x|\*|·|⋅|\\times|\\cdot)\s*)?(?<![\d.])10\s*(?:\^|\*\*)\s*\{?\s*([-+−]?\d+)\s*\}?", re.IGNORECASE
 )
@@ -43,13 +43,16 @@ _FRACTION_SIGN = re.compile("[¼-¾⅐-⅞]")
 _LATEX_FRACTION = re.compile(r"\\[cdt]?frac\s*(?:\{\s*([-+−]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)\s*(\d)(?!\d))")
 _LATEX_WRAPPER = re.compile(r"\\(?:f?boxed|text|textbf|mathrm|mathbf|left|right)\b|\\[()\[\]]")
 _NOT_EVALUATED = re.compile(r"\\(?:[cdt]?frac|sqrt|pi|log|ln)\b|[√π±]")
+"""Marks an expression that would have to be calculated, so its value is not read."""
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s*\}?\s*(?:\^|\*\*)\s*\{?-?\d\}?")
+"""The exponent of a unit: the "^2" of "5 m^2"."""
 _LEAD_IN = re.compile(
     r"^\W*(?:(?:it\s+is|i\s+(?:would\s+)?(?:choose|pick|select))\s+)?"
     r"(?:(?:the\s+)?(?:(?:correct|best|final|right)\s+)?(?:answer|option|choice)(?:\s+is)?"
     r"(?:\W*\b(?:option|choice|letter))?)?\W*",
     re.IGNORECASE,
 )
+"""Opening words before an answer, such as "The correct answer is option"."""
 _BOX = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _STRUCK_OUT = re.compile(r"~~[^~\n]*~~")
 _EMPHASIS = re.compile(r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)")
@@ -62,7 +65,7 @@ _BRACKETED_REMARK = re.compile(
 """A remark in brackets after a value or a word. A calculation in brackets, or "(or 20)", is not a remark."""
 _UNEQUAL = re.compile(r"!=|≠|\\neq?\b")
 _EQUALS = re.compile(r"(?<![<>])=")
-_REASON = re.compile(
+_REASON_START = re.compile(
     r"\b(?:because|since)\b|\b(?:check|note|verification|human|user|assistant|question)\s*:", re.IGNORECASE
 )
 _NOT_CONCLUSION = (
@@ -76,7 +79,7 @@ _REMARK = re.compile(
 """The beginning of a remark after a value: another sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so
 …").
 """
-_CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
+_OPENING_LETTER = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
 _ONLY_LETTERS = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
 _OPTION_MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
 _LINE_OPTION_MARK = re.compile(r"^[\s(\[*_>-]*([A-J])[*_]{0,3}[.):\]](?=\s|[*_])", re.MULTILINE)
@@ -84,6 +87,7 @@ _VERDICT = re.compile(
     r"(?<!\w)([A-J])\b[^\w\n]*(?:\([^()\n]*\)\s*)?(?:is|was)\s+(?:(?:clearly|definitely|also|the|an?)\s+)*"
     r"(?:(?P<yes>correct|right|true|best|answer)|(?P<no>not|incorrect|wrong|false))\b"
 )
+"""A verdict directly after an option's letter: "B is correct"."""
 _OPTION_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):][ \t]*[^.;\n]{0,200}?(?<![\s(][A-J])\s(?:is|was)\s+"
     r"(?:(?:clearly|definitely|also|the)\s+)*(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong|not\s+(?:correct|right)))\b"
@@ -93,6 +97,7 @@ _SHORT_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):]\s*[*_]{0,3}(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong))[*_]{0,3}\s*(?=[.,;!\n]|$)",
     re.IGNORECASE,
 )
+"""A verdict in place of an option's sentence: "B: right"."""
 _EXPLANATION_WORD = re.compile(r"\b(?:wrong|incorrect|not|false|because)\b", re.IGNORECASE)
 _SEVERAL_OPTIONS = re.compile(r"\W*(?:both|all|neither|none)\b", re.IGNORECASE)
 _FURTHER_LETTER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)\s*\w|:\s*\w|\s*\(\w)")
@@ -131,7 +136,7 @@ def same_number(answer: str, expected: str) -> bool:
 
 
 def _half_unit(text: str) -> float:
-    """Half a unit of the last digit of a number; 0 for text that contains anything besides the number."""
+    """Half a unit of a number's last digit, the largest error of rounding; 0 if the text is not just a number."""
     try:
         exponent = Decimal(text.strip()).as_tuple().exponent
     except InvalidOperation:
@@ -163,12 +168,13 @@ def read_number(text: str) -> float | None:
     text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
     line = _BRACKETED_REMARK.sub("", _to_plain_spelling(_find_deciding_lines(text)))
     first_value = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _find_lead_in_end(line))
-    if first_value is None and (boxes := _BOX.findall(text)):
+    boxes = _BOX.findall(text) if first_value is None else []
+    if boxes:
         values = {_read_value_after_equals(_to_plain_spelling(box)) for box in boxes}
         return values.pop() if len(values) == 1 else None
     line = _UNEQUAL.split(line)[0]
     number = _NUMBER.search(line)
-    reason = _REASON.search(line, number.end()) if number else None
+    reason = _REASON_START.search(line, number.end()) if number else None
     line = line[: reason.start()] if reason else line
     remark = _REMARK.search(line, first_value.end()) if first_value else None
     if remark and "=" not in line[: remark.start()]:
@@ -181,8 +187,10 @@ def _find_deciding_lines(text: str) -> str:
     lines, because they state several answers.
     """
     lines = [line for line in _join_equations(text.split("\n")) if _DIGIT.search(line)]
+    if not lines:
+        return ""
     number_lines = list(itertools.takewhile(_is_only_number, lines))
-    return " ; ".join(number_lines) if len(number_lines) > 1 else lines[0] if lines else ""
+    return " ; ".join(number_lines) if len(number_lines) > 1 else lines[0]
 
 
 def _join_equations(lines: Iterable[str]) -> list[str]:
@@ -215,7 +223,7 @@ def _read_value_after_equals(line: str) -> float | None:
     numbers = list(_NUMBER.finditer(plain))
     if any(_is_operation(plain, number, next_number) for number, next_number in itertools.pairwise(numbers)):
         return None
-    values = {value for match in numbers if (value := _read_value(match)) is not None}
+    values = {_read_value(match) for match in numbers} - {None}
     return values.pop() if len(values) == 1 else None
 
 
@@ -233,13 +241,16 @@ def _to_plain_spelling(text: str) -> str:
 
 
 def _is_operation(text: str, left_number: re.Match[str], right_number: re.Match[str]) -> bool:
-    """Whether there is only an arithmetic operator between two numbers."""
+    """Whether there is only an arithmetic operator between two numbers. The match of the right number may have taken
+    the operator as its sign.
+    """
     between = text[left_number.end() : right_number.start()].strip()
     sign = between or (right_number["sign"] or "").strip()
-    return bool(sign) and _OPERATION.fullmatch(sign) is not None
+    return bool(sign) and _OPERATOR.fullmatch(sign) is not None
 
 
 def _read_value(match: re.Match[str]) -> float | None:
+    """The value of a match of `_NUMBER`; None if it divides by 0 or is too large for a float."""
     number = float(match["digits"].replace(",", "") + (match["exponent"] or "").replace("−", "-"))
     if match["denominator"]:
         denominator = Fraction(match["denominator"])
@@ -249,8 +260,8 @@ def _read_value(match: re.Match[str]) -> float | None:
     number += float(match["whole"] or 0)
     if match["scale"]:
         number *= _SCALES[match["scale"].lower()]
-    negative = ((match["sign"] or "+") in "-−–") != ((match["sign2"] or "+") in "-−")
-    value = -number if negative else number
+    minus_signs = [sign for sign in (match["sign"], match["sign2"]) if sign and sign in "-−–"]
+    value = -number if len(minus_signs) == 1 else number  # two minus signs cancel out
     return value if math.isfinite(value) else None
 
 
@@ -264,11 +275,13 @@ def read_choice(text: str, letters: str) -> str | None:
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
     confirmed, denied = _find_verdicts(plain)
     answer = _LEAD_IN.sub("", plain)
-    match = _CHOICE.match(answer)
+    match = _OPENING_LETTER.match(answer)
     if match is None or match[1].upper() in denied:
-        opening = match or _VERDICT.match(answer)
-        letter = confirmed.pop() if opening and len(confirmed) == 1 else ""
-        return letter if letter and letter in letters and letter not in denied else None
+        opens_with_an_option = match is not None or _VERDICT.match(answer) is not None
+        if not opens_with_an_option or len(confirmed) != 1:
+            return None
+        letter = confirmed.pop()
+        return letter if letter in letters and letter not in denied else None
     letter = match[1].upper()
     if letter not in letters or _are_options_listed(plain, letters):
         return None
@@ -306,22 +319,23 @@ def _find_bare_letters(text: str, end: int) -> set[str]:
     return set(re.findall(r"\b[A-Z]\b", letters_match[0].upper())) if letters_match else set()
 
 
-def plain_number(x: float) -> str:
+def plain_number(number: float) -> str:
     """A calculated number as people write it: 12.0 is "12", 1234.5 is "1234.5"; at most six decimals, no exponent."""
-    if isinstance(x, int):
-        return str(x)
-    text = f"{x:.6f}".rstrip("0").rstrip(".")
+    if isinstance(number, int):
+        return str(number)
+    text = f"{number:.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
-def exact_number(x: float | Decimal) -> str:
-    """A number with all of its digits: 0.00025033 is "0.00025033", 3.2e-7 is "3.2e-7"; no exponent from 1e-6 up.
+def exact_number(number: float | Decimal) -> str:
+    """A number with all of its digits: 0.00025033 is "0.00025033", 3.2e-7 is "3.2e-7". Only numbers below 1e-6 have an
+    exponent.
 
     Raises ValueError for NaN and infinities.
     """
-    if not math.isfinite(x):
-        raise ValueError(f"{x} is not a finite number")
-    value = Decimal(repr(x) if isinstance(x, float) else x)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not a finite number")
+    value = Decimal(repr(number) if isinstance(number, float) else number)
     if is_below_tolerance(float(value)):
         mantissa, _, exponent = f"{value.normalize():e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
@@ -330,9 +344,9 @@ def exact_number(x: float | Decimal) -> str:
     return "0" if text == "-0" else text
 
 
-def answer_number(x: float) -> str:
-    """A number read from an answer: plain, but exact if six decimals would round it to 0."""
-    return exact_number(x) if is_below_tolerance(x) else plain_number(x)
+def answer_number(number: float) -> str:
+    """A number read from an answer, as people write it; with all of its digits if six decimals would round it to 0."""
+    return exact_number(number) if is_below_tolerance(number) else plain_number(number)
 
 
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -349,15 +363,19 @@ def same_short_text(answer: str, expected: str) -> bool | None:
     words, expected_words = _content_words(answer), _content_words(expected)
     if words == expected_words:
         return True if words else None
-    numbers, expected_numbers = (
-        {word for word in text_words if word[0].isdigit()} for text_words in (words, expected_words)
-    )
+    numbers, expected_numbers = _select_numbers(words), _select_numbers(expected_words)
     if numbers != expected_numbers and numbers and expected_numbers:
         return False
-    if not words & expected_words or (words & _NEGATIONS) != (expected_words & _NEGATIONS):
+    has_common_word = bool(words & expected_words)
+    has_same_negations = words & _NEGATIONS == expected_words & _NEGATIONS
+    if not has_common_word or not has_same_negations:
         return False
     is_contained = words <= expected_words or expected_words <= words
     return True if is_contained and numbers == expected_numbers else None
+
+
+def _select_numbers(words: frozenset[str]) -> set[str]:
+    return {word for word in words if word[0].isdigit()}
 
 
 def _content_words(text: str) -> frozenset[str]:

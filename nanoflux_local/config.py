@@ -29,7 +29,7 @@ Settings = dict[str, Any]
 class Strict(BaseModel):
     """Base of every configuration model: frozen, and unknown keys are errors."""
 
-    # pydantic's errors would otherwise quote the input, which can contain a password.
+    # `hide_input_in_errors`: pydantic's errors would otherwise quote the input, which can contain a password.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -58,7 +58,7 @@ class Novelty(Strict):
 
 
 class JudgeRules(Strict):
-    """How a judge works.
+    """The rules by which the judge works.
 
     A judgement below `confidence` is requested again; after `strikes` such judgements the question is discarded. With
     `code_check`, a model judge writes a program to verify each solution that it accepts (paper §3); with `fact_check`,
@@ -390,42 +390,59 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        errors = error.errors()  # a misspelt key is also missing under its right name: report the misspelling
-        reported_error = next((detail for detail in errors if detail["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in reported_error["loc"])
-        if reported_error["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key)) from error
-        if fix := _suggest_endpoint(errors, values):
-            raise ConfigError(f"{where}: no endpoint {errors[0]['loc'][1]!r}", fix) from error
-        reason = str(reported_error["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
+        raise _translate_error(error, model, values, where) from error
 
 
-def _suggest_endpoint(errors: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> str:
-    """The fix for settings of an endpoint that is not defined, if another endpoint has a similar name; otherwise ""."""
-    missing_keys = [detail["loc"] for detail in errors if detail["type"] == "missing"]
-    name = str(errors[0]["loc"][1]) if len(errors[0]["loc"]) == 3 else ""
-    if not {("endpoints", name, "interface"), ("endpoints", name, "model")} <= set(missing_keys):
-        return ""
-    other_names = values["endpoints"].keys() - {name}
-    fix = f"{suggest(name, other_names)}; a new endpoint needs an interface and a model"
-    return fix if nearest(name, other_names) else ""
+def _translate_error(
+    error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], where: str
+) -> ConfigError:
+    """The ConfigError for the first of pydantic's errors, or for the first unknown key: a misspelt key is also reported
+    as missing under its right name, and only the misspelling helps.
+    """
+    details = error.errors()
+    unknown_keys = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    first_detail = unknown_keys[0] if unknown_keys else details[0]
+    key = ".".join(str(part) for part in first_detail["loc"])
+    if unknown_keys:
+        return ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key))
+    undefined_endpoint = _find_undefined_endpoint(details)
+    if undefined_endpoint:
+        other_names = values["endpoints"].keys() - {undefined_endpoint}
+        if nearest(undefined_endpoint, other_names):
+            fix = f"{suggest(undefined_endpoint, other_names)}; a new endpoint needs an interface and a model"
+            return ConfigError(f"{where}: no endpoint {undefined_endpoint!r}", fix)
+    reason = str(first_detail["msg"]).removeprefix("Value error, ")
+    location = f"{where}: {key}" if key else where
+    return ConfigError(f"{location}: {reason}", "correct the value and try again")
+
+
+def _find_undefined_endpoint(details: Sequence[Mapping[str, Any]]) -> str:
+    """The name of an endpoint that has settings, but neither an interface nor a model; "" if the first of pydantic's
+    errors is about something else.
+    """
+    location = details[0]["loc"]
+    name = str(location[1]) if len(location) == 3 else ""
+    missing_keys = {detail["loc"] for detail in details if detail["type"] == "missing"}
+    required_keys = {("endpoints", name, "interface"), ("endpoints", name, "model")}
+    return name if required_keys <= missing_keys else ""
 
 
 def suggest_key(model: type[BaseModel], key: str) -> str:
     """The fix for an unknown dotted key: the most similar key of the same table, or the tables that have such a key."""
     *path, name = key.split(".")
-    keys_of_table = _list_keys(_find_table(model, path))
-    namesakes = [dotted_key for dotted_key in _list_dotted_keys(model) if dotted_key.rpartition(".")[2] == name]
-    if not nearest(name, keys_of_table) and namesakes:
-        return f"did you mean {' or '.join(map(repr, namesakes[:4]))}? keys there: {', '.join(keys_of_table)}"
-    return suggest(name, keys_of_table, "keys there")
+    table_keys = sorted(_find_table(model, path).model_fields)
+    keys_elsewhere = [dotted_key for dotted_key in _list_dotted_keys(model) if dotted_key.rpartition(".")[2] == name]
+    if not nearest(name, table_keys) and keys_elsewhere:
+        return f"did you mean {' or '.join(map(repr, keys_elsewhere[:4]))}? keys there: {', '.join(table_keys)}"
+    return suggest(name, table_keys, "keys there")
 
 
 def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     """The model of the table at `path`; all tables in a table of tables (`endpoints.NAME`) have the same model."""
     for key in path:
-        model = _find_subtable(model, key) or model
+        subtable = _find_subtable(model, key)
+        if subtable is not None:
+            model = subtable
     return model
 
 
@@ -434,10 +451,6 @@ def _find_subtable(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     field = model.model_fields.get(key)
     types = (field.annotation, *get_args(field.annotation)) if field is not None else ()
     return next((cls for cls in types if isinstance(cls, type) and issubclass(cls, BaseModel)), None)
-
-
-def _list_keys(model: type[BaseModel]) -> list[str]:
-    return sorted(model.model_fields)
 
 
 def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -478,14 +491,15 @@ def parse_setting(text: str) -> Settings:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write for instance --set novelty.question=0.8")
+    nested: Any
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        nested = tomllib.loads(f"value = {value}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
-        parsed = value.strip()
+        nested = value.strip()
     for name in reversed(key.strip().split(".")):
-        parsed = {name: parsed}
-    result: Settings = parsed
-    return result
+        nested = {name: nested}
+    settings: Settings = nested
+    return settings
 
 
 def parse_settings(texts: Iterable[str]) -> Settings:
@@ -501,7 +515,7 @@ def parse_settings(texts: Iterable[str]) -> Settings:
 
 
 def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A nested table as KEY=VALUE arguments, which `parse_settings` reads; for the commands that messages suggest."""
+    """A nested table as KEY=VALUE arguments for the commands that messages suggest; `parse_settings` undoes this."""
     arguments: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -512,12 +526,10 @@ def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _format_toml_value(value: Any) -> str:
-    """A JSON value as TOML, which writes numbers, booleans, strings and lists as JSON does; single words are not
-    quoted.
-    """
+    """A JSON value as TOML. A string that `parse_setting` reads correctly without quotation marks has none."""
     if isinstance(value, str) and parse_setting(f"key={value}") == {"key": value}:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)  # TOML writes numbers, booleans, strings and lists as JSON does
 
 
 def merge_tables(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:

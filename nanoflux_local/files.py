@@ -10,7 +10,7 @@ from nanoflux_local.errors import NanofluxError, UsageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, so that a crash leaves the old file or the new one. Raises OSError."""
+    """Write `content` to `path` so that a crash leaves either the old file or the new one. Raises OSError."""
     temporary_path = path.with_name(f".{path.name}.part")
     try:
         with temporary_path.open("wb") as file:
@@ -48,7 +48,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             yield folder
             for path in folder.rglob("*"):
                 sync(path)
-            _refuse_existing(target)  # another process may have created it meanwhile
+            _refuse_existing(target)  # another process may have created the directory meanwhile
             folder.rename(target)
             sync(target.parent)
     except OSError as error:
@@ -56,8 +56,8 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_new(files: dict[Path, bytes]) -> None:
-    """Write new files that belong together. All of them are written under temporary names, then renamed in order. An
-    error removes all of them; only a kill between two renames can leave some.
+    """Write new files that belong together. All files are written under temporary names, then renamed in order. After
+    an error, none of them remains; only a kill between two renames can leave some.
 
     Raises UsageError if one of the files exists, NanofluxError if one cannot be written.
     """
@@ -70,7 +70,7 @@ def write_new(files: dict[Path, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(_temporary_path(path), content)
         for path in files:
-            _refuse_existing(path)  # another process may have created it meanwhile
+            _refuse_existing(path)  # another process may have created the file meanwhile
             _temporary_path(path).rename(path)
             renamed_paths.append(path)
         for folder in {path.parent for path in files}:

@@ -1,5 +1,5 @@
-"""Locks, heartbeats and stop requests of jobs. A job is one worker process of a run, training, evaluation, series or
-experiment, which this module calls work.
+"""Locks, heartbeats and stop requests of jobs. A run, training, evaluation, series or experiment is called work here,
+and a job is one worker process that executes such work.
 
 A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
 polls. The kernel releases a worker's lock when the process ends, so a crash or a reboot leaves nothing to clean up.
@@ -35,6 +35,8 @@ POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
 """Seconds between polls for stop requests, seconds between heartbeats, and seconds without a heartbeat after which a
 worker counts as stalled.
 """
+JOB_WAIT_S = 2.0
+"""Seconds to wait for the job of a worker that holds its lock but has not recorded its job yet."""
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
 MAX_LOG_BYTES = 200_000
@@ -44,9 +46,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """A kind of work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message), the
-    column with its settings, and the command group with `show` and `resume`. An evaluation has no such group: `eval`
-    with the same arguments resumes it.
+    """A kind of work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message), that
+    table's column with the settings, and the command group with `show` and `resume`. Evaluations have no such group:
+    `eval` with the same arguments resumes an evaluation.
     """
 
     name: str
@@ -138,8 +140,8 @@ class ActiveJob:
 
 @contextmanager
 def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
-    """Record that this process executes `work`, and the status in which it ends. This is the status that the block
-    sets. If the block sets none, it is "paused" after a NanofluxError that `pauses`, "failed" after any other
+    """Record that this process executes `work`, and at the end of the block the status that the block has set. If the
+    block has set none, the status is "paused" after a NanofluxError that `pauses`, "failed" after any other
     NanofluxError, and otherwise "interrupted".
     """
     job = ActiveJob(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
@@ -172,8 +174,11 @@ class Heartbeat:
         table, column = work.kind.table, work.kind.settings
         self._sql = f"SELECT jobs.wish, {table}.{column} FROM jobs, {table} WHERE jobs.id = ? AND {table}.id = ?"
         self._subject = work.id
-        self._on_request, self._on_settings = on_request, on_settings
-        self._last_beat, self._request, self._settings = time.monotonic(), "", self._read()[1]
+        self._on_request = on_request
+        self._on_settings = on_settings
+        self._last_beat_s = time.monotonic()
+        self._request: StopRequest = ""
+        _, self._settings = self._read()
 
     async def run(self) -> None:
         """Poll until cancelled. Calls back once for each new request, and with the settings' JSON when they change."""
@@ -194,11 +199,12 @@ class Heartbeat:
         if settings != self._settings:
             self._settings = settings
             self._on_settings(settings)
-        if time.monotonic() - self._last_beat >= HEARTBEAT_S:
-            self._last_beat = time.monotonic()
+        if time.monotonic() - self._last_beat_s >= HEARTBEAT_S:
+            self._last_beat_s = time.monotonic()
             self._ledger.beat(self._job)
 
     def _read(self) -> tuple[StopRequest, str]:
+        """The pending stop request, and the JSON of the current settings."""
         request, settings = self._ledger.rows(self._sql, self._job, self._subject)[0]
         return request, str(settings)
 
@@ -254,7 +260,7 @@ class StoredJob:
 
     @property
     def is_running(self) -> bool:
-        """Whether the job has not ended, as far as the ledger records, and belongs to the current boot."""
+        """Whether the ledger has recorded no end of the job, and the job belongs to the machine's current boot."""
         return self.state == "running" and self.boot == boot_id()
 
     def seconds_since(self, moment_s: float) -> float:
@@ -280,8 +286,8 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """The current state of some work: the status in its row, corrected if its process is dead or silent. `seconds` is
-    the wall-clock time so far, including that of a killed process up to its last heartbeat.
+    """The current state of some work: the status in its row, corrected if its process is dead or sends no heartbeat.
+    `seconds` is the wall-clock time so far, including that of a killed process up to its last heartbeat.
     """
 
     status: str
@@ -295,9 +301,9 @@ class WorkState:
 
 
 def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> WorkState:
-    """The state of `work`. `row` has the `status`, `message` and `seconds` of its row in the ledger. Work that is
-    "running" without a process was killed and is "interrupted"; without a heartbeat for `STALLED_S` seconds it is
-    "stalled".
+    """The state of `work`. `row` has the `status`, `message` and `seconds` of its row in the ledger. If the status is
+    "running", but there is no process, the work was killed and is "interrupted"; if its process has sent no heartbeat
+    for `STALLED_S` seconds, the work is "stalled".
     """
     status, message, seconds = row["status"], row["message"], row["seconds"]
     job = current_job(view, work)
@@ -316,8 +322,8 @@ def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any])
 
 
 def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
-    """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While it drains, a second
-    "stop" ends it immediately, and "stop" replaces an earlier "pause". Returns a sentence for the user.
+    """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While the worker drains, a
+    second "stop" ends it immediately, and "stop" replaces an earlier "pause". Returns a sentence for the user.
     """
     if not has_worker(home, work):
         return _set_idle_status(home, work, request)
@@ -341,7 +347,7 @@ def status_after(request: StopRequest) -> str:
 
 def _wait_for_job(home: Home, work: Work) -> StoredJob:
     """Wait for the job of the process that holds the lock: a worker takes the lock before it records its job."""
-    deadline = time.monotonic() + LOCK_TRIES * RETRY_S * 10
+    deadline = time.monotonic() + JOB_WAIT_S
     while True:
         with LedgerView(home.ledger) as view:
             job = current_job(view, work)

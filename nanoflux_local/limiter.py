@@ -8,12 +8,23 @@ import itertools
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
+from typing import NamedTuple
 
 Rank = Callable[[], tuple[int, ...]]
 RANK: ContextVar[Rank] = ContextVar("rank", default=lambda: ())
-"""The rank of the current task in the queue: the smallest is admitted first, equal ranks in order of arrival. The rank
-is computed on arrival and again by `Limiter.reorder`. A task without a rank is admitted before all others.
+"""Computes the current task's rank in the queue: the task with the smallest rank is admitted first, tasks with equal
+ranks in order of arrival. The rank is computed on arrival and again by `Limiter.reorder`. A task without a rank is
+admitted before all others.
 """
+
+
+class _Waiter(NamedTuple):
+    """A waiting task. Waiters are ordered by their rank, then by their arrival, which is different for each."""
+
+    rank: tuple[int, ...]
+    arrival: int
+    compute_rank: Rank
+    admitted: asyncio.Future[None]
 
 
 class Limiter:
@@ -22,12 +33,12 @@ class Limiter:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.busy = 0
-        self._waiting: list[tuple[tuple[int, ...], int, Rank, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiter] = []
         self._arrivals = itertools.count()
 
     @property
     def load(self) -> float:
-        """Tasks inside and waiting, as a share of the limit."""
+        """The number of tasks inside or waiting, divided by the limit."""
         return (self.busy + len(self._waiting)) / self.limit
 
     def resize(self, limit: float) -> None:
@@ -36,7 +47,7 @@ class Limiter:
 
     def reorder(self) -> None:
         """Compute the ranks of all waiting tasks again."""
-        self._waiting = [(rank(), arrival, rank, admitted) for _, arrival, rank, admitted in self._waiting]
+        self._waiting = [waiter._replace(rank=waiter.compute_rank()) for waiter in self._waiting]
         heapq.heapify(self._waiting)
 
     async def __aenter__(self) -> None:
@@ -53,15 +64,15 @@ class Limiter:
     async def _wait_in_queue(self) -> None:
         """Wait for a slot; a leaving task hands its slot to the next one, so that no later task overtakes."""
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        rank = RANK.get()
-        heapq.heappush(self._waiting, (rank(), next(self._arrivals), rank, admitted))
+        compute_rank = RANK.get()
+        heapq.heappush(self._waiting, _Waiter(compute_rank(), next(self._arrivals), compute_rank, admitted))
         try:
             await admitted
         except asyncio.CancelledError:
             if admitted.done() and not admitted.cancelled():
-                self._leave()  # the slot was assigned in the same moment
+                self._leave()  # this task was admitted just before it was cancelled
             else:
-                self._waiting = [entry for entry in self._waiting if entry[-1] is not admitted]
+                self._waiting = [waiter for waiter in self._waiting if waiter.admitted is not admitted]
                 heapq.heapify(self._waiting)
             raise
 
@@ -71,7 +82,7 @@ class Limiter:
 
     def _admit(self) -> None:
         while self._waiting and self.busy < self.limit:
-            next_admitted = heapq.heappop(self._waiting)[-1]
-            if not next_admitted.done():
+            admitted = heapq.heappop(self._waiting).admitted
+            if not admitted.done():
                 self.busy += 1
-                next_admitted.set_result(None)
+                admitted.set_result(None)

@@ -13,31 +13,31 @@ from pathlib import Path
 
 PROJECT = "nanoflux-local"
 _MAX_NAME_CHARS = 60
-"""A value of the licence field with more characters is the licence's text rather than its name."""
+"""A licence field with more characters contains the licence's text rather than its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One required package; `version` is "" if it is not installed."""
+    """A required package; `version` is "" if the package is not installed."""
 
     name: str
     version: str
     licence: str
 
 
-def constraints_file() -> Path:
+def find_constraints_file() -> Path:
     """The file of tested versions: next to this module in an installed wheel, at the root in a checkout."""
     packaged_file = Path(__file__).with_name("constraints.txt")
     return packaged_file if packaged_file.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
 
-def tested_versions() -> dict[str, str]:
+def load_tested_versions() -> dict[str, str]:
     """The tested version of each package, by name."""
-    pins = re.findall(r"^([\w.-]+)==(\S+)", constraints_file().read_text("utf-8"), re.MULTILINE)
+    pins = re.findall(r"^([\w.-]+)==(\S+)", find_constraints_file().read_text("utf-8"), re.MULTILINE)
     return {normalize_name(name): version for name, version in pins}
 
 
-def needed_packages(project: str = PROJECT) -> list[Package]:
+def list_required_packages(project: str = PROJECT) -> list[Package]:
     """`project` and everything that it requires on this platform, directly or indirectly, sorted by name."""
     packages: dict[str, Package] = {}
     pending_names = [project]
@@ -50,15 +50,17 @@ def needed_packages(project: str = PROJECT) -> list[Package]:
         except PackageNotFoundError:
             packages[name] = Package(name, "", "")
             continue
-        packages[name] = Package(name, installed_distribution.version, licence(_metadata(installed_distribution)))
-        pending_names += [required_name for required_name, _ in requirements(installed_distribution.requires or ())]
+        packages[name] = Package(name, installed_distribution.version, find_licence(_metadata(installed_distribution)))
+        pending_names += [
+            required_name for required_name, _ in parse_requirements(installed_distribution.requires or ())
+        ]
     return [packages[name] for name in sorted(packages)]
 
 
-def unmet_requirements(project: str = PROJECT) -> list[str]:
-    """The direct requirements of `project` that the installed packages do not meet, one sentence each."""
+def list_unmet_requirements(project: str = PROJECT) -> list[str]:
+    """The direct requirements of `project` that the installed packages do not meet, described in one sentence each."""
     problems = []
-    for name, specifier in requirements(distribution(project).requires or ()):
+    for name, specifier in parse_requirements(distribution(project).requires or ()):
         try:
             version = distribution(name).version
         except PackageNotFoundError:
@@ -69,9 +71,9 @@ def unmet_requirements(project: str = PROJECT) -> list[str]:
     return problems
 
 
-def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The names and version bounds of the requirements that apply on this platform; requirements of extras are left
-    out.
+def parse_requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The package name and version specifier of each requirement in `lines` that applies on this platform; the
+    requirements of extras are left out.
     """
     from packaging.requirements import Requirement  # deferred: only doctor and bundles read requirements
 
@@ -81,7 +83,7 @@ def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield requirement.name, str(requirement.specifier)
 
 
-def licence(metadata: Message) -> str:
+def find_licence(metadata: Message) -> str:
     """The licence that a package's metadata states, as a short name if possible."""
     licence_field = metadata.get("License-Expression") or metadata.get("License") or ""
     licence_field = "" if licence_field == "UNKNOWN" else licence_field  # written by old tools for an empty field

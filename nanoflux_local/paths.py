@@ -21,7 +21,7 @@ def default_home() -> Path:
     try:
         return platformdirs.user_data_path("nanoflux")
     except RuntimeError as error:
-        raise _no_user_home("there is no default place for the home directory") from error
+        raise _make_no_home_error("there is no default place for the home directory") from error
 
 
 def expand_user(path: str | Path) -> Path:
@@ -33,17 +33,17 @@ def expand_user(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise _no_user_home(f"{path} cannot be expanded") from error
+        raise _make_no_home_error(f"{path} cannot be expanded") from error
 
 
-def _no_user_home(consequence: str) -> UsageError:
+def _make_no_home_error(consequence: str) -> UsageError:
     cause = "HOME is not set, and the system has no home directory for this user"
     return UsageError(f"{cause}: {consequence}", "set HOME or NANOFLUX_HOME, or pass --home DIR")
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The home directory. Other modules take paths from this class instead of joining names themselves."""
+    """The home directory, with the paths of everything that is stored in it."""
 
     root: Path
 

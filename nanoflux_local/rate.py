@@ -8,7 +8,7 @@ STEADY_S = 2.0
 MIN_RATE = 0.5
 """Below this rate per second, the time per unit is shown instead."""
 AMOUNT_UNITS = ("MiB",)
-"""Units of measurement, as opposed to countable things; no time per unit is shown for them."""
+"""Units of measurement, as opposed to countable things. The time for one of them would say little, so none is shown."""
 
 
 class RateMeter:
@@ -16,15 +16,17 @@ class RateMeter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._start_s, self._start_done, self._done, self._total = 0.0, 0, -1, -1
+        self._start_s = 0.0
+        self._done_at_start = 0
+        self._done = self._total = -1
 
     def report(self, done: int, total: int) -> float | None:
         """The rate per second since the first report of this task; None if it is too early for a rate."""
         now_s = self._clock()
         if done < self._done or total != self._total or self._done < 0:
-            self._start_s, self._start_done, self._total = now_s, done, total
+            self._start_s, self._done_at_start, self._total = now_s, done, total
         self._done = done
-        elapsed_s, done_since_start = now_s - self._start_s, done - self._start_done
+        elapsed_s, done_since_start = now_s - self._start_s, done - self._done_at_start
         return done_since_start / elapsed_s if done_since_start and elapsed_s >= STEADY_S else None
 
 

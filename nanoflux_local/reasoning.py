@@ -42,7 +42,7 @@ def strip_reasoning(text: str) -> str:
     Some chat templates open the block in the prompt, so that the reply contains only the closing tag. If a reply has
     channels, only the final one is kept.
     """
-    visible = _BLOCK.sub("", _final_channel(text))
+    visible = _BLOCK.sub("", _remove_other_channels(text))
     closing_tag = _CLOSING_TAG.search(visible)
     return visible[closing_tag.end() :] if closing_tag else visible
 
@@ -74,17 +74,22 @@ def answer_start(text: str) -> int:
 
 def cut_answer(text: str, stop: Sequence[str]) -> str:
     """A raw reply up to the first stop string of its answer. Stop strings inside the reasoning are skipped, since
-    models reason in paragraphs, and so is a blank line below a heading ("## ANSWER").
+    models reason in paragraphs; a blank line directly below a heading ("## ANSWER") is skipped as well.
     """
     start = answer_start(text)
-    end_indices = [index for string in stop if (index := _find_stop(text, string, start)) >= 0]
-    return text[: min(end_indices, default=len(text))]
+    stop_indices = [_find_stop(text, string, start) for string in stop]
+    end = min((index for index in stop_indices if index >= 0), default=len(text))
+    return text[:end]
 
 
 def _find_stop(text: str, string: str, start: int) -> int:
-    """The index of the first `string` that ends the answer, or -1."""
+    """The index of the first occurrence of `string` that ends the answer, or -1."""
     index = text.find(string, start)
-    while index >= 0 and not string.strip() and _HEADING.fullmatch(text[start:index].rpartition("\n")[2]):
+    is_blank_line = not string.strip()
+    while index >= 0 and is_blank_line:
+        line_before = text[start:index].rpartition("\n")[2]
+        if not _HEADING.fullmatch(line_before):
+            break
         index = text.find(string, index + len(string))
     return index
 
@@ -97,8 +102,8 @@ def ends_in_reasoning(text: str, finish: str) -> bool:
     return not visible.strip() and (visible != text or (finish == "length" and not text))
 
 
-def _final_channel(text: str) -> str:
-    """The text with its `final` messages in place, end tokens included, and its other messages removed."""
+def _remove_other_channels(text: str) -> str:
+    """The text without the messages of all channels but `final`, whose messages keep their end tokens."""
     if "<|channel|>" not in text:
         return _BARE_CHANNELS.sub("", text, count=1)
     return _CHANNEL.sub(lambda match: match["text"] + match["end"] if match["name"] == "final" else "", text)

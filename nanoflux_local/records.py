@@ -45,7 +45,7 @@ def storable(text: str) -> str:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON, in hex."""
+    """The SHA-256 of a value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
@@ -61,8 +61,8 @@ def _field_names(record_type: type[object]) -> tuple[str, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types. `dataclasses.asdict`, which also copies immutable values, would take an eighth of a
-    call's time.
+    """A record as nested dicts and lists, ready for JSON. `dataclasses.asdict` also copies immutable values, which
+    would take an eighth of a call's time.
     """
     value_type = value.__class__
     field_names = () if value_type is str else _field_names(value_type)  # most values in a record are text
@@ -80,7 +80,7 @@ class Message:
 
 
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages for a chat template without a system role: the first user message begins with the system text."""
+    """The messages for a chat template without a system role: the system text opens the first other message."""
     system_texts = [message.content for message in messages if message.role == "system"]
     other_messages = [message for message in messages if message.role != "system"]
     if system_texts and other_messages:
@@ -152,8 +152,8 @@ class ChatReply(Reply):
 
     Token counts are those of the endpoint (0 if it reports none); `seconds` is the duration of the request; `usd` is
     its price (0 for local models). `finish` is "length" for a reply cut at `max_tokens`, and "refused" for one that the
-    provider broke off: `text` is then the part before that. `reasoning_tokens` are the completion tokens spent on
-    reasoning, 0 if neither the server nor a local tokenizer can count them.
+    provider broke off; `text` is then the part that arrived before. `reasoning_tokens` are the completion tokens spent
+    on reasoning, 0 if neither the server nor a local tokenizer can count them.
     """
 
     text: str
@@ -231,7 +231,7 @@ class CutReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class SearchReply(Reply):
-    """The results of a search as (title, place, snippet), or the reason why there are none."""
+    """The results of a search as (title, place, snippet), or the reason why there are no results (`detail`)."""
 
     outcome: SearchOutcome
     detail: str = ""
@@ -243,8 +243,8 @@ class SearchReply(Reply):
         return cls(**{**value, "results": tuple((title, place, snippet) for title, place, snippet in value["results"])})
 
 
-def costs(reply: Mapping[str, Any]) -> dict[str, float]:
-    """The costs in a reply's JSON, keyed by the ledger's column for each; 0 for a cost that the reply omits."""
+def read_costs(reply: Mapping[str, Any]) -> dict[str, float]:
+    """The costs in a reply's JSON by the ledger's column; 0 for a cost that the reply omits."""
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),

@@ -16,7 +16,7 @@ MARK = "[secret]"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\Z", re.IGNORECASE)
 MIN_CHARS = 8
 """Values with fewer characters are probably words, and removing them would make messages unreadable."""
-LOOKS_SECRET = re.compile(
+SECRET_PATTERN = re.compile(
     r"\b(?:sk|pk|rk)-[\w-]{16,}"  # OpenAI, Anthropic and many others
     r"|\bhf_[A-Za-z0-9]{16,}"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}"
@@ -26,20 +26,20 @@ LOOKS_SECRET = re.compile(
     r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
 )
 
-_registered: set[str] = set()
+_registered_secrets: set[str] = set()
 
 
 def register_secret(secret: str) -> None:
     """Register a secret, which `redact` then removes from every later message."""
     if len(secret) >= MIN_CHARS:
-        _registered.add(secret)
+        _registered_secrets.add(secret)
 
 
 def redact(message: str) -> str:
     """The message with every secret replaced by `MARK`."""
-    for secret in sorted(_registered | _environment_secrets(), key=len, reverse=True):
+    for secret in sorted(_registered_secrets | _environment_secrets(), key=len, reverse=True):
         message = message.replace(secret, MARK)
-    return LOOKS_SECRET.sub(MARK, message)
+    return SECRET_PATTERN.sub(MARK, message)
 
 
 def install() -> None:

@@ -8,15 +8,16 @@ from collections.abc import Collection
 
 _SPEAKER_LABELS = "human|user|assistant|system"
 _TASK_LABELS = "q|question|problem|exercise|task|instruction|input"
-_CONTROL = re.compile(
+_CONTROL_TOKEN = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
 )
-_OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
+_OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL_TOKEN.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
 
 
 def _compile_next_turn(labels: str) -> re.Pattern[str]:
     return re.compile(
-        rf"{_CONTROL.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]", re.IGNORECASE | re.MULTILINE
+        rf"{_CONTROL_TOKEN.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]",
+        re.IGNORECASE | re.MULTILINE,
     )
 
 
@@ -27,7 +28,8 @@ def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: b
     """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
 
     Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section
-    instead. With `speakers_only`, labels of tasks do not end the text, since prose uses them too ("Problem: …").
+    instead of ending the text. With `speakers_only`, labels of tasks do not end the text, since prose uses them too
+    ("Problem: …").
     """
     opening = _OPENING_TOKENS.match(text)
     text = text[opening.end() :] if opening else text

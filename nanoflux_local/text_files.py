@@ -9,7 +9,7 @@ _ENCODING_BY_MARK = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""The UTF-32 marks come first, since they begin with those of UTF-16."""
+"""The encoding of each byte order mark. The marks of UTF-32 come first, since they begin with those of UTF-16."""
 
 
 class EncodingError(ValueError):
@@ -23,7 +23,7 @@ def read_utf8(path: Path) -> str:
 
 def decode_utf8(content: bytes) -> str:
     """Decode UTF-8 text without its byte order mark, with plain line feeds. Raises EncodingError."""
-    encoding = encoding_by_mark(content)
+    encoding = detect_marked_encoding(content)
     if encoding:
         raise EncodingError(
             f"the file is {encoding}, not UTF-8; convert it with `iconv -f {encoding.lower()} -t utf-8`"
@@ -36,6 +36,6 @@ def decode_utf8(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def encoding_by_mark(content: bytes) -> str:
+def detect_marked_encoding(content: bytes) -> str:
     """Return "UTF-16" or "UTF-32" if the content opens with such a byte order mark, otherwise ""."""
     return next((name for mark, name in _ENCODING_BY_MARK.items() if content.startswith(mark)), "")

@@ -34,9 +34,9 @@ AttemptStep = Literal["attack", "embedding", "validation", "defence", "evaluatio
 class Seed:
     """One item of a source benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
 
-    `program` is Python that prints the answer as its last line, or "" if the item has none. A passage of a document is
-    a seed as well: `question` is its text, it has no answer, and `source` and `place` say where to find it
-    ("wards/hygiene.pdf", "page 3").
+    `program` is Python code that prints the answer as its last line, or "" if the item has no program. A passage of a
+    document is a seed as well: `question` is its text, `answer` is empty, and `source` and `place` say where to find
+    the passage ("wards/hygiene.pdf", "page 3").
     """
 
     id: str
@@ -148,8 +148,8 @@ class Verdict:
     """A judgement: whether an attack is VALID, or whether a defence is CORRECT (`positive`, the strict reading).
 
     `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is how
-    often the judge was asked until it was confident. `findings` are those of the checks, in the order in which they
-    ran; `votes` are those of a panel's members.
+    often the judge was asked until it was confident. `findings` are the findings of the checks, in the order in which
+    the checks ran; `votes` are the votes of a panel's members.
     """
 
     positive: bool
@@ -166,7 +166,7 @@ class Verdict:
 
     @property
     def accepted_by_judge(self) -> bool:
-        """Whether the judge accepted before the checks were applied. If a check contradicts, it is assumed to have
+        """Whether the judge accepted before the checks were applied. A contradicting check is assumed to have
         overturned an acceptance.
         """
         return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
@@ -195,7 +195,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """The absence of a judgement, because the judge stayed below the required confidence in every evaluation."""
+    """Stands for a judgement if the judge stayed below the required confidence every time that it was asked."""
 
     confidences: tuple[float, ...]
 
@@ -237,8 +237,8 @@ class Attempt:
 
     @property
     def pass_rate(self) -> tuple[int, int] | None:
-        """(k, n): the defender answered k of n times correctly, the first defence included; answers that could not be
-        judged do not count. None before the first defence was evaluated.
+        """(k, n): the defender answered k of n times correctly, including the first defence and without answers that
+        could not be judged. None if the first defence was not evaluated.
         """
         if self.evaluation is None:
             return None
@@ -366,7 +366,9 @@ def _parse_sample(value: dict[str, Any]) -> Sample:
 
 def verdict_from_json(**value: Any) -> Verdict:
     """Parse a stored verdict. Verdicts of earlier versions have fewer keys, and a separate field for each check."""
-    findings = tuple(_parse_finding(finding) for finding in value.pop("findings", ())) or _parse_older_findings(value)
+    findings = tuple(_parse_finding(finding) for finding in value.pop("findings", ()))
+    if not findings:
+        findings = _parse_older_findings(value)
     former_keys = ("check", "check_detail", "program", "searches", "lookup")
     value = {key: item for key, item in value.items() if key not in former_keys}
     return Verdict(**{**value, "findings": findings, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})

@@ -75,7 +75,7 @@ def _pull(name: str, home: Path) -> Path:
     return pull(name, home)
 
 
-TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -89,12 +89,13 @@ def make_base(folder: Path) -> Path:
 
     special_tokens = ["<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe_tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate([*special_tokens, *letters])}, []))
+    vocabulary = {token: token_id for token_id, token in enumerate([*special_tokens, *letters])}
+    bpe_tokenizer = Tokenizer(models.BPE(vocabulary, []))
     bpe_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe_tokenizer.decoder = decoders.ByteLevel()
     bpe_tokenizer.add_special_tokens(special_tokens)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe_tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -113,6 +114,7 @@ def make_base(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base model that trains in a second."""
     return make_base(tmp_path_factory.mktemp("tiny_base"))
 
 
@@ -174,8 +176,8 @@ class FakeServers:
         """Restart a server at its former address."""
         self._run(server.start(urlsplit(url).port or 0))
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def close(self) -> None:
         for server in self._servers:

@@ -18,9 +18,11 @@ from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.budget import Cost, RunAccounts
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
+NO_CAP = 10**9
+"""A number of tokens that no run here reaches."""
 
 
-def start(home: Home, **settings: Any) -> str:
+def start_run(home: Home, **settings: Any) -> str:
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
     return asyncio.run(runs.start(home, config))
 
@@ -33,23 +35,21 @@ def read_summary(home: Home, run: str) -> dict[str, Any]:
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
     uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("uncapped", "capped"))
-    uncapped_run = start(uncapped_home)
+    uncapped_run = start_run(uncapped_home)
     asyncio.run(runs.play(uncapped_home, uncapped_run))
-    run = start(capped_home, budget=budget)
+    run = start_run(capped_home, budget=budget)
     with pytest.raises(BudgetError, match="tokens") as error:
         asyncio.run(runs.play(capped_home, run))
     assert error.value.exit_code == 3
     paused = read_summary(capped_home, run)
     assert paused["status"] == "paused" and "budget." in paused["message"]
     with LedgerView(capped_home.ledger) as view:
-        spent = {
-            row["role"]: row["n"]
-            for row in view.rows("SELECT role, sum(prompt_tokens + completion_tokens) AS n FROM calls GROUP BY 1")
-        }
-    assert sum(spent.values()) <= budget.get("tokens", 10**9)
-    assert spent["judge"] <= budget.get("roles", {}).get("judge", {}).get("tokens", 10**9)
-    assert spent["judge"] > 0 and spent["attacker"] > 0
-    runs.change(capped_home, run, {"budget": {"tokens": 10**9, "roles": {"judge": {"tokens": 10**9}}}})
+        rows = view.rows("SELECT role, sum(prompt_tokens + completion_tokens) AS tokens FROM calls GROUP BY role")
+        tokens_by_role = {row["role"]: row["tokens"] for row in rows}
+    judge_cap = budget.get("roles", {}).get("judge", {}).get("tokens", NO_CAP)
+    assert sum(tokens_by_role.values()) <= budget.get("tokens", NO_CAP)
+    assert 0 < tokens_by_role["judge"] <= judge_cap and tokens_by_role["attacker"] > 0
+    runs.change(capped_home, run, {"budget": {"tokens": NO_CAP, "roles": {"judge": {"tokens": NO_CAP}}}})
     asyncio.run(runs.play(capped_home, run))
     assert read_summary(capped_home, run)["digest"] == read_summary(uncapped_home, uncapped_run)["digest"]
 
@@ -139,7 +139,7 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
             await call(REQUEST)
 
 
-SERVED_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
+REMOTE_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
 
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
@@ -149,17 +149,17 @@ def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[
         return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
 
     with pytest.raises(ConfigError, match=r"endpoints\.remote\.price is unknown"):
-        resolve(SERVED_ENDPOINT)
-    config = resolve({**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}})
+        resolve(REMOTE_ENDPOINT)
+    config = resolve({**REMOTE_ENDPOINT, "price": {"prompt": 2, "completion": 8}})
     assert binding.bind(config, Home(tmp_path)).endpoints["remote"].price.cost(1_000_000, 500_000) == 6
 
 
 def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
     """The run pauses before its first priced request: nothing listens at the address."""
     home = Home(tmp_path).prepare()
-    run = start(
+    run = start_run(
         home,
-        endpoints={"remote": {**SERVED_ENDPOINT, "price": {"prompt": 2, "completion": 8}}},
+        endpoints={"remote": {**REMOTE_ENDPOINT, "price": {"prompt": 2, "completion": 8}}},
         roles={"judge": {"endpoint": "remote"}},
         budget={"usd": 0.0001},
     )

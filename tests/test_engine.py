@@ -54,22 +54,22 @@ class RunHarness:
     @contextlib.asynccontextmanager
     async def engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
         """The engine as `runs.play` builds it, with `before_call` awaited before every request is sent."""
-        config, identities, committed = runs.load_run(self.home, self.run)
+        config, identities, committed_turns = runs.load_run(self.home, self.run)
         run_endpoints = binding.bind(config, self.home)
 
-        def log_requests(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
-            async def call(request: Request[Any]) -> Reply:
+        def record_requests(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
+            async def record_and_answer(request: Request[Any]) -> Reply:
                 self.sent_keys.append(request.key())
                 await before_call(request)
                 return await answer(request)
 
-            return call
+            return record_and_answer
 
-        answers = {kind: log_requests(answer) for kind, answer in run_endpoints.answers().items()}
+        answers = {kind: record_requests(answer) for kind, answer in run_endpoints.answers().items()}
         with Ledger(self.home.ledger) as ledger:
             rules = binding.build_rules(config, identities, self.home)
             calls = RememberedCalls(ledger, self.run, answers)
-            yield Engine(ledger, self.run, rules, calls, committed, self.record_progress)
+            yield Engine(ledger, self.run, rules, calls, committed_turns, self.record_progress)
         await run_endpoints.close()
 
     def record_progress(self, progress: RunProgress) -> None:
@@ -115,9 +115,10 @@ def sequential(tmp_path_factory: pytest.TempPathFactory) -> RunHarness:
         await harness.play()
         return harness
 
-    for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that reaches them all
+    for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that has them all
         harness = asyncio.run(play(seed))
-        if all(map(harness.summary()["funnel"].get, REACHABLE_OUTCOMES)):
+        funnel = harness.summary()["funnel"]
+        if all(funnel[outcome] for outcome in REACHABLE_OUTCOMES):
             return harness
     raise AssertionError("no run had every outcome")
 
@@ -151,16 +152,15 @@ async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: RunHarnes
     async def wait_before_call(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
-    harness = await RunHarness.make(
-        tmp_path, seed=sequential.seed, max_turns=20, concurrency=4
-    )  # all are in progress at once
+    # So few turns are all in progress at once.
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     await harness.play(wait_before_call)
     with harness.view() as view:
         rows = view.rows(
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
             " WHERE turns.number = 0 ORDER BY position"
         )
-        positions = [harness.sent_keys.index(row["key"]) for row in rows]
+        positions = [harness.sent_keys.index(row["key"]) for row in rows]  # among all requests that were sent
     assert len(positions) > 2
     assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
@@ -208,7 +208,8 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
         seconds = loop.run_until_complete(play_and_time())
     finally:
         loop.close()
-    assert 1.0 <= seconds / (requests / 32) < 1.06
+    shortest_possible_s = requests / 32
+    assert 1.0 <= seconds / shortest_possible_s < 1.06
 
 
 async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) -> None:
@@ -228,9 +229,8 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
 
 
 async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: RunHarness, tmp_path: Path) -> None:
-    harness = await RunHarness.make(
-        tmp_path, seed=sequential.seed, max_turns=20, concurrency=4
-    )  # all turns start together
+    # So few turns all start together.
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     async with harness.engine(random_delays(0)) as engine:
         play_task = asyncio.create_task(engine.play())
         while not harness.progress_reports:
@@ -315,10 +315,8 @@ async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp
 
 
 async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: RunHarness, tmp_path: Path) -> None:
-    harness, calls_left = (
-        await RunHarness.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1),
-        30,
-    )
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1)
+    calls_left = 30
 
     async def before_call(request: Request[Any]) -> None:
         nonlocal calls_left
@@ -336,18 +334,18 @@ async def test_examples_kept_before_a_failure_count_towards_the_target(sequentia
 
 
 async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: RunHarness, tmp_path: Path) -> None:
-    """The first call of each turn that runs ahead fails; the committer makes it again."""
+    """The first call of each turn that runs ahead fails; the committer makes the call again."""
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=12, concurrency=8)
-    failed: set[str] = set()
+    failed_keys: set[str] = set()
 
     async def before_call(request: Request[Any]) -> None:
         await asyncio.sleep(0.001)
-        if request.key() in harness.sent_keys[1:8] and request.key() not in failed:
-            failed.add(request.key())
+        if request.key() in harness.sent_keys[1:8] and request.key() not in failed_keys:
+            failed_keys.add(request.key())
             raise EndpointError("not yet")
 
     await harness.play(before_call)
-    assert len(failed) == 7
+    assert len(failed_keys) == 7
     assert harness.records() == sequential.records()[:12]
 
 

@@ -118,25 +118,26 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
     monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
     healthy_url, _ = fake_server()
     expected = play(Home(tmp_path / "one"), endpoints_at(healthy_url), max_turns=30, concurrency=8)
-    (dying_url, dying), (living_url, living) = fake_server(), fake_server()
+    restarted_url, restarted_server = fake_server()
+    steady_url, steady_server = fake_server()
     home = Home(tmp_path / "two")
     endpoints = {
-        name: {**endpoint, "url": "", "urls": [dying_url, living_url]}
+        name: {**endpoint, "url": "", "urls": [restarted_url, steady_url]}
         for name, endpoint in endpoints_at(healthy_url).items()
     }
     run = start(home, endpoints, max_turns=30, concurrency=2)  # with more, all turns would end together
 
     def on_progress(progress: Any) -> None:
         if progress.turns == 5:
-            fake_server.stop(dying)
+            fake_server.stop(restarted_server)
         if progress.turns == 15:
-            fake_server.restart(dying, dying_url)
+            fake_server.restart(restarted_server, restarted_url)
 
     asyncio.run(runs.play(home, run, on_progress))
     result = read_summary(home, run)
     assert result["digest"] == expected["digest"]
     assert set(result["faults"]) <= {"unreachable", "reset", "timeout"} and result["faults"]
-    assert min(dying.requests, living.requests) > 10
+    assert min(restarted_server.requests, steady_server.requests) > 10
 
 
 # Budgets
@@ -203,9 +204,9 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     interface: str, echo: str, key_source: str, server, tmp_path: Path, monkeypatch, caplog, command
 ) -> None:
     if key_source == "file" and echo not in ("refused", "as the reply"):
-        pytest.skip("how a key is read changes nothing about what is masked")
+        pytest.skip("the source of a key does not affect how it is masked")
     if interface == "anthropic_messages" and echo == "busy, no credit":
-        pytest.skip("a 429 is never about credit there")
+        pytest.skip("this interface never reports missing credit with status 429")
     caplog.set_level("DEBUG")
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     monkeypatch.setattr(retries, "EMPTY_ATTEMPTS", 2)
@@ -223,10 +224,9 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     settings = {"endpoints": dict.fromkeys(names, endpoint), "max_turns": 1, "concurrency": 2}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     resumed = command(home.root, "run", "resume", run)
-    readable = (
-        echo == "as the reply" and interface == "openai_embeddings"
-    )  # the vector is readable, but no chat reply contains a section
-    assert resumed.code == (0 if readable else 1), resumed.err
+    # The embedding is readable, but no chat reply contains a section.
+    is_readable = echo == "as the reply" and interface == "openai_embeddings"
+    assert resumed.code == (0 if is_readable else 1), resumed.err
     assert any(CANARY in str(headers) for headers in server.headers), "the key did not reach the server"
     assert CANARY not in resumed.out + resumed.err + caplog.text
     shown = command(home.root, "run", "show", run, "--json")

@@ -16,23 +16,27 @@ from nanoflux_local.run import configs, forecast, runs
 from tests.played_runs import play_run
 
 
-def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.RecentTurns:
-    return forecast.RecentTurns(rng.random(turns) < chance, rng.gamma(2.0, [5.0, 300.0, 0.01], (turns, 3)))
+def draw_turns(rng: np.random.Generator, keep_probability: float, turn_count: int) -> forecast.RecentTurns:
+    kept = rng.random(turn_count) < keep_probability
+    return forecast.RecentTurns(kept, costs=rng.gamma(2.0, [5.0, 300.0, 0.01], (turn_count, 3)))
 
 
-@pytest.mark.parametrize(("chance", "turns"), [(0.3, 30), (0.7, 60)])
-def test_forecast_intervals_have_their_stated_coverage(chance: float, turns: int) -> None:
-    rng, missing_examples, trials, hits = np.random.default_rng(7), 40, 200, np.zeros(2)
-    for _ in range(trials):
-        intervals = asdict(forecast.predict(draw_turns(rng, chance, turns), missing_examples, 10**6))
-        needed = missing_examples + rng.negative_binomial(missing_examples, chance)
-        spent = rng.gamma(2.0, 300.0, needed).sum()
-        for column, (name, truth) in enumerate((("turns", needed), ("tokens", spent))):
-            hits[column] += intervals[name]["low"] <= truth <= intervals[name]["high"]
-    assert ((hits / trials > 0.83) & (hits / trials < 0.97)).all(), hits / trials
+@pytest.mark.parametrize(("keep_probability", "turn_count"), [(0.3, 30), (0.7, 60)])
+def test_forecast_intervals_have_their_stated_coverage(keep_probability: float, turn_count: int) -> None:
+    rng = np.random.default_rng(7)
+    examples_needed, repetitions = 40, 200
+    hits = {"turns": 0, "tokens": 0}
+    for _ in range(repetitions):
+        turns = draw_turns(rng, keep_probability, turn_count)
+        spans = asdict(forecast.predict(turns, examples_needed, 10**6))
+        turns_needed = examples_needed + rng.negative_binomial(examples_needed, keep_probability)
+        tokens_needed = rng.gamma(2.0, 300.0, turns_needed).sum()
+        for name, value in (("turns", turns_needed), ("tokens", tokens_needed)):
+            hits[name] += spans[name]["low"] <= value <= spans[name]["high"]
+    assert all(0.83 < count / repetitions < 0.97 for count in hits.values()), hits
 
 
-def test_turn_limit_caps_the_forecast_and_lowers_the_chance() -> None:
+def test_turn_limit_caps_the_forecast_and_lowers_the_probability() -> None:
     turns = draw_turns(np.random.default_rng(1), 0.5, 100)
     unlimited, limited = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
     assert unlimited["reaches_target"] == 1.0 and unlimited["turns"]["low"] < 100 < unlimited["turns"]["high"]
@@ -47,7 +51,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """Play a run, raise its limits, and return its id and its summary with a forecast for them."""
+    """Execute a run, raise its limits, and return its id, and its summary with a forecast up to the new limits."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = play_run(home, config)
@@ -61,14 +65,14 @@ def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
 def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
     _, summary = play(home, max_turns=30)
     prediction = summary["forecast"]
-    assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(
-        summary["kept"] / summary["seconds"] * 3600, 1e-3
-    )
-    expected = (200 - summary["kept"]) * 30 / summary["kept"]
-    tokens = (summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]) / 30 * expected
-    assert prediction["turns"]["low"] < expected < prediction["turns"]["high"]
-    assert prediction["tokens"]["low"] < tokens < prediction["tokens"]["high"]
-    assert prediction["seconds"]["low"] < summary["seconds"] / 30 * expected < prediction["seconds"]["high"]
+    kept_per_hour = summary["kept"] / summary["seconds"] * 3600
+    assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(kept_per_hour, 1e-3)
+    expected_turns = (200 - summary["kept"]) * 30 / summary["kept"]
+    tokens_per_turn = (summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]) / 30
+    seconds_per_turn = summary["seconds"] / 30
+    assert prediction["turns"]["low"] < expected_turns < prediction["turns"]["high"]
+    assert prediction["tokens"]["low"] < tokens_per_turn * expected_turns < prediction["tokens"]["high"]
+    assert prediction["seconds"]["low"] < seconds_per_turn * expected_turns < prediction["seconds"]["high"]
     assert prediction["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
 
 

@@ -71,10 +71,10 @@ def test_phrases_of_training_items_identify_no_item() -> None:
     question = make_attack(f"A woman sneezes; {phrase}?")
     assert "medqa-test-1" in HeldOut(items).find_repeat(question, DISTANT_VECTOR, 0.85)
     assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
-    shared_phrase = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
-    assert HeldOut(shared_phrase).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
-    restated_item = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
-    assert "medqa-test-1" in HeldOut(restated_item).find_repeat(question, DISTANT_VECTOR, 0.85), (
+    items_sharing_the_phrase = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
+    assert HeldOut(items_sharing_the_phrase).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
+    restated_items = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
+    assert "medqa-test-1" in HeldOut(restated_items).find_repeat(question, DISTANT_VECTOR, 0.85), (
         "one item restated is still one item"
     )
     assert len(list(list_phrases(phrase))) == len(phrase.split()) - PHRASE_WORDS + 1
@@ -114,14 +114,14 @@ def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
 
 
 @pytest.fixture
-def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def evaluates_genomebench(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the domain of these runs evaluate on genomebench."""
     domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
     for module in (configs, binding):
         monkeypatch.setattr(module, "load_domain", lambda *_: domain)
 
 
-@pytest.mark.usefixtures("held_out")
+@pytest.mark.usefixtures("evaluates_genomebench")
 def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
     result = play(home, concurrency=1)
@@ -137,7 +137,7 @@ def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Ho
     assert result["digest"] != baseline["digest"]
 
 
-@pytest.mark.usefixtures("held_out")
+@pytest.mark.usefixtures("evaluates_genomebench")
 def test_digest_is_equal_at_any_concurrency_and_on_replay(
     leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +150,7 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
     assert asyncio.run(runs.replay(home, sequential["run"])).same
 
 
-@pytest.mark.usefixtures("held_out")
+@pytest.mark.usefixtures("evaluates_genomebench")
 def test_run_show_names_each_held_out_hit(
     leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,9 +122,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
         assert any("the column level is" in problem for problem in verify_run(view, run))
 
 
-def test_fact_check_searches_the_corpus_and_replays_without_it(
-    tmp_path: Path,
-) -> None:
+def test_fact_check_searches_the_corpus_and_replays_without_it(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
     judge = {"code_check": False, "fact_check": True}
@@ -139,9 +137,8 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     other_home = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(other_home.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    assert read_digest(other_home, execute_run(other_home, judge=judge, max_turns=8, concurrency=1)) == read_digest(
-        home, run
-    )
+    sequential_run = execute_run(other_home, judge=judge, max_turns=8, concurrency=1)
+    assert read_digest(other_home, sequential_run) == read_digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])

@@ -21,7 +21,7 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.run.streaks import Streaks
 from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
 
-KEY = "sk-0123456789abcdef0123456789"
+API_KEY = "sk-0123456789abcdef0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
 def silent_attacker(prompt: str, rng: Random) -> str:
     """Replies for every role; only the attacker's replies contain no section."""
     text = write_reply(prompt, rng)
-    return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
+    return f"Here is my key {API_KEY}, and nothing that was asked for." if "QUESTION:" in text else text
 
 
 def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
@@ -79,7 +79,7 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         with pytest.raises(UnreadableReplyError) as error:
             play(home, run)
         assert "12 consecutive attempts got no readable reply at the attack from duelist-a" in error.value.message
-        assert "Here is my key [secret], and nothing" in error.value.message and KEY not in str(error.value)
+        assert "Here is my key [secret], and nothing" in error.value.message and API_KEY not in str(error.value)
         paused = read_state(home, run)
         assert paused["status"] == "paused" and "got no readable reply" in paused["message"] and not paused["problems"]
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
@@ -87,7 +87,9 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         paused_states.append((paused["turns"], paused["unread"]))
         server._script = write_reply
         assert play_until_done(home, run)["status"] == "done"
-    assert paused_states[0] == paused_states[1] and paused_states[0][0] == 3
+    assert paused_states[0] == paused_states[1]
+    paused_turns, _ = paused_states[0]
+    assert paused_turns == 3
 
 
 def play_until_done(home: Home, run: str) -> dict[str, Any]:

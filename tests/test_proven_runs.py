@@ -34,7 +34,7 @@ def proven_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, play(home, concurrency=1)
 
 
-def last_attempts(home: Home, run: str) -> list[Attempt]:
+def read_last_attempts(home: Home, run: str) -> list[Attempt]:
     with LedgerView(home.ledger) as view:
         return [record.last for record in view.turn_records(run)]
 
@@ -65,33 +65,33 @@ def test_profile_may_name_the_rule_set(tmp_path: Path) -> None:
     home = Home(tmp_path)
     profile = tmp_path / "mine.toml"
     scripted = configs.load_profile("scripted")
-    text = json.dumps(scripted["endpoints"])
-    endpoints = "".join(f"[endpoints.{name}]\n{_toml(table)}" for name, table in json.loads(text).items())
+    endpoints = "".join(f"[endpoints.{name}]\n{format_toml(table)}" for name, table in scripted["endpoints"].items())
     roles = "".join(
-        f"[roles.{name}]\n{_toml({'endpoint': role['endpoint']})}" for name, role in scripted["roles"].items()
+        f"[roles.{name}]\n{format_toml({'endpoint': role['endpoint']})}" for name, role in scripted["roles"].items()
     )
     profile.write_text(f'rules = "proven"\nsamples = 3\nembedder = "{scripted["embedder"]}"\n{endpoints}{roles}')
     config = configs.resolve("starter", str(profile), {}, home)
     assert (config.rules, config.samples, config.keep) == ("proven", 3, "provable")
 
 
-def _toml(table: dict[str, Any]) -> str:
+def format_toml(table: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven_run: tuple[Home, str]) -> None:
     outcomes: Counter[str] = Counter()
-    for attempt in last_attempts(*proven_run):
+    for attempt in read_last_attempts(*proven_run):
         outcomes[attempt.outcome] += 1
         if attempt.evaluation is None:
             continue
-        passes, tries = attempt.pass_rate or (0, 0)
-        assert len(attempt.samples) == 3 and 1 <= tries <= 4
-        blind = attempt.validation.finding("blind") if attempt.validation else None
-        supported = blind is not None and blind.conclusion == "supports"
-        is_kept = 0 < passes < tries or (passes == 0 and supported)
+        right_count, answer_count = attempt.pass_rate or (0, 0)
+        assert len(attempt.samples) == 3 and 1 <= answer_count <= 4
+        blind_finding = attempt.finding("blind")
+        is_supported = blind_finding is not None and blind_finding.conclusion == "supports"
+        is_solved_sometimes = 0 < right_count < answer_count
+        is_kept = is_solved_sometimes or (right_count == 0 and is_supported)
         assert (attempt.outcome == "kept_failed") is is_kept
-        assert (attempt.outcome == "defender_right") is (passes == tries)
+        assert (attempt.outcome == "defender_right") is (right_count == answer_count)
     assert outcomes["kept_failed"] > 3 and outcomes["defender_right"], outcomes
 
 
@@ -100,7 +100,7 @@ def test_proven_run_is_equal_at_any_concurrency(proven_run: tuple[Home, str], tm
     home = Home(tmp_path / "home").prepare()
     run = play(home, concurrency=concurrency)
     assert read_digest(home, run) == read_digest(*proven_run)
-    assert last_attempts(home, run) == last_attempts(*proven_run)
+    assert read_last_attempts(home, run) == read_last_attempts(*proven_run)
 
 
 def test_proven_run_replays_and_verifies(proven_run: tuple[Home, str]) -> None:
@@ -117,7 +117,9 @@ def test_replay_of_a_paper_run_under_proven_rules_estimates_the_cost(
     run = play(home, rules="paper", max_turns=8)
     what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
     unknown_turns = {turn.turn for turn in what_if.unknown}
-    kept_turns = {turn for turn, attempt in enumerate(last_attempts(home, run)) if attempt.outcome.startswith("kept")}
+    kept_turns = {
+        turn for turn, attempt in enumerate(read_last_attempts(home, run)) if attempt.outcome.startswith("kept")
+    }
     assert kept_turns and kept_turns <= unknown_turns | {example.turn for example in what_if.go}
     assert what_if.needed.tokens > 0 and what_if.needed.expected > what_if.needed.at_least
     run_command((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
@@ -130,7 +132,7 @@ def test_examples_are_chosen_by_pass_rate(proven_run: tuple[Home, str]) -> None:
     home, run = proven_run
     rate_by_turn = {
         turn: attempt.pass_rate
-        for turn, attempt in enumerate(last_attempts(home, run))
+        for turn, attempt in enumerate(read_last_attempts(home, run))
         if attempt.outcome == "kept_failed"
     }
     with LedgerView(home.ledger) as view:

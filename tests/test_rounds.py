@@ -30,7 +30,7 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
     return home
 
 
-def make_plan(home: Home, **settings: Any) -> rounds.SeriesSettings:
+def make_settings(home: Home, **settings: Any) -> rounds.SeriesSettings:
     config = configs.resolve("starter", "embedded", TINY_SETTINGS, home)
     return rounds.SeriesSettings(
         config=config, dev="starter", dev_items=2, train=TRAIN_SETTINGS, **{"rounds": 2, **settings}
@@ -41,13 +41,13 @@ def mark_helpful(home: Home, series: str) -> None:
     """Record that the first round helped, since the tiny base learns nothing in a test."""
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         (text,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
-        changed = json.dumps({**json.loads(text), "helped": True})
-        connection.execute("UPDATE rounds SET result = ? WHERE series = ?", (changed, series))
+        changed_text = json.dumps({**json.loads(text), "helped": True})
+        connection.execute("UPDATE rounds SET result = ? WHERE series = ?", (changed_text, series))
 
 
 @pytest.mark.real_model
 def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home: Home) -> None:
-    series = rounds.create(home, make_plan(home))
+    series = rounds.create(home, make_settings(home))
     rounds.play(home, series)
     summary = rounds.summarize_series(home, series)
     (first_round,) = summary.rounds
@@ -77,7 +77,7 @@ def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home
 
 @pytest.mark.real_model
 def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    series = rounds.create(home, make_plan(home, rounds=1))
+    series = rounds.create(home, make_settings(home, rounds=1))
 
     def interrupt_after_one(step: str, done: int, total: int) -> None:
         if "examples" in step and done == 1:
@@ -95,9 +95,9 @@ def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: py
 
 @pytest.mark.real_model
 def test_pause_of_a_series_drains_its_run(home: Home) -> None:
-    series_plan = make_plan(home)
-    sequential_config = series_plan.config.model_copy(update={"concurrency": 1})
-    series = rounds.create(home, series_plan.model_copy(update={"config": sequential_config}))
+    settings = make_settings(home)
+    sequential_config = settings.config.model_copy(update={"concurrency": 1})
+    series = rounds.create(home, settings.model_copy(update={"config": sequential_config}))
     answers: list[str] = []
 
     def pause_once(step: str, done: int, total: int) -> None:
@@ -118,14 +118,14 @@ def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: H
     with pytest.raises(UsageError, match="cannot use adapters"):
         rounds.create(home, rounds.SeriesSettings(config=scripted, rounds=1, dev="starter-genetics"))
     with pytest.raises(NanofluxError, match="nowhere"):
-        rounds.create(home, make_plan(home).model_copy(update={"dev": "nowhere"}))
+        rounds.create(home, make_settings(home).model_copy(update={"dev": "nowhere"}))
     with pytest.raises(NanofluxError, match="epoch"):
-        rounds.create(home, make_plan(home).model_copy(update={"train": {"epochs": -1}}))
+        rounds.create(home, make_settings(home).model_copy(update={"train": {"epochs": -1}}))
 
 
 @pytest.mark.real_model
 def test_series_is_found_by_id_prefix_and_newest_name(home: Home) -> None:
-    series_ids = [rounds.create(home, make_plan(home, name=name)) for name in ("improve", "improve", "")]
+    series_ids = [rounds.create(home, make_settings(home, name=name)) for name in ("improve", "improve", "")]
     for reference, series in (
         (series_ids[0], series_ids[0]),
         (series_ids[0][:-1], series_ids[0]),

@@ -19,45 +19,45 @@ NO_HISTORY = History()
 DIMENSIONS = 256
 
 
-def attack(question="Question {n}", solution="their way", answer="4") -> str:
+def write_attack(question="Question {n}", solution="their way", answer="4") -> str:
     return f"QUESTION: {question}\nSOLUTION: {solution}\nANSWER: {answer}\nREFLECTION: r"
 
 
-def defence(answer="4", solution="our way") -> str:
+def write_defence(answer="4", solution="our way") -> str:
     return f"SOLUTION: {solution}\nANSWER: {answer}"
 
 
-def validation(decision="VALID", confidence=0.95) -> str:
+def write_validation(decision="VALID", confidence=0.95) -> str:
     return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: e"
 
 
-def evaluation(decision="CORRECT", confidence=0.95) -> str:
+def write_evaluation(decision="CORRECT", confidence=0.95) -> str:
     return (
         f"ANALYSIS: a\nREASONING QUALITY: SOUND\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: e"
     )
 
 
-def axis(number: int) -> np.ndarray:
+def make_axis_vector(number: int) -> np.ndarray:
     return np.eye(DIMENSIONS, dtype=np.float32)[number]
 
 
 def make_tilted_vector(cosine: float, towards: int, own: int) -> np.ndarray:
-    """A unit vector with this cosine to axis `towards`."""
-    return (cosine * axis(towards) + math.sqrt(1 - cosine**2) * axis(own)).astype(np.float32)
+    """A unit vector in the plane of the axes `towards` and `own` whose similarity to the axis `towards` is `cosine`."""
+    sine = math.sqrt(1 - cosine**2)
+    return (cosine * make_axis_vector(towards) + sine * make_axis_vector(own)).astype(np.float32)
 
 
 @dataclass
 class Script:
-    """The scripted replies of each role: given in order, repeating the last one; `{n}` counts the role's requests.
-
-    Texts embed at right angles to each other unless `vectors` places them.
+    """The scripted replies of each role, which are sent in order; the last reply is repeated. In a reply, `{n}` stands
+    for the number of earlier requests of the role. Texts without a vector in `vectors` get orthogonal vectors.
     """
 
-    attack: list[str] = field(default_factory=lambda: [attack()])
-    validation: list[str] = field(default_factory=lambda: [validation()])
-    defence: list[str] = field(default_factory=lambda: [defence(answer="5")])
-    evaluation: list[str] = field(default_factory=lambda: [evaluation("INCORRECT")])
+    attack: list[str] = field(default_factory=lambda: [write_attack()])
+    validation: list[str] = field(default_factory=lambda: [write_validation()])
+    defence: list[str] = field(default_factory=lambda: [write_defence(answer="5")])
+    evaluation: list[str] = field(default_factory=lambda: [write_evaluation("INCORRECT")])
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
     requests: list[tuple[str, ChatRequest]] = field(default_factory=list)
     embedded: list[str] = field(default_factory=list)
@@ -66,7 +66,8 @@ class Script:
         if isinstance(request, EmbedRequest):
             assert request.endpoint == IDENTITIES["embedder"]
             self.embedded.append(request.text)
-            return EmbedReply.of(self.vectors.setdefault(request.text, axis(DIMENSIONS - 1 - len(self.vectors))))
+            unused_axis = make_axis_vector(DIMENSIONS - 1 - len(self.vectors))
+            return EmbedReply.of(self.vectors.setdefault(request.text, unused_axis))
         if isinstance(request, CutRequest):
             return CutReply(request.text, exact=True)
         role = self._role(request.messages[-1].content)
@@ -76,8 +77,8 @@ class Script:
 
     @staticmethod
     def _role(prompt: str) -> str:
-        marks = {"QUESTION:": "attack", "VALID or INVALID": "validation", "CORRECT or INCORRECT": "evaluation"}
-        return next((role for mark, role in marks.items() if mark in prompt), "defence")
+        role_by_phrase = {"QUESTION:": "attack", "VALID or INVALID": "validation", "CORRECT or INCORRECT": "evaluation"}
+        return next((role for phrase, role in role_by_phrase.items() if phrase in prompt), "defence")
 
     def count(self, role: str) -> int:
         return sum(asked_role == role for asked_role, _ in self.requests)
@@ -88,9 +89,8 @@ class Script:
 
 def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
     config = resolve("starter", profile, overrides, Home(tmp_path))
-    return build_rules(
-        config, {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}, Home(tmp_path)
-    )
+    identities = {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}
+    return build_rules(config, identities, Home(tmp_path))
 
 
 @pytest.fixture
@@ -102,60 +102,103 @@ def play(tmp_path):
 
 
 def place_vectors(first_text: str, second_text: str, cosine: float) -> dict[str, np.ndarray]:
-    return {first_text: axis(0), second_text: make_tilted_vector(cosine, 0, 1)}
+    return {first_text: make_axis_vector(0), second_text: make_tilted_vector(cosine, 0, 1)}
 
 
-DOUBT, READ_ATTEMPTS = "confidence 0.5, 0.5, 0.5", 3
+DOUBT = "confidence 0.5, 0.5, 0.5"
+READ_ATTEMPTS = 3
+"""How often an unreadable reply is requested."""
 CASES = {
     "kept_failed": (Script(), ["kept_failed"], "kept", (1, 1, 1, 1)),
     "kept_novel": (
-        Script(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.74)),
-        ["kept_novel"], "kept", (1, 1, 1, 1),
+        Script(
+            defence=[write_defence()],
+            evaluation=[write_evaluation()],
+            vectors=place_vectors("their way", "our way", 0.74),
+        ),
+        ["kept_novel"],
+        "kept",
+        (1, 1, 1, 1),
     ),
     "defender_right": (
-        Script(defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", 0.76)),
-        ["defender_right"], "dropped", (1, 1, 1, 1),
+        Script(
+            defence=[write_defence()],
+            evaluation=[write_evaluation()],
+            vectors=place_vectors("their way", "our way", 0.76),
+        ),
+        ["defender_right"],
+        "dropped",
+        (1, 1, 1, 1),
     ),
-    "right answer by invalid steps": (Script(defence=[defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
-    "unparsed, then kept": (Script(attack=["no", attack()]), ["unparsed", "kept_failed"], "kept", (2, 1, 1, 1)),
+    "right answer by invalid steps": (Script(defence=[write_defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
+    "unparsed, then kept": (Script(attack=["no", write_attack()]), ["unparsed", "kept_failed"], "kept", (2, 1, 1, 1)),
     "unparsed to the end": (Script(attack=["no"]), ["unparsed"] * 6, "exhausted", (6, 0, 0, 0)),
     "invalid, then kept": (
-        Script(validation=[validation("INVALID"), validation()]), ["invalid", "kept_failed"], "kept", (2, 2, 1, 1),
+        Script(validation=[write_validation("INVALID"), write_validation()]),
+        ["invalid", "kept_failed"],
+        "kept",
+        (2, 2, 1, 1),
     ),
-    "invalid to the end": (Script(validation=[validation("INVALID")]), ["invalid"] * 6, "exhausted", (6, 6, 0, 0)),
+    "invalid to the end": (
+        Script(validation=[write_validation("INVALID")]),
+        ["invalid"] * 6,
+        "exhausted",
+        (6, 6, 0, 0),
+    ),
     "the same question again and again": (
-        Script(attack=[attack("Same")], validation=[validation("INVALID")]),
-        ["invalid"] + ["novelty_rejected"] * 5, "exhausted", (6, 1, 0, 0),
+        Script(attack=[write_attack("Same")], validation=[write_validation("INVALID")]),
+        ["invalid"] + ["novelty_rejected"] * 5,
+        "exhausted",
+        (6, 1, 0, 0),
     ),
     "doubt in validation, then kept": (
-        Script(validation=[*[validation(confidence=0.5)] * 3, validation()]),
-        ["low_confidence", "kept_failed"], "kept", (2, 4, 1, 1),
+        Script(validation=[*[write_validation(confidence=0.5)] * 3, write_validation()]),
+        ["low_confidence", "kept_failed"],
+        "kept",
+        (2, 4, 1, 1),
     ),
     "doubt in validation to the end": (
-        Script(validation=[validation(confidence=0.5)]), ["low_confidence"] * 6, "exhausted", (6, 18, 0, 0),
+        Script(validation=[write_validation(confidence=0.5)]),
+        ["low_confidence"] * 6,
+        "exhausted",
+        (6, 18, 0, 0),
     ),
     "doubt in evaluation": (
-        Script(evaluation=[evaluation(confidence=0.5)]), ["low_confidence"], "dropped", (1, 1, 1, 3),
+        Script(evaluation=[write_evaluation(confidence=0.5)]),
+        ["low_confidence"],
+        "dropped",
+        (1, 1, 1, 3),
     ),
-    "confident at the third time": (
-        Script(evaluation=[*[evaluation("INCORRECT", 0.5)] * 2, evaluation("INCORRECT")]),
-        ["kept_failed"], "kept", (1, 1, 1, 3),
+    "confident at the third request": (
+        Script(evaluation=[*[write_evaluation("INCORRECT", 0.5)] * 2, write_evaluation("INCORRECT")]),
+        ["kept_failed"],
+        "kept",
+        (1, 1, 1, 3),
     ),
     "unreadable validation": (Script(validation=["no"]), ["failed"], "failed", (1, READ_ATTEMPTS, 0, 0)),
     "unreadable defence": (Script(defence=["no"]), ["failed"], "failed", (1, 1, READ_ATTEMPTS, 0)),
     "unreadable evaluation": (Script(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_ATTEMPTS)),
-    "readable at the third time": (
-        Script(validation=["no", "no", validation()], defence=["no", "no", defence("5")]),
-        ["kept_failed"], "kept", (1, 3, 3, 1),
+    "readable at the third request": (
+        Script(validation=["no", "no", write_validation()], defence=["no", "no", write_defence("5")]),
+        ["kept_failed"],
+        "kept",
+        (1, 3, 3, 1),
     ),
     "every rejection before the last try": (
         Script(
-            attack=["no", attack("Same"), attack("Same"), attack("Other {n}")],
-            validation=[validation("INVALID"), *[validation(confidence=0.5)] * 3, validation("INVALID"), validation()],
+            attack=["no", write_attack("Same"), write_attack("Same"), write_attack("Other {n}")],
+            validation=[
+                write_validation("INVALID"),
+                *[write_validation(confidence=0.5)] * 3,
+                write_validation("INVALID"),
+                write_validation(),
+            ],
         ),
-        ["unparsed", "invalid", "novelty_rejected", "low_confidence", "invalid", "kept_failed"], "kept", (6, 6, 1, 1),
+        ["unparsed", "invalid", "novelty_rejected", "low_confidence", "invalid", "kept_failed"],
+        "kept",
+        (6, 6, 1, 1),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
@@ -171,7 +214,7 @@ async def test_turn_ends_in_every_outcome(play, script, outcomes, turn_outcome, 
 
 
 async def test_kept_attempt_records_every_step(play):
-    script = Script(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
+    script = Script(evaluation=[write_evaluation("INCORRECT", 0.6), write_evaluation("INCORRECT", 0.99)])
     attempt = (await play(script)).last
     assert attempt.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
@@ -184,10 +227,10 @@ async def test_kept_attempt_records_every_step(play):
     ("script", "reason"),
     [
         (Script(attack=["no"]), "missing section QUESTION, SOLUTION, ANSWER, REFLECTION"),
-        (Script(attack=[attack(answer="many")]), "ANSWER is not a number: 'many'"),
-        (Script(validation=[validation("INVALID")]), "e"),
-        (Script(validation=[validation(confidence=0.5)]), f"validation: {DOUBT}"),
-        (Script(evaluation=[evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
+        (Script(attack=[write_attack(answer="many")]), "ANSWER is not a number: 'many'"),
+        (Script(validation=[write_validation("INVALID")]), "e"),
+        (Script(validation=[write_validation(confidence=0.5)]), f"validation: {DOUBT}"),
+        (Script(evaluation=[write_evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
         (Script(validation=["no"]), "validation: missing section ANALYSIS"),
         (Script(defence=["no"]), "defence: missing section SOLUTION, ANSWER"),
         (Script(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
@@ -203,15 +246,21 @@ async def test_retry_bounds_come_from_the_configuration(play):
     script = Script(defence=["no"])
     await play(script, retries={"parse": 0})
     assert script.count("defence") == 1
-    script = Script(validation=[validation(confidence=0.5)])
+    script = Script(validation=[write_validation(confidence=0.5)])
     await play(script, retries={"validation": 1}, judge={"strikes": 2})
     assert script.count("validation") == 4
-    script = Script(validation=[validation(confidence=0.5)])
+    script = Script(validation=[write_validation(confidence=0.5)])
     assert (await play(script, judge={"confidence": 0.5})).kept
 
 
 async def test_each_strike_asks_with_a_changed_prompt(play):
-    script = Script(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
+    script = Script(
+        evaluation=[
+            write_evaluation("INCORRECT", 0.5),
+            write_evaluation("INCORRECT", 0.6),
+            write_evaluation("INCORRECT"),
+        ]
+    )
     await play(script)
     first_prompt, second_prompt, third_prompt = script.prompts("evaluation")
     assert second_prompt.startswith(first_prompt) and third_prompt.startswith(first_prompt)
@@ -229,7 +278,7 @@ async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
 )
 async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine, outcome):
     """A question is rejected above θq, and not at θq."""
-    history = History((np.stack([axis(5), axis(0), axis(6)]),))
+    history = History((np.stack([make_axis_vector(5), make_axis_vector(0), make_axis_vector(6)]),))
     script = Script(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
     record = await play(script, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
@@ -239,9 +288,14 @@ async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine,
 async def test_questions_of_the_same_turn_count_as_earlier(play):
     """Every parsed question counts as generated before, rejected or not."""
     script = Script(
-        attack=[attack("First"), attack("Second"), attack("Third"), attack("Fourth")],
-        validation=[validation("INVALID")],
-        vectors={"First": axis(0), "Second": make_tilted_vector(0.9, 0, 1), "Third": axis(1), "Fourth": axis(3)},
+        attack=[write_attack("First"), write_attack("Second"), write_attack("Third"), write_attack("Fourth")],
+        validation=[write_validation("INVALID")],
+        vectors={
+            "First": make_axis_vector(0),
+            "Second": make_tilted_vector(0.9, 0, 1),
+            "Third": make_axis_vector(1),
+            "Fourth": make_axis_vector(3),
+        },
     )
     record = await play(script, retries={"validation": 3})
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
@@ -258,7 +312,9 @@ async def test_questions_of_the_same_turn_count_as_earlier(play):
 )
 async def test_correct_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
     script = Script(
-        defence=[defence()], evaluation=[evaluation()], vectors=place_vectors("their way", "our way", cosine)
+        defence=[write_defence()],
+        evaluation=[write_evaluation()],
+        vectors=place_vectors("their way", "our way", cosine),
     )
     attempt = (await play(script)).last
     assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
@@ -288,7 +344,7 @@ async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
 async def test_two_models_swap_roles_each_turn(tmp_path):
     run_rules = make_rules(tmp_path)
     for number in range(4):
-        script = Script(attack=[attack(f"Turn {number}")])
+        script = Script(attack=[write_attack(f"Turn {number}")])
         record = await run_turn(run_rules, number, NO_HISTORY, script)
         model_names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
         assert (record.attacker, record.defender, record.judge) == (*model_names, "arbiter")
@@ -320,7 +376,11 @@ def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, nam
 
 async def test_equal_arguments_give_an_equal_record(play):
     scripts = [
-        Script(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"
+        Script(
+            attack=["no", write_attack(), write_attack()],
+            validation=[write_validation("INVALID"), write_validation()],
+        )
+        for _ in range(2)
     ]
     first_record, second_record = [await play(script, number=7) for script in scripts]
     assert first_record == second_record
@@ -328,21 +388,20 @@ async def test_equal_arguments_give_an_equal_record(play):
     assert scripts[0].embedded == scripts[1].embedded
 
 
-@pytest.mark.parametrize("changed", [{"number": 9}, {"seed": 1}])
-async def test_different_turn_or_run_makes_different_requests(play, changed):
+@pytest.mark.parametrize("changes", [{"number": 9}, {"seed": 1}])
+async def test_different_turn_or_run_makes_different_requests(play, changes):
     first_script, second_script = Script(), Script()
-    first_record, second_record = (
-        await play(first_script, number=7),
-        await play(second_script, **{"number": 7, **changed}),
-    )
+    first_record = await play(first_script, number=7)
+    second_record = await play(second_script, **{"number": 7, **changes})
     assert first_record.last.seeds != second_record.last.seeds
-    assert not {request.seed for _, request in first_script.requests} & {
-        request.seed for _, request in second_script.requests
-    }
+    first_seeds, second_seeds = (
+        {request.seed for _, request in script.requests} for script in (first_script, second_script)
+    )
+    assert not first_seeds & second_seeds
 
 
 async def test_turn_does_not_change_its_history(play):
-    history, script = History((axis(0)[None, :],)), Script()
+    history, script = History((make_axis_vector(0)[None, :],)), Script()
     await play(script, history=history)
     question = script.vectors[script.embedded[0]]
     assert history.nearest(question) == 0.0, "the turn's question is not in the history it was given"
@@ -351,18 +410,18 @@ async def test_turn_does_not_change_its_history(play):
 # Several answers of the defender
 
 PROVABLE = {"samples": 3, "keep": "provable"}
-WRONG, RIGHT = defence(answer="5"), defence(answer="4")
-JUDGED_RIGHT = [evaluation()]
+WRONG, RIGHT = write_defence(answer="5"), write_defence(answer="4")
+JUDGED_RIGHT = [write_evaluation()]
 
 
 @pytest.mark.parametrize(
     ("defences", "evaluations", "outcome", "pass_rate"),
     [
-        ([WRONG, RIGHT, WRONG], [evaluation("INCORRECT")], "kept_failed", (1, 3)),
+        ([WRONG, RIGHT, WRONG], [write_evaluation("INCORRECT")], "kept_failed", (1, 3)),
         ([RIGHT, WRONG, WRONG], JUDGED_RIGHT, "kept_failed", (1, 3)),
         ([RIGHT, RIGHT, RIGHT], JUDGED_RIGHT, "defender_right", (3, 3)),
-        ([WRONG, WRONG, WRONG], [evaluation("INCORRECT")], "unproven", (0, 3)),
-        ([WRONG, "no", "no", "no", RIGHT], [evaluation("INCORRECT")], "kept_failed", (1, 2)),
+        ([WRONG, WRONG, WRONG], [write_evaluation("INCORRECT")], "unproven", (0, 3)),
+        ([WRONG, "no", "no", "no", RIGHT], [write_evaluation("INCORRECT")], "kept_failed", (1, 2)),
     ],
     ids=["first wrong", "first right", "always right", "never right", "an unreadable answer does not count"],
 )
@@ -415,12 +474,13 @@ async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
     single, several = Script(), Script()
     await play(single)
     await play(several, samples=3)
-    keys = [[request.key() for _, request in script.requests] for script in (single, several)]
-    assert keys[1][: len(keys[0])] == keys[0]
-    added = [request for _, request in several.requests[len(keys[0]) :]]
-    assert len({request.key() for request in added}) == 2
-    assert {request.messages for request in added} == {several.requests[2][1].messages}
-    assert {request.sampling for request in added} == {single.requests[2][1].sampling}
+    first_requests = several.requests[: len(single.requests)]
+    assert [request.key() for _, request in first_requests] == [request.key() for _, request in single.requests]
+    added_requests = [request for _, request in several.requests[len(single.requests) :]]
+    assert len({request.key() for request in added_requests}) == 2
+    (defence_request,) = (request for role, request in single.requests if role == "defence")
+    assert {request.messages for request in added_requests} == {defence_request.messages}
+    assert {request.sampling for request in added_requests} == {defence_request.sampling}
 
 
 async def test_further_answers_at_temperature_zero_are_varied(play):
@@ -455,7 +515,7 @@ async def test_failing_call_raises_and_gives_no_record(play):
 
 
 async def test_turn_plays_with_hand_made_players(tmp_path):
-    """A turn needs nothing from its players but the four methods."""
+    """A turn calls only these four methods of its players."""
 
     class Player:
         name = "hand-made"

@@ -106,7 +106,7 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
 def docs_folder() -> Path:
     """The folder of the documentation: inside the package if a wheel is installed, at the root in a checkout."""
     packaged_docs = Path(__file__).parents[1] / "docs"
-    return packaged_docs if packaged_docs.is_dir() else packages.constraints_file().parent / "docs"
+    return packaged_docs if packaged_docs.is_dir() else packages.find_constraints_file().parent / "docs"
 
 
 def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.packages import PROJECT, licence, normalize_name
+from nanoflux_local.packages import PROJECT, find_licence, normalize_name
 from nanoflux_models.record import WeightsRecord, sha256_file
 
 
@@ -37,7 +37,7 @@ def _describe_package(path: Path) -> dict[str, Any]:
         "version": version,
         "purl": f"pkg:pypi/{name}@{version}",
         "hashes": [{"alg": "SHA-256", "content": sha256_file(path)}],
-        "licenses": [{"license": {"name": licence(metadata)}}],
+        "licenses": [{"license": {"name": find_licence(metadata)}}],
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.packages import PROJECT, constraints_file, normalize_name
+from nanoflux_local.packages import PROJECT, find_constraints_file, normalize_name
 from nanoflux_models.child import build_module_command
 from nanoflux_models.record import sha256_file
 
@@ -105,7 +105,7 @@ def compatible_tags(platform: str) -> list[str]:
 
 
 def _build_wheel(folder: Path) -> Path:
-    root = constraints_file().parent
+    root = find_constraints_file().parent
     if not (root / "pyproject.toml").is_file():
         fix = "pass the wheel that NanoFlux was installed from with --wheel"
         raise UsageError(f"the wheel of {PROJECT} cannot be built outside a checkout", fix)

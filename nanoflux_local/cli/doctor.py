@@ -38,10 +38,10 @@ def _examine(as_json: bool) -> None:
 
 
 def _print_licences(as_json: bool) -> None:
-    from nanoflux_local.packages import needed_packages
+    from nanoflux_local.packages import list_required_packages
     from nanoflux_models.manifest import list_manifests
 
-    packages = [asdict(package) for package in needed_packages()]
+    packages = [asdict(package) for package in list_required_packages()]
     models = [
         {"name": manifest.name, "licence": manifest.licence, "gated": manifest.gated}
         for manifest in list_manifests(current_home().root)

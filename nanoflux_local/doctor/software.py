@@ -37,7 +37,7 @@ def check_torch() -> MachineCheck:
         torch_version = version("torch")
     except PackageNotFoundError:
         return MachineCheck(
-            "torch", False, "not installed", f"run `pip install -c {packages.constraints_file()} torch`"
+            "torch", False, "not installed", f"run `pip install -c {packages.find_constraints_file()} torch`"
         )
     if torch_version.endswith("+cpu") and describe_gpus():
         return MachineCheck("torch", False, f"{torch_version}, which sees no GPU", "install a CUDA build of torch")

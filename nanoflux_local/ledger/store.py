@@ -21,7 +21,7 @@ from nanoflux_local.errors import LedgerError
 from nanoflux_local.ledger import datasets
 from nanoflux_local.ledger.packing import CALLS, WITH_KEY, add_unpack_function
 from nanoflux_local.ledger.schema import migrations
-from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
+from nanoflux_local.records import Fault, Reply, Request, canonical_json, digest, read_costs, storable
 from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
@@ -191,7 +191,7 @@ class Ledger:
             reply_json = json.loads(reply_text)
             reply_text = canonical_json(reply_json)
             reply = request.read_reply(reply_json)
-        call_costs = costs(reply_json)
+        call_costs = read_costs(reply_json)
         row_id = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",

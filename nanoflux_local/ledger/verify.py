@@ -8,7 +8,7 @@ from typing import Any
 from nanoflux_local.ledger.earlier_questions import read_questions
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.records import costs, digest
+from nanoflux_local.records import digest, read_costs
 from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
@@ -62,7 +62,7 @@ def _verify_call(row: Row) -> Iterator[str]:
     if digest(reply) != row["reply_hash"]:
         yield f"call {row['id']}: the reply does not match its hash"
         return
-    for column, cost in costs(reply).items():
+    for column, cost in read_costs(reply).items():
         if row[column] != cost:
             yield f"call {row['id']}: the column {column} differs from the reply"
 

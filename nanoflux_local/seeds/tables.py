@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanoflux_local.errors import DataError
-from nanoflux_local.text_files import encoding_by_mark
+from nanoflux_local.text_files import detect_marked_encoding
 
 MAX_LINE_BYTES = 4 * 2**20
 """Maximum length of a line, including its line break; also the maximum length of a CSV cell in characters."""

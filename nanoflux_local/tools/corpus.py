@@ -30,7 +30,9 @@ CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5 (
 );
 """
 SNIPPET_TOKENS = 48
+"""The maximum length of a snippet, in tokens of the index."""
 MAX_QUERY_WORDS = 16
+"""Words of a query beyond these are ignored, since the number of pairs of words grows with its square."""
 STEPS_BETWEEN_CHECKS = 10_000
 """Number of SQLite virtual machine instructions between two checks of the time limit."""
 _STOP_WORDS = frozenset([
@@ -59,7 +61,7 @@ class IndexedDocument:
 
 
 class Corpus:
-    """The index, opened for reading or, with `write`, for adding documents.
+    """The index, opened for reading, or with `write` for adding documents.
 
     Raises:
         NothingMatchedError: the corpus is empty.
@@ -78,7 +80,7 @@ class Corpus:
             if write:
                 path.chmod(0o600)
                 self._connection.executescript(SCHEMA)
-            self._connection.execute("SELECT count(*) FROM documents")
+            self._connection.execute("SELECT count(*) FROM documents")  # fails if the file is not an index
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +93,7 @@ class Corpus:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
+        """Raise TimeoutError for a search that the progress handler interrupted, and DataError for other errors."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -111,8 +114,8 @@ class Corpus:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for path in list_documents(paths):
-                    document = read_document(path)
-                    counts[self._store(document)] += 1
+                    change = self._store_document(read_document(path))
+                    counts[change] += 1
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._connection.execute("ROLLBACK")
@@ -120,15 +123,17 @@ class Corpus:
             (counts["passages"],) = self._connection.execute("SELECT count(*) FROM passages").fetchone()
         return counts
 
-    def _store(self, document: Document) -> str:
+    def _store_document(self, document: Document) -> str:
+        """Store a document in place of its former content. Returns "added", "replaced" or "unchanged"."""
         stored_row = self._connection.execute(
             "SELECT id, sha256 FROM documents WHERE source = ?", (document.source,)
         ).fetchone()
         if stored_row and stored_row[1] == document.sha256:
             return "unchanged"
         if stored_row:
-            self._connection.execute("DELETE FROM passages WHERE document = ?", (stored_row[0],))
-            self._connection.execute("DELETE FROM documents WHERE id = ?", (stored_row[0],))
+            former_id = stored_row[0]
+            self._connection.execute("DELETE FROM passages WHERE document = ?", (former_id,))
+            self._connection.execute("DELETE FROM documents WHERE id = ?", (former_id,))
         document_id = self._connection.execute(
             "INSERT INTO documents (source, sha256, size) VALUES (?,?,?)",
             (document.source, document.sha256, len(document.passages)),
@@ -178,10 +183,11 @@ class Corpus:
 
 def _build_match_expression(words: Sequence[str]) -> str:
     """The FTS5 query. Of three or more words, two must match: "body" alone is a poor match for "Lewy body dementia"."""
-    quoted = [f'"{word}"' for word in words]
-    if len(quoted) < 3:
-        return " OR ".join(quoted)
-    return " OR ".join(f"({left} AND {right})" for left, right in combinations(quoted[:MAX_QUERY_WORDS], 2))
+    quoted_words = [f'"{word}"' for word in words]
+    if len(quoted_words) < 3:
+        return " OR ".join(quoted_words)
+    word_pairs = combinations(quoted_words[:MAX_QUERY_WORDS], 2)
+    return " OR ".join(f"({first} AND {second})" for first, second in word_pairs)
 
 
 def extract_terms(query: str) -> list[str]:

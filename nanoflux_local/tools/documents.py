@@ -24,7 +24,9 @@ MAX_BYTES = 64 * 2**20
 MAX_PASSAGE_WORDS = 180
 """Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is split between sentences."""
 TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
+"""The keys of a JSON Lines object whose strings are read as its text."""
 TITLE_KEYS = ("title", "name", "question", "id")
+"""The keys of a JSON Lines object that may contain its title; the first that is present is used."""
 HEADING_TAGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 SKIPPED_TAGS = ("script", "style", "head", "template", "noscript")
 BLOCK_TAGS = ("p", "div", "li", "tr", "section", "article", "br", "table", "pre", *HEADING_TAGS)
@@ -32,8 +34,8 @@ BLOCK_TAGS = ("p", "div", "li", "tr", "section", "article", "br", "table", "pre"
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Some paragraphs of a document; `place` is their position in the document ("page 3", "line 12", "part 2").
-    `heading` is the heading above them, "" if the format has none.
+    """Some consecutive paragraphs of a document. `place` is their position in it ("page 3", "line 12", "part 2");
+    `heading` is the heading above them, or "" if there is none.
     """
 
     title: str
@@ -58,29 +60,25 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
         DataError: a file is missing, or its suffix is not supported.
         NothingMatchedError: a directory contains no documents.
     """
+    suffixes = ", ".join(sorted(READER_BY_SUFFIX))
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            documents_inside = [
-                entry
-                for entry in sorted(path.rglob("*"))
-                if entry.suffix.lower() in READERS and entry.is_file() and not _is_hidden(entry.relative_to(path))
-            ]
+            documents_inside = [entry for entry in sorted(path.rglob("*")) if _is_listed_document(entry, path)]
             if not documents_inside:
-                raise NothingMatchedError(
-                    f"{path} holds no documents", f"add files that end in {', '.join(sorted(READERS))}"
-                )
+                raise NothingMatchedError(f"{path} contains no documents", f"add files that end in {suffixes}")
             files += documents_inside
         elif not path.exists():
             raise DataError(f"{path}: there is no such file", "pass files or directories of documents")
-        elif path.suffix.lower() not in READERS:
-            raise DataError(
-                f"{path}: its suffix is not supported",
-                f"convert it to a file that ends in {', '.join(sorted(READERS))}",
-            )
+        elif path.suffix.lower() not in READER_BY_SUFFIX:
+            raise DataError(f"{path}: its suffix is not supported", f"convert it to a file that ends in {suffixes}")
         else:
             files.append(path)
     return list(dict.fromkeys(files))
+
+
+def _is_listed_document(entry: Path, directory: Path) -> bool:
+    return entry.suffix.lower() in READER_BY_SUFFIX and entry.is_file() and not _is_hidden(entry.relative_to(directory))
 
 
 def _is_hidden(path: Path) -> bool:
@@ -101,7 +99,7 @@ def read_document(path: Path) -> Document:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", "pass a file that can be read") from error
-    passages = tuple(READERS[path.suffix.lower()](path, content))
+    passages = tuple(READER_BY_SUFFIX[path.suffix.lower()](path, content))
     if not passages:
         raise DataError(f"{path}: the file holds no text", "run OCR on a scanned document first, or leave it out")
     return Document(str(path.resolve()), hashlib.sha256(content).hexdigest(), passages)
@@ -119,24 +117,27 @@ def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
-    """Passages, each with the heading above it as its title."""
-    heading, section = "", list[str]()
-    for line in [*_decode_text(path, content).splitlines(), "# "]:
+    """The passages of a Markdown file, each with the heading above it as its title."""
+    heading = ""
+    section_lines: list[str] = []
+    for line in [*_decode_text(path, content).splitlines(), "# "]:  # an empty heading ends the last section
         if re.match(r"#{1,6}\s", line):
-            for passage in _group_into_passages(heading or path.stem, "\n".join(section)):
+            for passage in _group_into_passages(heading or path.stem, "\n".join(section_lines)):
                 yield replace(passage, heading=heading)
-            heading, section = line.lstrip("#").strip(" #"), []
+            heading, section_lines = line.lstrip("#").strip(" #"), []
         else:
-            section.append(line)
+            section_lines.append(line)
 
 
 class _PageText(HTMLParser):
-    """Collects the text of a page by section, each with its heading, and an empty line between blocks."""
+    """Collects the text of a web page by section, with an empty line between blocks. `sections` has the pieces of each
+    section's heading and of its text; `title_pieces` has those of the page's title.
+    """
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.sections: list[tuple[list[str], list[str]]] = [([], [])]
-        self.title: list[str] = []
+        self.title_pieces: list[str] = []
         self._open_skipped_tags: list[str] = []
         self._in_title = False
         self._in_heading = False
@@ -150,7 +151,11 @@ class _PageText(HTMLParser):
         if tag in SKIPPED_TAGS:
             self._open_skipped_tags.append(tag)
         elif tag in BLOCK_TAGS:
-            self.sections[-1][1].append("\n\n")
+            self._end_block()
+
+    def _end_block(self) -> None:
+        _, text_pieces = self.sections[-1]
+        text_pieces.append("\n\n")
 
     def handle_endtag(self, tag: str) -> None:
         self._in_title = False
@@ -159,22 +164,24 @@ class _PageText(HTMLParser):
         if tag in self._open_skipped_tags:
             del self._open_skipped_tags[self._open_skipped_tags.index(tag) :]
         elif tag in BLOCK_TAGS:
-            self.sections[-1][1].append("\n\n")
+            self._end_block()
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
-            self.title.append(data)
+            self.title_pieces.append(data)
         elif not self._open_skipped_tags:
-            heading, text = self.sections[-1]
-            (heading if self._in_heading else text).append(data)
+            heading_pieces, text_pieces = self.sections[-1]
+            pieces = heading_pieces if self._in_heading else text_pieces
+            pieces.append(data)
 
 
 def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
     page = _PageText()
     page.feed(_decode_text(path, content))
     page.close()
-    title = " ".join("".join(page.title).split()) or path.stem
-    yield from _group_sections(title, [("".join(heading), "".join(text)) for heading, text in page.sections])
+    title = " ".join("".join(page.title_pieces).split()) or path.stem
+    sections = [("".join(heading_pieces), "".join(text_pieces)) for heading_pieces, text_pieces in page.sections]
+    yield from _group_sections(title, sections)
 
 
 def _read_docx(path: Path, content: bytes) -> Iterator[Passage]:
@@ -182,7 +189,7 @@ def _read_docx(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
-    """Passages of each page; a scanned page without text yields none."""
+    """The passages of each page; a scanned page without text has none."""
     import io
     import logging
 
@@ -192,7 +199,8 @@ def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
         pages = [page.extract_text() for page in reader.pages]
-        title = str((reader.metadata.title if reader.metadata else "") or path.stem)
+        stated_title = reader.metadata.title if reader.metadata else ""
+        title = str(stated_title or path.stem)
     except Exception as error:  # noqa: BLE001 - a damaged or hostile file can make the library raise anything
         raise DataError(
             f"{path}: not a readable PDF: {error}"[:300], "repair the file or leave it out; nothing was added"
@@ -203,7 +211,7 @@ def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
-    """Passages of each line's object, whose text is under one or more of the keys in `TEXT_KEYS`."""
+    """The passages of each line's object, whose text is under one or more of the keys in `TEXT_KEYS`."""
     for number, line in enumerate(_decode_text(path, content).splitlines(), 1):
         if not line.strip():
             continue
@@ -218,17 +226,19 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
                 f"{path}, line {number}: the object has no text",
                 f"add the text under one of the keys {keys}; nothing was added",
             )
-        title = (_find_texts(row, TITLE_KEYS) or [path.stem])[0]
+        titles = _find_texts(row, TITLE_KEYS)
+        title = titles[0] if titles else path.stem
         for passage in _group_into_passages(" ".join(title.split())[:200], "\n".join(texts)):
             yield Passage(passage.title, f"line {number}", passage.text)
 
 
 def _find_texts(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    """The strings under `keys` that are not blank, in the order of the keys."""
     return [storable(row[key]) for key in keys if isinstance(row.get(key), str) and row[key].strip()]
 
 
 def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator[Passage]:
-    """The passages of sections, given as (heading, text). Passages are numbered consecutively through the document."""
+    """The passages of sections, given as (heading, text), numbered consecutively through the document."""
     number = 0
     for heading, text in sections:
         for passage in _group_into_passages(title, storable(text)):
@@ -238,13 +248,16 @@ def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator
 
 def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
     """Group the text's paragraphs into passages of at most `MAX_PASSAGE_WORDS` words."""
-    pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _split_paragraph(paragraph.split())]
-    number, words = 1, list[str]()
-    for piece in [*pieces, []]:
-        if words and (not piece or len(words) + len(piece) > MAX_PASSAGE_WORDS):
-            yield Passage(title, f"part {number}", " ".join(words))
-            number, words = number + 1, []
-        words += piece
+    paragraphs = re.split(r"\n\s*\n", text)
+    pieces = [piece for paragraph in paragraphs for piece in _split_paragraph(paragraph.split())]
+    passages: list[list[str]] = []
+    for piece in pieces:
+        if passages and len(passages[-1]) + len(piece) <= MAX_PASSAGE_WORDS:
+            passages[-1] += piece
+        else:
+            passages.append(list(piece))
+    for number, words in enumerate(passages, 1):
+        yield Passage(title, f"part {number}", " ".join(words))
 
 
 def _split_paragraph(words: list[str]) -> Iterator[list[str]]:
@@ -262,7 +275,7 @@ def _split_paragraph(words: list[str]) -> Iterator[list[str]]:
         yield words
 
 
-READERS = {
+READER_BY_SUFFIX = {
     ".txt": _read_text, ".md": _read_markdown, ".html": _read_html, ".htm": _read_html, ".pdf": _read_pdf,
     ".docx": _read_docx, ".jsonl": _read_json_lines,
 }  # fmt: skip

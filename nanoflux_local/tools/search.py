@@ -1,4 +1,4 @@
-"""Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
+"""Search engines for the judge: the local corpus, DuckDuckGo, a SearXNG server and Google's Custom Search.
 
 Every search ends with a reply: results, no results, a timeout, a connection that the network guard refuses, or a
 failure. Only a fault that would recur in every search, such as a wrong key, ends the run. Choosing an engine in the
@@ -22,7 +22,7 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
 
 SearchResult = tuple[str, str, str]
-"""The title, the place (a url, or a document and a position in the document) and the snippet."""
+"""A title, a place (a url, or a document and a position in the document) and a snippet."""
 GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 KEY_REFUSED_STATUSES = (401, 403)
@@ -32,7 +32,7 @@ MAX_SNIPPET_CHARACTERS = 600
 
 
 class SearchTool(Protocol):
-    """Answers queries. `identity` records everything on this machine that affects the answers."""
+    """Answers queries. `identity` identifies everything on this machine that affects the answers."""
 
     identity: Identity
 
@@ -57,7 +57,7 @@ def build_search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
 
 
 async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeout_s: float, key: ApiKey) -> SearchReply:
-    """Run a search, and return its results or its failure as a reply.
+    """Run a search with a time limit, and return its results or its failure as a reply. `key` is masked in the reply.
 
     Raises:
         EndpointError: the engine refuses the key, so that every other query would fail as well.
@@ -102,7 +102,8 @@ class CorpusSearch:
                 return []
             return [(hit.title, hit.place, hit.snippet) for hit in hits]
 
-        return await run_search(find_results, request.timeout_s + 1, ApiKey())  # the index enforces the limit itself
+        # The index enforces the time limit itself, so it gets a second more here.
+        return await run_search(find_results, request.timeout_s + 1, ApiKey())
 
     async def close(self) -> None:
         self._corpus.close()

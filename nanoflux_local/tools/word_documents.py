@@ -28,7 +28,8 @@ def read_word_sections(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
     Raises:
         DataError: the content is not a Word document.
     """
-    heading, paragraphs = "", list[str]()
+    heading = ""
+    paragraphs: list[str] = []
     root, heading_styles = _parse_document(path, content)
     for paragraph in root.iter(f"{_NAMESPACE}p"):
         text = _read_text(paragraph)

@@ -185,11 +185,11 @@ def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPat
 
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    tested_versions = packages.tested_versions()
-    monkeypatch.setattr(packages, "tested_versions", lambda: {**tested_versions, "click": "0.1", "numpy": "0.2"})
+    tested_versions = packages.load_tested_versions()
+    monkeypatch.setattr(packages, "load_tested_versions", lambda: {**tested_versions, "click": "0.1", "numpy": "0.2"})
     check = software.check_versions()
     assert check.ok and "(tested: 0.1)" in check.state and "pip install -c" in check.fix
-    monkeypatch.setattr(packages, "unmet_requirements", lambda: ["click is missing"])
+    monkeypatch.setattr(packages, "list_unmet_requirements", lambda: ["click is missing"])
     assert not software.check_versions().ok and "click is missing" in software.check_versions().state
     monkeypatch.undo()
     assert software.check_versions().ok and len(tested_versions) > 50
@@ -242,7 +242,7 @@ def test_licence_is_shown_by_name(fields: list[tuple[str, str]], licence: str) -
     metadata = Message()
     for key, value in fields:
         metadata[key] = value
-    assert packages.licence(metadata) == licence
+    assert packages.find_licence(metadata) == licence
 
 
 def test_wheel_contains_the_tested_versions(tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_wheel_contains_the_tested_versions(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, timeout=120)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         constraints = wheel.read("nanoflux_local/constraints.txt")
-    assert constraints == (PROJECT / "constraints.txt").read_bytes() == packages.constraints_file().read_bytes()
+    assert constraints == (PROJECT / "constraints.txt").read_bytes() == packages.find_constraints_file().read_bytes()

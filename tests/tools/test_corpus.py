@@ -185,7 +185,7 @@ def test_corpus_commands_add_search_and_show_documents(
 def test_corpus_add_of_empty_directory_matches_nothing(tmp_path: Path) -> None:
     with (
         Corpus(tmp_path / "c.db", write=True) as corpus,
-        pytest.raises(NothingMatchedError, match="holds no documents"),
+        pytest.raises(NothingMatchedError, match="contains no documents"),
     ):
         (tmp_path / "empty").mkdir()
         corpus.add([tmp_path / "empty"])

@@ -36,7 +36,8 @@ def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.mark.skipif(
-    version("textual") != packages.tested_versions()["textual"], reason="another version of Textual renders differently"
+    version("textual") != packages.load_tested_versions()["textual"],
+    reason="another version of Textual renders differently",
 )
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
 def test_example_screen_shows_citations(

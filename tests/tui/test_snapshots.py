@@ -59,7 +59,8 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.mark.skipif(
-    version("textual") != packages.tested_versions()["textual"], reason="another version of Textual renders differently"
+    version("textual") != packages.load_tested_versions()["textual"],
+    reason="another version of Textual renders differently",
 )
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
