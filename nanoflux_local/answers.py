@@ -184,7 +184,7 @@ def read_number(text: str) -> float | None:
 
 def _find_deciding_lines(text: str) -> str:
     """The first line with a number. If the text opens with several lines that contain only a number, all of these
-    lines, because they state several answers.
+    lines, because they state several answers. "" if no line has a number.
     """
     lines = [line for line in _join_equations(text.split("\n")) if _DIGIT.search(line)]
     if not lines:
@@ -194,10 +194,13 @@ def _find_deciding_lines(text: str) -> str:
 
 
 def _join_equations(lines: Iterable[str]) -> list[str]:
-    """The stripped lines without blank ones; lines that break before or after "=" are joined."""
+    """The lines without blank lines and surrounding spaces; lines that break before or after "=" are joined."""
     joined_lines: list[str] = []
-    for line in filter(None, map(str.strip, lines)):
-        if joined_lines and (joined_lines[-1].endswith("=") or line.lstrip("&\\ ").startswith("=")):
+    for line in map(str.strip, lines):
+        if not line:
+            continue
+        continues_equation = line.lstrip("&\\ ").startswith("=")
+        if joined_lines and (continues_equation or joined_lines[-1].endswith("=")):
             joined_lines[-1] = f"{joined_lines[-1]} {line}"
         else:
             joined_lines.append(line)

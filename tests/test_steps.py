@@ -67,10 +67,9 @@ def test_turn_of_the_default_profile_shows_its_defender_at_work(home: Home) -> N
 
 def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:
     judge = {"checks": ["answerable", "blind"], "solutions": 3}
-    actions = [
-        draw_turn(home, "starter-genetics", "scripted", answered, judge=judge).split()[2:4] for answered in range(6)
-    ]
-    assert actions == [
+    drawn_turns = [draw_turn(home, "starter-genetics", "scripted", answered, judge=judge) for answered in range(6)]
+    words_at_work = [drawn_turn.split()[2:4] for drawn_turn in drawn_turns]  # a role and its model, or a check
+    assert words_at_work == [
         ["attacker", "duelist-a:"], ["judge", "arbiter:"], ["answerability", "check"], ["blind", "check"],
         ["defender", "duelist-b:"], ["judge", "arbiter:"],
     ]  # fmt: skip

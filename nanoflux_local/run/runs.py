@@ -160,7 +160,7 @@ async def _execute_and_handle_requests(
     try:
         await asyncio.wait([play_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
         if not play_task.done():
-            heartbeat_task.result()  # raises its error: without a heartbeat, the ledger is unusable, so the run stops
+            heartbeat_task.result()  # raises the heartbeat's error: the heartbeat fails only if the ledger is unusable
         if play_task.cancelled() and "end" in requests:
             return status_after("end")
         await play_task
