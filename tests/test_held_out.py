@@ -162,7 +162,7 @@ def test_run_show_names_each_held_out_hit(
     assert hits and [line.split("  ")[1] for line in output.splitlines() if "repeats genomebench" in line] == hits
 
 
-@pytest.mark.usefixtures("held_out")
+@pytest.mark.usefixtures("evaluates_genomebench")
 def test_held_out_setting_selects_the_datasets(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
     result = play(home, held_out=[])

@@ -43,7 +43,7 @@ def collect_project(folder: Path, wheel: Path | None, extras: Sequence[str], pyt
     """
     wheel = wheel or _build_wheel(folder.parent / "own")
     requirement = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-    _download(folder, ["-c", str(constraints_file()), requirement, "pip"], python, platform)
+    _download(folder, ["-c", str(find_constraints_file()), requirement, "pip"], python, platform)
 
 
 def collect_requirements(folder: Path, requirements: Path, python: str, platform: str) -> None:

@@ -81,10 +81,10 @@ def check_versions() -> MachineCheck:
     """Check the packages. Missing packages and unsupported versions are problems; a supported version that differs from
     the tested one is only reported as advice.
     """
-    fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    problems = packages.unmet_requirements()
-    needed_packages = packages.needed_packages()
-    tested_versions = packages.tested_versions()
+    fix = f"run `pip install -c {packages.find_constraints_file()} {packages.PROJECT}`"
+    problems = packages.list_unmet_requirements()
+    needed_packages = packages.list_required_packages()
+    tested_versions = packages.load_tested_versions()
     problems += [
         f"{package.name} is missing"
         for package in needed_packages

@@ -97,7 +97,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _refuse_encoding(path: Path, content: bytes) -> None:
     """Refuse the file if its byte order mark is that of UTF-16 or UTF-32."""
-    encoding = encoding_by_mark(content)
+    encoding = detect_marked_encoding(content)
     if encoding:
         kind = "CSV" if path.suffix.lower() == ".csv" else "JSON"
         fix = f"convert it: `iconv -f {encoding.lower()} -t utf-8`; nothing was imported"
