@@ -25,7 +25,7 @@ from support.measured_run import find_run, write_profile
 from nanoflux_local.config import RunConfig
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ReplayMissError
-from nanoflux_local.ledger.calls import TRIAL, Answer, RememberedCalls, TracedCalls, acting_as
+from nanoflux_local.ledger.calls import TRIAL, Answer, CachedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.base import Draw
@@ -83,14 +83,14 @@ async def measure(
     """Examine and judge the solutions until the deadline. Without `answers`, only stored replies are used."""
     config, identities, _ = runs.load_run(home, run)
     rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
-    judge = rules.find_players(0).judge
+    judge = rules.find_roles(0).judge
     assert isinstance(judge, CheckingJudge)
 
     def is_time_over() -> bool:
         return time.monotonic() > deadline
 
     with Ledger(home.ledger) as ledger, acting_as(TRIAL):
-        call = TracedCalls(RememberedCalls(ledger, run, answers))
+        call = TracedCalls(CachedCalls(ledger, run, answers))
         try:
             solutions = await build_known_solutions(rules, domain, call, is_time_over) or []
         except ReplayMissError:

@@ -71,7 +71,7 @@ async def execute_run(home: Home, options: argparse.Namespace) -> None:
         spent_hours = view.find_run(run)["seconds"] / 3600
     runs.change(home, run, {"budget": {"hours": spent_hours + options.minutes / 60}})
     try:
-        await runs.play(home, run, print_progress)
+        await runs.execute(home, run, print_progress)
     except NanofluxError as error:
         print(f"stopped: {error.message}")
 

@@ -66,7 +66,7 @@ def execute_run(options: argparse.Namespace, url: str) -> dict[str, Any]:
         if url:
             import openai  # noqa: F401 (so that the time of its import is not counted)
         wall_start, cpu_start = time.perf_counter(), cpu_seconds()
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
         wall_s, cpu_s = time.perf_counter() - wall_start, cpu_seconds() - cpu_start
         with LedgerView(home.ledger) as view:
             ((longest_s,),) = view.rows(SLOWEST_TURN, run)

@@ -44,7 +44,7 @@ def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
 
     async def start_and_finish() -> str:
         run = await runs.start(home, config, name)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     return asyncio.run(start_and_finish())

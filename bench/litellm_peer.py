@@ -226,7 +226,7 @@ def execute_run(url: str, folder: Path) -> str:
     }  # fmt: skip
     config = configs.resolve("starter", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run).to_json()
     print(f"run: {summary['status']}, {summary['kept']} kept in {summary['turns']} turns, faults {summary['faults']}")

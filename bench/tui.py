@@ -105,7 +105,7 @@ def execute_run(home: Home, turns: int, target: int, seed: int) -> tuple[str, fl
     async def start_and_finish() -> tuple[str, float]:
         run = await runs.start(home, config)
         start = time.perf_counter()
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run, time.perf_counter() - start
 
     return asyncio.run(start_and_finish())
@@ -221,7 +221,7 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
         for is_watched in (pair_number % 2 == 0, pair_number % 2 == 1):
             with tempfile.TemporaryDirectory() as folder:
                 home = Home(Path(folder) / "home").prepare()
-                seconds, share = _play_with_application(home, turns, is_watched)
+                seconds, share = _execute_with_application(home, turns, is_watched)
                 if pair_number:
                     times[is_watched].append(seconds)
                     if is_watched:
@@ -236,7 +236,7 @@ def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
     }
 
 
-def _play_with_application(home: Home, turns: int, is_watched: bool) -> tuple[float, float]:
+def _execute_with_application(home: Home, turns: int, is_watched: bool) -> tuple[float, float]:
     """Play a run. Returns its seconds, and the share of one core that the application used meanwhile."""
     execute_run(home, 2, 2, 5)  # so that the application has a run to show
     with run_application(home.root, is_watched) as terminal:

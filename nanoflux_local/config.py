@@ -363,7 +363,7 @@ class RunConfig(Strict):
         return self
 
     @property
-    def players(self) -> tuple[str, ...]:
+    def role_endpoints(self) -> tuple[str, ...]:
         """The names of the endpoints that play a role, judge in the panel, or write blind solutions."""
         endpoint_names = (
             *(getattr(self.roles, role).endpoint for role in ROLES),

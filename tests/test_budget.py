@@ -36,10 +36,10 @@ def read_summary(home: Home, run: str) -> dict[str, Any]:
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
     uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("uncapped", "capped"))
     uncapped_run = start_run(uncapped_home)
-    asyncio.run(runs.play(uncapped_home, uncapped_run))
+    asyncio.run(runs.execute(uncapped_home, uncapped_run))
     run = start_run(capped_home, budget=budget)
     with pytest.raises(BudgetError, match="tokens") as error:
-        asyncio.run(runs.play(capped_home, run))
+        asyncio.run(runs.execute(capped_home, run))
     assert error.value.exit_code == 3
     paused = read_summary(capped_home, run)
     assert paused["status"] == "paused" and "budget." in paused["message"]
@@ -50,7 +50,7 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert sum(tokens_by_role.values()) <= budget.get("tokens", NO_CAP)
     assert 0 < tokens_by_role["judge"] <= judge_cap and tokens_by_role["attacker"] > 0
     runs.change(capped_home, run, {"budget": {"tokens": NO_CAP, "roles": {"judge": {"tokens": NO_CAP}}}})
-    asyncio.run(runs.play(capped_home, run))
+    asyncio.run(runs.execute(capped_home, run))
     assert read_summary(capped_home, run)["digest"] == read_summary(uncapped_home, uncapped_run)["digest"]
 
 
@@ -73,7 +73,7 @@ async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Pa
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget(usd=3.0), Cost(usd=1.0))
-        call = accounts.guard({"chat": answer})["chat"]
+        call = accounts.enforce_caps({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
     assert max_in_flight == 3
     assert accounts.by_role[""].spent.usd == pytest.approx(1.0)
@@ -89,10 +89,10 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
-        call = accounts.guard({"chat": answer})["chat"]
+        call = accounts.enforce_caps({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await accounts.guard({"chat": fail})["chat"](REQUEST)
+                await accounts.enforce_caps({"chat": fail})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
@@ -115,7 +115,7 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget(usd=1.0), Cost(usd=1.0))
-        pending_reply = accounts.guard({"chat": answer})["chat"](REQUEST)
+        pending_reply = accounts.enforce_caps({"chat": answer})["chat"](REQUEST)
         if reply_is_kept:
             assert (await pending_reply) == ChatReply("paid", "stop", usd=1.0)
         else:
@@ -129,7 +129,7 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         accounts = make_accounts(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
-        call = accounts.guard({"chat": answer})["chat"]
+        call = accounts.enforce_caps({"chat": answer})["chat"]
         with acting_as("judge"):
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):
@@ -164,5 +164,5 @@ def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
         budget={"usd": 0.0001},
     )
     with pytest.raises(BudgetError, match=r"budget\.usd"):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "paused"

@@ -222,7 +222,7 @@ def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) 
 def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     kept_ids = [row.id for row in trainings.load_run_data(home, run).rows]
     choice = Choice(reason="kept_failed", where="turn > 0", size=3)
     chosen_data = trainings.load_run_data(home, run, choice)

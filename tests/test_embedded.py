@@ -37,7 +37,7 @@ def generate(home: Home, domain: str = "starter", **settings: object) -> dict[st
     """Execute a run of the embedded profile and verify it. Returns its summary."""
     config = configs.resolve(domain, "embedded", {"seed": 7, **settings}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
         return view.summarize_run(run).to_json()

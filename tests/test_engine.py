@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.errors import EndpointError
-from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -53,7 +53,7 @@ class RunHarness:
 
     @contextlib.asynccontextmanager
     async def engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
-        """The engine as `runs.play` builds it, with `before_call` awaited before every request is sent."""
+        """The engine as `runs.execute` builds it, with `before_call` awaited before every request is sent."""
         config, identities, committed_turns = runs.load_run(self.home, self.run)
         run_endpoints = binding.bind(config, self.home)
 
@@ -68,7 +68,7 @@ class RunHarness:
         answers = {kind: record_requests(answer) for kind, answer in run_endpoints.answers().items()}
         with Ledger(self.home.ledger) as ledger:
             rules = binding.build_rules(config, identities, self.home)
-            calls = RememberedCalls(ledger, self.run, answers)
+            calls = CachedCalls(ledger, self.run, answers)
             yield Engine(ledger, self.run, rules, calls, committed_turns, self.record_progress)
         await run_endpoints.close()
 
@@ -76,9 +76,9 @@ class RunHarness:
         self.progress_reports.append(progress)
         self.committed_counts.append(len(self.records()))
 
-    async def play(self, before_call: BeforeCall = no_delay) -> None:
+    async def execute(self, before_call: BeforeCall = no_delay) -> None:
         async with self.engine(before_call) as engine:
-            await engine.play()
+            await engine.run()
 
     def view(self) -> LedgerView:
         return LedgerView(self.home.ledger)
@@ -110,13 +110,13 @@ def random_delays(seed: int) -> BeforeCall:
 def sequential(tmp_path_factory: pytest.TempPathFactory) -> RunHarness:
     """Forty turns, run one after another: the reference for runs at any other concurrency."""
 
-    async def play(seed: int) -> RunHarness:
+    async def run_sequentially(seed: int) -> RunHarness:
         harness = await RunHarness.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
-        await harness.play()
+        await harness.execute()
         return harness
 
     for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that has them all
-        harness = asyncio.run(play(seed))
+        harness = asyncio.run(run_sequentially(seed))
         funnel = harness.summary()["funnel"]
         if all(funnel[outcome] for outcome in REACHABLE_OUTCOMES):
             return harness
@@ -135,7 +135,7 @@ async def test_concurrency_does_not_change_the_dataset(
     sequential: RunHarness, tmp_path: Path, concurrency: int
 ) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
-    await harness.play(random_delays(concurrency))
+    await harness.execute(random_delays(concurrency))
     assert harness.records() == sequential.records()
     actual, expected = harness.summary(), sequential.summary()
     for key in ("digest", "funnel", "kept", "turns"):
@@ -154,7 +154,7 @@ async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: RunHarnes
 
     # So few turns are all in progress at once.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
-    await harness.play(wait_before_call)
+    await harness.execute(wait_before_call)
     with harness.view() as view:
         rows = view.rows(
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
@@ -195,17 +195,17 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
                 requests += 1
                 await asyncio.sleep(1)
 
-    async def play_and_time() -> float:
+    async def run_and_time() -> float:
         settings = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
         harness = await RunHarness.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
         start = asyncio.get_running_loop().time()
-        await harness.play(before_call)
+        await harness.execute(before_call)
         assert max(len(record.attempts) for record in harness.records()) > 3
         return asyncio.get_running_loop().time() - start
 
     loop = SimulatedTimeLoop()
     try:
-        seconds = loop.run_until_complete(play_and_time())
+        seconds = loop.run_until_complete(run_and_time())
     finally:
         loop.close()
     shortest_possible_s = requests / 32
@@ -223,7 +223,7 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
         await asyncio.sleep(0.005)
         in_flight -= 1
 
-    await harness.play(before_call)
+    await harness.execute(before_call)
     assert max_in_flight == 4
     assert [progress.turns for progress in harness.progress_reports] == [1, 2, 3, 4, 5, 6]
 
@@ -232,14 +232,14 @@ async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequentia
     # So few turns all start together.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     async with harness.engine(random_delays(0)) as engine:
-        play_task = asyncio.create_task(engine.play())
+        engine_task = asyncio.create_task(engine.run())
         while not harness.progress_reports:
             await asyncio.sleep(0)
         turns_before_drain = len(harness.progress_reports)
         engine.drain()
-        await play_task
+        await engine_task
     assert turns_before_drain < len(harness.progress_reports) <= turns_before_drain + 4
-    await harness.play()
+    await harness.execute()
     assert harness.records() == sequential.records()[:20]
     assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
 
@@ -247,7 +247,7 @@ async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequentia
 @pytest.mark.parametrize("concurrency", [1, 16])
 async def test_engine_stops_at_the_target(sequential: RunHarness, tmp_path: Path, concurrency: int) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, target=5, max_turns=40, concurrency=concurrency)
-    await harness.play(random_delays(1))
+    await harness.execute(random_delays(1))
     records = harness.records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
     assert records == sequential.records()[: len(records)]
@@ -262,7 +262,7 @@ async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: RunHarness
     async def before_call(request: Request[Any]) -> None:
         seeds.add(getattr(request, "seed", 0))
 
-    await harness.play(before_call)
+    await harness.execute(before_call)
     assert harness.records() == sequential.records()[:6]
     attack_seeds_by_turn = {
         turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
@@ -272,9 +272,9 @@ async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: RunHarness
 
 async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, max_turns=4)
-    await harness.play()
+    await harness.execute()
     records_before, harness.sent_keys = harness.records(), []
-    await harness.play()
+    await harness.execute()
     assert harness.sent_keys == [] and harness.records() == records_before
 
 
@@ -303,12 +303,12 @@ async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp
                 raise EndpointError("gone")
 
         with pytest.raises(EndpointError, match="gone"):
-            await harness.play(before_call)
+            await harness.execute(before_call)
         assert not remembered_keys & set(harness.sent_keys), "a remembered call was made again"
         assert harness.remembered_keys() - remembered_keys <= set(harness.sent_keys)
         assert harness.records() == sequential.records()[: len(harness.records())]
     remembered_keys, harness.sent_keys = harness.remembered_keys(), []
-    await harness.play()
+    await harness.execute()
     assert not remembered_keys & set(harness.sent_keys)
     assert harness.records() == sequential.records()
     assert harness.summary()["digest"] == sequential.summary()["digest"]
@@ -325,10 +325,10 @@ async def test_examples_kept_before_a_failure_count_towards_the_target(sequentia
             raise EndpointError("gone")
 
     with pytest.raises(EndpointError):
-        await harness.play(before_call)
+        await harness.execute(before_call)
     kept_count = harness.summary()["kept"]
     assert 0 < kept_count < 6
-    await harness.play()
+    await harness.execute()
     assert harness.summary()["kept"] == 6
     assert harness.records() == sequential.records()[: len(harness.records())]
 
@@ -344,14 +344,14 @@ async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: R
             failed_keys.add(request.key())
             raise EndpointError("not yet")
 
-    await harness.play(before_call)
+    await harness.execute(before_call)
     assert len(failed_keys) == 7
     assert harness.records() == sequential.records()[:12]
 
 
 async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: RunHarness, tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=8)
-    task = asyncio.create_task(harness.play(random_delays(3)))
+    task = asyncio.create_task(harness.execute(random_delays(3)))
     while len(harness.progress_reports) < 5:
         await asyncio.sleep(0.001)
     task.cancel()
@@ -359,12 +359,12 @@ async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: RunHa
         await task
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert 5 <= len(harness.records()) < 40
-    await harness.play()
+    await harness.execute()
     assert harness.records() == sequential.records()
 
 
 async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, max_turns=5)
-    await harness.play()
+    await harness.execute()
     assert [progress.record for progress in harness.progress_reports] == harness.records()
     assert harness.committed_counts == [1, 2, 3, 4, 5]

@@ -40,9 +40,9 @@ def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
     return asyncio.run(runs.start(home.prepare(), config))
 
 
-def play(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
+def execute(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
     run = start(home, endpoints, **settings)
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     return read_summary(home, run)
 
 
@@ -70,8 +70,8 @@ def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path:
     healthy_url, _ = fake_server()
     rates = {**dict.fromkeys(INJECTED_FAULTS, 0.078), "stall": 0.01}
     faulty_url, server = fake_server(Chaos(rates, seed=3, reasoning_share=0.3, retry_after_s=0.01))
-    expected = play(Home(tmp_path / "whole"), endpoints_at(healthy_url), max_turns=200, concurrency=16)
-    result = play(Home(tmp_path / "broken"), endpoints_at(faulty_url), max_turns=200, concurrency=16)
+    expected = execute(Home(tmp_path / "whole"), endpoints_at(healthy_url), max_turns=200, concurrency=16)
+    result = execute(Home(tmp_path / "broken"), endpoints_at(faulty_url), max_turns=200, concurrency=16)
     assert (result["digest"], result["funnel"]) == (expected["digest"], expected["funnel"])
     assert result["kept"] > 20 and result["turns"] == 200
     injected, fault_counts = server.chaos.fault_counts, result["faults"]
@@ -89,7 +89,7 @@ def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server
     home = Home(tmp_path)
     endpoints = endpoints_at(url, timeout_s=60.0)
     endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
-    result = play(home, endpoints, max_turns=6, concurrency=1)
+    result = execute(home, endpoints, max_turns=6, concurrency=1)
     assert result["faults"] == dict(server.chaos.fault_counts) and len(result["faults"]) >= 4
     shown = command(home.root, "run", "show", result["run"], "--json")
     assert json.loads(shown.out)["faults"] == result["faults"]
@@ -105,7 +105,7 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
     """The script replies in JSON. The request is worded differently, which changes a few replies."""
     url, _ = fake_server()
     home = Home(tmp_path)
-    result = play(home, endpoints_at(url, structured=True), max_turns=12, concurrency=4)
+    result = execute(home, endpoints_at(url, structured=True), max_turns=12, concurrency=4)
     assert result["kept"] > 0 and result["funnel"]["unparsed"] <= 3
     with LedgerView(home.ledger) as view:
         calls = [(json.loads(row["request"]), json.loads(row["reply"])["text"])
@@ -117,7 +117,7 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
 def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
     healthy_url, _ = fake_server()
-    expected = play(Home(tmp_path / "one"), endpoints_at(healthy_url), max_turns=30, concurrency=8)
+    expected = execute(Home(tmp_path / "one"), endpoints_at(healthy_url), max_turns=30, concurrency=8)
     restarted_url, restarted_server = fake_server()
     steady_url, steady_server = fake_server()
     home = Home(tmp_path / "two")
@@ -133,7 +133,7 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
         if progress.turns == 15:
             fake_server.restart(restarted_server, restarted_url)
 
-    asyncio.run(runs.play(home, run, on_progress))
+    asyncio.run(runs.execute(home, run, on_progress))
     result = read_summary(home, run)
     assert result["digest"] == expected["digest"]
     assert set(result["faults"]) <= {"unreachable", "reset", "timeout"} and result["faults"]
@@ -148,17 +148,17 @@ def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: 
     home = Home(tmp_path)
     run = start(home, endpoints_at(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
     with pytest.raises(BudgetError, match=r"budget\.usd = 30"):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     stopped = read_summary(home, run)
     assert stopped["status"] == "paused" and stopped["calls"]["made"] == 0
     assert 1 <= stopped["faults"]["reset"] == server.requests < 12
     assert 0 < stopped["lost"]["usd"] <= 30.0 and stopped["lost"]["tokens"] > 0
     with pytest.raises(BudgetError):  # lost costs are stored, so a resumed run has no more to spend
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     assert server.requests == stopped["faults"]["reset"]
     server.chaos.rates.clear()
     runs.change(home, run, {"budget": {"usd": 1000.0}})
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "done"
 
 
@@ -168,7 +168,7 @@ def test_role_budget_counts_only_the_lost_attempts_of_the_role(tmp_path: Path, f
     caps = {"roles": {"judge": {"tokens": 40_000}}}
     run = start(home, endpoints_at(url), max_turns=400, concurrency=1, budget=caps)
     with pytest.raises(BudgetError, match=r"roles\.judge\.tokens"):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT role, sum(tokens) AS n FROM (SELECT role, tokens FROM faults UNION ALL SELECT role,"
                          " prompt_tokens + completion_tokens AS tokens FROM calls) GROUP BY role")  # fmt: skip

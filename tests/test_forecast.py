@@ -13,7 +13,7 @@ from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, forecast, runs
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 
 def draw_turns(rng: np.random.Generator, keep_probability: float, turn_count: int) -> forecast.RecentTurns:
@@ -50,11 +50,11 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
+def execute(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     """Execute a run, raise its limits, and return its id, and its summary with a forecast up to the new limits."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
-    run = play_run(home, config)
+    run = execute_run(home, config)
     runs.change(home, run, {"max_turns": 1000, "target": 200})
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run)
@@ -63,7 +63,7 @@ def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
 
 
 def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
-    _, summary = play(home, max_turns=30)
+    _, summary = execute(home, max_turns=30)
     prediction = summary["forecast"]
     kept_per_hour = summary["kept"] / summary["seconds"] * 3600
     assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(kept_per_hour, 1e-3)
@@ -77,15 +77,15 @@ def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
 
 
 def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
-    _, first_summary = play(home, max_turns=30)
-    _, repeated_summary = play(home, max_turns=30)
+    _, first_summary = execute(home, max_turns=30)
+    _, repeated_summary = execute(home, max_turns=30)
     assert repeated_summary["calls"]["made"] == 0
     assert repeated_summary["forecast"]["tokens"] == first_summary["forecast"]["tokens"]
 
 
 @pytest.mark.parametrize("counts_as_running", [True, False], ids=["stall", "pause"])
 def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: bool) -> None:
-    run, summary = play(home, max_turns=30)
+    run, summary = execute(home, max_turns=30)
     two_hours_later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
     with sqlite3.connect(home.ledger) as connection:
         middle_time = connection.execute("SELECT at FROM turns WHERE number = 15").fetchone()[0]
@@ -100,7 +100,7 @@ def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: 
 
 
 def test_forecast_is_withheld_after_a_few_turns(home: Home) -> None:
-    _, result = play(home, max_turns=5)
+    _, result = execute(home, max_turns=5)
     assert result["forecast"]["turns"] is None and "too early" in result["forecast"]["reason"]
 
 
@@ -108,7 +108,7 @@ def test_run_show_prints_the_forecast_until_the_run_ends(home: Home) -> None:
     def show() -> str:
         return CliRunner().invoke(nanoflux, ["run", "show", run], env={"NANOFLUX_HOME": str(home.root)}).output
 
-    run, _ = play(home, max_turns=30)
+    run, _ = execute(home, max_turns=30)
     assert "likely to reach the target" in show() and " to " in show() and "minutes" in show()
     runs.change(home, run, {"max_turns": 30})
     assert "likely to reach the target" not in show() and "kept per hour" in show()

@@ -20,7 +20,7 @@ from nanoflux_local.records import EmbedReply, Identity
 from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.held_out import PHRASE_WORDS, HeldOut, list_phrases
 from nanoflux_local.transcript import Attack, Seed
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"
 ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8k", "How many?", "1")]
@@ -89,8 +89,8 @@ TRAIN_ITEMS = [(Seed(f"genomebench-{n}", "genomebench", f"Seed {n}?", "A"), "tra
 SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds": {"min": 2, "max": 3}}
 
 
-def play(home: Home, **changes: Any) -> dict[str, Any]:
-    run = play_run(home, configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home))
+def execute(home: Home, **changes: Any) -> dict[str, Any]:
+    run = execute_run(home, configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
@@ -100,7 +100,7 @@ def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
     """A home whose test items repeat questions that a run in another home kept, and the summary of that run."""
     home = Home(tmp_path / "first").prepare()
     _import_items(home, "genomebench", TRAIN_ITEMS)
-    baseline = play(home)
+    baseline = execute(home)
     assert baseline["funnel"]["contaminated"] == 0 and baseline["contaminated"] == [] and baseline["kept"] > 2
     with LedgerView(home.ledger) as view:
         kept_questions = [example.question for example in view.examples(baseline["run"])]
@@ -124,7 +124,7 @@ def evaluates_genomebench(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("evaluates_genomebench")
 def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
-    result = play(home, concurrency=1)
+    result = execute(home, concurrency=1)
     repeated_items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
     assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= repeated_items
     assert result["funnel"]["contaminated"] == len(result["contaminated"])
@@ -142,7 +142,7 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
     leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, _ = leaking
-    sequential, concurrent = play(home, concurrency=1), play(home, concurrency=16)
+    sequential, concurrent = execute(home, concurrency=1), execute(home, concurrency=16)
     assert sequential["digest"] == concurrent["digest"]
     assert sequential["contaminated"] and sequential["contaminated"] == concurrent["contaminated"]
     _import_items(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # items imported later change no run
@@ -155,7 +155,7 @@ def test_run_show_names_each_held_out_hit(
     leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     home, _ = leaking
-    result = play(home)
+    result = execute(home)
     show_run(home, result["run"], False)
     output = capfd.readouterr().out
     hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:MAX_LISTED]]
@@ -165,7 +165,7 @@ def test_run_show_names_each_held_out_hit(
 @pytest.mark.usefixtures("evaluates_genomebench")
 def test_held_out_setting_selects_the_datasets(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
-    result = play(home, held_out=[])
+    result = execute(home, held_out=[])
     assert result["digest"] == baseline["digest"] and result["funnel"]["contaminated"] == 0
 
 
@@ -193,7 +193,7 @@ def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, An
 
     home, _ = leaking
     _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
-    run = play(home, held_out=["medqa"])["run"]
+    run = execute(home, held_out=["medqa"])["run"]
     write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents([run]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [dataset.name for dataset in view.datasets()] == ["genomebench", "medqa"]
@@ -230,6 +230,6 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     run = asyncio.run(runs.start(home, configs.resolve("mine", "scripted", {"max_turns": 2}, home)))
     domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.play(home, run))  # the confidence is fixed by the run's own configuration
+    asyncio.run(runs.execute(home, run))  # the confidence is fixed by the run's own configuration

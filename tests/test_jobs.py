@@ -58,7 +58,7 @@ def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_paused_and_reconfigured_run_has_the_digest_of_an_uninterrupted_run(home: Home) -> None:
     uninterrupted_run = start(home)
-    asyncio.run(runs.play(home, uninterrupted_run))
+    asyncio.run(runs.execute(home, uninterrupted_run))
     run = start(home, endpoints=SLOW_ENDPOINTS)
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("DELETE FROM turn_calls")  # so that no call is remembered and the worker is slow
@@ -138,7 +138,7 @@ def test_run_of_an_earlier_boot_is_interrupted_and_resumes(home: Home) -> None:
     assert show(home, run)["status"] == "interrupted"
     assert "no process" in jobs.request_stop(home, make_work(run), "pause")
     assert show(home, run)["status"] == "paused"
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     finished = show(home, run)
     assert finished["status"] == "done" and 7 < finished["seconds"] < 60
     with LedgerView(home.ledger) as view:
@@ -170,7 +170,7 @@ home = Home(Path(sys.argv[1])).prepare()
 settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min": 2}, "retries": {"validation": 0},
             "pause_when_saturated": 0}
 run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
-asyncio.run(runs.play(home, run))
+asyncio.run(runs.execute(home, run))
 with LedgerView(home.ledger) as view:
     turns = view.summarize_run(run).to_json()["turns"]
 # Not ru_maxrss: it starts at the size of the process that this one was forked from.

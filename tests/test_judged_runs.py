@@ -21,19 +21,19 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
-from tests.played_runs import play_run, read_digest
+from tests.executed_runs import execute_run, read_digest
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 
 
-def execute_run(home: Home, **settings: Any) -> str:
-    return play_run(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home))
+def execute_judged_run(home: Home, **settings: Any) -> str:
+    return execute_run(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home))
 
 
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
-    return home, execute_run(home, concurrency=1)
+    return home, execute_judged_run(home, concurrency=1)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked_run: tuple[
 
 def test_judged_run_is_equal_at_any_concurrency(checked_run: tuple[Home, str], tmp_path: Path) -> None:
     other_home = Home(tmp_path / "home").prepare()
-    assert read_digest(other_home, execute_run(other_home, concurrency=16)) == read_digest(*checked_run)
+    assert read_digest(other_home, execute_judged_run(other_home, concurrency=16)) == read_digest(*checked_run)
 
 
 def test_judged_run_replays_from_the_ledger(checked_run: tuple[Home, str], offline: None) -> None:
@@ -86,7 +86,7 @@ def test_replay_counts_missing_calls_of_a_check_that_the_run_did_not_use(
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     endpoints = {"second": {"interface": "scripted", "model": "second-arbiter"}}
-    run = execute_run(home, judge={"code_check": False}, endpoints=endpoints, max_turns=1)
+    run = execute_judged_run(home, judge={"code_check": False}, endpoints=endpoints, max_turns=1)
     what_if = asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
     assert [(turn.turn, turn.role) for turn in what_if.unknown] == [(0, "judge")] and not what_if.complete
     assert what_if.needed.expected >= 1
@@ -96,7 +96,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     home = Home(tmp_path / "home").prepare()
     endpoint = {"interface": "scripted", "model": "second-arbiter"}
     judge = {"code_check": False, "quality": True, "panel": ["second"]}
-    run = execute_run(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
+    run = execute_judged_run(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
     with LedgerView(home.ledger) as view:
         records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
@@ -127,20 +127,20 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(tmp_path: Path) -
     (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
     judge = {"code_check": False, "fact_check": True}
     with pytest.raises(NothingMatchedError, match="corpus is empty"):
-        execute_run(home, judge=judge)
+        execute_judged_run(home, judge=judge)
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
-    run = execute_run(home, judge=judge, max_turns=8)
+    run = execute_judged_run(home, judge=judge, max_turns=8)
     findings = [attempt.validation.finding("facts") for attempt in read_attempts((home, run))]
     outcomes = {search.outcome for finding in findings for search in finding.evidence}
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     other_home = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(other_home.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    sequential_run = execute_run(other_home, judge=judge, max_turns=8, concurrency=1)
+    sequential_run = execute_judged_run(other_home, judge=judge, max_turns=8, concurrency=1)
     assert read_digest(other_home, sequential_run) == read_digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
     with pytest.raises(RefusedError, match="search has changed since this run started"):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))

@@ -31,7 +31,7 @@ class Queue:
 
 
 def test_limiter_admits_the_smallest_rank_then_the_earliest_arrival() -> None:
-    async def play() -> list[str]:
+    async def run_tasks() -> list[str]:
         queue = Queue(1)
         tasks = [queue.start_task("first", 9)]
         await settle()
@@ -47,11 +47,11 @@ def test_limiter_admits_the_smallest_rank_then_the_earliest_arrival() -> None:
         await asyncio.gather(*tasks)
         return queue.admitted
 
-    assert asyncio.run(play()) == ["first", "unranked", "a", "b", "late"]
+    assert asyncio.run(run_tasks()) == ["first", "unranked", "a", "b", "late"]
 
 
 def test_limiter_reorder_applies_changed_ranks() -> None:
-    async def play() -> list[str]:
+    async def run_tasks() -> list[str]:
         queue = Queue(1)
         rank_by_name = {"a": 1, "b": 2}
 
@@ -70,11 +70,11 @@ def test_limiter_reorder_applies_changed_ranks() -> None:
         await asyncio.gather(holding_task, *tasks)
         return queue.admitted
 
-    assert asyncio.run(play()) == ["holder", "b", "a"]
+    assert asyncio.run(run_tasks()) == ["holder", "b", "a"]
 
 
 def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
-    async def play() -> tuple[list[str], int]:
+    async def run_tasks() -> tuple[list[str], int]:
         queue = Queue(1)
         holding_task = queue.start_task("holder")
         await settle()
@@ -87,11 +87,11 @@ def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
         await asyncio.gather(holding_task, next_task)
         return queue.admitted, queue.limiter.busy
 
-    assert asyncio.run(play()) == (["holder", "next"], 0)
+    assert asyncio.run(run_tasks()) == (["holder", "next"], 0)
 
 
 def test_limiter_resize_admits_waiting_tasks() -> None:
-    async def play() -> int:
+    async def run_tasks() -> int:
         queue = Queue(1)
         tasks = [queue.start_task(str(number), number) for number in range(4)]
         await settle()
@@ -102,4 +102,4 @@ def test_limiter_resize_admits_waiting_tasks() -> None:
         await asyncio.gather(*tasks)
         return admitted_count
 
-    assert asyncio.run(play()) == 3
+    assert asyncio.run(run_tasks()) == 3

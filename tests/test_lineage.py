@@ -12,13 +12,13 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import similarity
 from nanoflux_local.run import configs
 from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 
 def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
-    play_run(home, config)
+    execute_run(home, config)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, question FROM examples")
         assert row is not None

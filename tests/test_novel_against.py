@@ -13,7 +13,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
 
@@ -23,14 +23,16 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **settings: Any) -> str:
+def execute(
+    home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **settings: Any
+) -> str:
     """Execute a scripted run to its end."""
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **settings}
     if against:
         with LedgerView(home.ledger) as view:
             frozen = {run: questions.model_dump() for run, questions in freeze(view, against).items()}
         overrides["novel_against"] = frozen
-    return play_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
+    return execute_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
 
 
 def read_summary(home: Home, run: str) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None
     """A run with the seed of the first run asks the same questions. Alone, it keeps the same examples; if its questions
     must be novel against the first run, all are rejected.
     """
-    first_run, alone_run = play(home, "first"), play(home, "alone")
-    restricted_run = play(home, "against", ("first",))
+    first_run, alone_run = execute(home, "first"), execute(home, "alone")
+    restricted_run = execute(home, "against", ("first",))
     assert read_summary(home, alone_run)["digest"] == read_summary(home, first_run)["digest"]
     with LedgerView(home.ledger) as view:
         restricted_attempts = {record.number: record.attempts[0] for record in view.turn_records(restricted_run)}
@@ -60,23 +62,25 @@ def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None
 
 
 def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home) -> None:
-    play(home, "first")
+    execute(home, "first")
     run_ids = [
-        play(home, f"at-{concurrency}", ("first",), seed=4, concurrency=concurrency) for concurrency in (1, 8, 64)
+        execute(home, f"at-{concurrency}", ("first",), seed=4, concurrency=concurrency) for concurrency in (1, 8, 64)
     ]
     assert len({read_summary(home, run)["digest"] for run in run_ids}) == 1
     assert asyncio.run(runs.replay(home, run_ids[-1])).same
 
 
 def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
-    first_run = play(home, "first")
-    restricted_run = play(home, "against", ("first",), turns=6, seed=4)
+    first_run = execute(home, "first")
+    restricted_run = execute(home, "against", ("first",), turns=6, seed=4)
     digest_before = read_summary(home, restricted_run)["digest"]
     runs.change(home, first_run, {"max_turns": 20})
     runs.change(home, restricted_run, {"max_turns": 12})
     for run in (first_run, restricted_run):
-        asyncio.run(runs.play(home, run))
-    fresh_run = play(home, "other", turns=12, seed=4, novel_against=read_config(home, restricted_run)["novel_against"])
+        asyncio.run(runs.execute(home, run))
+    fresh_run = execute(
+        home, "other", turns=12, seed=4, novel_against=read_config(home, restricted_run)["novel_against"]
+    )
     assert read_summary(home, restricted_run)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
     assert find_problems(home, restricted_run) == []
 
@@ -86,12 +90,12 @@ def read_config(home: Home, run: str) -> dict[str, Any]:
 
 
 def test_another_embedder_embeds_the_questions_again_without_wasted_calls(home: Home) -> None:
-    first_run = play(home, "first")
+    first_run = execute(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(read_questions(view, first_run, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
-    same_embedder_run = play(home, "same", ("first",), seed=4, concurrency=1)
-    restricted_run = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    same_embedder_run = execute(home, "same", ("first",), seed=4, concurrency=1)
+    restricted_run = execute(home, "against", ("first",), seed=4, concurrency=1, **settings)
     with LedgerView(home.ledger) as view:
         embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", restricted_run)
         remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same_embedder_run)
@@ -101,8 +105,8 @@ def test_another_embedder_embeds_the_questions_again_without_wasted_calls(home: 
 
 
 def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
-    first_run = play(home, "first")
-    restricted_run = play(home, "against", ("first",), turns=4, seed=4)
+    first_run = execute(home, "first")
+    restricted_run = execute(home, "against", ("first",), turns=4, seed=4)
     runs.change(home, restricted_run, {"max_turns": 8})
     with sqlite3.connect(home.ledger) as connection:
         connection.execute(
@@ -113,12 +117,12 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
     problem = f"the questions of run {first_run} are not those recorded when this run started"
     assert f"run {restricted_run}: {problem}" in find_problems(home, restricted_run)
     with pytest.raises(RefusedError, match=f"the questions of run {first_run}, which novel_against names, differ"):
-        asyncio.run(runs.play(home, restricted_run))
+        asyncio.run(runs.execute(home, restricted_run))
 
 
 def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
-    play(home, "first")
-    restricted_run = play(home, "against", ("first",), turns=2, seed=4)
+    execute(home, "first")
+    restricted_run = execute(home, "against", ("first",), turns=2, seed=4)
     with pytest.raises(RefusedError, match="novel_against affects the result"):
         runs.change(home, restricted_run, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 

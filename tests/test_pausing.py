@@ -37,8 +37,8 @@ def start_run(home: Home, url: str, **settings: Any) -> str:
     return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
-def play(home: Home, run: str) -> dict[str, Any]:
-    asyncio.run(runs.play(home, run))
+def execute(home: Home, run: str) -> dict[str, Any]:
+    asyncio.run(runs.execute(home, run))
     return read_state(home, run)
 
 
@@ -57,11 +57,11 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=concurrency, max_turns=4)
     with pytest.raises(BusyError, match="asks for a pause until"):
-        play(home, run)
+        execute(home, run)
     paused = read_state(home, run)
     assert paused["status"] == "paused" and "asks for a pause until" in paused["message"]
     server.chaos.rates = {}
-    assert play(home, run)["status"] == "done"
+    assert execute(home, run)["status"] == "done"
 
 
 def silent_attacker(prompt: str, rng: Random) -> str:
@@ -77,7 +77,7 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, pause_after_unread=12)
         with pytest.raises(UnreadableReplyError) as error:
-            play(home, run)
+            execute(home, run)
         assert "12 consecutive attempts got no readable reply at the attack from duelist-a" in error.value.message
         assert "Here is my key [secret], and nothing" in error.value.message and API_KEY not in str(error.value)
         paused = read_state(home, run)
@@ -86,17 +86,17 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         assert asyncio.run(runs.replay(home, run)).same
         paused_states.append((paused["turns"], paused["unread"]))
         server._script = write_reply
-        assert play_until_done(home, run)["status"] == "done"
+        assert execute_until_done(home, run)["status"] == "done"
     assert paused_states[0] == paused_states[1]
     paused_turns, _ = paused_states[0]
     assert paused_turns == 3
 
 
-def play_until_done(home: Home, run: str) -> dict[str, Any]:
+def execute_until_done(home: Home, run: str) -> dict[str, Any]:
     """Resume a run until it is done: speculative turns that started before the pause have unreadable replies too."""
     for _ in range(10):
         with suppress(UnreadableReplyError):
-            return play(home, run)
+            return execute(home, run)
     raise AssertionError("the run pauses again after each resume")
 
 
@@ -105,7 +105,7 @@ def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_se
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
     with pytest.raises(UnreadableReplyError, match="4 consecutive attempts got no readable reply at the attack"):
-        play(home, run)
+        execute(home, run)
     assert read_state(home, run)["status"] == "paused"
 
 
@@ -114,9 +114,9 @@ def test_pause_limit_of_zero_disables_pauses_of_a_paused_run(tmp_path: Path, fak
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
     with pytest.raises(UnreadableReplyError):
-        play(home, run)
+        execute(home, run)
     runs.change(home, run, {"pause_after_unread": 0})
-    assert play(home, run)["status"] == "done"
+    assert execute(home, run)["status"] == "done"
 
 
 def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkeypatch, capfd) -> None:
@@ -127,7 +127,7 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
     price = {"prompt": 1000, "completion": 1000}
     endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0, "price": price}
     run = start_run(home, url, max_turns=12, endpoints=dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint))
-    finished = play(home, run)
+    finished = execute(home, run)
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     outputs = []
     for options in ((), ("--json",)):
@@ -186,5 +186,5 @@ def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fak
             UnreadableReplyError,
             match=r"no reply was readable before the turn limit \(1\) was reached: missing section",
         ):
-            play(home, run)
+            execute(home, run)
         assert read_state(home, run)["status"] == "paused"

@@ -18,20 +18,20 @@ from nanoflux_local.run.rule_sets import RULE_SETS
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
-from tests.played_runs import play_run, read_digest
+from tests.executed_runs import execute_run, read_digest
 
 SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retries": {"parse": 0}}
 
 
-def play(home: Home, **settings: Any) -> str:
+def execute(home: Home, **settings: Any) -> str:
     config = configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)
-    return play_run(home, config)
+    return execute_run(home, config)
 
 
 @pytest.fixture(scope="module")
 def proven_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("proven") / "home").prepare()
-    return home, play(home, concurrency=1)
+    return home, execute(home, concurrency=1)
 
 
 def read_last_attempts(home: Home, run: str) -> list[Attempt]:
@@ -98,7 +98,7 @@ def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven_run: tupl
 @pytest.mark.parametrize("concurrency", [8, 64])
 def test_proven_run_is_equal_at_any_concurrency(proven_run: tuple[Home, str], tmp_path: Path, concurrency: int) -> None:
     home = Home(tmp_path / "home").prepare()
-    run = play(home, concurrency=concurrency)
+    run = execute(home, concurrency=concurrency)
     assert read_digest(home, run) == read_digest(*proven_run)
     assert read_last_attempts(home, run) == read_last_attempts(*proven_run)
 
@@ -114,7 +114,7 @@ def test_replay_of_a_paper_run_under_proven_rules_estimates_the_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     home = Home(tmp_path / "home").prepare()
-    run = play(home, rules="paper", max_turns=8)
+    run = execute(home, rules="paper", max_turns=8)
     what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
     unknown_turns = {turn.turn for turn in what_if.unknown}
     kept_turns = {

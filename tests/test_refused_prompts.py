@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READERS, FakeServer, _send
+from nanoflux_local.endpoints.fake_server import EMBEDDINGS, REQUEST_READERS, FakeServer, _send
 from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, find_refusal_cause
 from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadableReplyError
@@ -35,13 +35,13 @@ class RefusingServer(FakeServer):
         self.refused = 0
 
     async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
-        if path not in READERS and path != EMBEDDINGS:
+        if path not in REQUEST_READERS and path != EMBEDDINGS:
             return await super()._serve(path, body, reader, writer)
         request = json.loads(body)
         if path == EMBEDDINGS:
             text, share = request["input"], self.text_share
         else:
-            text, share = READERS[path](request).prompt, self.share
+            text, share = REQUEST_READERS[path](request).prompt, self.share
         percentile = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100
         has_refused_word = bool(self.word) and self.word in text
         if percentile >= share and not has_refused_word:
@@ -63,8 +63,8 @@ def start_run(home: Home, url: str, **settings: Any) -> str:
     return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
-def play(home: Home, run: str, **options: Any) -> dict[str, Any]:
-    asyncio.run(runs.play(home, run, **options))
+def execute(home: Home, run: str, **options: Any) -> dict[str, Any]:
+    asyncio.run(runs.execute(home, run, **options))
     return read_state(home, run)
 
 
@@ -91,7 +91,7 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
     url, server = fake_server(server=RefusingServer(share=8))
     home = Home(tmp_path / "one")
     run = start_run(home, url, concurrency=1)
-    sequential = play(home, run)
+    sequential = execute(home, run)
     assert (sequential["status"], sequential["turns"], sequential["problems"]) == ("done", 40, [])
     assert sequential["kept"] > 3
     assert sequential["funnel"]["failed"] >= sum(sequential["refused"].values()) > 2
@@ -110,8 +110,8 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
     home = Home(tmp_path / "eight")
     run = start_run(home, url, concurrency=8)
     with pytest.raises(NanofluxError, match="stopped by the test"):
-        play(home, run, on_progress=stop_at(9))
-    concurrent = play(home, run)
+        execute(home, run, on_progress=stop_at(9))
+    concurrent = execute(home, run)
     for key in ("digest", "funnel", "refused", "unread", "kept", "turns", "problems"):
         assert concurrent[key] == sequential[key]
     with LedgerView(home.ledger) as view:
@@ -126,7 +126,7 @@ def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fak
     for concurrency in (1, 8):
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, endpoints=embedder)
-        states.append(play(home, run))
+        states.append(execute(home, run))
         assert asyncio.run(runs.replay(home, run)).same
     assert list(states[0]["refused"]) == [f"embedding: {TOO_LONG}"] and states[0]["kept"] > 3
     assert 3 < sum(states[0]["refused"].values()) <= states[0]["funnel"]["failed"]
@@ -140,12 +140,12 @@ def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=concurrency, max_turns=12)
     with pytest.raises(EndpointRefusedError, match=r"has answered nothing and refuses every prompt: answered 400"):
-        play(home, run)
+        execute(home, run)
     failed = read_state(home, run)
     assert failed["status"] == "failed" and "maximum context length" in failed["message"]
     assert failed["calls"]["made"] <= 4, "refusals of a server that never answered were stored"
     server.share = 0
-    resumed = play(home, run)
+    resumed = execute(home, run)
     assert resumed["status"] == "done" and resumed["turns"] == 12
     assert sum(resumed["refused"].values()) <= 4
 
@@ -160,12 +160,12 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
         with pytest.raises(
             UnreadableReplyError, match="5 consecutive attempts got no readable reply at the evaluation from arbiter"
         ):
-            play(home, run)
+            execute(home, run)
         paused = read_state(home, run)
         assert paused["status"] == "paused" and paused["refused"] == {f"evaluation: {TOO_LONG}": 5}
         turns.append(paused["turns"])
         with pytest.raises(UnreadableReplyError, match="10 consecutive attempts"):
-            play(home, run)
+            execute(home, run)
     assert turns[0] == turns[1]
 
 

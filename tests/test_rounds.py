@@ -48,7 +48,7 @@ def mark_helpful(home: Home, series: str) -> None:
 @pytest.mark.real_model
 def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home: Home) -> None:
     series = rounds.create(home, make_settings(home))
-    rounds.play(home, series)
+    rounds.execute(home, series)
     summary = rounds.summarize_series(home, series)
     (first_round,) = summary.rounds
     assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
@@ -56,7 +56,7 @@ def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home
     assert first_round.kept == 3 and first_round.helped is False
     assert first_round.after["mean"] <= first_round.before["mean"]
     mark_helpful(home, series)
-    rounds.play(home, series)
+    rounds.execute(home, series)
     summary = rounds.summarize_series(home, series)
     first_round, second_round = summary.rounds
     assert summary.adapter == first_round.adapter and second_round.kept == 3
@@ -84,10 +84,10 @@ def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: py
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rounds.play(home, series, interrupt_after_one)
+        rounds.execute(home, series, interrupt_after_one)
     summary = rounds.summarize_series(home, series)
     assert summary.status == "interrupted" and summary.rounds[0].kept >= 1
-    rounds.play(home, series)
+    rounds.execute(home, series)
     resumed = rounds.summarize_series(home, series)
     assert resumed.status == "done" and len(resumed.rounds) == 1
     assert resumed.rounds[0].run == summary.rounds[0].run and resumed.rounds[0].kept == 3
@@ -105,7 +105,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
             answers.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
             time.sleep(1)  # the worker polls a few times a second
 
-    rounds.play(home, series, pause_once)
+    rounds.execute(home, series, pause_once)
     summary = rounds.summarize_series(home, series)
     assert "drains" in answers[0] and summary.status == "paused"
     assert summary.rounds[0].adapter == ""

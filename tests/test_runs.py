@@ -41,9 +41,9 @@ def start(home: Home, name: str = "", **settings: Any) -> str:
     return asyncio.run(runs.start(home, resolve_config(home, **settings), name))
 
 
-def play(home: Home, name: str = "", **settings: Any) -> str:
+def execute(home: Home, name: str = "", **settings: Any) -> str:
     run = start(home, name, **settings)
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     return run
 
 
@@ -111,14 +111,14 @@ def test_run_that_cannot_start_is_refused_before_it_is_stored(home: Home, domain
 
 
 def test_finished_run_is_done_and_has_its_wall_clock_time(home: Home) -> None:
-    result = read_summary(home, play(home))
+    result = read_summary(home, execute(home))
     assert (result["status"], result["turns"], result["message"], result["repeatable"]) == ("done", 6, "", True)
     assert result["seconds"] > 0
     assert read_rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
 
 
 def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
-    first_summary, second_summary = (read_summary(home, play(home, name)) for name in ("first", "second"))
+    first_summary, second_summary = (read_summary(home, execute(home, name)) for name in ("first", "second"))
     assert second_summary["digest"] == first_summary["digest"]
     assert second_summary["calls"] == {
         "made": 0,
@@ -129,7 +129,7 @@ def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> No
 
 
 def test_different_seed_gives_a_different_dataset(home: Home) -> None:
-    assert read_summary(home, play(home))["digest"] != read_summary(home, play(home, seed=1))["digest"]
+    assert read_summary(home, execute(home))["digest"] != read_summary(home, execute(home, seed=1))["digest"]
 
 
 def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,15 +145,15 @@ def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: 
 
     monkeypatch.setattr(ScriptedEndpoint, "chat", fail_once)
     with pytest.raises(EndpointError):
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     failed = read_summary(home, run)
     assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
     assert 0 < failed["turns"] < 20
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     result = read_summary(home, run)
     assert (result["status"], result["message"], result["turns"]) == ("done", "", 20)
     assert result["seconds"] > failed["seconds"]
-    assert result["digest"] == read_summary(undisturbed_home, play(undisturbed_home, max_turns=20))["digest"]
+    assert result["digest"] == read_summary(undisturbed_home, execute(undisturbed_home, max_turns=20))["digest"]
     assert read_rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
@@ -164,13 +164,13 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
         def cancel() -> None:  # at the first committed turn, however fast the machine is
             task.cancel()
 
-        task = asyncio.create_task(runs.play(home, run, lambda _: cancel()))
+        task = asyncio.create_task(runs.execute(home, run, lambda _: cancel()))
         await task
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancel_soon())
     assert read_summary(home, run)["status"] == "interrupted"
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "done"
 
 
@@ -184,7 +184,7 @@ def test_run_is_executed_by_one_worker(home: Home) -> None:
         assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
         assert not jobs.has_worker(home, jobs.Work(jobs.RUN, "another"))
         with pytest.raises(RefusedError, match="another process is working on") as error:
-            asyncio.run(runs.play(home, run))
+            asyncio.run(runs.execute(home, run))
         assert error.value.exit_code == 3
         assert read_summary(home, run)["turns"] == 0
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
@@ -216,7 +216,7 @@ def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
     run = start(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
 
 
 def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     other_home.root.mkdir()
     other_home.ledger.write_bytes(home.ledger.read_bytes())
     assert not jobs.has_worker(other_home, jobs.Work(jobs.RUN, run))
-    asyncio.run(runs.play(other_home, run))
+    asyncio.run(runs.execute(other_home, run))
     assert read_summary(other_home, run)["status"] == "done"
 
 
@@ -248,17 +248,17 @@ def test_resume_on_other_models_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(endpoint_type, "__init__", init_with_revision)
         with pytest.raises(RefusedError, match=f"^({names}) has changed since this run started.*revision='2'"):
-            asyncio.run(runs.play(home, run))
+            asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
 
 
 def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = play(home)
+    run = execute(home)
     domain = binding.load_domain("starter-genetics")
     changed_domain = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
     monkeypatch.setattr(binding, "load_domain", lambda *_: changed_domain)
-    for action in (runs.play, runs.replay):
+    for action in (runs.execute, runs.replay):
         with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' has changed"):
             asyncio.run(action(home, run))
 
@@ -289,7 +289,7 @@ def replay(home: Home, run: str) -> dict[str, Any]:
 def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
     home: Home, remove_endpoints: Callable[[], None]
 ) -> None:
-    run = play(home, max_turns=15)
+    run = execute(home, max_turns=15)
     tables_before, summary = read_tables(home), read_summary(home, run)
     remove_endpoints()
     result = replay(home, run)
@@ -302,7 +302,7 @@ def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
 
 @pytest.mark.parametrize("kind", ["chat", "embed"])
 def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: Callable[[], None], kind: str) -> None:
-    run = play(home)
+    run = execute(home)
     remove_endpoints()
     execute_sql(home, f"DELETE FROM calls WHERE kind = '{kind}'")
     with pytest.raises(ReplayMissError, match=f"does not contain a {kind} call"):
@@ -310,7 +310,7 @@ def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: C
 
 
 def test_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
-    run = play(home)
+    run = execute(home)
     execute_sql(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     result = replay(home, run)
     assert not result["same"] and result["digest"] == read_summary(home, run)["digest"] != result["recorded_digest"]

@@ -69,14 +69,14 @@ def test_saturated_run_pauses_at_the_same_turn_at_any_concurrency_and_resumes(tm
         run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
         for _ in range(2):
             with pytest.raises(SaturatedError, match="attempts ended as novelty rejected") as error:
-                asyncio.run(runs.play(home, run))
+                asyncio.run(runs.execute(home, run))
         assert f"nanoflux run resume {run}" in error.value.fix
         with LedgerView(home.ledger) as view:
             summary = view.summarize_run(run)
         assert summary.status == "paused" and "of 200 examples by its turn limit" in summary.message
         states_at_pause.append((summary.turns, summary.digest))
         runs.change(home, run, {"pause_when_saturated": 0})
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
         with LedgerView(home.ledger) as view:
             assert view.summarize_run(run).status == "done"
     assert len(set(states_at_pause)) == 1

@@ -29,7 +29,7 @@ def test_requests_of_a_run_belong_to_a_step_of_their_role(home: Home) -> None:
 
     async def generate() -> str:
         run = await runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home))
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     run = asyncio.run(generate())

@@ -11,7 +11,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest,
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.configs import resolve
 from nanoflux_local.run.novelty import History
-from nanoflux_local.run.turn import Players, Rules, run_turn
+from nanoflux_local.run.turn import Rules, TurnRoles, run_turn
 from nanoflux_local.transcript import Attack, Defence, Finding, TurnRecord, Verdict
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
@@ -94,11 +94,11 @@ def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
 
 
 @pytest.fixture
-def play(tmp_path):
-    async def play_turn(script: Script, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
+def take_turn(tmp_path):
+    async def run_scripted_turn(script: Script, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
         return await run_turn(make_rules(tmp_path, **overrides), number, history, script)
 
-    return play_turn
+    return run_scripted_turn
 
 
 def place_vectors(first_text: str, second_text: str, cosine: float) -> dict[str, np.ndarray]:
@@ -202,9 +202,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
-async def test_turn_ends_in_every_outcome(play, script, outcomes, turn_outcome, calls):
+async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outcome, calls):
     script = replace(script, requests=[], embedded=[], vectors=dict(script.vectors))
-    record = await play(script)
+    record = await take_turn(script)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
     assert [attempt.number for attempt in record.attempts] == list(range(len(outcomes)))
     assert record.outcome == turn_outcome
@@ -213,9 +213,9 @@ async def test_turn_ends_in_every_outcome(play, script, outcomes, turn_outcome, 
     assert len(set(seeds)) == len(seeds), "each request of a turn has a different seed"
 
 
-async def test_kept_attempt_records_every_step(play):
+async def test_kept_attempt_records_every_step(take_turn):
     script = Script(evaluation=[write_evaluation("INCORRECT", 0.6), write_evaluation("INCORRECT", 0.99)])
-    attempt = (await play(script)).last
+    attempt = (await take_turn(script)).last
     assert attempt.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
     assert (attempt.defence.answer, attempt.defence.solution) == ("5", "our way")
@@ -236,24 +236,24 @@ async def test_kept_attempt_records_every_step(play):
         (Script(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
     ],
 )
-async def test_rejection_records_its_reason(play, script, reason):
-    assert (await play(script)).last.reason.startswith(reason)
+async def test_rejection_records_its_reason(take_turn, script, reason):
+    assert (await take_turn(script)).last.reason.startswith(reason)
 
 
-async def test_retry_bounds_come_from_the_configuration(play):
+async def test_retry_bounds_come_from_the_configuration(take_turn):
     script = Script(attack=["no"])
-    assert len((await play(script, retries={"validation": 0})).attempts) == 1
+    assert len((await take_turn(script, retries={"validation": 0})).attempts) == 1
     script = Script(defence=["no"])
-    await play(script, retries={"parse": 0})
+    await take_turn(script, retries={"parse": 0})
     assert script.count("defence") == 1
     script = Script(validation=[write_validation(confidence=0.5)])
-    await play(script, retries={"validation": 1}, judge={"strikes": 2})
+    await take_turn(script, retries={"validation": 1}, judge={"strikes": 2})
     assert script.count("validation") == 4
     script = Script(validation=[write_validation(confidence=0.5)])
-    assert (await play(script, judge={"confidence": 0.5})).kept
+    assert (await take_turn(script, judge={"confidence": 0.5})).kept
 
 
-async def test_each_strike_asks_with_a_changed_prompt(play):
+async def test_each_strike_asks_with_a_changed_prompt(take_turn):
     script = Script(
         evaluation=[
             write_evaluation("INCORRECT", 0.5),
@@ -261,31 +261,31 @@ async def test_each_strike_asks_with_a_changed_prompt(play):
             write_evaluation("INCORRECT"),
         ]
     )
-    await play(script)
+    await take_turn(script)
     first_prompt, second_prompt, third_prompt = script.prompts("evaluation")
     assert second_prompt.startswith(first_prompt) and third_prompt.startswith(first_prompt)
     assert len({first_prompt, second_prompt, third_prompt}) == 3
 
 
-async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
+async def test_retry_of_an_unreadable_reply_changes_only_the_seed(take_turn):
     script = Script(defence=["no"])
-    await play(script)
+    await take_turn(script)
     assert len(set(script.prompts("defence"))) == 1
 
 
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.84, "kept_failed"), (0.85, "kept_failed"), (0.86, "novelty_rejected")]
 )
-async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine, outcome):
+async def test_question_near_an_earlier_turns_question_is_rejected(take_turn, cosine, outcome):
     """A question is rejected above θq, and not at θq."""
     history = History((np.stack([make_axis_vector(5), make_axis_vector(0), make_axis_vector(6)]),))
     script = Script(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
-    record = await play(script, history=history)
+    record = await take_turn(script, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
     assert script.count("validation") == 1, "a rejected question costs no judgement"
 
 
-async def test_questions_of_the_same_turn_count_as_earlier(play):
+async def test_questions_of_the_same_turn_count_as_earlier(take_turn):
     """Every parsed question counts as generated before, rejected or not."""
     script = Script(
         attack=[write_attack("First"), write_attack("Second"), write_attack("Third"), write_attack("Fourth")],
@@ -297,7 +297,7 @@ async def test_questions_of_the_same_turn_count_as_earlier(play):
             "Fourth": make_axis_vector(3),
         },
     )
-    record = await play(script, retries={"validation": 3})
+    record = await take_turn(script, retries={"validation": 3})
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
     assert [attempt.nearest for attempt in record.attempts] == [
         None,
@@ -310,33 +310,33 @@ async def test_questions_of_the_same_turn_count_as_earlier(play):
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.74, "kept_novel"), (0.75, "defender_right"), (0.76, "defender_right")]
 )
-async def test_correct_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
+async def test_correct_defence_is_kept_only_below_the_solution_threshold(take_turn, cosine, outcome):
     script = Script(
         defence=[write_defence()],
         evaluation=[write_evaluation()],
         vectors=place_vectors("their way", "our way", cosine),
     )
-    attempt = (await play(script)).last
+    attempt = (await take_turn(script)).last
     assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
-async def test_failed_defence_needs_no_second_novelty_check(play):
+async def test_failed_defence_needs_no_second_novelty_check(take_turn):
     script = Script()
-    await play(script)
+    await take_turn(script)
     assert script.embedded == ["Question 0"]
 
 
-async def test_seeds_are_drawn_without_replacement_within_a_turn(play):
-    record = await play(Script(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
+async def test_seeds_are_drawn_without_replacement_within_a_turn(take_turn):
+    record = await take_turn(Script(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
     seed_ids = [seed_id for attempt in record.attempts for seed_id in attempt.seeds]
     assert len(set(seed_ids)) == len(seed_ids)
     assert all(2 <= len(attempt.seeds) <= 5 for attempt in record.attempts)
     assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "their number is drawn too"
 
 
-async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
+async def test_attacker_sees_the_recorded_seeds(take_turn, tmp_path):
     script = Script()
-    record = await play(script)
+    record = await take_turn(script)
     assert len(record.last.seeds) in (1, 2)
     assert script.prompts("attack")[0].count("Material ") == len(record.last.seeds)
 
@@ -354,9 +354,9 @@ async def test_two_models_swap_roles_each_turn(tmp_path):
 
 
 def test_swap_keeps_the_sampling_of_each_role(tmp_path):
-    for players in make_rules(tmp_path).player_groups:
-        assert players.attacker.player.sampling.temperature == 0.8
-        assert players.defender.player.sampling.temperature == 0.7
+    for roles in make_rules(tmp_path).role_groups:
+        assert roles.attacker.player.sampling.temperature == 0.8
+        assert roles.defender.player.sampling.temperature == 0.7
 
 
 @pytest.mark.parametrize(
@@ -368,13 +368,11 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
 )
 def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
     run_rules = make_rules(tmp_path, profile, **overrides)
-    assert [
-        (players.attacker.name, players.defender.name, players.judge.name) for players in run_rules.player_groups
-    ] == [names]
-    assert run_rules.find_players(0) == run_rules.find_players(1)
+    assert [(roles.attacker.name, roles.defender.name, roles.judge.name) for roles in run_rules.role_groups] == [names]
+    assert run_rules.find_roles(0) == run_rules.find_roles(1)
 
 
-async def test_equal_arguments_give_an_equal_record(play):
+async def test_equal_arguments_give_an_equal_record(take_turn):
     scripts = [
         Script(
             attack=["no", write_attack(), write_attack()],
@@ -382,17 +380,17 @@ async def test_equal_arguments_give_an_equal_record(play):
         )
         for _ in range(2)
     ]
-    first_record, second_record = [await play(script, number=7) for script in scripts]
+    first_record, second_record = [await take_turn(script, number=7) for script in scripts]
     assert first_record == second_record
     assert scripts[0].requests == scripts[1].requests
     assert scripts[0].embedded == scripts[1].embedded
 
 
 @pytest.mark.parametrize("changes", [{"number": 9}, {"seed": 1}])
-async def test_different_turn_or_run_makes_different_requests(play, changes):
+async def test_different_turn_or_run_makes_different_requests(take_turn, changes):
     first_script, second_script = Script(), Script()
-    first_record = await play(first_script, number=7)
-    second_record = await play(second_script, **{"number": 7, **changes})
+    first_record = await take_turn(first_script, number=7)
+    second_record = await take_turn(second_script, **{"number": 7, **changes})
     assert first_record.last.seeds != second_record.last.seeds
     first_seeds, second_seeds = (
         {request.seed for _, request in script.requests} for script in (first_script, second_script)
@@ -400,9 +398,9 @@ async def test_different_turn_or_run_makes_different_requests(play, changes):
     assert not first_seeds & second_seeds
 
 
-async def test_turn_does_not_change_its_history(play):
+async def test_turn_does_not_change_its_history(take_turn):
     history, script = History((make_axis_vector(0)[None, :],)), Script()
-    await play(script, history=history)
+    await take_turn(script, history=history)
     question = script.vectors[script.embedded[0]]
     assert history.nearest(question) == 0.0, "the turn's question is not in the history it was given"
 
@@ -425,9 +423,11 @@ JUDGED_RIGHT = [write_evaluation()]
     ],
     ids=["first wrong", "first right", "always right", "never right", "an unreadable answer does not count"],
 )
-async def test_provable_question_is_solved_sometimes_but_not_always(play, defences, evaluations, outcome, pass_rate):
+async def test_provable_question_is_solved_sometimes_but_not_always(
+    take_turn, defences, evaluations, outcome, pass_rate
+):
     script = Script(defence=defences, evaluation=evaluations)
-    record = await play(script, **PROVABLE)
+    record = await take_turn(script, **PROVABLE)
     assert (record.last.outcome, record.last.pass_rate) == (outcome, pass_rate)
     assert record.outcome == ("kept" if outcome == "kept_failed" else "dropped")
     assert script.count("evaluation") == 1, "further answers are numbers, which are compared by machine"
@@ -447,8 +447,8 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
             return Verdict(False, 1.0, "wrong")
 
     base_rules = make_rules(tmp_path, **PROVABLE)
-    players = replace(base_rules.find_players(0), judge=BlindJudge())
-    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, Script(defence=[WRONG]))
+    roles = replace(base_rules.find_roles(0), judge=BlindJudge())
+    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG]))
     assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
@@ -465,15 +465,15 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
             return Verdict(False, 1.0, "wrong")
 
     base_rules = make_rules(tmp_path, **PROVABLE)
-    players = replace(base_rules.find_players(0), judge=ProgramJudge())
-    record = await run_turn(replace(base_rules, player_groups=[players]), 0, NO_HISTORY, Script(defence=[WRONG]))
+    roles = replace(base_rules.find_roles(0), judge=ProgramJudge())
+    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG]))
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
 
 
-async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
+async def test_further_answers_leave_the_requests_of_the_first_unchanged(take_turn):
     single, several = Script(), Script()
-    await play(single)
-    await play(several, samples=3)
+    await take_turn(single)
+    await take_turn(several, samples=3)
     first_requests = several.requests[: len(single.requests)]
     assert [request.key() for _, request in first_requests] == [request.key() for _, request in single.requests]
     added_requests = [request for _, request in several.requests[len(single.requests) :]]
@@ -483,18 +483,18 @@ async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
     assert {request.sampling for request in added_requests} == {defence_request.sampling}
 
 
-async def test_further_answers_at_temperature_zero_are_varied(play):
+async def test_further_answers_at_temperature_zero_are_varied(take_turn):
     greedy = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
     script = Script()
-    await play(script, samples=2, **greedy)
+    await take_turn(script, samples=2, **greedy)
     first_temperature, second_temperature = (
         request.sampling.temperature for role, request in script.requests if role == "defence"
     )
     assert (first_temperature, second_temperature) == (0.0, 0.7)
 
 
-async def test_further_answers_decide_nothing_under_the_paper_rules(play):
-    record = await play(Script(defence=[WRONG, RIGHT]), samples=2)
+async def test_further_answers_decide_nothing_under_the_paper_rules(take_turn):
+    record = await take_turn(Script(defence=[WRONG, RIGHT]), samples=2)
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
     assert record.last.samples[0].right is True and record.last.samples[0].reason
 
@@ -503,7 +503,7 @@ class EndpointFailure(Exception):
     """An endpoint that fails."""
 
 
-async def test_failing_call_raises_and_gives_no_record(play):
+async def test_failing_call_raises_and_gives_no_record(take_turn):
     """A failing endpoint is no outcome of a turn: its error passes through to the engine."""
 
     class FailingScript(Script):
@@ -511,11 +511,11 @@ async def test_failing_call_raises_and_gives_no_record(play):
             raise EndpointFailure
 
     with pytest.raises(EndpointFailure):
-        await play(FailingScript())
+        await take_turn(FailingScript())
 
 
-async def test_turn_plays_with_hand_made_players(tmp_path):
-    """A turn calls only these four methods of its players."""
+async def test_turn_runs_with_hand_made_roles(tmp_path):
+    """A turn calls only these four methods of its roles."""
 
     class Player:
         name = "hand-made"
@@ -535,7 +535,7 @@ async def test_turn_plays_with_hand_made_players(tmp_path):
     player = Player()
     base_rules = make_rules(tmp_path)
     record = await run_turn(
-        Rules(base_rules.config, base_rules.seeds, [Players(player, player, player)], base_rules.embedder),
+        Rules(base_rules.config, base_rules.seeds, [TurnRoles(player, player, player)], base_rules.embedder),
         3,
         NO_HISTORY,
         Script(),

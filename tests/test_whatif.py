@@ -14,7 +14,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import TurnRecord
-from tests.played_runs import play_run, read_digest
+from tests.executed_runs import execute_run, read_digest
 
 TURNS = 24
 
@@ -29,9 +29,9 @@ def start(home: Home, **settings: Any) -> str:
     return asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
 
 
-def play(home: Home, **settings: Any) -> str:
+def execute(home: Home, **settings: Any) -> str:
     run = start(home, **settings)
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     return run
 
 
@@ -48,8 +48,8 @@ def replay(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 def test_replay_with_changed_settings_equals_an_executed_run(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    run, other_home = play(home), Home(home.root / "elsewhere").prepare()
-    executed_run = play(other_home, **settings)
+    run, other_home = execute(home), Home(home.root / "elsewhere").prepare()
+    executed_run = execute(other_home, **settings)
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
         monkeypatch.setattr(owner, name, None)
     result = replay(home, run, **settings)
@@ -64,7 +64,7 @@ def test_replay_with_changed_settings_equals_an_executed_run(
 
 
 def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
-    run = play(home)
+    run = execute(home)
     result = replay(home, run, novelty={"question": 0.4})
     assert not result["complete"] and result["digest"] is None and result["same"] is None
     unknown_turns = {entry["turn"] for entry in result["unknown"]}
@@ -74,7 +74,7 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     assert needed["expected"] > needed["at_least"]
     assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
     other_home = Home(home.root / "elsewhere").prepare()
-    executed_records = read_records(other_home, play(other_home, novelty={"question": 0.4}))
+    executed_records = read_records(other_home, execute(other_home, novelty={"question": 0.4}))
     first_unknown = min(unknown_turns)
     recorded_turns = read_records(home, run)
     added_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
@@ -87,19 +87,19 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
 
 
 def test_question_accepted_only_by_changed_settings_misses_a_judge_call(home: Home) -> None:
-    run = play(home, novelty={"question": 0.4})
+    run = execute(home, novelty={"question": 0.4})
     result = replay(home, run, novelty={"question": 0.99})
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}
 
 
 def test_replay_stops_at_the_first_unrecorded_turn_that_misses_a_call(home: Home) -> None:
-    run = play(home)
+    run = execute(home)
     result = replay(home, run, max_turns=TURNS + 5)
     assert (result["turns"], result["complete"], result["go"], result["come"]) == (TURNS, False, [], [])
 
 
 def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
-    run = play(home)
+    run = execute(home)
     ledger_before = home.ledger.read_bytes()
     result = replay(home, run, concurrency=3)
     assert result["same"] and result["digest"] == read_digest(home, run) and result["come"] == result["go"] == []
@@ -117,7 +117,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
     ],
 )
 def test_setting_that_changes_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
-    run = play(home, max_turns=2)
+    run = execute(home, max_turns=2)
     with pytest.raises(RefusedError, match="no stored reply applies") as error:
         replay(home, run, **settings)
     assert error.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in error.value.fix
@@ -128,12 +128,12 @@ PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks"
 
 def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home) -> None:
     """The estimate of tokens is compared with those that a fork under these rules needed."""
-    run = play(home, max_turns=12)
+    run = execute(home, max_turns=12)
     estimate = asyncio.run(replay_with(home, run, PROVABLE))
     assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
     kept_turns = {record.number for record in read_records(home, run) if record.kept}
     assert kept_turns <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
-    fork = play_run(home, runs.fork_config(home, run, PROVABLE), forked_from=run)
+    fork = execute_run(home, runs.fork_config(home, run, PROVABLE), forked_from=run)
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(fork)
     spent_tokens = summary.usage.prompt_tokens + summary.usage.completion_tokens
@@ -147,17 +147,17 @@ def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home
 
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
 def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[str, Any]) -> None:
-    run = play(home, samples=3)
+    run = execute(home, samples=3)
     what_if = asyncio.run(replay_with(home, run, changes))
     assert what_if.unknown == []
     other_home = Home(home.root / "elsewhere").prepare()
-    assert what_if.digest == read_digest(other_home, play(other_home, **changes))
+    assert what_if.digest == read_digest(other_home, execute(other_home, **changes))
 
 
 def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
     run = start(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
         replay(home, run, novelty={"question": 0.4})
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with pytest.raises(ConfigError, match="unknown key"):
         replay(home, run, noveltee={"question": 0.4})

@@ -36,7 +36,7 @@ SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ServerResources:
     """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), the number of GPUs that
     share each layer (`tensor`), the size of its KV cache (`kv_gib`, used only on a CPU), and its number of concurrent
     requests (`sequences`).
@@ -66,7 +66,7 @@ class Launch:
     revision: str
     weights: Path
     interpreter: Interpreter
-    seat: Seat = field(default_factory=Seat)
+    resources: ServerResources = field(default_factory=ServerResources)
     context: int = 0
     rank: int = 0
     sleeps: bool = False
@@ -130,10 +130,10 @@ class Launch:
             *([] if self._uses_vllm_serve else ["--model"]), str(self.weights), "--served-model-name", self.model,
             "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.max_model_len),
         ]  # fmt: skip
-        if self.seat.utilisation:
-            options += ["--gpu-memory-utilization", f"{self.seat.utilisation:.2f}"]
-        if self.seat.sequences:
-            options += ["--max-num-seqs", str(self.seat.sequences)]
+        if self.resources.utilisation:
+            options += ["--gpu-memory-utilization", f"{self.resources.utilisation:.2f}"]
+        if self.resources.sequences:
+            options += ["--max-num-seqs", str(self.resources.sequences)]
         if self.rank:
             options += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
@@ -167,15 +167,15 @@ class Launch:
         }
         if self.manifest.parallel.nodes == 1:
             own_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        if self.seat.gpus:
-            own_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
+        if self.resources.gpus:
+            own_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.resources.gpus))
         if self.interpreter.serves_on_cpu:
-            kv_gib = str(max(1, math.ceil(self.seat.kv_gib)))
+            kv_gib = str(max(1, math.ceil(self.resources.kv_gib)))
             inherited = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": kv_gib, **inherited}
         environment = inherited | own_variables
         return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
     def _build_parallel_flags(self, node: int = 0) -> tuple[str, ...]:
         parallel = self.manifest.parallel
-        tensor = max(parallel.tensor, self.seat.tensor)
+        tensor = max(parallel.tensor, self.resources.tensor)
         return build_parallel_flags(parallel.model_copy(update={"tensor": tensor}), node)

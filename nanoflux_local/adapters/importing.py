@@ -19,7 +19,14 @@ from typing import Any
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
 from nanoflux_local.adapters.rank import highest_rank
 from nanoflux_local.adapters.record import Adapter, BaseModel
-from nanoflux_local.adapters.store import CARD, MANIFEST, package_versions, read_adapter, seal, store_folder
+from nanoflux_local.adapters.store import (
+    CARD,
+    MANIFEST,
+    package_versions,
+    read_adapter,
+    store_folder,
+    store_new_adapter,
+)
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.files import write_atomically
 from nanoflux_models.errors import ModelsError
@@ -91,7 +98,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
             "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
             "versions": package_versions(),
         }
-        return seal(new_folder, adapters_dir, record, _write_card)
+        return store_new_adapter(new_folder, adapters_dir, record, _write_card)
 
 
 def _store_exported(exported_adapter: Adapter, new_folder: Path, adapters_dir: Path, name: str) -> Path:

@@ -42,7 +42,7 @@ def _to_json(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def seal(
+def store_new_adapter(
     folder: Path, adapters_dir: Path, record: Mapping[str, Any], write_card: Callable[[Mapping[str, Any]], str]
 ) -> Path:
     """Add a manifest and a card to PEFT's two files in `folder`, and move them to `adapters_dir/<hash>`, the new

@@ -57,10 +57,10 @@ class BundleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files by their paths in the bundle, and facts about the bundle for its manifest (`about`)."""
+    """The files by their paths in the bundle, and facts about the bundle for its manifest (`description`)."""
 
     files: dict[str, Path]
-    about: dict[str, Any]
+    description: dict[str, Any]
 
 
 def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
@@ -82,25 +82,25 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     if request.runs:  # for `work` alone, reports can be written from the merged ledger
         for run in runs:
             files |= _write_report(home, scratch, run)
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "nanoflux": __version__,
         "models": list(request.models),
         "runs": runs,
         "adapters": adapter_hashes,
         "evaluations": list(selection.evaluations),
     }
-    about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
+    description |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
         wheels.collect_project(scratch / "wheels", request.wheel, request.extras, python, platform)
         files |= _map_software(scratch, "") | _map_folder(docs_folder(), "docs")
         if request.vllm:
             wheels.collect_requirements(scratch / "vllm-wheels", request.vllm, python, platform)
             files |= _map_software(scratch, "vllm-")
-        about |= {"python": python, "platform": platform}
+        description |= {"python": python, "platform": platform}
     if not files:
         raise UsageError("the bundle would be empty", "add --model, --data, --profile, --export or --work")
     files["sbom.json"] = _write_text(scratch / "sbom.json", _render_sbom(request, home, scratch))
-    return Contents(files, about)
+    return Contents(files, description)
 
 
 def docs_folder() -> Path:

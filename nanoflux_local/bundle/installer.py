@@ -76,7 +76,7 @@ class Head:
     """The first file of a bundle and its manifest."""
 
     path: Path
-    about: dict[str, Any]
+    description: dict[str, Any]
     parts: tuple[Checksum, ...]
     files: dict[str, Checksum]
 
@@ -97,10 +97,10 @@ def part_path(head: Path, number: int) -> Path:
 # The head
 
 
-def build_head(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
+def build_head(description: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
     """Build a head: a Python program that contains the manifest and ends with the head's SHA-256."""
     manifest = {
-        **about,
+        **description,
         "format": FORMAT,
         "parts": [vars(part) for part in parts],
         "files": {name: vars(checksum) for name, checksum in sorted(files.items())},
@@ -145,9 +145,11 @@ def read_head(path: Path) -> Head:
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_again) from error
-    if head.about.get("format") != FORMAT:
+    if head.description.get("format") != FORMAT:
         fix = "install the bundle with the version of NanoFlux that created it"
-        raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
+        raise BundleError(
+            f"{path}: bundle format {head.description.get('format')} is not supported, only {FORMAT}", fix
+        )
     for name in head.files:
         if not is_safe_path(name):
             raise BundleError(
@@ -358,11 +360,11 @@ def _refuse_unsuitable(head: Head, target: Path) -> None:
     """Refuse a bundle for another machine, an existing target, and a disk that is too full."""
     if os.path.lexists(target):
         raise BundleError(f"{target} already exists", "choose a new directory with --to", 3)
-    bundle_python, current_python = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
+    bundle_python, current_python = head.description.get("python"), ".".join(platform.python_version_tuple()[:2])
     if head.has_software and bundle_python != current_python:
         fix = f"run the installer with python{bundle_python}, or create a bundle with --python {current_python}"
         raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {current_python}", fix, 3)
-    wheel_platform = str(head.about.get("platform", ""))
+    wheel_platform = str(head.description.get("platform", ""))
     if head.has_software and not wheel_platform.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)

@@ -21,7 +21,7 @@ OnProgress = Callable[[int, int], None]
 def write_bundle(
     head: Path,
     files: Mapping[str, Path],
-    about: dict[str, Any],
+    description: dict[str, Any],
     part_bytes: int,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> installer.Head:
@@ -40,7 +40,7 @@ def write_bundle(
     try:
         parts_writer = _PartsWriter(head, part_bytes)
         checksums = _pack(files, parts_writer, on_progress)
-        new_head.write_bytes(installer.build_head(about, parts_writer.finish(), checksums))
+        new_head.write_bytes(installer.build_head(description, parts_writer.finish(), checksums))
         new_head.chmod(0o700)
         new_head.rename(head)
     except OSError as error:

@@ -113,7 +113,7 @@ def create(
         head = write_bundle(
             out,
             contents.files,
-            contents.about,
+            contents.description,
             part_size,
             lambda done, total: bar.show(_round_up_to_mib(done), _round_up_to_mib(total)),
         )
@@ -125,7 +125,8 @@ def create(
     if as_json:
         part_names = [head.part_path(number).name for number in range(1, len(head.parts) + 1)]
         size = sum(part.bytes for part in head.parts)
-        print_json({"bundle": str(out), "parts": part_names, "files": len(head.files), "bytes": size, **contents.about})
+        sizes = {"files": len(head.files), "bytes": size}
+        print_json({"bundle": str(out), "parts": part_names, **sizes, **contents.description})
         return
     say(installer.verify_bundle(out))
     next_command = f"python3 {out.name} install" if software else f"nanoflux bundle merge {out.name}"

@@ -90,7 +90,7 @@ def execute_series(home: Home, series: str, detach: bool) -> None:
     end_at_sigterm()
     bar = Bar("rounds")
     try:
-        rounds.play(home, series, lambda step, done, total: bar.show(done, total, step))
+        rounds.execute(home, series, lambda step, done, total: bar.show(done, total, step))
     finally:
         bar.close()
 

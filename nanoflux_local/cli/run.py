@@ -345,7 +345,7 @@ def execute_run(home: Home, run: str) -> None:
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        asyncio.run(runs.play(home, run, show_progress, bar.note))
+        asyncio.run(runs.execute(home, run, show_progress, bar.note))
     finally:
         bar.close()
 

@@ -105,17 +105,23 @@ def _start_server(
     """
     from dataclasses import replace
 
-    from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, choose_rank, make_launch, require_lora
+    from nanoflux_local.endpoints.managed.launches import (
+        Workload,
+        assign_resources,
+        choose_rank,
+        make_launch,
+        require_lora,
+    )
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, home.root)
     if adapter_folders or lora:
         require_lora(manifest, home)
     rank = choose_rank(adapter_folders) if adapter_folders or _reserves_adapter_memory(manifest, home, lora) else 0
-    seat = replace(assign_seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
+    resources = replace(assign_resources([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
     if gpu_memory:
-        seat = replace(seat, utilisation=gpu_memory)
-    launch = make_launch(config, home, seat, sleeps=False, rank=rank)
+        resources = replace(resources, utilisation=gpu_memory)
+    launch = make_launch(config, home, resources, sleeps=False, rank=rank)
     for node, arguments in enumerate(launch.list_other_node_commands(), start=1):
         say(f"start on machine {node}: {shlex.join(arguments)}")
     lock = supervisor.lock_start()

@@ -112,7 +112,7 @@ def check_endpoints(config: RunConfig, location: str) -> None:
     budgets = (config.budget, *(getattr(config.budget.roles, role) for role in ROLES))
     if all(budget.usd is None for budget in budgets):
         return
-    for name in (*config.players, config.embedder):
+    for name in (*config.role_endpoints, config.embedder):
         if lacks_price(config.endpoints[name]):
             raise ConfigError(
                 f"{location}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
@@ -126,7 +126,7 @@ def require_weights(config: RunConfig, home: Home) -> None:
     Raises:
         ModelsError: weights are not installed, or a model does not exist.
     """
-    used_endpoints = [config.endpoints[name] for name in (*config.players, config.embedder)]
+    used_endpoints = [config.endpoints[name] for name in (*config.role_endpoints, config.embedder)]
     local_models = [endpoint.model for endpoint in used_endpoints if find_kind(endpoint.interface).local]
     require_installed(local_models, home.root)
 

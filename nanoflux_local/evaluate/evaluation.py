@@ -23,7 +23,7 @@ from nanoflux_local.evaluate.shortfall import Shortfall, describe_causes
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.evaluate.summary import EvaluationSummary, describe_missing, measure_accuracy
 from nanoflux_local.jobs import EVALUATION, Heartbeat, Work, hold_lock, record_job
-from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import ends_in_reasoning
@@ -246,7 +246,7 @@ async def _collect_marks(
     missing replies.
     """
     shortfall = Shortfall()
-    calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
+    calls = CachedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
     marker = _ReplyMarker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
     # At most as many requests as the endpoints serve at once, so that few are sent before a refusal arrives.
@@ -292,7 +292,7 @@ class _ReplyMarker:
     """Requests replies, marks them and commits the marks."""
 
     ledger: Ledger
-    calls: RememberedCalls
+    calls: CachedCalls
     plan: EvaluationPlan
     shortfall: Shortfall
 

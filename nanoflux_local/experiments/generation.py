@@ -53,5 +53,5 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
         settings = merge_tables(merge_tables(defaults, plan.scale.run), cell_settings)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))
-    asyncio.run(runs.play(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))
+    asyncio.run(runs.execute(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))
     return run

@@ -108,7 +108,7 @@ class _UncommittedReply:
     committed: asyncio.Future[tuple[int, Reply]]
 
 
-class RememberedCalls:
+class CachedCalls:
     """Returns replies from the ledger. If the ledger has none, sends the request to an endpoint and commits the reply.
     Equal concurrent requests share one call.
 
@@ -252,7 +252,7 @@ class RememberedCalls:
 class TracedCalls:
     """The `Call` of one turn: forwards requests and records, in order, the calls that the turn uses."""
 
-    def __init__(self, calls: RememberedCalls) -> None:
+    def __init__(self, calls: CachedCalls) -> None:
         self._calls = calls
         self.ids: list[int] = []
 

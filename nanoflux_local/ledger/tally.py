@@ -57,7 +57,7 @@ class Tally:
     """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum per turn, and `steps` are
     the steps of an attempt. `similarities` has each question's cosine similarity to the nearest earlier question,
     `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to each committed turn.
-    `players` has the last attacker and defender of the even turns (0) and of the odd turns (1).
+    `role_endpoints` has the last attacker and defender of the even turns (0) and of the odd turns (1).
     """
 
     run: str
@@ -75,7 +75,7 @@ class Tally:
     usage: dict[str, Usage] = field(default_factory=dict)
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     faults: int = 0
-    players: dict[int, tuple[str, str]] = field(default_factory=dict)
+    role_endpoints: dict[int, tuple[str, str]] = field(default_factory=dict)
     _last_call: int = 0
     _last_fault: int = 0
     _token_samples: deque[tuple[float, int]] = field(default_factory=deque)
@@ -106,7 +106,7 @@ class Tally:
         self.turns = record.number + 1
         self.kept += record.kept
         self.kept_by_turn.append(self.kept)
-        self.players[record.number % 2] = (record.attacker, record.defender)
+        self.role_endpoints[record.number % 2] = (record.attacker, record.defender)
         self._progress_by_turn.pop(record.number, None)
         for attempt in record.attempts:
             self.outcomes[attempt.outcome] += 1

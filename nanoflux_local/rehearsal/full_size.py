@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
-from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, collect_workloads, plan_servers
+from nanoflux_local.endpoints.managed.launches import Workload, assign_resources, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, override_embedder
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpu_gib, query_gpus
-from nanoflux_models.launch import Launch, Seat
+from nanoflux_models.launch import Launch, ServerResources
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.record import WeightsRecord, compute_revision, record_files, write_record
 from nanoflux_models.server_client import ServerClient
@@ -74,9 +74,9 @@ def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestL
     models = list(collect_workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
-    seats = assign_seats(models, fill_gpus=True) if models else {}
+    resources_by_model = assign_resources(models, fill_gpus=True) if models else {}
     for model, endpoint in managed.items():
-        _measure_model(endpoint, seats[model], config.concurrency, stage, report, load)
+        _measure_model(endpoint, resources_by_model[model], config.concurrency, stage, report, load)
     report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
 
 
@@ -96,20 +96,20 @@ def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
 
 def _measure_model(
     endpoint: EndpointConfig,
-    seat: tuple[Seat, str],
+    resources: tuple[ServerResources, str],
     concurrency: int,
     stage: Stage,
     report: RehearsalReport,
     load: RequestLoad,
 ) -> None:
-    """Measure the start, memory, speed and wake-up of one model. `seat` contains the resources assigned to the model
-    and its turn group ("" if it takes no turns). A model that takes turns sleeps afterwards.
+    """Measure the start, memory, speed and wake-up of one model. `resources` contains the resources assigned to the
+    model and its turn group ("" if it takes no turns). A model that takes turns sleeps afterwards.
     """
     launches: list[Launch] = []  # one launch, once `start` has run
     model, used_gib = endpoint.model, _read_used_gib()
 
     def start() -> str:
-        launches.append(_make_launch(endpoint, seat, stage, load))
+        launches.append(_make_launch(endpoint, resources, stage, load))
         start_s = time.monotonic()
         stage.serve(launches[0])
         _complete(ServerClient(stage.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
@@ -122,11 +122,13 @@ def _measure_model(
     report.perform("sleep and wake", model, lambda: _measure_wake_up(launches[0], stage))
 
 
-def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage, load: RequestLoad) -> Launch:
+def _make_launch(
+    endpoint: EndpointConfig, resources: tuple[ServerResources, str], stage: Stage, load: RequestLoad
+) -> Launch:
     _install_without_weights(load_manifest(endpoint.model, stage.home.root), stage, load)
     stage.interpreter()
     args = (*endpoint.args, *DUMMY_WEIGHTS, *(LEAN if load.tiny else ()))
-    launch = stage.make_launch(endpoint.model_copy(update={"args": args}), seat, accepts_adapters=False)
+    launch = stage.make_launch(endpoint.model_copy(update={"args": args}), resources, accepts_adapters=False)
     return replace(launch, context=1024, sleeps=False) if load.tiny else launch
 
 
@@ -172,9 +174,9 @@ def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
     gpu_gib, used_gib_now = list_gpu_gib(), _read_used_gib()
     if not used_gib_now:
         raise StepSkipped("this machine has no GPU")
-    gpus = launch.seat.gpus or range(len(used_gib_now))
+    gpus = launch.resources.gpus or range(len(used_gib_now))
     server_gib = {gpu: used_gib_now[gpu] - used_gib_before[gpu] for gpu in gpus}
-    share = launch.seat.utilisation
+    share = launch.resources.utilisation
     planned_gib = {gpu: share * gpu_gib[gpu] for gpu in gpus}
     comparison = "; ".join(f"GPU {gpu}: {server_gib[gpu]:.1f} GiB of {planned_gib[gpu]:.1f} planned" for gpu in gpus)
     if share and any(server_gib[gpu] > planned_gib[gpu] for gpu in gpus):

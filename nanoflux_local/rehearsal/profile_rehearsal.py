@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
 from nanoflux_local.endpoints.managed.launches import (
     Workload,
-    assign_seats,
+    assign_resources,
     build_managed,
     collect_workloads,
     plan_servers,
@@ -134,7 +134,7 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
         tunable_models = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
-        hosted_count = sum(not find_kind(config.endpoints[name].interface).managed for name in config.players)
+        hosted_count = sum(not find_kind(config.endpoints[name].interface).managed for name in config.role_endpoints)
         return f"{len(state.managed)} models on vLLM, {hosted_count} hosted ones replaced by the fake server"
 
     def plan() -> str:
@@ -153,7 +153,7 @@ def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     on_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
     overrides = merge_tables(OVERRIDES, stage.build_overrides(endpoint_tables, on_cpu))
     config = resolve(DOMAIN, profile, overrides, stage.home)
-    in_process_names = [name for name in config.players if config.endpoints[name].interface == "in_process"]
+    in_process_names = [name for name in config.role_endpoints if config.endpoints[name].interface == "in_process"]
     if in_process_names:
         fix = "start a run instead: `nanoflux demo` needs neither a GPU nor a server"
         raise ConfigError(
@@ -257,8 +257,8 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    seats = assign_seats(_list_workloads(state, stage), fill_gpus=True)
-    record = stage.serve(stage.make_launch(endpoint, seats[model], accepts_adapters=model == state.base))
+    resources_by_model = assign_resources(_list_workloads(state, stage), fill_gpus=True)
+    record = stage.serve(stage.make_launch(endpoint, resources_by_model[model], accepts_adapters=model == state.base))
 
     async def chat() -> str:
         client = build_managed({model: endpoint}, stage.home)[0][model]
@@ -279,7 +279,7 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
 
 def _run_turns(state: _ProfileState, stage: Stage) -> str:
     """Run a few turns, in which every role gets requests and both models attack once."""
-    asyncio.run(runs.play(stage.home, state.run))
+    asyncio.run(runs.execute(stage.home, state.run))
     with LedgerView(stage.home.ledger) as view:
         summary = view.summarize_run(state.run)
     if not summary.kept:

@@ -22,7 +22,7 @@ from nanoflux_local.endpoints.managed.launches import make_launch
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.exchanges import reply_to
 from nanoflux_models.interpreter import Interpreter, find_interpreter
-from nanoflux_models.launch import DEFAULT_RANK, Launch, Seat
+from nanoflux_models.launch import DEFAULT_RANK, Launch, ServerResources
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
@@ -84,13 +84,15 @@ class Stage:
             return {"shares": "", "args": [*config.args, *LEAN]}  # vLLM's sleep mode needs a GPU
         return {}
 
-    def make_launch(self, config: EndpointConfig, seat_and_group: tuple[Seat, str], accepts_adapters: bool) -> Launch:
-        """The launch of an endpoint's server with the resources and turn group in `seat_and_group`, with the longest
-        context that a rehearsed profile needs, and with buffers for an adapter if `accepts_adapters`.
+    def make_launch(
+        self, config: EndpointConfig, resources_and_group: tuple[ServerResources, str], accepts_adapters: bool
+    ) -> Launch:
+        """The launch of an endpoint's server with the resources and turn group in `resources_and_group`, with the
+        longest context that a rehearsed profile needs, and with buffers for an adapter if `accepts_adapters`.
         """
-        seat, group = seat_and_group
+        resources, group = resources_and_group
         launch = make_launch(
-            config, self.home, seat, bool(group or config.shares), DEFAULT_RANK if accepts_adapters else 0
+            config, self.home, resources, bool(group or config.shares), DEFAULT_RANK if accepts_adapters else 0
         )
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
@@ -141,7 +143,7 @@ class Stage:
 
 def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     """The endpoints of roles with managed servers, by model; one endpoint for each model."""
-    endpoints = [config.endpoints[name] for name in config.players]
+    endpoints = [config.endpoints[name] for name in config.role_endpoints]
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
 
 

@@ -40,7 +40,7 @@ from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
-from nanoflux_local.run.turn import Attacker, Players, Rules
+from nanoflux_local.run.turn import Attacker, Rules, TurnRoles
 from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, build_search_tool
@@ -125,7 +125,7 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    endpoint_configs = {name: config.endpoints[name] for name in sorted(config.players)}
+    endpoint_configs = {name: config.endpoints[name] for name in sorted(config.role_endpoints)}
     try:
         endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
         embedder = build_embedder(config.endpoints[config.embedder], home)
@@ -173,19 +173,17 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     judge = build_judge(config, domain, identities, build_judge_player)
     rater = build_rater(config, domain, build_judge_player)
     marker = Marker(domain, judge)
-    player_groups = [Players(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
+    role_groups = [TurnRoles(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
     if PROGRAM not in (attacker_name, defender_name) and attacker_name != defender_name:
         # two models swap roles after each turn (paper §3)
-        player_groups.append(
-            Players(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
+        role_groups.append(
+            TurnRoles(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
         )
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
             questions = load_questions(view, config.novel_against)
-    return Rules(
-        config, source, player_groups, identities["embedder"], questions, _load_held_out(config, datasets, home)
-    )
+    return Rules(config, source, role_groups, identities["embedder"], questions, _load_held_out(config, datasets, home))
 
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:

@@ -116,11 +116,11 @@ class RunAccounts:
         self.by_role[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
         self._funds_changed.set()
 
-    def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    def enforce_caps(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
         """Wrap the functions that answer requests, so that each call first reserves its cost."""
-        return {kind: self._guard_answer(answer) for kind, answer in answers.items()}
+        return {kind: self._cap_answer(answer) for kind, answer in answers.items()}
 
-    def _guard_answer(self, answer: Answer) -> Answer:
+    def _cap_answer(self, answer: Answer) -> Answer:
         async def answer_within_budget(request: Any) -> Reply:
             accounts = self._find_accounts(ROLE.get())
             max_cost = self._bound_request(request)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError, PromptRefusedError, SaturatedError, UnreadableReplyError
-from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embed_texts
+from nanoflux_local.ledger.calls import ROLE, CachedCalls, Call, R, TracedCalls, embed_texts
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.limiter import RANK
 from nanoflux_local.records import Request, Vector
@@ -90,7 +90,7 @@ class SpeculativeTurn:
         number: int,
         index: NoveltyIndex,
         speculative_turns: Mapping[int, "SpeculativeTurn"],
-        calls: RememberedCalls,
+        calls: CachedCalls,
     ) -> None:
         self.number = number
         self.trace = TracedCalls(calls)
@@ -193,7 +193,7 @@ class Engine:
         ledger: Ledger,
         run: str,
         rules: Rules,
-        calls: RememberedCalls,
+        calls: CachedCalls,
         committed_turns: list[TurnRecord],
         on_progress: Callable[[RunProgress], None] = lambda _: None,
         capacity: int = 1024,
@@ -241,7 +241,7 @@ class Engine:
         self._start_speculative_turns()
 
     def drain(self) -> None:
-        """Start no new turn; `play` returns after committing at most `concurrency` of the turns in progress. The other
+        """Start no new turn; `run` returns after committing at most `concurrency` of the turns in progress. The other
         turns are cancelled; their calls remain in the ledger.
         """
         if self._drain_at is None:
@@ -250,7 +250,7 @@ class Engine:
                 if number >= self._drain_at:
                     turn.cancel()
 
-    async def play(self) -> None:
+    async def run(self) -> None:
         """Commit turns until the run is finished or drained.
 
         Raises:
@@ -288,7 +288,7 @@ class Engine:
         self._committed_turns = []  # from here on only the index is needed; the records of a long run take much memory
 
     async def _commit_next_turn(self) -> None:
-        record, trace = await self._play_next_turn()
+        record, trace = await self._run_next_turn()
         call_ids = list(trace.ids)
         await index_questions(self._rules, self._index, record, trace)
         self._ledger.commit_turn(self._run, record, call_ids)
@@ -307,7 +307,7 @@ class Engine:
         if saturation is not None and not self.finished:
             raise SaturatedError(saturation.describe(), saturation.advise(self._run))
 
-    async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
+    async def _run_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
         """The next turn's record under the committed history, and the calls that it uses."""
         history = self._index.history()
         turn = self._speculative_turns.get(self._turns)
@@ -372,7 +372,7 @@ class Engine:
         turn = self._speculative_turns[number] = SpeculativeTurn(
             number, self._index, self._speculative_turns, self._calls
         )
-        turn.task = asyncio.create_task(self._play_speculatively(turn))
+        turn.task = asyncio.create_task(self._run_speculatively(turn))
         turn.task.add_done_callback(self._replace_finished_turn)
 
     def _replace_finished_turn(self, task: asyncio.Task[TurnRecord | None]) -> None:
@@ -401,7 +401,7 @@ class Engine:
             return (0, turn.number, 0, 0)
         return (1, -turn.attempt_count, turn.step, -len(turn.trace.ids))
 
-    async def _play_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
+    async def _run_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
         """Run a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
         committer's replay of the turn fails too.
         """

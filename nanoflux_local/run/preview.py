@@ -117,7 +117,7 @@ def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
     if any(values[key] != earlier_config.get(key, values[key]) for key in EQUAL_SETTINGS):
         return False
     earlier_endpoints = earlier_config.get("endpoints", {})
-    for name in config.players:
+    for name in config.role_endpoints:
         endpoint, earlier_endpoint = values["endpoints"][name], earlier_endpoints.get(name, {})
         if any(endpoint.get(key) != earlier_endpoint.get(key) for key in ("interface", "model", "adapter")):
             return False
@@ -150,7 +150,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
     """Place the servers that the run would start on this machine's GPUs; None if it starts none."""
-    endpoints = [config.endpoints[name] for name in config.players]
+    endpoints = [config.endpoints[name] for name in config.role_endpoints]
     workloads = collect_workloads(endpoints, config.concurrency, home)
     if not workloads:
         return None

@@ -239,9 +239,9 @@ def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator
     config = resolve(domain, name, {}, home)
     roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
     yield ProfileCheck("settings", True, f"valid with the domain {domain}: {roles}")
-    for endpoint_name in (*config.players, config.embedder):
+    for endpoint_name in (*config.role_endpoints, config.embedder):
         yield from _check_endpoint(endpoint_name, config, home, connect)
-    unused = sorted(config.endpoints.keys() - {*config.players, config.embedder})
+    unused = sorted(config.endpoints.keys() - {*config.role_endpoints, config.embedder})
     if unused:
         yield ProfileCheck("unused", True, f"no role uses {', '.join(unused)}")
 

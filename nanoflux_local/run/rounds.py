@@ -72,7 +72,7 @@ class SeriesSettings(Strict):
 
 
 def create(home: Home, settings: SeriesSettings) -> str:
-    """Create a series and return its id; `play` executes it.
+    """Create a series and return its id; `execute` runs it.
 
     Raises:
         UsageError: the defender cannot use an adapter, or there are no dev items.
@@ -92,7 +92,7 @@ def create(home: Home, settings: SeriesSettings) -> str:
     return series
 
 
-def play(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
+def execute(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
     """Execute the remaining rounds, until a round does not help.
 
     Raises:
@@ -102,7 +102,7 @@ def play(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
     work = Work(SERIES, series)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
         ledger.close_dead_jobs(SERIES.name, SERIES.table, series)
-        _SeriesWorker(home, ledger, series, on_step).play(work)
+        _SeriesWorker(home, ledger, series, on_step).execute(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,17 @@ class _SeriesWorker:
         self.stop_requests: list[StopRequest] = []
         self.current_step: Work | None = None
 
-    def play(self, work: Work) -> None:
+    def execute(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             try:
                 with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                    job.message = self._play_rounds()
+                    job.message = self._run_rounds()
             except NanofluxError:
                 if not self.stop_requests:  # a run or training that was asked to stop raises an error too
                     raise
             job.status = status_after(self.stop_requests[-1]) if self.stop_requests else "done"
 
-    def _play_rounds(self) -> str:
+    def _run_rounds(self) -> str:
         """Execute round after round; returns why the series ended early, or ""."""
         for number in range(self.settings.rounds):
             rounds = self._load_rounds()
@@ -153,10 +153,10 @@ class _SeriesWorker:
                 continue
             if self.stop_requests:
                 return ""
-            self._play_round(number, rounds)
+            self._run_round(number, rounds)
         return ""
 
-    def _play_round(self, number: int, rounds: list[Round]) -> None:
+    def _run_round(self, number: int, rounds: list[Round]) -> None:
         """Execute one round: its run, its training, and its evaluations on dev items."""
         earlier_rounds = rounds[:number]
         has_started = number < len(rounds)
@@ -202,7 +202,7 @@ class _SeriesWorker:
 
     def _generate(self, number: int, run: str) -> None:
         label = f"round {number + 1}: examples"
-        asyncio.run(runs.play(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
+        asyncio.run(runs.execute(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
 
     def _train(self, number: int, training: str) -> None:
         def report_step(event: Any) -> None:

@@ -1,4 +1,4 @@
-"""The life cycle of a run: start, execute (`play`), change, fork, replay.
+"""The life cycle of a run: start, execute, change, fork, replay.
 
 One process executes a run at a time. If that process is killed, only the requests in flight are lost.
 """
@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.remote.listing import list_model_warnings
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import EndpointError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Heartbeat, StopRequest, Work, hold_lock, record_job, status_after
-from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
+from nanoflux_local.ledger.calls import ROLE, CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -46,7 +46,7 @@ DATASET_SETTINGS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `play` executes it. If the run is a fork, `forked_from` is the id of the original
+    """Create a run and return its id; `execute` runs it. If the run is a fork, `forked_from` is the id of the original
     run.
 
     Raises:
@@ -68,7 +68,7 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
     return run
 
 
-async def play(
+async def execute(
     home: Home,
     run: str,
     on_progress: Callable[[RunProgress], None] = lambda _: None,
@@ -89,7 +89,7 @@ async def play(
             refuse_drift(identities, await run_endpoints.identities())
             rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
             accounts = RunAccounts.load(ledger, run, config.budget, _bound_costs(run_endpoints))
-            calls = RememberedCalls(ledger, run, accounts.guard(run_endpoints.answers()))
+            calls = CachedCalls(ledger, run, accounts.enforce_caps(run_endpoints.answers()))
             capacity = sum(endpoint.capacity for endpoint in run_endpoints.endpoints.values())
             if not capacity:  # all endpoints run in this process
                 capacity = os.cpu_count() or 1
@@ -140,13 +140,13 @@ async def _execute_and_handle_requests(
     """Execute a run while applying what other processes request (pause, stop, changed settings). Returns the final
     status.
     """
-    play_task = asyncio.create_task(engine.play())
+    engine_task = asyncio.create_task(engine.run())
     requests: list[StopRequest] = []
 
     def on_request(request: StopRequest) -> None:
         requests.append(request)
         if request == "end":
-            play_task.cancel()
+            engine_task.cancel()
         elif request:
             engine.drain()
 
@@ -158,22 +158,22 @@ async def _execute_and_handle_requests(
     heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
     heartbeat_task = asyncio.create_task(heartbeat.run())
     try:
-        await asyncio.wait([play_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
-        if not play_task.done():
+        await asyncio.wait([engine_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
+        if not engine_task.done():
             heartbeat_task.result()  # raises the heartbeat's error: the heartbeat fails only if the ledger is unusable
-        if play_task.cancelled() and "end" in requests:
+        if engine_task.cancelled() and "end" in requests:
             return status_after("end")
-        await play_task
+        await engine_task
     finally:
-        for task in (play_task, heartbeat_task):
+        for task in (engine_task, heartbeat_task):
             task.cancel()
-        await asyncio.gather(play_task, heartbeat_task, return_exceptions=True)
+        await asyncio.gather(engine_task, heartbeat_task, return_exceptions=True)
     return "done" if engine.finished else status_after(requests[-1])
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of `run` with changes. `play` reuses the stored replies to all requests that the changes do not
-    affect.
+    """The configuration of `run` with changes. `execute` reuses the stored replies to all requests that the changes do
+    not affect.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -254,7 +254,7 @@ async def replay(home: Home, run: str) -> ReplayResult:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = build_rules(config, identities, home)
     with Ledger(home.ledger) as ledger:
-        replayed_turns = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed_turns))
+        replayed_turns = await _replay_turns(rules, CachedCalls(ledger, run, {}), len(committed_turns))
     digest, recorded_digest = _digest_examples(replayed_turns), _digest_examples(committed_turns)
     kept = sum(record.kept for record in replayed_turns)
     return ReplayResult(run, len(replayed_turns), kept, digest, recorded_digest, digest == recorded_digest)
@@ -264,7 +264,7 @@ def _digest_examples(turns: Sequence[TurnRecord]) -> str:
     return dataset_digest(Example.of(record) for record in turns if record.kept)
 
 
-async def _replay_turns(rules: Rules, calls: RememberedCalls, turn_count: int) -> list[TurnRecord]:
+async def _replay_turns(rules: Rules, calls: CachedCalls, turn_count: int) -> list[TurnRecord]:
     index, trace, records = NoveltyIndex(), TracedCalls(calls), []
     await index_questions_of_other_runs(rules, index, trace)
     for number in range(turn_count):

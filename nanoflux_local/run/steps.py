@@ -1,4 +1,4 @@
-"""The steps of an attempt under a run's configuration, in the order of `turn.play_attempt`.
+"""The steps of an attempt under a run's configuration, in the order of `turn.run_attempt`.
 
 A program that attacks or judges sends no request to a model, so it has no step. The steps of attacker and defender name
 no endpoint, since two models may swap these roles; the record of a turn names the endpoints.

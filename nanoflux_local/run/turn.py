@@ -68,7 +68,7 @@ class Rater(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Players:
+class TurnRoles:
     """The attacker, defender and judge of one turn. Without a rater, the reasoning of kept examples is not rated;
     without a marker, the defender answers each question once.
     """
@@ -83,38 +83,38 @@ class Players:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Everything that determines the result of a turn, except its number and history. If two models swap roles, there
-    are two `player_groups`, which take turns (paper §3). `questions_of_other_runs` count as earlier questions;
+    are two `role_groups`, which take turns (paper §3). `questions_of_other_runs` count as earlier questions;
     `held_out` holds the evaluation items that no question may repeat.
     """
 
     config: RunConfig
     seeds: SeedSource
-    player_groups: Sequence[Players]
+    role_groups: Sequence[TurnRoles]
     embedder: Identity
     questions_of_other_runs: tuple[str, ...] = ()
     held_out: HeldOut = field(default_factory=HeldOut)
 
-    def find_players(self, number: int) -> Players:
+    def find_roles(self, number: int) -> TurnRoles:
         """The attacker, defender and judge of turn `number`."""
-        return self.player_groups[number % len(self.player_groups)]
+        return self.role_groups[number % len(self.role_groups)]
 
 
 async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
     """Run turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
-    players = rules.find_players(number)
+    roles = rules.find_roles(number)
     attempts: list[Attempt] = []
     used_ids: set[str] = set()
     for attempt_number in range(1 + rules.config.retries.validation):
         draw = Draw(rules.config.seed, number, attempt_number)
         seeds = draw_seeds(rules, draw, used_ids)
         used_ids.update(seed.id for seed in seeds)
-        attempt, question_vector = await play_attempt(rules, players, seeds, draw, history, call)
+        attempt, question_vector = await run_attempt(rules, roles, seeds, draw, history, call)
         attempts.append(attempt)
         if question_vector is not None:
             history = history.plus(question_vector)
         if not attempt.rejected:
             break
-    return TurnRecord(number, players.attacker.name, players.defender.name, players.judge.name, tuple(attempts))
+    return TurnRecord(number, roles.attacker.name, roles.defender.name, roles.judge.name, tuple(attempts))
 
 
 def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]:
@@ -124,8 +124,8 @@ def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]
     return rules.seeds.draw(count, rng, used_ids)
 
 
-async def play_attempt(
-    rules: Rules, players: Players, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
+async def run_attempt(
+    rules: Rules, roles: TurnRoles, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
     """Run one attempt. Returns the attempt and the unit vector of its question, which is None if no question was
     embedded.
@@ -134,7 +134,7 @@ async def play_attempt(
 
     # The attacker writes a question with its solution and answer.
     with acting_as("attacker"):
-        attack = await players.attacker.attack(seeds, draw, call)
+        attack = await roles.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
         return end_unreadable(attempt, "attack", attack), None
     attempt = replace(attempt, attack=attack)
@@ -154,7 +154,7 @@ async def play_attempt(
 
     # The judge validates the question and the attacker's solution.
     with acting_as("judge"):
-        validation = await players.judge.validate(attack, draw, call, seeds=seeds)
+        validation = await roles.judge.validate(attack, draw, call, seeds=seeds)
     if not isinstance(validation, Verdict):
         return end_unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)
@@ -163,56 +163,56 @@ async def play_attempt(
 
     # The defender answers; it sees the question alone.
     with acting_as("defender"):
-        defence = await players.defender.defend(attack.question, draw, call)
+        defence = await roles.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
         return end_unreadable(attempt, "defence", defence), vector
     attempt = replace(attempt, defence=defence)
 
     # The judge evaluates the defence.
     with acting_as("judge"):
-        evaluation = await players.judge.evaluate(attack, defence, draw, call)
+        evaluation = await roles.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
     # Further answers determine the defender's pass rate.
-    attempt = replace(attempt, samples=await sample_defences(rules, players, attack, draw, call))
+    attempt = replace(attempt, samples=await sample_defences(rules, roles, attack, draw, call))
 
     # The rules decide whether the example is kept.
     try:
-        attempt = await decide_outcome(rules, players, attempt, attack, defence, call)
+        attempt = await decide_outcome(rules, roles, attempt, attack, defence, call)
     except PromptRefusedError as error:
         return end_unreadable(attempt, "embedding", RefusedPrompt(error.message)), vector
-    return await rate_reasoning(players, attempt, attack, draw, call), vector
+    return await rate_reasoning(roles, attempt, attack, draw, call), vector
 
 
-async def sample_defences(rules: Rules, players: Players, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
+async def sample_defences(rules: Rules, roles: TurnRoles, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
     """The defender's second and later answers to the question, each sampled with a different seed and marked."""
-    if players.marker is None:
+    if roles.marker is None:
         return ()
     samples: list[Sample] = []
     for number in range(1, rules.config.samples):
         sample_draw = replace(draw, sample=number)
         with acting_as("defender"):
-            defence = await players.defender.defend(attack.question, sample_draw, call)
+            defence = await roles.defender.defend(attack.question, sample_draw, call)
         if isinstance(defence, Unparsed):
             samples.append(Sample(None, None, defence.reason))
             continue
         with acting_as("judge"):
-            samples.append(await players.marker.mark(attack, defence, sample_draw, call))
+            samples.append(await roles.marker.mark(attack, defence, sample_draw, call))
     return tuple(samples)
 
 
 async def decide_outcome(
-    rules: Rules, players: Players, attempt: Attempt, attack: Attack, defence: Defence, call: Call
+    rules: Rules, roles: TurnRoles, attempt: Attempt, attack: Attack, defence: Defence, call: Call
 ) -> Attempt:
     """Decide by the setting `keep` whether the question becomes an example."""
     if rules.config.keep == "provable":
-        return decide_by_pass_rate(players, attempt)
+        return decide_by_pass_rate(roles, attempt)
     return await decide_by_failure(rules, attempt, attack, defence, call)
 
 
-def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
+def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt) -> Attempt:
     """Keep a question that the defender solves sometimes, but not always: a question that was solved once is
     answerable. Keep a question that the defender never solves only if its answer is proven, because the answer may be
     wrong or the question broken.
@@ -220,7 +220,7 @@ def decide_by_pass_rate(players: Players, attempt: Attempt) -> Attempt:
     right_count, answer_count = attempt.pass_rate or (0, 0)
     if right_count == answer_count:
         return replace(attempt, outcome="defender_right")
-    if right_count or is_proven(players, attempt):
+    if right_count or is_proven(roles, attempt):
         return replace(attempt, outcome="kept_failed")
     findings = list_proving_findings(attempt)
     reason = findings[0].reason if findings else "no blind solutions were written"
@@ -233,12 +233,12 @@ def list_proving_findings(attempt: Attempt) -> list[Finding]:
     return [finding for finding in findings if finding is not None]
 
 
-def is_proven(players: Players, attempt: Attempt) -> bool:
+def is_proven(roles: TurnRoles, attempt: Attempt) -> bool:
     """Whether the attacker's answer was also reached without the attacker's solution: by blind solutions, or by a judge
     that is a program and computes the answer.
     """
     is_supported = any(finding.conclusion == "supports" for finding in list_proving_findings(attempt))
-    return players.judge.name == PROGRAM or is_supported
+    return roles.judge.name == PROGRAM or is_supported
 
 
 async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
@@ -256,12 +256,12 @@ async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defe
     )
 
 
-async def rate_reasoning(players: Players, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
+async def rate_reasoning(roles: TurnRoles, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
     """Rate the reasoning of a kept example (paper A.4). The rating does not affect which examples are kept."""
-    if players.rater is None or attempt.outcome not in KEPT:
+    if roles.rater is None or attempt.outcome not in KEPT:
         return attempt
     with acting_as("judge"):
-        quality = await players.rater.rate(attack, draw, call)
+        quality = await roles.rater.rate(attack, draw, call)
     if isinstance(quality, Unparsed):
         return replace(attempt, unrated=quality.reason)
     return replace(attempt, quality=quality)

@@ -13,7 +13,7 @@ from typing import Any
 
 from nanoflux_local.config import LIVE, RunConfig
 from nanoflux_local.errors import NothingMatchedError, RefusedError, ReplayMissError
-from nanoflux_local.ledger.calls import ROLE, Answer, RememberedCalls, TracedCalls
+from nanoflux_local.ledger.calls import ROLE, Answer, CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -155,7 +155,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     identities = add_placeholder_identities(identities, changed_config)
     misses = MissRecorder()
     with Ledger(home.ledger) as ledger:
-        calls = RememberedCalls(ledger, run, misses.answers())
+        calls = CachedCalls(ledger, run, misses.answers())
         replayed_turns = await _replay_turns(
             build_rules(changed_config, identities, home), calls, misses, len(committed_turns)
         )
@@ -170,7 +170,7 @@ def add_placeholder_identities(identities: Mapping[str, Identity], changed_confi
     """The recorded identities, with a placeholder for each tool and endpoint that the run did not use. No stored call
     is addressed to a placeholder, so turns that need one count as unknown.
     """
-    needed_names = {*changed_config.players, *list_needed_tools(changed_config.judge)}
+    needed_names = {*changed_config.role_endpoints, *list_needed_tools(changed_config.judge)}
     return {**{name: Identity("not recorded", name) for name in needed_names}, **identities}
 
 
@@ -184,7 +184,7 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
 
 
 async def _replay_turns(
-    rules: Rules, calls: RememberedCalls, misses: MissRecorder, recorded_count: int
+    rules: Rules, calls: CachedCalls, misses: MissRecorder, recorded_count: int
 ) -> list[ReplayedTurn]:
     """Replay until the target, the turn limit, or the first turn after the recorded ones that needs a missing call."""
     index, trace = NoveltyIndex(), TracedCalls(calls)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
-from nanoflux_local.adapters.store import MANIFEST, format_json, package_versions, seal
+from nanoflux_local.adapters.store import MANIFEST, format_json, package_versions, store_new_adapter
 from nanoflux_local.errors import DataError
 from nanoflux_local.files import write_atomically
 from nanoflux_local.train.events import TrainResult
@@ -45,7 +45,7 @@ def publish(
         folder.mkdir()
         _copy_adapter(result.adapter_dir, folder, base, revision)
         record = _build_record(result, settings, base, revision) | dict(extra or {})
-        return seal(folder, adapters_dir, record, _format_card)
+        return store_new_adapter(folder, adapters_dir, record, _format_card)
 
 
 def _copy_adapter(source: Path, folder: Path, base: str, revision: str) -> None:

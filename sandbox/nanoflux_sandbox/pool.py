@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from nanoflux_sandbox import tiers
-from nanoflux_sandbox.parent import ForkServerError
+from nanoflux_sandbox.fork_server_handle import ForkServerError
 from nanoflux_sandbox.records import BUSY_FIX, Limits, Result, SandboxError, SandboxIdentity, Status
 from nanoflux_sandbox.supply import Supply, UnavailableError
 

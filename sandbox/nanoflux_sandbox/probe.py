@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import ForkServerError, Parent
+from nanoflux_sandbox.fork_server_handle import ForkServerError, ForkServerHandle
 from nanoflux_sandbox.records import LayerReport
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
@@ -59,12 +59,12 @@ async def _test_layers() -> dict[str, bool]:
 
 
 async def _tier_works(tier: str) -> bool:
-    parent = Parent(tier)
+    fork_server = ForkServerHandle(tier)
     try:
-        await parent.wait_until_ready()
-        await selftest.verify(parent, tiers.full_name(tier))
+        await fork_server.wait_until_ready()
+        await selftest.verify(fork_server, tiers.full_name(tier))
     except ForkServerError:
         return False
     finally:
-        await parent.close()
+        await fork_server.close()
     return True

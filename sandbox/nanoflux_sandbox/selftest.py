@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import secrets
 
-from nanoflux_sandbox.parent import ForkServerError, Parent, StartTimeoutError
-from nanoflux_sandbox.program import Program
+from nanoflux_sandbox.fork_server_handle import ForkServerError, ForkServerHandle, StartTimeoutError
 from nanoflux_sandbox.records import Limits, Result
+from nanoflux_sandbox.waiting_child import WaitingChild
 
 _LIMITS = Limits(wall_s=10.0)
 
@@ -51,17 +51,17 @@ print("could trace")
 """
 
 
-async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a child of `parent`. Raises ForkServerError, which names the attack, if an attack succeeds,
-    and StartTimeoutError if the test takes too long.
+async def verify(fork_server: ForkServerHandle, backend: str) -> None:
+    """Attack from inside a child of `fork_server`. Raises ForkServerError, which names the attack, if an attack
+    succeeds, and StartTimeoutError if the test takes too long.
     """
     token = secrets.token_hex(8)
-    forbidden_result = await _run(parent, _FORBIDDEN_CALLS_PROGRAM.replace("TOKEN", repr(token)), backend)
+    forbidden_result = await _run(fork_server, _FORBIDDEN_CALLS_PROGRAM.replace("TOKEN", repr(token)), backend)
     _refuse_timeout(forbidden_result)
     if (forbidden_result.status, forbidden_result.stdout) != ("ok", f"{token} 42\n"):
         output = forbidden_result.stdout or forbidden_result.stderr or forbidden_result.detail
         raise ForkServerError(f"the self-test failed: {forbidden_result.status}, {output}")
-    deadly_result = await _run(parent, _DEADLY_CALL_PROGRAM, backend)
+    deadly_result = await _run(fork_server, _DEADLY_CALL_PROGRAM, backend)
     _refuse_timeout(deadly_result)
     if deadly_result.status != "killed" or deadly_result.stdout:
         raise ForkServerError(f"the self-test failed: a deadly system call ended as {deadly_result.status}")
@@ -72,8 +72,8 @@ def _refuse_timeout(result: Result) -> None:
         raise StartTimeoutError(f"a program of the self-test took longer than {_LIMITS.wall_s:g} s")
 
 
-async def _run(parent: Parent, source: str, backend: str) -> Result:
-    program = Program(parent)
+async def _run(fork_server: ForkServerHandle, source: str, backend: str) -> Result:
+    program = WaitingChild(fork_server)
     try:
         await program.ready()
         return await program.run(source.encode(), _LIMITS, backend)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import ForkServerError, ForkServerReport, Parent, StartTimeoutError
-from nanoflux_sandbox.program import Program
+from nanoflux_sandbox.fork_server_handle import ForkServerError, ForkServerHandle, ForkServerReport, StartTimeoutError
+from nanoflux_sandbox.waiting_child import WaitingChild
 
 
 class UnavailableError(Exception):
@@ -26,8 +26,8 @@ class Supply:
     def __init__(self, candidates: tuple[str, ...], spares: int) -> None:
         self._candidates = candidates
         self._max_spares = spares
-        self._spares: list[Program] = []
-        self._parent: Parent | None = None
+        self._spares: list[WaitingChild] = []
+        self._fork_server: ForkServerHandle | None = None
         self._start_lock = asyncio.Lock()
         self._refusal: UnavailableError | None = None
         self.tier = ""
@@ -41,45 +41,45 @@ class Supply:
     @property
     def pid(self) -> int | None:
         """The process id of the live fork server, or None."""
-        return self._parent.pid if self._parent is not None else None
+        return self._fork_server.pid if self._fork_server is not None else None
 
-    async def start(self) -> Parent:
+    async def start(self) -> ForkServerHandle:
         """The live fork server, which is started if necessary. Raises UnavailableError if no tier works."""
         async with self._start_lock:
             if self._refusal is not None:
                 raise self._refusal
-            if self._parent is None or not self._parent.alive:
+            if self._fork_server is None or not self._fork_server.alive:
                 await self._end_processes()
-                self._parent = await self._start_first_working_tier()
-            return self._parent
+                self._fork_server = await self._start_first_working_tier()
+            return self._fork_server
 
-    async def _start_first_working_tier(self) -> Parent:
+    async def _start_first_working_tier(self) -> ForkServerHandle:
         unsupported_reason = tiers.explain_unsupported()
         reasons = [unsupported_reason] if unsupported_reason else []
         timed_out = False
         candidates = () if unsupported_reason else self._candidates
         for tier in candidates:
-            parent = Parent(tier)
+            fork_server = ForkServerHandle(tier)
             try:
-                self.server_report = await parent.wait_until_ready()
-                await selftest.verify(parent, tiers.full_name(tier))
+                self.server_report = await fork_server.wait_until_ready()
+                await selftest.verify(fork_server, tiers.full_name(tier))
             except ForkServerError as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
                 timed_out = timed_out or isinstance(error, StartTimeoutError)
-                await parent.close()
+                await fork_server.close()
             else:
                 self.tier, self.reasons = tier, reasons
                 self.starts += 1
-                return parent
+                return fork_server
         refusal = UnavailableError(reasons, timed_out)
         if not self.tier:  # no tier has ever worked on this machine, so do not try again
             self._refusal = refusal
         raise refusal
 
-    async def take(self) -> Program:
+    async def take(self) -> WaitingChild:
         """A child that waits for a program. Raises UnavailableError or, if the fork server fails, ForkServerError."""
-        parent = await self.start()
-        program = self._take_spare() or Program(parent)
+        fork_server = await self.start()
+        program = self._take_spare() or WaitingChild(fork_server)
         try:
             await program.ready()
         except BaseException:
@@ -89,7 +89,7 @@ class Supply:
             self.restock()
         return program
 
-    def _take_spare(self) -> Program | None:
+    def _take_spare(self) -> WaitingChild | None:
         while self._spares:
             program = self._spares.pop(0)
             if program.usable:
@@ -101,17 +101,17 @@ class Supply:
         """Fork a spare child if there are fewer than configured. Call this after a program has ended: forking while a
         program is ending doubles the time that its exit takes, since both work on the same memory.
         """
-        parent = self._parent
-        if parent is not None and parent.alive and len(self._spares) < self._max_spares:
-            self._spares.append(Program(parent))
+        fork_server = self._fork_server
+        if fork_server is not None and fork_server.alive and len(self._spares) < self._max_spares:
+            self._spares.append(WaitingChild(fork_server))
 
     async def _end_processes(self) -> None:
         for program in self._spares:
             program.drop()
         self._spares.clear()
-        if self._parent is not None:
-            await self._parent.close()
-            self._parent = None
+        if self._fork_server is not None:
+            await self._fork_server.close()
+            self._fork_server = None
 
     async def close(self) -> None:
         """End every child and the fork server; afterwards nothing can be started. Idempotent."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.adapters.store import seal
+from nanoflux_local.adapters.store import store_new_adapter
 from nanoflux_local.bundle import contents, installer, sbom, wheels
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
@@ -139,9 +139,9 @@ def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_pa
     assert correct_hash is not None
     (tmp_path / "requirements.txt").write_text(requirements.replace(correct_hash[1], "0" * 64))
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
-    about = {"python": wheels.current_python(), "platform": wheels.current_platform()}
+    description = {"python": wheels.current_python(), "platform": wheels.current_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
-    write_bundle(tmp_path / "lab.pyz", files, about, 2**30)
+    write_bundle(tmp_path / "lab.pyz", files, description, 2**30)
     paths_before = set(tmp_path.rglob("*"))
     with pytest.raises(installer.BundleError, match="pip could not install"):
         installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
@@ -151,8 +151,8 @@ def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_pa
 @pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
 def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(wheels.pin_wheels(wheelhouse))
-    about = {"python": wheels.current_python(), "platform": wheels.current_platform(), key: value}
-    write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, about, 2**30)
+    description = {"python": wheels.current_python(), "platform": wheels.current_platform(), key: value}
+    write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, description, 2**30)
     with pytest.raises(installer.BundleError, match=f"is for .*{value}") as refusal:
         installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
     assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
@@ -274,11 +274,11 @@ def test_create_finds_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
     home.adapters.mkdir()
     (source / "adapter_config.json").write_text("{}")
     (source / "adapter_model.safetensors").write_bytes(b"weights")
-    adapter_folder = seal(source, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
+    adapter_folder = store_new_adapter(source, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
     for name in ("mine", adapter_folder.name[:10]):
         request = contents.BundleRequest(adapters=(name,), software=False)
         bundle_contents = contents.gather(request, home, tmp_path / name)
-        assert bundle_contents.about["adapters"] == [adapter_folder.name]
+        assert bundle_contents.description["adapters"] == [adapter_folder.name]
         assert f"home/adapters/{adapter_folder.name}/adapter_model.safetensors" in bundle_contents.files
 
 

@@ -74,7 +74,7 @@ def test_bundle_includes_only_the_adapters_of_a_run(
     bundle_contents = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
     adapters = [name for name in bundle_contents.files if name.startswith("home/adapters/")]
     assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]
-    assert bundle_contents.about["adapters"] == ["a" * 64] and bundle_contents.about["runs"] == ["mine"]
+    assert bundle_contents.description["adapters"] == ["a" * 64] and bundle_contents.description["runs"] == ["mine"]
 
 
 def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

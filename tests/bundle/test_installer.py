@@ -236,7 +236,7 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
         with pytest.raises(BundleError, match="not signed by a signer"):
             installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = installer.read_head(bundle)
-    bundle.write_bytes(installer.build_head({**head.about, "more": 1}, list(head.parts), head.files))
+    bundle.write_bytes(installer.build_head({**head.description, "more": 1}, list(head.parts), head.files))
     assert "intact" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.adapters.store import read_adapter, seal
+from nanoflux_local.adapters.store import read_adapter, store_new_adapter
 from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.bundle.merging import merge_bundle
 from nanoflux_local.bundle.writer import write_bundle
@@ -38,7 +38,7 @@ def run_scripted(home: Home, name: str, seed: int, **settings: object) -> str:
 
     async def start_and_finish() -> str:
         run = await runs.start(home, config, name)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     return asyncio.run(start_and_finish())
@@ -53,7 +53,7 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
     record = {"schema": 1, "base": {"name": "base", "revision": ""}, "imported": {"name": "mine", "base_hint": ""},
               "settings": {"r": 8, "alpha": 32.0, "dropout": 0.0}, "versions": {}}  # fmt: skip
     home.adapters.mkdir(exist_ok=True)
-    adapter = seal(source, home.adapters, record, lambda _: "card").name
+    adapter = store_new_adapter(source, home.adapters, record, lambda _: "card").name
     (home.adapters / adapter / "probe.json").write_text('{"passed": true, "verdict": "it works", "at": "today"}')
     with Ledger(home.ledger) as ledger:
         training = f"train-{run}"
@@ -92,7 +92,7 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
         number = len(list(tmp_path.glob("*.pyz")))
         bundle_request = BundleRequest(software=False, **(request or {"work": True}))
         contents = gather(bundle_request, home, tmp_path / f"scratch-{number}")
-        return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.about, 1 << 30).path
+        return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.description, 1 << 30).path
 
     return write
 
@@ -218,8 +218,8 @@ def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: C
     later_run = run_scripted(origin, "second", 8, novel_against=frozen_questions)
     run_scripted(origin, "other", 9)
     bundle_contents = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
-    assert set(bundle_contents.about["runs"]) == {earlier_run, later_run}
-    bundle = write_bundle(tmp_path / "second.pyz", bundle_contents.files, bundle_contents.about, 1 << 30).path
+    assert set(bundle_contents.description["runs"]) == {earlier_run, later_run}
+    bundle = write_bundle(tmp_path / "second.pyz", bundle_contents.files, bundle_contents.description, 1 << 30).path
     assert set(merge_bundle(bundle, target).added["run"]) == {earlier_run, later_run} and find_problems(target) == []
 
 

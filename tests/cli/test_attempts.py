@@ -26,7 +26,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
     async def start_and_execute() -> str:
         run = await runs.start(home, config)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     return home, asyncio.run(start_and_execute())

@@ -13,7 +13,7 @@ from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def execute(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
-    run = play_run(home, config, forked_from=forked_from)
+    run = execute_run(home, config, forked_from=forked_from)
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 

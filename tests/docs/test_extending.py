@@ -73,7 +73,7 @@ def test_check_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) 
         "starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge_settings}, home
     )
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         verdicts = [
             attempt.validation for record in view.turn_records(run) for attempt in record.attempts if attempt.validation
@@ -125,7 +125,7 @@ def test_endpoint_kind_needs_only_one_new_module(add_module: AddModule, tmp_path
     }
     config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo_settings}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["calls"]["made"] > 0
     assert asyncio.run(runs.replay(home, run)).same

@@ -230,10 +230,10 @@ def test_key_appears_in_no_file_log_or_error(
     is_refused = answer[0] != 200
     if is_refused:
         with pytest.raises(EndpointError, match=r"answered 401: .*\[secret\]") as error:
-            asyncio.run(runs.play(home, run))
+            asyncio.run(runs.execute(home, run))
         assert KEY not in str(error.value)
     else:
-        asyncio.run(runs.play(home, run))
+        asyncio.run(runs.execute(home, run))
     sent_keys = {headers["authorization"] for headers in server.headers}
     assert f"Bearer {KEY}" in sent_keys
     with LedgerView(home.ledger) as view:

@@ -134,7 +134,7 @@ def run_to_the_end(root: Path, **settings: Any) -> dict[str, Any]:
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 

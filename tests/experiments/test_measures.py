@@ -12,7 +12,7 @@ from nanoflux_local.experiments.kinds.judge import load_judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 
 def normalize(rows: list[list[float]]) -> np.ndarray:
@@ -44,7 +44,7 @@ def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("judged")).prepare()
     judge = {"trial": 3, "code_check": True}
     config = configs.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
-    return home, play_run(home, config)
+    return home, execute_run(home, config)
 
 
 def test_judge_rates_of_a_check_by_itself(judged_run) -> None:

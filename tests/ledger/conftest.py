@@ -74,12 +74,12 @@ def original_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
     home = Home(tmp_path_factory.mktemp("original") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
 
-    async def play() -> str:
+    async def execute() -> str:
         run = await runs.start(home, config, "tour")
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
-    return ScriptedRun(home, asyncio.run(play()))
+    return ScriptedRun(home, asyncio.run(execute()))
 
 
 @pytest.fixture

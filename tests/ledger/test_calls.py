@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import EndpointError, ReplayMissError
-from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
+from nanoflux_local.ledger.calls import CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, CutRequest, EmbedRequest, Identity, Message, PythonRequest
 
@@ -35,13 +35,13 @@ class GatedEndpoint:
         return ChatReply(f"reply {number}", "stop")
 
 
-MakeCalls = Callable[..., RememberedCalls]
+MakeCalls = Callable[..., CachedCalls]
 
 
 @pytest.fixture
 def make_calls(ledger: Ledger) -> MakeCalls:
     """A function that makes remembered calls whose chat requests a given endpoint answers."""
-    return lambda answer: RememberedCalls(ledger, "run", {"chat": answer})
+    return lambda answer: CachedCalls(ledger, "run", {"chat": answer})
 
 
 async def wait_for_requests(endpoint: GatedEndpoint, count: int = 1) -> None:
@@ -148,7 +148,7 @@ async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: Ma
 )
 async def test_replay_miss_names_the_kind_and_the_key(ledger: Ledger, request_, kind: str) -> None:
     with pytest.raises(ReplayMissError, match=f"does not contain a {kind} call .*{request_.key()[:12]}"):
-        await RememberedCalls(ledger, "run", {}).ask(request_)
+        await CachedCalls(ledger, "run", {}).ask(request_)
 
 
 async def test_reply_is_committed_before_it_is_returned(make_calls: MakeCalls, path: Path) -> None:

@@ -145,13 +145,13 @@ def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
         config = json.loads(view.find_run("tour")["config"])
     recorded_settings = {key: config[key] for key in ("judge", "retries")}
 
-    async def play(name: str, seed: int) -> None:
+    async def execute(name: str, seed: int) -> None:
         settings = {**recorded_settings, "max_turns": 3, "seed": seed}
         config = configs.resolve("starter-genetics", "scripted", settings, run_copy.home)
-        await runs.play(run_copy.home, await runs.start(run_copy.home, config, name))
+        await runs.execute(run_copy.home, await runs.start(run_copy.home, config, name))
 
-    asyncio.run(play("same", 7))
-    asyncio.run(play("different", 8))
+    asyncio.run(execute("same", 7))
+    asyncio.run(execute("different", 8))
     with tamper(run_copy) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
     with LedgerView(run_copy.path) as view:

@@ -13,7 +13,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import Attempt
-from tests.played_runs import play_run, read_digest
+from tests.executed_runs import execute_run, read_digest
 
 CHECKS = ["answerable", "blind", "restated"]
 SETTINGS = {
@@ -28,7 +28,7 @@ SETTINGS = {
 def complete_run(home: Home, concurrency: int) -> str:
     """Start a run with several checks, complete it, and return its id."""
     config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
-    return play_run(home, config)
+    return execute_run(home, config)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from nanoflux_local.run.attempts import load_calls
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.transcript import Attack, Attempt
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
 SETTINGS = {"max_turns": 80, "target": 30, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
@@ -47,7 +47,7 @@ def write_rules(folder: Path) -> Path:
 def complete_run(home: Home, concurrency: int, **settings: object) -> str:
     """Start a run on the documents, complete it, and return its id."""
     config = configs.resolve("documents", "scripted", {**SETTINGS, **settings, "concurrency": concurrency}, home)
-    return play_run(home, config)
+    return execute_run(home, config)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_model_calls_of_a_document_run_are_assigned_to_steps(document_run: tuple
 def test_multiple_choice_document_run_keeps_examples(document_run: tuple[Home, str]) -> None:
     home, _ = document_run
     config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
-    run = play_run(home, config)
+    run = execute_run(home, config)
     kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
     assert len(kept_attempts) == 3 and {attempt.attack.answer for attempt in kept_attempts} <= set("ABCD")
     assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept_attempts}

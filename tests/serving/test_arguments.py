@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_models.interpreter import Interpreter, find_interpreter
-from nanoflux_models.launch import Launch, Seat
+from nanoflux_models.launch import Launch, ServerResources
 from nanoflux_models.manifest import Parallel, list_manifests
 
 PARSER_PROGRAM = """
@@ -59,9 +59,9 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     interpreter = find_interpreter(vllm_python)
     interpreter = replace(interpreter, built_for_cpu=False, torch="2.13.0")
     chat_manifests = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
-    seat = Seat((0, 1), 0.4, tensor=2, sequences=24)
+    resources = ServerResources((0, 1), 0.4, tensor=2, sequences=24)
     launches = [
-        Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True, is_wrapper=True, rank=rank)
+        Launch(manifest, "r", tmp_path, interpreter, resources, sleeps=True, is_wrapper=True, rank=rank)
         for manifest in chat_manifests
         for rank in (0, 16)
     ]

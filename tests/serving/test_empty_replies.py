@@ -41,7 +41,7 @@ from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import find_family, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import GPT_OSS, read_harmony_vocabulary
 from nanoflux_models.weights import import_path
-from tests.played_runs import play_run
+from tests.executed_runs import execute_run
 
 Command = Callable[..., CompletedProcess[str]]
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def list_run_questions(folder: Path) -> list[str]:
     home = Home(folder / "scripted").prepare()
     profile = write_profile(home, "scripted", "duelist-b", "")
     config = configs.resolve("starter", profile, {"seed": SEED, "target": QUESTIONS, "max_turns": QUESTIONS}, home)
-    run = play_run(home, config)
+    run = execute_run(home, config)
     with LedgerView(home.ledger) as view:
         attempts = [attempt for record in view.turn_records(run) for attempt in record.attempts]
     assert len(attempts) == QUESTIONS and all(attempt.attack for attempt in attempts), "expected one question per turn"

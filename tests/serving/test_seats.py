@@ -10,7 +10,7 @@ from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.build import check_endpoint
 from nanoflux_local.endpoints.managed.launches import (
     Workload,
-    assign_seats,
+    assign_resources,
     build_managed,
     choose_rank,
     collect_workloads,
@@ -71,18 +71,18 @@ def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -
 
 def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
-    seat, group = assign_seats(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
-    arguments = make_launch(config, home, seat, sleeps=False).build_command(8000)
+    resources, group = assign_resources(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
+    arguments = make_launch(config, home, resources, sleeps=False).build_command(8000)
     options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
-    assert group == "" and seat.gpus == (0,)
+    assert group == "" and resources.gpus == (0,)
     assert options["--gpu-memory-utilization"] == "0.92", "a model alone on its GPU gets the whole GPU"
     assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
     assert "--enable-lora" not in arguments
 
 
 def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
-    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
-    assert seat.utilisation == 0.07, "(0.25 GiB of weights + 0.7 of KV cache + 1.5 of overhead) / 40"
+    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
+    assert resources.utilisation == 0.07, "(0.25 GiB of weights + 0.7 of KV cache + 1.5 of overhead) / 40"
 
 
 def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
@@ -105,9 +105,9 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
 
 
 def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
-    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as error:
-        make_launch(make_config(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
+        make_launch(make_config(batch_invariant=True, python=vllm_python), home, resources, sleeps=False)
     assert error.value.exit_code == 3 and "8.0" in error.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
         check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "profile")
@@ -125,6 +125,6 @@ def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Hom
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
     python.chmod(0o700)
-    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"a GPU has compute capability 7\.5"):
-        make_launch(make_config(batch_invariant=True, python=str(python)), home, seat, sleeps=False)
+        make_launch(make_config(batch_invariant=True, python=str(python)), home, resources, sleeps=False)

@@ -238,7 +238,7 @@ def run_turns(home: Home, domain: str, interface: str, *settings: str) -> dict[s
 
     async def start_and_finish() -> str:
         run = await runs.start(home, config)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     run = asyncio.run(start_and_finish())

@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A run of the starter domain, and GSM8K with a repeated train item and some that restate a test item."""
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     config = configs.resolve("starter", "scripted", {"target": 4, "max_turns": 40, "seed": 7}, home)
-    asyncio.run(runs.play(home, asyncio.run(runs.start(home, config))))
+    asyncio.run(runs.execute(home, asyncio.run(runs.start(home, config))))
     restating_questions = [TEST_QUESTION.replace("7", str(count)) for count in range(8, 12)]
     files = {"train": [*TRAIN_QUESTIONS, TRAIN_QUESTIONS[0], *restating_questions], "test": [TEST_QUESTION]}
     for split, questions in files.items():

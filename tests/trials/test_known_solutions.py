@@ -178,7 +178,7 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
 async def test_trial_of_the_built_in_judge_has_only_planted_faults(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
-    identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}
+    identities = {name: Identity("scripted", name) for name in (*config.role_endpoints, "embedder", "sandbox")}
     models = FakeModels()
     solutions = await build_solutions(build_rules(config, identities, Home(tmp_path)), models)
     assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests

@@ -12,7 +12,7 @@ import pytest
 
 from nanoflux_local.cli.overview import show_run
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -25,7 +25,7 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.trials.result import Rates, Share, TrialResult, measure_rates, read_record, summarize_trial
 from nanoflux_local.run.trials.session import hold_trial
-from nanoflux_local.run.turn import Players
+from nanoflux_local.run.turn import TurnRoles
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
 
@@ -88,15 +88,15 @@ def hold(tmp_path: Path) -> Any:
         config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
         tools = {"sandbox": Identity("python", "sandbox"), "search": Identity("search", "corpus")}
         rules = build_rules(config, {**IDENTITIES, **tools}, Home(tmp_path))
-        players = Players(
-            rules.find_players(0).attacker,
-            rules.find_players(0).defender,
+        roles = TurnRoles(
+            rules.find_roles(0).attacker,
+            rules.find_roles(0).defender,
             CheckingJudge(judge, (check,)) if check else judge,
         )
-        rules = replace(rules, seeds=Items(SEEDS), player_groups=[players])
+        rules = replace(rules, seeds=Items(SEEDS), role_groups=[roles])
         with Ledger(path) as ledger:
             ledger.create_run("run", "", config.model_dump(mode="json"), {})
-            calls = RememberedCalls(ledger, "run", {})
+            calls = CachedCalls(ledger, "run", {})
             for _ in range(2):
                 asyncio.run(hold_trial(ledger, "run", rules, load_domain("starter"), calls, lambda: False))
         assert judge.judged == 8, "the second trial judged solutions again"
@@ -197,7 +197,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     judge = {"trial": 10, "code_check": True}
     config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
-    asyncio.run(runs.play(home, run))
+    asyncio.run(runs.execute(home, run))
     return home, run
 
 

@@ -39,7 +39,7 @@ def generate_run(home: Home, name: str, turns: int, target: int, seed: int) -> s
 
     async def generate() -> str:
         run = await runs.start(home, config, name)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
     return asyncio.run(generate())

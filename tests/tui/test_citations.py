@@ -27,7 +27,7 @@ def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     config = configs.resolve("documents", "scripted", {"target": 2, "max_turns": 20, "concurrency": 1}, home)
 
     async def generate() -> None:
-        await runs.play(home, await runs.start(home, config, "rules"))
+        await runs.execute(home, await runs.start(home, config, "rules"))
 
     with pytest.MonkeyPatch.context() as patched:  # a fixed id, so that the screens are equal
         patched.setattr("nanoflux_local.run.runs.secrets.token_hex", lambda _: "00000001")

@@ -152,7 +152,7 @@ def test_run_screen_shows_the_judges_trial(drive: Drive, empty: Home) -> None:
     async def generate() -> None:
         judge = {"trial": 4, "trial_kinds": ["slip", "answer"]}
         config = configs.resolve("starter-genetics", "scripted", {"max_turns": 6, "seed": 7, "judge": judge}, empty)
-        await runs.play(empty, await runs.start(empty, config, "tried"))
+        await runs.execute(empty, await runs.start(empty, config, "tried"))
 
     asyncio.run(generate())
 

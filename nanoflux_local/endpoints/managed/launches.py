@@ -1,5 +1,5 @@
-"""Plans managed servers: assigns each server its GPUs and memory (a `Seat`), prepares its start (a `Launch`), and
-builds the endpoints that use it.
+"""Plans managed servers: assigns each server its GPUs and memory (its `ServerResources`), prepares its start (a
+`Launch`), and builds the endpoints that use it.
 
 `models plan`, runs and `models serve` all use this module, so that they place models in the same way. It starts no
 server.
@@ -22,7 +22,7 @@ from nanoflux_models.chat_template import require_template
 from nanoflux_models.gpus import list_compute_capabilities, list_gpu_gib
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import DEFAULT_CONTEXT as CONTEXT_WITHOUT_REASONING
-from nanoflux_models.launch import DEFAULT_RANK, Launch, Seat
+from nanoflux_models.launch import DEFAULT_RANK, Launch, ServerResources
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.placement import Demand, Placement, Server, compute_kv_gib, place_models
 from nanoflux_models.record import read_record
@@ -88,15 +88,15 @@ class Workload:
         )
 
     @property
-    def cpu_seat(self) -> Seat:
-        """The seat on a machine without GPUs. All processes share the machine's memory, so the server gets memory for
-        only a few requests, but for at least one.
+    def cpu_resources(self) -> ServerResources:
+        """The resources on a machine without GPUs. All processes share the machine's memory, so the server gets
+        memory for only a few requests, but for at least one.
         """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
-            return Seat(sequences=self.sequences)
+            return ServerResources(sequences=self.sequences)
         planned_sequences = min(max(CONTEXT * SEQUENCES // self.context, 1), self.sequences)
         planned_workload = replace(self, sequences=planned_sequences)
-        return Seat(kv_gib=planned_workload.demand.kv_gib, sequences=self.sequences)
+        return ServerResources(kv_gib=planned_workload.demand.kv_gib, sequences=self.sequences)
 
 
 def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
@@ -161,10 +161,13 @@ def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context
     return model if isinstance(model, Workload) else Workload(model, sequences, context)
 
 
-def assign_seats(models: Iterable[Manifest | Workload], fill_gpus: bool = False) -> dict[str, tuple[Seat, str]]:
-    """Place models on this machine's GPUs; return each model's seat and the group in which it takes turns ("": none).
+def assign_resources(
+    models: Iterable[Manifest | Workload], fill_gpus: bool = False
+) -> dict[str, tuple[ServerResources, str]]:
+    """Place models on this machine's GPUs; return each model's resources and the group in which it takes turns
+    ("": none).
 
-    On a machine without GPUs, and for models that span several machines, seats name no GPUs: vLLM then chooses.
+    On a machine without GPUs, and for models that span several machines, no GPUs are named: vLLM then chooses.
 
     Raises:
         NanofluxError: the models do not fit.
@@ -172,24 +175,25 @@ def assign_seats(models: Iterable[Manifest | Workload], fill_gpus: bool = False)
     workload_by_name = {workload.manifest.name: workload for workload in map(_as_workload, models)}
     gpus = list_gpu_gib()
     if not gpus:
-        return {name: (workload.cpu_seat, workload.shares) for name, workload in workload_by_name.items()}
+        return {name: (workload.cpu_resources, workload.shares) for name, workload in workload_by_name.items()}
     single_machine_workloads = [
         workload for workload in workload_by_name.values() if workload.manifest.parallel.nodes == 1
     ]
     placement = plan_servers(single_machine_workloads, gpus, fill_gpus=fill_gpus)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
-    seats: dict[str, tuple[Seat, str]] = {
-        server.name: (_make_seat(server, workload_by_name[server.name].sequences), server.shares)
+    resources_by_model: dict[str, tuple[ServerResources, str]] = {
+        server.name: (_make_resources(server, workload_by_name[server.name].sequences), server.shares)
         for server in placement.servers
     }
     return {
-        name: seats.get(name, (Seat(sequences=workload.sequences), "")) for name, workload in workload_by_name.items()
+        name: resources_by_model.get(name, (ServerResources(sequences=workload.sequences), ""))
+        for name, workload in workload_by_name.items()
     }
 
 
-def _make_seat(server: Server, sequences: int) -> Seat:
-    return Seat(server.gpus, server.utilisation, server.tensor, server.kv_gib, sequences)
+def _make_resources(server: Server, sequences: int) -> ServerResources:
+    return ServerResources(server.gpus, server.utilisation, server.tensor, server.kv_gib, sequences)
 
 
 def build_managed(
@@ -218,14 +222,14 @@ def build_managed(
         model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
         for model in workload_by_model
     }
-    seat_and_group_by_model = assign_seats(workload_by_model.values(), fill_gpus=True)
+    resources_and_group_by_model = assign_resources(workload_by_model.values(), fill_gpus=True)
     fleet = Fleet(home.root)
     endpoint_by_name = {}
     for name, config in managed_configs.items():
-        seat, placement_group = seat_and_group_by_model[config.model]
+        resources, placement_group = resources_and_group_by_model[config.model]
         group_by_name[name] = placement_group or config.shares
         rank = workload_by_model[config.model].rank
-        launch = make_launch(config, home, seat, sleeps=bool(group_by_name[name]), rank=rank)
+        launch = make_launch(config, home, resources, sleeps=bool(group_by_name[name]), rank=rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
         server = fleet.server(replace(launch, context=context_by_model[config.model]))
         endpoint_by_name[name] = VllmEndpoint(
@@ -251,7 +255,7 @@ def require_lora(manifest: Manifest, home: Home) -> None:
         raise ConfigError(f"{manifest.name} takes no adapter: its manifest has no [lora]", fix)
 
 
-def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, rank: int = 0) -> Launch:
+def make_launch(config: EndpointConfig, home: Home, resources: ServerResources, sleeps: bool, rank: int = 0) -> Launch:
     """The launch of an endpoint's server, with buffers for adapters up to `rank` (0: none).
 
     Raises:
@@ -268,7 +272,7 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
         revision=read_record(weights).revision,
         weights=weights,
         interpreter=interpreter,
-        seat=seat,
+        resources=resources,
         context=_required_context(config),
         rank=rank,
         sleeps=sleeps,

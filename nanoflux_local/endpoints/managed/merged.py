@@ -13,7 +13,7 @@ from nanoflux_local.adapters.merge import find_base, merge, read_merge_record
 from nanoflux_local.adapters.store import find_adapter, read_adapter
 from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.managed.fleet import Fleet
-from nanoflux_local.endpoints.managed.launches import assign_seats, make_launch
+from nanoflux_local.endpoints.managed.launches import assign_resources, make_launch
 from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.paths import Home
@@ -85,8 +85,8 @@ def build_merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
         NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.
     """
     manifest = load_manifest(config.model, home.root).model_copy(update={"lora": None})
-    seat = assign_seats([manifest])[config.model][0]
-    launch = replace(make_launch(config, home, seat, sleeps=False), manifest=manifest)
+    resources = assign_resources([manifest])[config.model][0]
+    launch = replace(make_launch(config, home, resources, sleeps=False), manifest=manifest)
     if config.adapter:
         return MergedEndpoint(launch, find_adapter(home.adapters, config.adapter), home, config.reasoning_tokens)
     return VllmEndpoint(Fleet(home.root).server(launch), reasoning_tokens=config.reasoning_tokens)

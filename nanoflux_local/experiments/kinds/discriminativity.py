@@ -34,7 +34,7 @@ from nanoflux_local.experiments.kinds.base import (
     RecordedExperiment,
 )
 from nanoflux_local.experiments.tables import TableColumn
-from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -165,7 +165,7 @@ async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[SolutionP
     embedder = build_embedder(validate_model(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
     try:
         with Ledger(home.ledger) as ledger:
-            calls = RememberedCalls(ledger, plan.id, {"embed": embedder.embed})
+            calls = CachedCalls(ledger, plan.id, {"embed": embedder.embed})
             texts = [text for pair in pairs for text in (pair.right, pair.wrong)]
             replies = [calls.ask(EmbedRequest(embedder.identity, text)) for text in texts]
             vectors = np.array([reply.vector for _, reply in await asyncio.gather(*replies)], dtype=np.float64)

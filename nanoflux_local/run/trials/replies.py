@@ -74,7 +74,7 @@ async def collect_replies(
     batch_size = max(mistakes, right_replies)
     rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
-    defender_by_name = {players.defender.name: players.defender for players in rules.player_groups}
+    defender_by_name = {roles.defender.name: roles.defender for roles in rules.role_groups}
     defenders = list(defender_by_name.values())
     marked_replies: list[MarkedReply] = []
     items_sent = 0

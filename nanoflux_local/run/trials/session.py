@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
+from nanoflux_local.ledger.calls import TRIAL, CachedCalls, Call, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
@@ -19,7 +19,7 @@ from nanoflux_local.transcript import Doubt, Finding, Verdict
 
 
 async def hold_trial(
-    ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: RememberedCalls, is_stopping: Callable[[], bool]
+    ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: CachedCalls, is_stopping: Callable[[], bool]
 ) -> None:
     """Judge the trial's solutions that have no verdict yet, at the run's concurrency, and commit each verdict when it
     arrives. Does nothing if the run has no trial.
@@ -74,7 +74,7 @@ class TrialRecord:
 async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> TrialRecord:
     """Let the judge decide on a solution, and let each check examine it."""
     draw = Draw(rules.config.seed, TRIAL_TURN, solution.number)
-    judge = rules.find_players(0).judge
+    judge = rules.find_roles(0).judge
     findings: tuple[Finding, ...] = ()
     if isinstance(judge, CheckingJudge):
         result, findings = await judge.validate_and_examine(solution.attack, draw, call)

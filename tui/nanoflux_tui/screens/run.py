@@ -305,14 +305,16 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
         turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
         roles = state.config["roles"]
-        first_players = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
+        first_endpoints = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
         limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
         visible = turns[:MAX_TURN_LINES]
         idle_text = Text(
             "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
         )
         panel.show(
-            (lambda width: charts.draw_turns(visible, tally, first_players, colours, width)) if visible else idle_text,
+            (lambda width: charts.draw_turns(visible, tally, first_endpoints, colours, width))
+            if visible
+            else idle_text,
             f"Turns in progress, {concurrency} concurrent requests{limit_note}" if concurrency else "Turns in progress",
         )
 

@@ -91,10 +91,10 @@ def _draw_cell(height: float, row: int) -> str:
 
 
 def draw_turns(
-    turns: Sequence[TurnInProgress], tally: Tally, first_players: tuple[str, str], colours: Colours, width: int
+    turns: Sequence[TurnInProgress], tally: Tally, first_endpoints: tuple[str, str], colours: Colours, width: int
 ) -> Text:
     """A line for each turn in progress: its progress, the active role with its endpoint, and what that role does.
-    `first_players` are the endpoints of attacker and defender that are shown until the first turn has been committed.
+    `first_endpoints` are the endpoints of attacker and defender that are shown until the first turn has been committed.
     """
     text = Text()
     for turn in turns:
@@ -102,20 +102,20 @@ def draw_turns(
         text.append("●" * turn.answered, style=colours["success"])
         text.append("○" * (len(tally.steps) - turn.answered), style=colours["muted"])
         attempt = f"attempt {turn.attempt}, " if turn.attempt else ""
-        action = _describe_action(turn, tally, first_players)
+        action = _describe_action(turn, tally, first_endpoints)
         space = max(10, width - 10 - len(tally.steps))
         text.append(f"  {format_line(attempt + action, space)}\n")
     return text[:-1]
 
 
-def _describe_action(turn: TurnInProgress, tally: Tally, first_players: tuple[str, str]) -> str:
+def _describe_action(turn: TurnInProgress, tally: Tally, first_endpoints: tuple[str, str]) -> str:
     """The role of a turn's first unanswered step, with its endpoint, and what this role does."""
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):
         return f"answered; waits for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
-    attacker, defender = tally.players.get(turn.turn % 2, first_players)
+    attacker, defender = tally.role_endpoints.get(turn.turn % 2, first_endpoints)
     endpoint = step.endpoint or {"attacker": attacker, "defender": defender}.get(step.role, "")
     return f"{step.role} {endpoint}: {step.action}"
 

@@ -1,8 +1,8 @@
 """The caller's side of one fork server: starts it, requests child processes, learns how each child ended, and ends the
 fork server.
 
-A `Parent` holds the process of the fork server and the control socket. It knows nothing about pools or the meaning of a
-result.
+A `ForkServerHandle` holds the process of the fork server and the control socket. It knows nothing about pools or the
+meaning of a result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ForkServerReport(NamedTuple):
     libraries: dict[str, str]
 
 
-class Parent:
+class ForkServerHandle:
     """One fork server, as its caller sees it. Belongs to the event loop that started it."""
 
     def __init__(self, layers: str) -> None:

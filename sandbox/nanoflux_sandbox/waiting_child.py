@@ -10,8 +10,8 @@ import struct
 import time
 
 from nanoflux_sandbox.exit_status import ChildExit, ProgramStatus, classify_exit
+from nanoflux_sandbox.fork_server_handle import ForkServerError, ForkServerHandle
 from nanoflux_sandbox.output import OutputReader
-from nanoflux_sandbox.parent import ForkServerError, Parent
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
@@ -23,17 +23,17 @@ STALL_S = 10.0
 _HEADER = struct.Struct("=QQQ")  # equals `child_process.HEADER`, which the caller does not import
 
 
-class Program:
+class WaitingChild:
     """A child process that waits for a program. Await `ready`; then call `run` once, or `drop` the child."""
 
-    def __init__(self, parent: Parent) -> None:
+    def __init__(self, fork_server: ForkServerHandle) -> None:
         self._loop = asyncio.get_running_loop()
-        self._parent = parent
+        self._fork_server = fork_server
         descriptors = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)]
         child_stdin, self._stdin, stdout, child_stdout, stderr, child_stderr = descriptors
         for descriptor in (self._stdin, stdout, stderr):
             os.set_blocking(descriptor, False)
-        self._number, self._exit = parent.fork([child_stdin, child_stdout, child_stderr])
+        self._number, self._exit = fork_server.fork([child_stdin, child_stdout, child_stderr])
         for descriptor in (child_stdin, child_stdout, child_stderr):
             os.close(descriptor)
         self._output = OutputReader(stdout, stderr)
@@ -42,14 +42,14 @@ class Program:
     @property
     def usable(self) -> bool:
         """Whether the child is alive and waits for a program, as far as the caller can tell."""
-        return self._parent.alive and not self._exit.done()
+        return self._fork_server.alive and not self._exit.done()
 
     async def ready(self) -> None:
         """Wait until the child has isolated itself. Raises ForkServerError if the child ends before that."""
         futures = (self._output.ready, self._exit)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
-            self._parent.give_up("it does not fork")
+            self._fork_server.give_up("it does not fork")
         if self._exit.done():
             self._exit.result()
             raise ForkServerError("a child could not isolate itself")
@@ -58,8 +58,8 @@ class Program:
         """Run `source` to its end or its limits. Raises ForkServerError if the fork server fails."""
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()
-        self._output.set_limits(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
-        self._parent.start_clock(self._number, limits.wall_s)
+        self._output.set_limits(limits.output_bytes, limits.output_lines, lambda: self._fork_server.kill(self._number))
+        self._fork_server.start_clock(self._number, limits.wall_s)
         self._write_input(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
         child_exit = await self._wait_for_exit(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
@@ -91,7 +91,7 @@ class Program:
 
     def _give_up_if_running(self) -> None:
         if not self._exit.done():
-            self._parent.give_up("it did not end a program that exceeded its time")
+            self._fork_server.give_up("it did not end a program that exceeded its time")
 
     def _write_input(self, unsent: memoryview) -> None:
         try:
@@ -118,6 +118,6 @@ class Program:
         self._dropped = True
         if self.usable:
             with contextlib.suppress(OSError):
-                self._parent.kill(self._number)
+                self._fork_server.kill(self._number)
         self._close_input()
         self._output.finish()

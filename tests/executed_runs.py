@@ -8,15 +8,15 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
 
 
-def play_run(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
+def execute_run(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
     """Start a run, execute it to its end, and return its id."""
 
-    async def play() -> str:
+    async def execute() -> str:
         run = await runs.start(home, config, name, forked_from)
-        await runs.play(home, run)
+        await runs.execute(home, run)
         return run
 
-    return asyncio.run(play())
+    return asyncio.run(execute())
 
 
 def read_digest(home: Home, run: str) -> str:
