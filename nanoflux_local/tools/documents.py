@@ -23,6 +23,8 @@ MAX_BYTES = 64 * 2**20
 """Maximum size of a file, in bytes."""
 MAX_PASSAGE_WORDS = 180
 """Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is split between sentences."""
+MAX_HEADING_WORDS = 10
+"""A paragraph of plain text with more words is no heading."""
 TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
 """The keys of a JSON Lines object whose strings are read as its text."""
 TITLE_KEYS = ("title", "name", "question", "id")
@@ -247,9 +249,19 @@ def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator
 
 
 def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
-    """Group the text's paragraphs into passages of at most `MAX_PASSAGE_WORDS` words."""
-    paragraphs = re.split(r"\n\s*\n", text)
-    pieces = [piece for paragraph in paragraphs for piece in _split_paragraph(paragraph.split())]
+    """Group the text's paragraphs into passages of at most `MAX_PASSAGE_WORDS` words. A heading stays with the
+    paragraph after it.
+    """
+    pieces: list[list[str]] = []
+    heading: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        words = paragraph.split()
+        if _is_heading(words):
+            heading += words
+        else:
+            pieces += _split_paragraph(heading + words)
+            heading = []
+    pieces += _split_paragraph(heading)
     passages: list[list[str]] = []
     for piece in pieces:
         if passages and len(passages[-1]) + len(piece) <= MAX_PASSAGE_WORDS:
@@ -258,6 +270,11 @@ def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
             passages.append(list(piece))
     for number, words in enumerate(passages, 1):
         yield Passage(title, f"part {number}", " ".join(words))
+
+
+def _is_heading(words: Sequence[str]) -> bool:
+    """Whether a paragraph of plain text looks like a heading: a few words that do not end as a sentence does."""
+    return 0 < len(words) <= MAX_HEADING_WORDS and not words[-1].endswith((".", "!", "?", ":", ";", ","))
 
 
 def _split_paragraph(words: list[str]) -> Iterator[list[str]]:

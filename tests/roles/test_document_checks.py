@@ -30,7 +30,7 @@ DUTY = '2: "on duty is reached at extension 417"'
 
 
 def make_attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
-    return Attack("Whom does one call?", "SECRET steps", answer, notes={"CITATIONS": citations})
+    return Attack("Whom does one call?", "SECRET steps of the solution", answer, notes={"CITATIONS": citations})
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,12 @@ def test_deleted_text_of_a_word_document_is_left_out(tmp_path: Path) -> None:
     )
     (passage,) = read_document(path).passages
     assert passage.text == "kept text"
+
+
+def test_heading_of_a_text_file_stays_with_the_paragraph_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "devices.txt"
+    sections = [f"Device {number} (archive)\n\n{'It is checked on Monday. ' * 30}" for number in range(3)]
+    path.write_text("\n\n".join([*sections, "The end"]))
+    texts = [passage.text for passage in read_document(path).passages]
+    assert [text.split(" It")[0] for text in texts] == [f"Device {number} (archive)" for number in range(3)]
+    assert texts[-1].endswith("The end")

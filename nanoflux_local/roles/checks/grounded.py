@@ -72,7 +72,7 @@ class GroundedCheck:
         prompt = self.domain.render("grounded", {"attack": attack, "passages": seeds})
 
         def read_reply(reply: ChatReply) -> QuotedPremises | Unparsed:
-            return read_premises(reply.text, prompt)
+            return read_premises(reply.text, self.domain.prompts["grounded"])
 
         make_request = self.player.request_builder((Message("user", prompt),), SECTIONS)
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
@@ -105,12 +105,14 @@ def require_prompt(domain: Domain, name: str) -> None:
         )
 
 
-def read_premises(text: str, prompt: str) -> QuotedPremises | Unparsed:
-    """Read the sections of a reply to `prompt`. A section that repeats its description in the prompt is unreadable."""
+def read_premises(text: str, template: str) -> QuotedPremises | Unparsed:
+    """Read the sections of a reply. A section that repeats its description in the prompt's `template` is unreadable;
+    one that repeats the solution or a passage is not.
+    """
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
         return sections
-    kept_sections = refuse_copies(sections, prompt)
+    kept_sections = refuse_copies(sections, template)
     if isinstance(kept_sections, Unparsed):
         return kept_sections
     unsupported = "" if says_none(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
