@@ -13,6 +13,8 @@ from nanoflux_models.supervisor import Supervisor, find_free_port
 
 UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
+CHILD_TIMEOUT_S = 60.0
+"""Seconds after which the child process that tests the guard is given up."""
 _CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
 """A program that connects a datagram socket. This sends nothing, even if the guard is missing."""
 
@@ -52,7 +54,12 @@ def check_guard() -> MachineCheck:
             f"offline switches of libraries are not set: {', '.join(unset_switches)}",
             "start the program with the `nanoflux` command",
         )
-    if not _child_refuses_connections():
+    try:
+        child_is_guarded = _child_refuses_connections()
+    except subprocess.TimeoutExpired:
+        state = f"could not be tested: a child process did not end within {CHILD_TIMEOUT_S:g} s"
+        return MachineCheck("guard", False, state, "run `nanoflux doctor` again when the machine is less busy")
+    if not child_is_guarded:
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
         return MachineCheck("guard", False, "a guarded child process can reach other machines", fix)
     hosts = network_guard.allowed_hosts()
@@ -86,6 +93,9 @@ def check_ports(home: Home) -> MachineCheck:
 def _child_refuses_connections() -> bool:
     """Whether a child process refuses a connection to another machine. The child runs without the list of hosts that
     the user allows, so the result does not depend on that list.
+
+    Raises:
+        subprocess.TimeoutExpired: the child did not end in time.
     """
     environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
     process = subprocess.run(
@@ -94,6 +104,6 @@ def _child_refuses_connections() -> bool:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=CHILD_TIMEOUT_S,
     )
     return f"refused to reach {UNREACHABLE}" in process.stderr

@@ -18,7 +18,7 @@ from nanoflux_local.doctor import home_directory, machine, safety, software
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
 from nanoflux_models.offline import SETTINGS
-from nanoflux_sandbox import parent
+from nanoflux_sandbox import fork_server_handle
 
 CHECK_NAMES = [
     "processors", "memory", "gpus", "python", "torch", "vllm", "versions", "home", "disk", "ledger", "weights",
@@ -91,6 +91,13 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(safety, "guard_environment", dict)  # the child process starts without the guard
     assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
+
+
+def test_guard_that_cannot_be_tested_in_time_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safety, "_CONNECT_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(safety, "CHILD_TIMEOUT_S", 0.5)
+    check = safety.check_guard()
+    assert not check.ok and check.state == "could not be tested: a child process did not end within 0.5 s"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
@@ -178,7 +185,7 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
 
 
 def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parent, "START_S", 0.001)
+    monkeypatch.setattr(fork_server_handle, "START_S", 0.001)
     check = safety.check_sandbox()
     assert not check.ok and check.fix == "the machine may be busy; try again"
     assert check.state.startswith("could not be tested: linux:namespaces+landlock+seccomp: the fork server took longer")

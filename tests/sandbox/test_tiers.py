@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_sandbox import Limits, Sandbox, SandboxError, parent, probe, selftest
+from nanoflux_sandbox import Limits, Sandbox, SandboxError, fork_server_handle, probe, selftest
 from nanoflux_sandbox.kernel import seccomp, syscalls
 
 _SUITE = Path(__file__).parent / "sandbox_suite"
@@ -85,7 +85,7 @@ async def test_unavailable_sandbox_reports_why_and_has_no_identity(monkeypatch: 
 
 async def test_slow_start_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork server that starts too slowly is refused, but nothing is said about the machine's layers."""
-    monkeypatch.setattr(parent, "START_S", 0.001)
+    monkeypatch.setattr(fork_server_handle, "START_S", 0.001)
     async with Sandbox() as sandbox:
         assert (await sandbox.run("print(1)")).status == "unavailable"
         with pytest.raises(SandboxError, match=r"could not be tested: .* took longer than 0 s") as error:
