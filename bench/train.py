@@ -6,7 +6,8 @@ All arms have the same base, rows, LoRA settings, precision and steps. Each runs
 peak memory can be measured. Padding does not count as tokens. If other programs share the cores, pass --threads 1
 and compare CPU seconds. The ratios at the end are of tokens per second of wall time, and of peak memory.
 
-TRL needs other versions of our dependencies, so it is used from a separate environment, if that exists:
+TRL pins different versions of our dependencies, so its arms run in the virtual environment below if it exists, else in
+the current one:
 
     python3 -m venv .nanoflux/trl-venv
     .nanoflux/trl-venv/bin/pip install torch==2.13.0 trl==1.16.0 datasets==5.2.0 peft==0.21.2 transformers==5.23.0
@@ -36,8 +37,8 @@ HELD_OUT_ROWS = 24
 
 
 def write_data(count: int, folder: Path) -> None:
-    """Write word problems of the starter domain, about 260 tokens and 50 label tokens each: `count` of the train
-    templates, and `HELD_OUT_ROWS` of the dev templates, on which no arm trains.
+    """Write word problems of the starter domain, about 260 tokens and 50 label tokens each: `count` problems
+    instantiated from the train templates, and `HELD_OUT_ROWS` from the dev templates, on which no arm trains.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
@@ -246,7 +247,7 @@ def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
 
 
 def read_peak_bytes() -> int:
-    """The peak memory of this process; unlike `getrusage`, without that of the process that started it."""
+    """The peak memory of this process. Unlike `getrusage`, this excludes the parent's peak, which a child inherits."""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     return int(match[1]) * 1024 if match else 0
 
@@ -260,14 +261,19 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=list(ARMS))
-    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--data",
+        dest="data_dir",
+        type=Path,
+        help="directory with the rows; runs the first --arm in this process (used by the parent process)",
+    )
     options = parser.parse_args()
-    if options.alone:
-        print("RESULT " + json.dumps(run_arm(options.arm[0], options.base, options.alone, options.threads)))
+    if options.data_dir:
+        print("RESULT " + json.dumps(run_arm(options.arm[0], options.base, options.data_dir, options.threads)))
         return
-    with tempfile.TemporaryDirectory() as data:
-        write_data(options.examples, Path(data))
-        all_results = [measure(arm, options, data) for arm in options.arm or ARMS]
+    with tempfile.TemporaryDirectory() as data_dir:
+        write_data(options.examples, Path(data_dir))
+        all_results = [measure(arm, options, data_dir) for arm in options.arm or ARMS]
     results = [result for result in all_results if result is not None]
     for result in results[1:]:
         speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
@@ -280,7 +286,7 @@ def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] 
     """Run one arm in a separate process. If that fails, for instance because TRL is missing, print the reason to stderr
     and return None.
     """
-    arguments = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
+    arguments = ["--data", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
     completed = subprocess.run(
         [python, __file__, str(options.base), *arguments],

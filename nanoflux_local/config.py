@@ -191,8 +191,8 @@ class EndpointConfig(Strict):
 
     For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` names the source
     of the API key; `revision` identifies the model if the address does not; `capacity` limits the concurrent requests
-    per server; `timeout_s` is the minimum timeout of a reply; `structured` requests sections as JSON; `send` says which
-    parameters the server accepts.
+    per server; `timeout_s` is the shortest timeout of a request, which grows with the server's recent durations;
+    `structured` requests sections as JSON; `send` says which parameters the server accepts.
 
     A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
     default comes from the model's manifest and is recorded when the run starts. Stop strings end only the answer of
@@ -289,6 +289,7 @@ class FrozenQuestions(Strict):
 
     turns: int = Field(ge=0)
     questions: str
+    """The SHA-256; the name is the key under which runs record it."""
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
@@ -348,18 +349,20 @@ class RunConfig(Strict):
         for role in ROLES:
             name = getattr(self.roles, role).endpoint
             if name != PROGRAM and name not in self.endpoints:
-                choices = suggest(name, [PROGRAM, *self.endpoints], "known")
-                raise ValueError(f"roles.{role}.endpoint is {name!r}; {choices}")
+                choices = suggest(name, [PROGRAM, *self.endpoints])
+                raise ValueError(f"roles.{role}.endpoint names {name!r}, but there is no such endpoint; {choices}")
         if self.roles.defender.endpoint == PROGRAM:
             raise ValueError("roles.defender.endpoint must be a model: no program can be the defender")
         for key in ("panel", "solvers"):
             for name in getattr(self.judge, key):
                 if name not in self.endpoints:
-                    raise ValueError(f"judge.{key} names {name!r}; {suggest(name, self.endpoints, 'known')}")
+                    choices = suggest(name, self.endpoints)
+                    raise ValueError(f"judge.{key} names {name!r}, but there is no such endpoint; {choices}")
         if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
             raise ValueError("judge.panel: a program that judges needs no panel; set roles.judge.endpoint to a model")
         if self.embedder not in self.endpoints:
-            raise ValueError(f"embedder is {self.embedder!r}; {suggest(self.embedder, self.endpoints, 'known')}")
+            choices = suggest(self.embedder, self.endpoints)
+            raise ValueError(f"embedder names {self.embedder!r}, but there is no such endpoint; {choices}")
         return self
 
     @property

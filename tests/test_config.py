@@ -121,11 +121,13 @@ INVALID_VALUES = {
     "budgets.ANSWER=0": "budgets.ANSWER",
     "concurrency=0": "concurrency",
     "embedder=[1]": "embedder",
-    "embedder=nobody": "embedder is 'nobody'; known: minilm, smollm2",
+    "embedder=nobody": "embedder names 'nobody', but there is no such endpoint; choose one of: minilm, smollm2",
     "endpoints=1": "endpoints",
     "endpoints.x=1": "endpoints.x",
     "endpoints.x.model=y": "endpoints.x.interface",
-    "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: minilm, program, smollm2",
+    "roles.judge.endpoint=nobody": (
+        "roles.judge.endpoint names 'nobody', but there is no such endpoint; choose one of: minilm, program, smollm2"
+    ),
     "roles.defender.endpoint=program": "roles.defender.endpoint must be a model",
     "domain=gsmhard": "the settings are for the domain 'gsmhard', not 'starter'",
 }

@@ -201,7 +201,7 @@ def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
     assert run_cli(home, "train").returncode == 2
     assert run_cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
     refused = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
-    assert refused.returncode == 2 and "rows of a file cannot be chosen" in refused.stderr
+    assert refused.returncode == 2 and "apply only to the examples of a run, not to a file" in refused.stderr
     preview = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
     assert preview.returncode == 0, preview.stderr
     assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "0 for validation" in preview.stdout

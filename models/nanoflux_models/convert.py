@@ -104,4 +104,4 @@ def _check_saved_model(target: Path, model: Any, tokenizer: Any) -> None:
     has_equal_tokens = saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
     if not has_equal_weights or not has_equal_tokens or not _survives_round_trip(saved_tokenizer, PROBE_TEXT):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
-        raise DigestMismatchError(f"{target.name}: the weights differ when loaded again after saving", fix)
+        raise DigestMismatchError(f"{target.name}: the saved weights or tokenizer differ from the converted ones", fix)

@@ -81,7 +81,7 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class Server:
     """A placed model: the indices of its GPUs, its share of each GPU's memory (vLLM's `gpu_memory_utilization`), and
-    the group in which it takes turns (`shares`, "" for none).
+    its sleep group (`shares`, "" for none).
 
     `tensor` is the number of GPUs that share each layer. `kv_gib` is the size of the KV cache, which holds `requests`
     full-length requests; vLLM queues further requests. `overhead_gib` is reserved on each GPU.
@@ -219,10 +219,10 @@ def _list_options(
 
 def _make_servers(group: Sequence[Demand], gpus: Sequence[int], width: int, smallest_gib: float) -> list[Server]:
     """The servers of a group of demands on `gpus`, whose smallest GPU has `smallest_gib`."""
-    turn_group = group[0].shares if len(group) > 1 else ""
+    sleep_group = group[0].shares if len(group) > 1 else ""
     indices = tuple(sorted(gpus))
     return [
-        Server(demand.name, indices, demand.compute_share(width, smallest_gib), width, demand.kv_gib, turn_group)
+        Server(demand.name, indices, demand.compute_share(width, smallest_gib), width, demand.kv_gib, sleep_group)
         for demand in group
     ]
 

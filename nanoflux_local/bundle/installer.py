@@ -284,7 +284,8 @@ def sign(head: Path, key: Path) -> Path:
     """Sign a head, and thereby all its files, with an SSH key; the signature is written next to it."""
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
-    _run_ssh_keygen(["sign", "-f", str(key), "-n", SIGNATURE_NAMESPACE, str(head)], "the bundle could not be signed")
+    problem = "the bundle could not be signed"
+    _run_ssh_keygen(["sign", "-f", str(key), "-n", SIGNATURE_NAMESPACE, str(head)], problem, problem)
     return signature
 
 
@@ -292,24 +293,32 @@ def check_signature(head: Path, signers: Path) -> str:
     """Verify the signature of a head and return the signer. Only the signers in the file `signers` are accepted.
 
     Raises:
-        BundleError: the head has no valid signature of one of these signers.
+        BundleError: the head has no valid signature of one of these signers, or ssh-keygen cannot be run.
     """
     signature = head.with_name(f"{head.name}.sig")
-    problem = f"{head}: not signed by a signer in {signers}"
-    signer = _run_ssh_keygen(["find-principals", "-s", str(signature), "-f", str(signers)], problem).split()[0]
+    problem, unchecked = f"{head}: not signed by a signer in {signers}", f"{head}: the signature could not be checked"
+    find_arguments = ["find-principals", "-s", str(signature), "-f", str(signers)]
+    signer = _run_ssh_keygen(find_arguments, problem, unchecked).split()[0]
     arguments = ["-f", str(signers), "-I", signer, "-n", SIGNATURE_NAMESPACE, "-s", str(signature)]
-    _run_ssh_keygen(["verify", *arguments], problem, head)
+    _run_ssh_keygen(["verify", *arguments], problem, unchecked, head)
     return signer
 
 
-def _run_ssh_keygen(arguments: list[str], problem: str, stdin_path: Path | None = None) -> str:
+def _run_ssh_keygen(arguments: list[str], problem: str, unstarted: str, stdin_path: Path | None = None) -> str:
+    """Run `ssh-keygen -Y` and return its output.
+
+    Raises:
+        BundleError: it failed (the message begins with `problem`), or cannot be run (it begins with `unstarted`).
+    """
     try:
         with stdin_path.open("rb") if stdin_path else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
             process = subprocess.run(
                 ["ssh-keygen", "-Y", *arguments], stdin=file, capture_output=True, text=True, check=False
             )
     except OSError as error:
-        raise BundleError(f"{problem}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
+        raise BundleError(
+            f"{unstarted}, because ssh-keygen cannot be run: {error.strerror}", "install the OpenSSH client"
+        ) from error
     if process.returncode:
         raise BundleError(
             f"{problem}: {process.stderr.strip()}",

@@ -56,7 +56,9 @@ def show(profile: str, as_json: bool) -> None:
 @click.option("--server", "servers", multiple=True, metavar="MODEL@URL",
               help="Your server, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first one attacks, the second defends, "
               "the third judges (without a third, the first judges too); repeatable.")  # fmt: skip
-@click.option("--copy", "source_profile", default="", metavar="PROFILE", help="Profile to copy instead.")
+@click.option(
+    "--copy", "source_profile", default="", metavar="PROFILE", help="Existing profile to copy; not with --server."
+)
 @with_json
 def new(name: str, servers: tuple[str, ...], source_profile: str, as_json: bool) -> None:
     """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.

@@ -40,17 +40,17 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
 
 
 def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[RehearsalReport]":
+    from nanoflux_local.rehearsal.environment import RehearsalEnvironment
     from nanoflux_local.rehearsal.profile_rehearsal import rehearse_all
-    from nanoflux_local.rehearsal.stage import Stage
 
-    stage = Stage(current_home())
+    environment = RehearsalEnvironment(current_home())
     reports = _make_reports(profiles)
     try:
-        rehearse_all(stage, reports)
+        rehearse_all(environment, reports)
     finally:
-        stage.clear(keep)
+        environment.clear(keep)
         if keep:
-            say(f"kept: {stage.home.root}")
+            say(f"kept: {environment.home.root}")
     return reports
 
 

@@ -35,14 +35,14 @@ def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurren
         ConfigError, ModelsError, NothingMatchedError: as for `build_endpoint`.
     """
     endpoint_by_name: dict[str, Endpoint] = {}
-    group_by_name = {name: config.shares for name, config in configs.items()}
+    sleep_group_by_name = {name: config.shares for name, config in configs.items()}
     for interface in sorted({config.interface for config in configs.values()}):
         configs_of_kind = {name: config for name, config in configs.items() if config.interface == interface}
         endpoints_of_kind, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
         endpoint_by_name |= endpoints_of_kind
-        group_by_name |= groups_of_kind
+        sleep_group_by_name |= groups_of_kind
     endpoints_in_profile_order = {name: endpoint_by_name[name] for name in configs}
-    return take_turns(endpoints_in_profile_order, group_by_name)
+    return take_turns(endpoints_in_profile_order, sleep_group_by_name)
 
 
 def build_embedder(config: EndpointConfig, home: Home) -> Embedder:

@@ -29,8 +29,8 @@ class RayWorkers:
     def __init__(self, home: Home, address: str, on_start: Callable[[Cell, str], None] = lambda *_: None) -> None:
         self._home, self._on_start = home, on_start
         self._ray = _import_ray()
-        self._has_joined = not self._ray.is_initialized()
-        if self._has_joined:
+        self._owns_connection = not self._ray.is_initialized()
+        if self._owns_connection:
             self._join(address)
 
     def _join(self, address: str) -> None:
@@ -70,7 +70,7 @@ class RayWorkers:
         return outcome
 
     def close(self) -> None:
-        if self._has_joined:
+        if self._owns_connection:
             self._ray.shutdown()
 
 

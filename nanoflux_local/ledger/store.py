@@ -89,9 +89,9 @@ class Ledger:
             self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _is_in_use(self) -> bool:
-        """Whether another process has this ledger open in this version's schema. If so, the caller skips
-        `_create_or_migrate` and its lock: the process that holds the lock may be suspended. Without a write-ahead log
-        the answer is False, since reading the schema could disturb another process's `_create_or_migrate`.
+        """Whether another process has opened this ledger and its schema is up to date. The caller then skips
+        `_create_or_migrate` and its lock, because the process that holds the lock may be suspended. False if there is
+        no write-ahead log (WAL), because reading the schema could then disturb `_create_or_migrate` in another process.
         """
         if not Path(f"{self.path}-wal").exists():
             return False
@@ -108,7 +108,7 @@ class Ledger:
             pending = [migration.name for migration in migrations.pending(self._database)]
             if pending:
                 migrations.apply(self._database)
-            if pending and "m001_calls" not in pending:  # migrations that rewrite tables fill the log
+            if pending and "m001_calls" not in pending:  # migrations that rewrite tables enlarge the WAL
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
@@ -219,11 +219,11 @@ class Ledger:
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
         """Commit a failed request as soon as it fails, so that its cost is recorded even if the process is killed."""
         values = asdict(fault)
-        values.update(told=storable(fault.message), raw=storable(fault.raw), run=run, role=role, at=now())
+        values.update(message=storable(fault.message), raw=storable(fault.raw), run=run, role=role, at=now())
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO faults (run, role, model, kind, told, raw, tokens, usd, seconds, at)"
-                " VALUES (:run, :role, :model, :kind, :told, :raw, :tokens, :usd, :seconds, :at)",
+                " VALUES (:run, :role, :model, :kind, :message, :raw, :tokens, :usd, :seconds, :at)",
                 values,
             )
 
@@ -256,28 +256,28 @@ class Ledger:
         """Set a run's status and message, and add `seconds` to its wall-clock time."""
         self.set_status("runs", run, status, message, seconds)
 
-    def set_status(self, table: WorkTable, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
+    def set_status(self, table: WorkTable, row_id: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """Set the status and message of a row of `table`, and add `seconds` to its wall-clock time."""
         with self.transaction() as connection:
-            self._set_status(connection, table, subject, status, message, seconds)
+            self._set_status(connection, table, row_id, status, message, seconds)
 
     def _set_status(
-        self, connection: sqlite3.Connection, table: WorkTable, subject: str, status: str, message: str, seconds: float
+        self, connection: sqlite3.Connection, table: WorkTable, row_id: str, status: str, message: str, seconds: float
     ) -> None:
         connection.execute(
             f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
-            (status, redact(message), seconds, now(), subject),
+            (status, redact(message), seconds, now(), row_id),
         )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
-        """Commit one turn, the ids of the `calls` that it used, in order, and its example if it was kept; all or
-        none.
+        """Commit one turn in a single transaction: its record, the ids of its `calls` in the order of their use, and
+        its example if it was kept.
         """
         record_json = record.to_json()
         outcomes = " ".join(attempt.outcome for attempt in record.attempts)
         with self.transaction() as connection:
             fresh_count = sum(self._is_fresh(connection, run, call) for call in set(calls))
-            turn = connection.execute(
+            turn_id = connection.execute(
                 "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at, attempts, uses, fresh)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (run, record.number, record.outcome, int(record.kept), canonical_json(record_json),
@@ -285,7 +285,7 @@ class Ledger:
             ).lastrowid  # fmt: skip
             connection.executemany(
                 "INSERT INTO turn_calls VALUES (?,?,?)",
-                [(turn, position, call) for position, call in enumerate(calls)],
+                [(turn_id, position, call) for position, call in enumerate(calls)],
             )
             if record.kept:
                 self._insert_example(connection, run, Example.of(record), record.last)

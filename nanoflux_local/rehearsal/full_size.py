@@ -15,7 +15,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.managed.launches import Workload, assign_resources, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.stage import LEAN, Stage, list_managed_endpoints, override_embedder
+from nanoflux_local.rehearsal.environment import LEAN, RehearsalEnvironment, list_managed_endpoints, override_embedder
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpu_gib, query_gpus
@@ -52,32 +52,32 @@ def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: Reque
         fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
         raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
     for report in reports:
-        stage = Stage(user_home)
+        environment = RehearsalEnvironment(user_home)
         try:
-            _measure(report.profile, stage, report, load)
+            _measure(report.profile, environment, report, load)
         finally:
-            stage.clear()
+            environment.clear()
 
 
-def _measure(profile: str, stage: Stage, report: RehearsalReport, load: RequestLoad) -> None:
+def _measure(profile: str, environment: RehearsalEnvironment, report: RehearsalReport, load: RequestLoad) -> None:
     """Plan the profile's models, then measure them one after another."""
     configs: list[RunConfig] = []  # one configuration, once `configure` has run
 
     def configure() -> str:
-        configs.append(resolve("starter", profile, override_embedder(), stage.home))
+        configs.append(resolve("starter", profile, override_embedder(), environment.home))
         return f"{len(list_managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
 
     if not report.perform("profile", "", configure):
         return
     config = configs[0]
     managed = list_managed_endpoints(config)
-    models = list(collect_workloads(managed.values(), config.concurrency, stage.home).values())
+    models = list(collect_workloads(managed.values(), config.concurrency, environment.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
     resources_by_model = assign_resources(models, fill_gpus=True) if models else {}
     for model, endpoint in managed.items():
-        _measure_model(endpoint, resources_by_model[model], config.concurrency, stage, report, load)
-    report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
+        _measure_model(endpoint, resources_by_model[model], config.concurrency, environment, report, load)
+    report.perform("stop", "", lambda: f"{environment.stop()} servers stopped, none of their processes is left")
 
 
 def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
@@ -88,7 +88,7 @@ def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
         return f"{len(models)} models of a stand-in's size, on a CPU"
     plan = plan_servers(models, list_gpu_gib(), fill_gpus=True)
     if not plan.fits:
-        raise NanofluxError(plan.refusal, "what would fit: " + "; ".join(plan.would_fit))
+        raise NanofluxError(plan.refusal, "use one of: " + "; ".join(plan.would_fit))
     return "; ".join(
         f"{server.name} on GPU {','.join(map(str, server.gpus))} at {server.utilisation:.0%}" for server in plan.servers
     )
@@ -96,46 +96,51 @@ def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
 
 def _measure_model(
     endpoint: EndpointConfig,
-    resources: tuple[ServerResources, str],
+    resources_and_sleep_group: tuple[ServerResources, str],
     concurrency: int,
-    stage: Stage,
+    environment: RehearsalEnvironment,
     report: RehearsalReport,
     load: RequestLoad,
 ) -> None:
-    """Measure the start, memory, speed and wake-up of one model. `resources` contains the resources assigned to the
-    model and its turn group ("" if it takes no turns). A model that takes turns sleeps afterwards.
+    """Measure the start, memory, speed and wake-up of one model. The second part of
+    `resources_and_sleep_group` is "" if the model never sleeps. A model in a sleep group sleeps afterwards.
     """
     launches: list[Launch] = []  # one launch, once `start` has run
     model, used_gib = endpoint.model, _read_used_gib()
 
     def start() -> str:
-        launches.append(_make_launch(endpoint, resources, stage, load))
+        launches.append(_make_launch(endpoint, resources_and_sleep_group, environment, load))
         start_s = time.monotonic()
-        stage.serve(launches[0])
-        _complete(ServerClient(stage.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
+        environment.serve(launches[0])
+        _complete(ServerClient(environment.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
         return f"answers {time.monotonic() - start_s:.0f} s after its start"
 
     if not report.perform("serve", model, start):
         return
     report.perform("memory", model, lambda: _compare_memory(launches[0], used_gib))
-    report.perform("throughput", model, lambda: _measure_throughput(model, concurrency, stage, load))
-    report.perform("sleep and wake", model, lambda: _measure_wake_up(launches[0], stage))
+    report.perform("throughput", model, lambda: _measure_throughput(model, concurrency, environment, load))
+    report.perform("sleep and wake", model, lambda: _measure_wake_up(launches[0], environment))
 
 
 def _make_launch(
-    endpoint: EndpointConfig, resources: tuple[ServerResources, str], stage: Stage, load: RequestLoad
+    endpoint: EndpointConfig,
+    resources_and_sleep_group: tuple[ServerResources, str],
+    environment: RehearsalEnvironment,
+    load: RequestLoad,
 ) -> Launch:
-    _install_without_weights(load_manifest(endpoint.model, stage.home.root), stage, load)
-    stage.interpreter()
+    _install_without_weights(load_manifest(endpoint.model, environment.home.root), environment, load)
+    environment.prepare_interpreter()
     args = (*endpoint.args, *DUMMY_WEIGHTS, *(LEAN if load.tiny else ()))
-    launch = stage.make_launch(endpoint.model_copy(update={"args": args}), resources, accepts_adapters=False)
+    launch = environment.make_launch(
+        endpoint.model_copy(update={"args": args}), resources_and_sleep_group, accepts_adapters=False
+    )
     return replace(launch, context=1024, sleeps=False) if load.tiny else launch
 
 
-def _install_without_weights(manifest: Manifest, stage: Stage, load: RequestLoad) -> None:
+def _install_without_weights(manifest: Manifest, environment: RehearsalEnvironment, load: RequestLoad) -> None:
     """Install a folder without weights under the model's name, with the record that a launch reads."""
     family = find_family(manifest.architecture, manifest.name)
-    folder = stage.home.root / "weights" / manifest.name
+    folder = environment.home.root / "weights" / manifest.name
     if load.tiny:
         family = replace(family, full_configs={manifest.name: FAMILIES[manifest.architecture].tiny_config})
     write_without_weights(family, folder, manifest.name)
@@ -186,9 +191,9 @@ def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
     return comparison
 
 
-def _measure_throughput(model: str, concurrency: int, stage: Stage, load: RequestLoad) -> str:
+def _measure_throughput(model: str, concurrency: int, environment: RehearsalEnvironment, load: RequestLoad) -> str:
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
-    client = ServerClient(stage.servers[model].url)
+    client = ServerClient(environment.servers[model].url)
     prompts = [  # arbitrary token ids
         [7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(concurrency)
     ]
@@ -208,13 +213,13 @@ def _complete(client: ServerClient, model: str, prompt_ids: list[int], token_cou
     return int(client.complete(body)["usage"]["completion_tokens"])
 
 
-def _measure_wake_up(launch: Launch, stage: Stage) -> str:
+def _measure_wake_up(launch: Launch, environment: RehearsalEnvironment) -> str:
     """Measure the seconds to wake up. Then the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
         raise StepSkipped(
             "it shares its GPU with no other model" if list_gpu_gib() else "vLLM's sleep mode needs a GPU"
         )
-    client = ServerClient(stage.servers[launch.model].url)
+    client = ServerClient(environment.servers[launch.model].url)
     client.sleep()
     start_s = time.monotonic()
     client.wake()

@@ -30,9 +30,9 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatRequest, Message, Sampling
+from nanoflux_local.rehearsal.environment import RehearsalEnvironment, list_managed_endpoints
 from nanoflux_local.rehearsal.exchanges import GREETING, REASONING, Exchange, write_exchanges
 from nanoflux_local.rehearsal.fitting import fit_stand_in, list_phrases
-from nanoflux_local.rehearsal.stage import Stage, list_managed_endpoints
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
@@ -83,55 +83,57 @@ class _ProfileState:
 
     config: RunConfig
     managed: dict[str, EndpointConfig]
-    """The endpoints with managed servers, by model (`stage.list_managed_endpoints`)."""
+    """The endpoints with managed servers, by model (`environment.list_managed_endpoints`)."""
     base: str = ""
     """The model to train: the defender's if it accepts adapters, else another model that does; "" if none does."""
     run: str = ""
     adapter: str = ""
 
 
-def rehearse(profile: str, stage: Stage, report: RehearsalReport) -> None:
+def rehearse(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
     """Rehearse one profile; the steps are added to `report`."""
-    state = _configure(profile, stage, report)
+    state = _configure(profile, environment, report)
     if state is None:
         return
-    stand_ins = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
+    stand_ins = [model for model in state.managed if _perform_stand_in(state, environment, report, model)]
     has_all_stand_ins = len(stand_ins) == len(state.managed)
-    has_run = has_all_stand_ins and report.perform("run", "", lambda: _start_run(state, stage))
-    served_models = [model for model in stand_ins if has_run and _perform_serve(state, stage, report, model)]
+    has_run = has_all_stand_ins and report.perform("run", "", lambda: _start_run(state, environment))
+    served_models = [model for model in stand_ins if has_run and _perform_serve(state, environment, report, model)]
     all_served = has_run and len(served_models) == len(state.managed)
-    if all_served and report.perform("turns", "", lambda: _run_turns(state, stage)):
-        report.perform("export", "", lambda: _export(state, stage))
-        _train_and_compare(state, stage, report)
+    if all_served and report.perform("turns", "", lambda: _run_turns(state, environment)):
+        report.perform("export", "", lambda: _export(state, environment))
+        _train_and_compare(state, environment, report)
     reported_steps = {step.name for step in report.steps}
     for name in ("run", "serve", "turns", "export", "train", "load", "evaluate"):
         if name not in reported_steps:
             report.skip(name, "", "an earlier step failed")
     for model in served_models:
-        report.perform("sleep and wake", model, partial(_sleep_and_wake, state, stage, model))
+        report.perform("sleep and wake", model, partial(_sleep_and_wake, state, environment, model))
 
 
-def rehearse_all(stage: Stage, reports: Sequence[RehearsalReport]) -> None:
-    """Rehearse several profiles on one stage, and stop its servers at the end."""
+def rehearse_all(environment: RehearsalEnvironment, reports: Sequence[RehearsalReport]) -> None:
+    """Rehearse several profiles in one environment, and stop its servers at the end."""
     for report in reports:
         with suppress(NanofluxError, ModelsError):  # the profile's first step reports the error
-            for model, endpoint in list_managed_endpoints(_resolve_profile(report.profile, stage)).items():
-                stage.contexts[model] = max(endpoint.context, stage.contexts.get(model, 0))
+            for model, endpoint in list_managed_endpoints(_resolve_profile(report.profile, environment)).items():
+                environment.contexts[model] = max(endpoint.context, environment.contexts.get(model, 0))
     for report in reports:
-        rehearse(report.profile, stage, report)
+        rehearse(report.profile, environment, report)
     if reports:  # the step is reported once, with the last profile
-        reports[-1].perform("stop", "", lambda: f"{stage.stop()} servers stopped, none of their processes is left")
+        reports[-1].perform(
+            "stop", "", lambda: f"{environment.stop()} servers stopped, none of their processes is left"
+        )
 
 
-def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileState | None:
+def _configure(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> _ProfileState | None:
     """Resolve and plan the profile; None if its configuration fails."""
     state: _ProfileState | None = None
 
     def configure() -> str:
         nonlocal state
-        config = _resolve_profile(profile, stage)
+        config = _resolve_profile(profile, environment)
         state = _ProfileState(config, list_managed_endpoints(config))
-        tunable_models = [model for model in state.managed if load_manifest(model, stage.home.root).lora]
+        tunable_models = [model for model in state.managed if load_manifest(model, environment.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
         hosted_count = sum(not find_kind(config.endpoints[name].interface).managed for name in config.role_endpoints)
@@ -139,20 +141,20 @@ def _configure(profile: str, stage: Stage, report: RehearsalReport) -> _ProfileS
 
     def plan() -> str:
         assert state is not None
-        return _plan_servers(_list_workloads(state, stage))
+        return _plan_servers(_list_workloads(state, environment))
 
     if report.perform("profile", "", configure):
         report.perform("plan", "", plan)
     return state
 
 
-def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
+def _resolve_profile(profile: str, environment: RehearsalEnvironment) -> RunConfig:
     """The configuration of the profile's rehearsed run. Raises ConfigError if an endpoint runs in process."""
     values = load_profile(profile)
     endpoint_tables = values.get("endpoints", {})
-    on_cpu = not list_gpu_gib() or stage.interpreter().serves_on_cpu
-    overrides = merge_tables(OVERRIDES, stage.build_overrides(endpoint_tables, on_cpu))
-    config = resolve(DOMAIN, profile, overrides, stage.home)
+    on_cpu = not list_gpu_gib() or environment.prepare_interpreter().serves_on_cpu
+    overrides = merge_tables(OVERRIDES, environment.build_overrides(endpoint_tables, on_cpu))
+    config = resolve(DOMAIN, profile, overrides, environment.home)
     in_process_names = [name for name in config.role_endpoints if config.endpoints[name].interface == "in_process"]
     if in_process_names:
         fix = "start a run instead: `nanoflux demo` needs neither a GPU nor a server"
@@ -162,8 +164,8 @@ def _resolve_profile(profile: str, stage: Stage) -> RunConfig:
     return config
 
 
-def _list_workloads(state: _ProfileState, stage: Stage) -> list[Workload]:
-    return list(collect_workloads(state.managed.values(), state.config.concurrency, stage.home).values())
+def _list_workloads(state: _ProfileState, environment: RehearsalEnvironment) -> list[Workload]:
+    return list(collect_workloads(state.managed.values(), state.config.concurrency, environment.home).values())
 
 
 def _plan_servers(models: list[Workload]) -> str:
@@ -185,31 +187,33 @@ def _plan_servers(models: list[Workload]) -> str:
     return f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
 
 
-def _perform_once(stage: Stage, report: RehearsalReport, name: str, model: str, work: Callable[[], str]) -> bool:
+def _perform_once(
+    environment: RehearsalEnvironment, report: RehearsalReport, name: str, model: str, work: Callable[[], str]
+) -> bool:
     """Perform a step that depends only on the model: once, for the first profile with this model. Later profiles report
     the same result.
     """
     key = (name, model)
 
     def perform() -> str:
-        if key in stage.passed:
-            return f"as before: {stage.passed[key]}"
-        stage.passed[key] = work()
-        return stage.passed[key]
+        if key in environment.passed:
+            return f"as before: {environment.passed[key]}"
+        environment.passed[key] = work()
+        return environment.passed[key]
 
     return report.perform(name, model, perform)
 
 
-def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
+def _make_stand_in(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
     """Make and fit a stand-in, and install it under the model's name and packaged manifest."""
-    manifest = load_manifest(model, stage.home.root)
-    family, python = find_family(manifest.architecture, model), stage.interpreter().path
-    stand_in_number = sum(step == "stand-in" for step, _ in stage.passed)
-    exchanges = _write_exchanges(state, stage, model, stand_in_number)
+    manifest = load_manifest(model, environment.home.root)
+    family, python = find_family(manifest.architecture, model), environment.prepare_interpreter().path
+    stand_in_number = sum(step == "stand-in" for step, _ in environment.passed)
+    exchanges = _write_exchanges(state, environment, model, stand_in_number)
     prompts = [message.content for exchange in exchanges for message in exchange.messages]
     texts = [REASONING, *prompts, *(exchange.reply for exchange in exchanges)]
     harmony_vocabulary = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
-    folder = stage.home.root / "stand-ins" / model
+    folder = environment.home.root / "stand-ins" / model
     if harmony_vocabulary:
         make_stand_in(
             family,
@@ -223,45 +227,53 @@ def _make_stand_in(state: _ProfileState, stage: Stage, model: str) -> str:
     else:
         make_stand_in(family, folder, texts, seed=stand_in_number, phrases=list_phrases(exchanges))
     summary = fit_stand_in(folder, manifest, family, exchanges, python)
-    import_path(folder, model, stage.home.root)
+    import_path(folder, model, environment.home.root)
     difference = f"; {family.difference}" if family.difference else ""
     return f"tiny {family.architecture}, random weights, {summary}{difference}"
 
 
-def _write_exchanges(state: _ProfileState, stage: Stage, model: str, stand_in_number: int) -> list[Exchange]:
+def _write_exchanges(
+    state: _ProfileState, environment: RehearsalEnvironment, model: str, stand_in_number: int
+) -> list[Exchange]:
     """The exchanges of a model's stand-in; only the stand-in that is trained also answers the items to evaluate."""
-    domain = load_domain(DOMAIN, stage.home.root)
-    source = build_seed_source(stage.home.ledger, state.config.datasets or seed_datasets(domain), False)
-    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEM_COUNT] if model == state.base else ()
+    domain = load_domain(DOMAIN, environment.home.root)
+    source = build_seed_source(environment.home.ledger, state.config.datasets or seed_datasets(domain), False)
+    items = load_items(environment.home.ledger, DOMAIN, "test")[:ITEM_COUNT] if model == state.base else ()
     return write_exchanges(state.config, domain, source, stand_in_number, items)
 
 
-def _perform_stand_in(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
-    return _perform_once(stage, report, "stand-in", model, lambda: _make_stand_in(state, stage, model))
+def _perform_stand_in(
+    state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport, model: str
+) -> bool:
+    return _perform_once(environment, report, "stand-in", model, lambda: _make_stand_in(state, environment, model))
 
 
-def _start_run(state: _ProfileState, stage: Stage) -> str:
+def _start_run(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Create the run. This fails if the run's requests do not fit the context of a model."""
-    state.run = asyncio.run(runs.start(stage.home, state.config))
+    state.run = asyncio.run(runs.start(environment.home, state.config))
     return "the requests fit the models' contexts"
 
 
-def _perform_serve(state: _ProfileState, stage: Stage, report: RehearsalReport, model: str) -> bool:
-    return report.perform("serve", model, lambda: _start_and_chat(state, stage, model))
+def _perform_serve(
+    state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport, model: str
+) -> bool:
+    return report.perform("serve", model, lambda: _start_and_chat(state, environment, model))
 
 
-def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
+def _start_and_chat(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
     """Start the server unless it runs, and send it one chat request through the client that runs use.
 
     Raises:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    resources_by_model = assign_resources(_list_workloads(state, stage), fill_gpus=True)
-    record = stage.serve(stage.make_launch(endpoint, resources_by_model[model], accepts_adapters=model == state.base))
+    resources_by_model = assign_resources(_list_workloads(state, environment), fill_gpus=True)
+    record = environment.serve(
+        environment.make_launch(endpoint, resources_by_model[model], accepts_adapters=model == state.base)
+    )
 
     async def chat() -> str:
-        client = build_managed({model: endpoint}, stage.home)[0][model]
+        client = build_managed({model: endpoint}, environment.home)[0][model]
         try:
             question = (Message("user", GREETING),)
             reply = await client.chat(ChatRequest(client.identity, question, Sampling(0.0, 1.0, 128), seed=1))
@@ -274,13 +286,13 @@ def _start_and_chat(state: _ProfileState, stage: Stage, model: str) -> str:
         finally:
             await client.close()
 
-    return f"vLLM {stage.interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
+    return f"vLLM {environment.prepare_interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
 
 
-def _run_turns(state: _ProfileState, stage: Stage) -> str:
+def _run_turns(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Run a few turns, in which every role gets requests and both models attack once."""
-    asyncio.run(runs.execute(stage.home, state.run))
-    with LedgerView(stage.home.ledger) as view:
+    asyncio.run(runs.execute(environment.home, state.run))
+    with LedgerView(environment.home.ledger) as view:
         summary = view.summarize_run(state.run)
     if not summary.kept:
         funnel = ", ".join(f"{count} {name}" for name, count in summary.funnel.items() if count)
@@ -294,57 +306,57 @@ def _run_turns(state: _ProfileState, stage: Stage) -> str:
     )
 
 
-def _export(state: _ProfileState, stage: Stage) -> str:
-    out = stage.home.root / f"{state.run}.jsonl"
-    return f"{export(stage.home, state.run, 'chat', out).rows} rows"
+def _export(state: _ProfileState, environment: RehearsalEnvironment) -> str:
+    out = environment.home.root / f"{state.run}.jsonl"
+    return f"{export(environment.home, state.run, 'chat', out).rows} rows"
 
 
-def _train_and_compare(state: _ProfileState, stage: Stage, report: RehearsalReport) -> None:
+def _train_and_compare(state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
     """Train an adapter, load it on the server, and evaluate it with every kind of endpoint."""
     base = state.base
     if not base:
         for name in ("train", "load", "evaluate"):
             report.skip(name, "", "no model of this profile accepts an adapter")
         return
-    if _perform_once(stage, report, "train", base, lambda: _train(state, stage)):
-        state.adapter = next(path.name for path in stage.home.adapters.iterdir() if not path.name.startswith("."))
-        _perform_once(stage, report, "load", base, lambda: _load(state, stage))
-        _perform_once(stage, report, "evaluate", base, lambda: _evaluate(state, stage))
+    if _perform_once(environment, report, "train", base, lambda: _train(state, environment)):
+        state.adapter = next(path.name for path in environment.home.adapters.iterdir() if not path.name.startswith("."))
+        _perform_once(environment, report, "load", base, lambda: _load(state, environment))
+        _perform_once(environment, report, "evaluate", base, lambda: _evaluate(state, environment))
     else:
         for name in ("load", "evaluate"):
             report.skip(name, base, "no adapter was trained")
 
 
-def _train(state: _ProfileState, stage: Stage) -> str:
+def _train(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Train a LoRA with the default settings on the run's examples."""
-    settings = trainings.apply_manifest_targets(stage.home, state.base, parse_train_settings({}))
-    data = trainings.load_run_data(stage.home, state.run)
+    settings = trainings.apply_manifest_targets(environment.home, state.base, parse_train_settings({}))
+    data = trainings.load_run_data(environment.home, state.run)
     data = replace(data, validation=data.validation[:VALIDATION_ROWS])
-    targets = resolve_targets(weights_dir(state.base, stage.home.root), settings.target_modules)
+    targets = resolve_targets(weights_dir(state.base, environment.home.root), settings.target_modules)
     outcome = trainings.train_adapter(
-        stage.home, data.run, state.base, settings, data.rows, data.validation, source=data.source
+        environment.home, data.run, state.base, settings, data.rows, data.validation, source=data.source
     )
     losses = f"train loss {outcome.train_losses[0]:.2f} to {outcome.train_losses[-1]:.2f}"
     return f"{outcome.adapter[:12]} adapts {targets}; {losses} in {outcome.steps} steps"
 
 
-def _load(state: _ProfileState, stage: Stage) -> str:
+def _load(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Load the adapter on the running server and probe the server."""
-    record, folder = stage.servers[state.base], find_adapter(stage.home.adapters, state.adapter)
+    record, folder = environment.servers[state.base], find_adapter(environment.home.adapters, state.adapter)
     client = ServerClient(record.url)
     client.load_adapter(state.adapter, folder)
-    outcome = probe(client, state.base, weights_dir(state.base, stage.home.root), folder, state.adapter)
+    outcome = probe(client, state.base, weights_dir(state.base, environment.home.root), folder, state.adapter)
     if not outcome.passed:
         fix = f"probe the adapter again with `nanoflux models probe {state.adapter[:12]}`"
         raise NanofluxError(outcome.verdict, fix)
-    stage.servers[state.base] = stage.supervisor.record_proof(record, state.adapter)
+    environment.servers[state.base] = environment.supervisor.record_proof(record, state.adapter)
     return outcome.verdict
 
 
-def _evaluate(state: _ProfileState, stage: Stage) -> str:
+def _evaluate(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
-    answers_by_kind = {kind: _evaluate_kind(state, stage, kind, args) for kind in adapter_kinds()}
+    answers_by_kind = {kind: _evaluate_kind(state, environment, kind, args) for kind in adapter_kinds()}
     in_process_answers = answers_by_kind["in_process"]
     for kind, answers in answers_by_kind.items():
         unequal_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]
@@ -361,32 +373,34 @@ def _evaluate(state: _ProfileState, stage: Stage) -> str:
     )
 
 
-def _evaluate_kind(state: _ProfileState, stage: Stage, kind: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+def _evaluate_kind(
+    state: _ProfileState, environment: RehearsalEnvironment, kind: str, args: tuple[str, ...]
+) -> dict[str, tuple[str, str]]:
     """Evaluate with one kind of endpoint; return each item's answer and strict mark, by item."""
-    items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEM_COUNT]
+    items = load_items(environment.home.ledger, DOMAIN, "test")[:ITEM_COUNT]
 
     async def run_evaluation() -> str:
-        endpoint: Endpoint = build_model_endpoint(state.base, state.adapter, stage.home, kind, args)
+        endpoint: Endpoint = build_model_endpoint(state.base, state.adapter, environment.home, kind, args)
         try:
-            plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=stage.home.root)
-            with Ledger(stage.home.ledger) as ledger:
+            plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=environment.home.root)
+            with Ledger(environment.home.ledger) as ledger:
                 return (await evaluate(ledger, endpoint, plan)).id
         finally:
             await endpoint.close()
 
     evaluation = asyncio.run(run_evaluation())
     query = "SELECT item, reading, verdict FROM evaluation_items WHERE evaluation = ?"
-    with LedgerView(stage.home.ledger) as view:
+    with LedgerView(environment.home.ledger) as view:
         return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation)}
 
 
-def _sleep_and_wake(state: _ProfileState, stage: Stage, model: str) -> str:
+def _sleep_and_wake(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
     """Send the model's server to sleep and wake it. Skipped without a GPU, or if the model has its GPU to itself."""
-    if stage.interpreter().serves_on_cpu:
+    if environment.prepare_interpreter().serves_on_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:
         raise StepSkipped("it shares its GPU with no other model")
-    client = ServerClient(stage.servers[model].url)
+    client = ServerClient(environment.servers[model].url)
     client.sleep()
     client.wake()
     if client.is_asleep():

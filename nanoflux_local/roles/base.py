@@ -46,7 +46,7 @@ class Draw:
         return derive_seed(self.run_seed, self.turn, self.attempt, step, retry, *sample)
 
     def rng(self, step: str) -> random.Random:
-        """A random generator for one step of a built-in program."""
+        """The random number generator for one step of a built-in program."""
         return random.Random(self.seed(step))
 
 
@@ -99,26 +99,26 @@ class Player:
         return ChatRequest(self.identity, (*messages[:-1], last_message), self.sampling, seed, sections)
 
     def request_builder(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
-        """A function that builds this request with a given sampling seed."""
+        """A function that takes a sampling seed and builds the request for a reply with these sections."""
         return lambda seed: self.build_request(messages, seed, sections)
 
     @property
-    def continues(self) -> bool:
-        """Whether the endpoint can continue a reply whose beginning is sent as a last assistant message. A player that
-        thinks is never continued, because reasoning must precede the answer.
+    def supports_prefill(self) -> bool:
+        """Whether the reply can be prefilled: its beginning is sent as the last assistant message, and the endpoint
+        continues it. The reply of a player that thinks is never prefilled, because reasoning must precede the answer.
         """
         return not self.thinks and continues_replies(self.identity.interface)
 
     def build_continuation(
         self, messages: tuple[Message, ...], beginning: str, seed: int, max_tokens: int, stop: tuple[str, ...]
     ) -> ChatRequest:
-        """The request for the text that follows `beginning`."""
+        """The request whose reply continues the prefilled `beginning`."""
         sampling = replace(self.sampling, max_tokens=max_tokens, stop=(*stop, *self.sampling.stop))
         return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
     def refuse_incomplete(self, reply: ChatReply) -> Unparsed | None:
-        """Return why a reply is incomplete: it is empty, or ended inside its reasoning, and which setting to raise.
-        None for a complete reply.
+        """Explain why the reply is unusable (it is empty, or ends during its reasoning) and which setting to raise.
+        None if the reply is complete.
         """
         if not reply.text.strip() and reply.finish == "stop":
             return Unparsed("the reply is empty")

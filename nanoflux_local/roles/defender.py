@@ -59,7 +59,7 @@ class Defender:
 
     async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
         messages = build_defender_messages(self.domain, self.budgets, question)
-        if self.player.continues:
+        if self.player.supports_prefill:
             return await self._defend_by_sections(messages, draw, call)
         make_request = self.player.request_builder(messages, self.domain.sections.defender)
         sections = await ask_until_read(

@@ -1,5 +1,5 @@
-"""Profiles: lists them, writes a new commented profile for a user, changes its keys, and checks what a profile still
-needs before a run can start.
+"""Lists profiles, writes a new commented profile for the user, changes the keys of a profile, and checks whether a run
+could start with it.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class ProfileCheck:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """A server of the user: the model that it serves, and its address."""
+    """One of the user's own servers: the name of the model that it serves, and its address."""
 
     model: str
     url: str
@@ -142,7 +142,7 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     if find_profile(name, home) != path:
         fix = f"copy it first: `nanoflux profiles new NAME --copy {name}`"
         raise RefusedError(f"the profile {name} is not in {home.profiles}, and only profiles there can be changed", fix)
-    load_profile(name, home)  # refuses a file that is not TOML, with its line
+    load_profile(name, home)  # if the file is not TOML, raises an error that names the line
     document = tomlkit.parse(path.read_text("utf-8"))
     try:
         _set_values(document, settings)
@@ -216,7 +216,7 @@ endpoint = "{endpoint}"
 sampling = {{ temperature = 0.7, top_p = 0.95 }}
 """,
     "defender": """\
-# The defender answers; a question is kept if it fails, or solves it in a new way.
+# The defender answers; a question is kept if the defender gets it wrong or solves it in a new way.
 [roles.defender]
 endpoint = "{endpoint}"
 sampling = {{ temperature = 0.7, top_p = 0.95 }}
@@ -270,7 +270,7 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
             subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not contacted"
         )
     if endpoint.addresses and not endpoint.revision:
-        fix = f"state {subject}.revision, so that a run can resume at another address"
+        fix = f"set {subject}.revision, so that a run can resume at another address"
         yield ProfileCheck(subject, True, "no revision: the address identifies the model", fix)
 
 

@@ -99,7 +99,8 @@ class Corpus:
         except sqlite3.DatabaseError as error:
             if "interrupted" in str(error):
                 raise TimeoutError from error
-            raise DataError(f"{self.path}: {error}", "move the file away and add the documents again") from error
+            fix = _find_fix(getattr(error, "sqlite_errorcode", 0))
+            raise DataError(f"the corpus index {self.path} cannot be used: {error}", fix) from error
 
     def add(self, paths: Sequence[Path]) -> dict[str, int]:
         """Add documents, all of them or none. Returns how many were added, replaced and unchanged, and the number of
@@ -179,6 +180,19 @@ class Corpus:
             SearchHit(title, f"{Path(source).name}, {place}", " ".join(snippet.split()))
             for title, source, place, snippet in rows
         ]
+
+
+def _find_fix(error_code: int) -> str:
+    """What the user can do about an SQLite error with this extended code."""
+    primary_code = error_code & 0xFF
+    if primary_code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "wait until the other command that uses the index has ended, and try again"
+    if primary_code == sqlite3.SQLITE_FULL:
+        return "free disk space, and try again"
+    # SQLITE_ERROR: a database without the tables of an index
+    if primary_code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        return "move the file away and add the documents again"
+    return "check the permissions of the file and its directory, and the state of the disk"
 
 
 def _build_match_expression(words: Sequence[str]) -> str:

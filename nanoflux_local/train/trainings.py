@@ -1,8 +1,8 @@
 """Creates, starts, resumes and lists training runs, and records their loss curves and outcomes in the ledger.
 
 The id of a training run is the digest of everything that determines its weights, and its rows are stored in its folder.
-The same command, or `trainings resume ID`, therefore resumes it, even if the run or file with its examples no longer
-exists. Only one process at a time executes a training run.
+Repeating its command therefore resumes it. `trainings resume ID` resumes it even if the run or file that supplied its
+examples no longer exists. Only one process at a time executes a training run.
 """
 
 import _thread
@@ -77,9 +77,9 @@ def load_run_data(
     mixes: Sequence[Mix] = (),
     on_score: OnScore = lambda _done, _total: None,
 ) -> TrainingData:
-    """A run's kept examples (all, or those that `choice` selects), with benchmark rows mixed in and the domain's dev
-    items for validation. For "likeliest", the chosen solutions are the likeliest under the model `base`. Mixed rows are
-    drawn by the choice's seed.
+    """Load a run's kept examples (all, or those that `choice` selects), add the benchmark rows of `mixes`, and load the
+    domain's dev items for validation. With the solution "likeliest", each example gets its likeliest solution under the
+    model `base`. The seed of `choice` also determines which benchmark rows are drawn.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
@@ -99,7 +99,7 @@ def load_run_data(
 
 
 def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
-    """The rows of a file (docs/how-to/training.md), with all test questions to check them for leaks.
+    """Load the rows of a file (docs/how-to/training.md), and all test questions, to find rows that leak one.
 
     Raises:
         DataError: the file or one of its rows cannot be read.
@@ -108,8 +108,8 @@ def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> Trai
     choice = choice or Choice()
     if choice.reason or choice.level or choice.where or choice.solution != "author":
         raise UsageError(
-            "rows of a file cannot be chosen by --reason, --level, --where or --solution",
-            "choose by --size, or train on a run",
+            "--reason, --level, --where and --solution apply only to the examples of a run, not to a file",
+            "drop these options (--size is allowed), or train on a run",
         )
     all_rows = read_rows(path)
     rows = choice.draw(all_rows)
@@ -154,7 +154,9 @@ def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> Tr
     return settings.model_copy(update={"target_modules": lora.targets})
 
 
-def create_training(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
+def create_training(
+    home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard_dir: str = ""
+) -> str:
     """Record a training run with its rows and return its id. An existing training run is not changed.
 
     Raises:
@@ -164,7 +166,7 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     revision = read_record(weights_dir(base, home.root)).revision
     settings = apply_manifest_targets(home, base, settings)
     rows_digest, validation_digest = data_digest(data.rows), data_digest(data.validation)
-    # The number of rows with the verdict `fix` is no input: the verdict changes no row.
+    # The id does not depend on the number of rows with the verdict `fix`, because that verdict changes no row.
     source = {key: value for key, value in data.source.items() if key != "fix"}
     inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, source]
     training = f"train-{digest(inputs)[:12]}"
@@ -172,14 +174,14 @@ def create_training(home: Home, base: str, settings: TrainSettings, data: Traini
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / TRAIN_FILE, data.rows)
     write_rows(folder / VALIDATION_FILE, data.validation)
-    plan = {
+    provenance = {
         "source": data.source,
         "revision": revision,
         "validation_digest": validation_digest,
-        "tensorboard": tensorboard,
+        "tensorboard": tensorboard_dir,
     }
     with Ledger(home.ledger) as ledger:
-        ledger.create_training(training, data.run, base, rows_digest, settings.model_dump(mode="json"), plan)
+        ledger.create_training(training, data.run, base, rows_digest, settings.model_dump(mode="json"), provenance)
     return training
 
 

@@ -241,3 +241,16 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
     assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
+
+
+def test_signature_is_reported_as_unchecked_if_ssh_keygen_cannot_be_run(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
+    (tmp_path / "maker.signers").write_text("maker@lab ssh-ed25519 AAAA")
+    with pytest.raises(
+        BundleError, match="signature could not be checked, because ssh-keygen cannot be run"
+    ) as refusal:
+        installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
+    assert "not signed" not in refusal.value.message and "OpenSSH" in refusal.value.fix
+    assert not (tmp_path / "lab").exists()

@@ -68,8 +68,11 @@ SETTING_ERRORS = [
     ("seeds={min = 6, max = 5}", "min is larger than max"),
     ("endpoints.arbiter.delay_s=inf", "endpoints.arbiter.delay_s: .*finite"),
     ("embedder=[1]", "embedder: .*string"),
-    ("embedder=nobody", "embedder is 'nobody'; known: "),
-    ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: .*program"),
+    ("embedder=nobody", "embedder names 'nobody', but there is no such endpoint; choose one of: "),
+    (
+        "roles.judge.endpoint=nobody",
+        "roles.judge.endpoint names 'nobody', but there is no such endpoint; choose one of: .*program",
+    ),
     ("roles.attacker.endpoint=program", "have no programs"),
     ("domain=starter", "the settings are for the domain 'starter'"),
     (

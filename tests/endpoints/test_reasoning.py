@@ -76,8 +76,8 @@ async def test_judge_truncated_in_its_reasoning_raises_an_error() -> None:
 
 
 def test_thinking_model_is_not_prompted_section_by_section() -> None:
-    assert Player("m", Identity("in_process", "m"), Sampling()).continues
-    assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).continues
+    assert Player("m", Identity("in_process", "m"), Sampling()).supports_prefill
+    assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).supports_prefill
 
 
 async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: Path) -> None:

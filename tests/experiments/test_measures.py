@@ -23,14 +23,14 @@ def normalize(rows: list[list[float]]) -> np.ndarray:
 def test_distances_of_centres_and_pairs_differ() -> None:
     right_vectors = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
     unchanged = measure_distances(right_vectors, right_vectors)
-    assert unchanged.centres.distance == pytest.approx(0) and unchanged.each.distance == pytest.approx(0)
+    assert unchanged.centres.distance == pytest.approx(0) and unchanged.within_pairs.distance == pytest.approx(0)
     wrong_vectors = normalize([[0, 1], [1, 0], [1, 1], [2, 1]])
     swapped = measure_distances(right_vectors, wrong_vectors)
     centre, swapped_centre = right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)
     expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
     assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
-    assert swapped.each.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
-    for measured in (swapped.centres, swapped.each):
+    assert swapped.within_pairs.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
+    for measured in (swapped.centres, swapped.within_pairs):
         low, high = measured.ci95
         assert low <= measured.distance <= high
     assert measure_distances(right_vectors, right_vectors[::-1]) == measure_distances(

@@ -217,7 +217,7 @@ def test_gguf_import_is_bit_identical_to_a_pull(smollm2_dir: Path, gguf: Path, t
     manifest = load_manifest("mine", tmp_path)
     assert (manifest.kind, manifest.context, manifest.parameters) == ("chat", 8192, 134_515_008)
     assert manifest.lora == load_manifest("smollm2-135m", tmp_path / "none").lora, (
-        "the import has other LoRA targets than the catalog"
+        "the LoRA targets of the imported model differ from the catalog's"
     )
 
 
@@ -228,7 +228,7 @@ def test_imported_safetensors_have_lora_targets(smollm2_dir: Path, tmp_path: Pat
 
 
 def write_gemma_gguf(path: Path) -> None:
-    """Write a Gemma 3 of one layer whose tokenizer adds a BOS token to every string, as in the published GGUFs."""
+    """Write a one-layer Gemma 3 whose tokenizer, like that of the published GGUFs, adds a BOS token to every string."""
     import numpy as np
     from gguf import GGUFWriter, TokenType
 

@@ -1,6 +1,8 @@
 """The local corpus: every kind of document, searches, and malformed files."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,20 @@ def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: s
         corpus.add([folder])
     assert name in error.value.message and message in error.value.message
     assert corpus.digest() == digest_before
+
+
+def test_corpus_error_advises_to_move_only_a_damaged_index(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(corpus.path)) as other_connection:
+        other_connection.execute("BEGIN IMMEDIATE")
+        corpus._connection.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(DataError, match="cannot be used: database is locked") as locked:
+            corpus.add([folder])
+    assert locked.value.fix.startswith("wait until the other command")
+    damaged_path = tmp_path / "damaged.db"
+    damaged_path.write_bytes(b"not a database" * 100)
+    with pytest.raises(DataError, match=r"the corpus index .*damaged\.db cannot be used") as damaged:
+        Corpus(damaged_path)
+    assert damaged.value.fix.startswith("move the file away")
 
 
 def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

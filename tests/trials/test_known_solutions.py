@@ -134,7 +134,7 @@ async def test_models_that_make_no_mistakes_get_a_bounded_number_of_items(tmp_pa
     assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
-async def test_trial_of_planted_faults_asks_no_model_and_alternates_with_references(tmp_path: Path) -> None:
+async def test_trial_of_planted_errors_asks_no_model_and_alternates_with_references(tmp_path: Path) -> None:
     models = FakeModels()
     solutions = await build_solutions(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
     assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
@@ -175,7 +175,7 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
         configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
 
 
-async def test_trial_of_the_built_in_judge_has_only_planted_faults(tmp_path: Path) -> None:
+async def test_trial_of_the_built_in_judge_has_only_planted_errors(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
     identities = {name: Identity("scripted", name) for name in (*config.role_endpoints, "embedder", "sandbox")}

@@ -46,7 +46,7 @@ def generate_run(home: Home, name: str, turns: int, target: int, seed: int) -> s
 
 
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home_with_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with two finished runs, a training with its curve, and two evaluations of the same items."""
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
     with pytest.MonkeyPatch.context() as patched:  # fixed ids, so that the screens of each test run are equal
@@ -108,9 +108,9 @@ def _add_experiment(ledger: Ledger, run: str) -> None:
 
 
 @pytest.fixture
-def home(played: Path, tmp_path: Path) -> Home:
-    """A copy of the `played` home, which a test may change."""
-    shutil.copytree(played, tmp_path / "home")
+def home(home_with_results: Path, tmp_path: Path) -> Home:
+    """A copy of the `home_with_results` home, which a test may change."""
+    shutil.copytree(home_with_results, tmp_path / "home")
     return Home(tmp_path / "home")
 
 

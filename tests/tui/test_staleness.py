@@ -58,7 +58,7 @@ def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -
         driver.app.push_screen(screen)
         await driver.wait_until(lambda: screen.count >= 1)
         first_count = screen.count
-        await driver.wait_until(lambda: screen.count >= first_count + 3)  # within the minute that a driver waits
+        await driver.wait_until(lambda: screen.count >= first_count + 3)  # before the driver's timeout of a minute
 
     assert MAX_REFRESH_PAUSE_S < STALE_S
     drive(home, flow)
@@ -78,10 +78,14 @@ def test_screen_shows_that_it_is_loading_until_its_first_read(
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
-        for digit, empty in (("3", "No trainings yet"), ("4", "No evaluations yet"), ("6", "No experiments yet")):
+        for digit, empty_message in (
+            ("3", "No trainings yet"),
+            ("4", "No evaluations yet"),
+            ("6", "No experiments yet"),
+        ):
             await driver.press(digit)
             await driver.wait_for("loading…")
-            assert empty not in driver.text
+            assert empty_message not in driver.text
         driver.app.push_screen(CallsScreen(run, 0, 0))
         await driver.wait_for("prompt", "loading…")
         assert "used no call" not in driver.text
@@ -108,9 +112,7 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
     drive(home, flow, size=(80, 24))
 
 
-def test_end_of_a_worker_changes_the_version_although_nothing_is_written(
-    home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: Callable[[Home, str], str]) -> None:
     """A killed worker leaves the ledger unchanged."""
     work = Work(RUN, find_run(home, "first"))
     with Ledger(home.ledger) as ledger:
@@ -123,7 +125,7 @@ def test_end_of_a_worker_changes_the_version_although_nothing_is_written(
     reader.close()
 
 
-def test_content_is_not_called_current_after_a_failed_refresh_or_without_the_ledger(drive: Drive, home: Home) -> None:
+def test_screen_shows_its_age_after_a_failed_refresh(drive: Drive, home: Home) -> None:
     class FailingScreen(CountingScreen):
         async def load(self) -> None:
             await super().load()
@@ -135,12 +137,15 @@ def test_content_is_not_called_current_after_a_failed_refresh_or_without_the_led
         driver.app.push_screen(screen)
         await driver.wait_until(lambda: screen.count > 1)
         await driver.wait_for("the ledger is locked", "◷ As of ")
-        gauges = ModelsScreen()
-        gauges._has_loaded, gauges._verified_s = True, 0.0
-        gauges.mark_current()
-        assert not gauges._verified_s, "the gauges change without the ledger"
 
     drive(home, flow, size=(80, 24))
+
+
+def test_unchanged_ledger_does_not_make_the_models_screen_current() -> None:
+    screen = ModelsScreen()
+    screen._has_loaded, screen._verified_s = True, 0.0
+    screen.mark_current()
+    assert not screen._verified_s, "the load of the machine changes without the ledger"
 
 
 def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
@@ -169,7 +174,7 @@ def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
     drive(home, flow, size=(80, 24))
 
 
-def test_forecast_of_a_run_shows_its_time_once_turns_have_finished_since() -> None:
+def test_forecast_shows_its_time_after_further_turns() -> None:
     span = Span(10.0, 8.0, 12.0)
     screen, state = RunScreen("a-run"), RunState({}, {}, "running", "", "", 60.0, None)
     screen._forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)

@@ -20,11 +20,14 @@ from aiohttp import ClientSession
 
 from nanoflux_local.paths import Home
 
+RUN_NAME = "second"
+"""A run in the home, which the first screen lists."""
+
 
 @pytest.fixture(scope="module")
-def address(played: Path, hostile_folder: Path) -> Iterator[str]:
-    """The address that `nanoflux tui --web` prints, started in a directory whose files must not be executed."""
-    command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
+def address(home_with_results: Path, hostile_folder: Path) -> Iterator[str]:
+    """Start `nanoflux tui --web` in a directory whose files must not be executed, and yield the address it prints."""
+    command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home_with_results), "tui", "--web"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=hostile_folder
@@ -57,12 +60,12 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     status, headers, _ = send_get_request(address, f"/?{parts.query}")
     cookie = headers["Set-Cookie"]
     assert status == 302 and headers["Location"] == "/" and "HttpOnly" in cookie and "SameSite=Strict" in cookie
-    token = cookie.partition(";")[0]
-    status, headers, page = send_get_request(address, "/", Cookie=token)
+    cookie_pair = cookie.partition(";")[0]
+    status, headers, page = send_get_request(address, "/", Cookie=cookie_pair)
     assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert send_get_request(address, "/static/js/textual.js", Cookie=token)[0] == 200
-    assert send_get_request(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "DNS rebinding"
-    assert send_get_request(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
+    assert send_get_request(address, "/static/js/textual.js", Cookie=cookie_pair)[0] == 200
+    assert send_get_request(address, "/", Cookie=cookie_pair, Host="evil.example:80")[0] == 403, "DNS rebinding"
+    assert send_get_request(address, "/ws", Cookie=cookie_pair, Origin="http://evil.example")[0] == 403
     loaded_urls = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
     assert loaded_urls and all(urlsplit(url).netloc == parts.netloc for url in loaded_urls)
 
@@ -78,7 +81,7 @@ def test_socket_serves_the_application(address: str) -> None:
                 output = ""
                 async for message in websocket:
                     output += message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else ""
-                    if "NanoFlux" in output and "second" in output:
+                    if "NanoFlux" in output and RUN_NAME in output:
                         return output
         return output
 

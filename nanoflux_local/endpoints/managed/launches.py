@@ -164,8 +164,7 @@ def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context
 def assign_resources(
     models: Iterable[Manifest | Workload], fill_gpus: bool = False
 ) -> dict[str, tuple[ServerResources, str]]:
-    """Place models on this machine's GPUs; return each model's resources and the group in which it takes turns
-    ("": none).
+    """Place models on this machine's GPUs; return each model's resources and its sleep group ("" for none).
 
     On a machine without GPUs, and for models that span several machines, no GPUs are named: vLLM then chooses.
 
@@ -181,7 +180,7 @@ def assign_resources(
     ]
     placement = plan_servers(single_machine_workloads, gpus, fill_gpus=fill_gpus)
     if not placement.fits:
-        raise NanofluxError(placement.refusal, "choose a configuration that fits: " + "; ".join(placement.would_fit))
+        raise NanofluxError(placement.refusal, "use one of: " + "; ".join(placement.would_fit))
     resources_by_model: dict[str, tuple[ServerResources, str]] = {
         server.name: (_make_resources(server, workload_by_name[server.name].sequences), server.shares)
         for server in placement.servers
@@ -202,17 +201,17 @@ def build_managed(
     """Build the endpoints on managed servers. Returns the endpoints by name, and the group in which each takes turns on
     a GPU ("": none), also by name.
 
-    At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's group is
-    the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one model
-    share a server, which takes adapters if one of the endpoints has an adapter.
+    At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's sleep
+    group is the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one
+    model share a server, which takes adapters if one of the endpoints has an adapter.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
     """
-    group_by_name = {name: config.shares for name, config in endpoints.items()}
+    sleep_group_by_name = {name: config.shares for name, config in endpoints.items()}
     managed_configs = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
     if not managed_configs:
-        return {}, group_by_name
+        return {}, sleep_group_by_name
     concurrency = concurrency or sum(config.capacity for config in managed_configs.values())
     workload_by_model = collect_workloads(managed_configs.values(), concurrency, home)
     for config in managed_configs.values():
@@ -222,20 +221,20 @@ def build_managed(
         model: max(_required_context(config) for config in managed_configs.values() if config.model == model)
         for model in workload_by_model
     }
-    resources_and_group_by_model = assign_resources(workload_by_model.values(), fill_gpus=True)
+    resources_and_sleep_group_by_model = assign_resources(workload_by_model.values(), fill_gpus=True)
     fleet = Fleet(home.root)
     endpoint_by_name = {}
     for name, config in managed_configs.items():
-        resources, placement_group = resources_and_group_by_model[config.model]
-        group_by_name[name] = placement_group or config.shares
+        resources, sleep_group = resources_and_sleep_group_by_model[config.model]
+        sleep_group_by_name[name] = sleep_group or config.shares
         rank = workload_by_model[config.model].rank
-        launch = make_launch(config, home, resources, sleeps=bool(group_by_name[name]), rank=rank)
+        launch = make_launch(config, home, resources, sleeps=bool(sleep_group_by_name[name]), rank=rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
         server = fleet.server(replace(launch, context=context_by_model[config.model]))
         endpoint_by_name[name] = VllmEndpoint(
             server, adapter, config.capacity, config.structured, _stated_reasoning(config)
         )
-    return endpoint_by_name, group_by_name
+    return endpoint_by_name, sleep_group_by_name
 
 
 def _stated_reasoning(config: EndpointConfig) -> int | None:

@@ -1,4 +1,4 @@
-"""Recognises errors with which a server permanently refuses one prompt, but not other prompts.
+"""Recognises the errors of a server that permanently refuses one prompt but accepts others.
 
 Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the run. If a provider's
 wording is not recognised, a rejected request counts as a refusal of its prompt; `ledger.calls` and `streaks` detect a
@@ -10,6 +10,7 @@ import re
 from nanoflux_local.endpoints.faults import ClassifiedFault
 
 TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
+"""Why a prompt was refused. `NO_ANSWER`: the reply is complete but is not an answer, such as a call of a tool."""
 REJECTING = (400, 413, 422)
 """Statuses with which servers refuse a single request."""
 _CONCERNS_EVERY_PROMPT = re.compile(
@@ -40,10 +41,10 @@ _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
 
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:
-    """Why the server permanently refuses this prompt, in a few words; "" if the fault is not such a refusal."""
+    """One of the four causes above if the server permanently refuses this prompt; "" for any other fault."""
     text = " ".join((fault.server_message, *fault.codes))
     if fault.kind is None and not fault.status:
-        return NO_ANSWER
+        return NO_ANSWER  # only a `NoAnswerError` has neither
     if fault.status in REJECTING:
         return _classify_rejection(text)
     if fault.status == 403:

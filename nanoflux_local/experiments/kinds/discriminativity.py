@@ -45,7 +45,7 @@ from nanoflux_local.run import configs
 
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
-"""The keys of a cell's result that `experiment show --json` includes."""
+"""The keys of a cell's result that `experiment show --json` includes; "each" is the distance within pairs."""
 RESAMPLES = 2000
 MIN_PAIRS = 4
 """The smallest number of pairs for which the distance of the centres is meaningful."""
@@ -113,7 +113,8 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
             f"{condition.name}: {len(pairs)} wrong solutions, at least {MIN_PAIRS} needed", "generate more examples"
         )
     right_vectors, wrong_vectors = asyncio.run(_embed_solutions(home, plan, pairs))
-    return {"pairs": len(pairs), **asdict(measure_distances(right_vectors, wrong_vectors))}
+    distances = measure_distances(right_vectors, wrong_vectors)
+    return {"pairs": len(pairs), "centres": asdict(distances.centres), "each": asdict(distances.within_pairs)}
 
 
 def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
@@ -145,7 +146,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
     references = {item.id: item.solution for item in sampled_items}
     with LedgerView(home.ledger) as view:
         rows = view.rows(
-            f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"
+            f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS replies ON replies.id = call"
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
             evaluation,
         )
@@ -188,7 +189,7 @@ class Distances:
     """The distance between the centres of right and wrong solutions, and the mean distance within each pair."""
 
     centres: Distance
-    each: Distance
+    within_pairs: Distance
 
 
 def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances:
@@ -200,7 +201,7 @@ def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances
     resampled_means = pair_distances[draws].mean(axis=1)
     return Distances(
         centres=Distance(_measure_centre_distance(right_vectors, wrong_vectors), _compute_interval(resampled_centres)),
-        each=Distance(float(pair_distances.mean()), _compute_interval(resampled_means)),
+        within_pairs=Distance(float(pair_distances.mean()), _compute_interval(resampled_means)),
     )
 
 
@@ -230,12 +231,11 @@ def _format_distance(distance: Mapping[str, Any]) -> str:
 
 
 def _format_sentence(entry: Mapping[str, Any]) -> str:
-    centres, pairs = entry["centres"], entry["each"]
+    centres, within_pairs = entry["centres"], entry["each"]
     low, high = centres["ci95"]
     between_centres = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
-    return (
-        f"{entry['title']}: {between_centres}, {pairs['distance']:.4f} within pairs, over {entry['pairs']} questions."
-    )
+    distance_within_pairs = f"{within_pairs['distance']:.4f} within pairs"
+    return f"{entry['title']}: {between_centres}, {distance_within_pairs}, over {entry['pairs']} questions."
 
 
 KIND: ExperimentKind = DiscriminativityKind()

@@ -85,7 +85,7 @@ class Rates:
 
     def describe_kinds(self) -> list[tuple[str, str]]:
         """Two titled texts: the accepted share of each kind of right solution, and the rejected share of each kind of
-        wrong solution. Empty if all wrong solutions have planted faults.
+        wrong solution. Empty if all wrong solutions have planted errors.
         """
         if not set(self.caught) - set(PLANTED):
             return []
@@ -292,7 +292,7 @@ def _count_accepted(rates: Rates, kind: str) -> str:
 def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
     """Predict the share of right examples from the trial's rates and the run's acceptance rate.
 
-    Planted faults are left out if there are other faults, since planted faults are easier to catch than an attacker's
+    Planted errors are left out if there are other faults, since planted errors are easier to catch than an attacker's
     real mistakes and incomplete questions. With `keep` "failed", every wrong question that passes validation is assumed
     to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
     """

@@ -2,7 +2,7 @@
 
 Right solutions are those of the dataset ("reference"), and right replies of the run's models ("own"). Wrong solutions
 are real mistakes of these models ("mistake"), solutions to broken questions ("removed", "changed"), and solutions with
-planted faults ("slip", "answer").
+planted errors ("slip", "answer").
 """
 
 import random
@@ -16,7 +16,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.run.trials.faults import break_question, plant_fault
+from nanoflux_local.run.trials.planted_errors import break_question, plant_error
 from nanoflux_local.run.trials.replies import TRIAL_TURN, MarkedReply, Replies, collect_replies, draw_answered_seeds
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Seed
@@ -45,7 +45,7 @@ class KnownSolution:
 
 def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
     """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so its trial
-    has planted faults only: the other kinds have no program, or one that their fault does not affect.
+    has planted errors only: solutions of the other kinds have no program, or one that their error does not affect.
     """
     kinds: tuple[SolutionKind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
     if config.roles.judge.endpoint == PROGRAM:
@@ -97,7 +97,7 @@ def _build_wrong(
     for index, kind in enumerate(kinds):
         number = 2 * index + 1
         if kind in PLANTED:
-            attack = plant_fault(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
+            attack = plant_error(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
             yield KnownSolution(number, seeds[index].id, kind, attack)
         elif kind == "mistake":
             mistake = next(mistakes, None)

@@ -1,8 +1,8 @@
 """The footer: the keys of the screen, in as many lines as the width of the terminal requires.
 
-Textual's footer has a widget for each key and creates all of them again when the keys change, which costs more than the
-rest of a screen. This footer is one widget, and is laid out again only if its height changes. It leaves out the rarest
-keys of the screen while it would need more than three lines.
+Textual's footer has a widget for each key and recreates all of them when the keys change, which costs more than
+everything else on the screen. This footer is a single widget, and is laid out again only if its height changes. It
+omits the rarest keys of the screen until the others fit in three lines.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class ShownKey:
 
 
 class KeyBar(Widget):
-    """The keys of the focused part, the screen and the application. A click on a key presses it."""
+    """The keys of the focused widget, the screen and the application. A click on a key presses it."""
 
     COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012 - typed by the base
     DEFAULT_CSS = """

@@ -1,4 +1,4 @@
-"""Faults planted by a program: a wrong result in a right solution, or a question with a removed or changed quantity."""
+"""Errors planted by a program: a wrong result in a right solution, or a question with a removed or changed quantity."""
 
 import random
 import re
@@ -46,20 +46,20 @@ class StatedNumber:
     value: float
 
 
-def plant_fault(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
-    """The solution with a wrong answer. For the fault "slip", the result that the solution states is changed as well;
-    for the fault "answer", the solution's steps stay, so that they contradict its answer.
+def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack:
+    """The attack with a wrong answer. For the kind "slip", the result that its solution states is changed as well; for
+    the kind "answer", the steps of its solution stay, so that they contradict the answer.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
         statement = f"The answer is {wrong_answer}. {seed.options[wrong_answer]}"
-        solution = f"{attack.solution}\n{statement}" if fault == "answer" else statement
+        solution = f"{attack.solution}\n{statement}" if kind == "answer" else statement
         return replace(attack, answer=wrong_answer, solution=solution)
     value = read_number(attack.answer)
     if value is None:
         return replace(attack, answer=f"not {attack.answer}", solution=f"{attack.solution}\nSo the opposite holds.")
     wrong_answer = plain_number(_draw_wrong_number(value, rng))
-    solution = _replace_result(attack, wrong_answer) if fault == "slip" else attack.solution
+    solution = _replace_result(attack, wrong_answer) if kind == "slip" else attack.solution
     return replace(attack, answer=wrong_answer, solution=solution)
 
 
@@ -181,9 +181,9 @@ def _is_plausible_change(quantity: StatedNumber, new_value: float) -> bool:
     return new_value != quantity.value and new_value >= 2 and not reaches_100_percent
 
 
-def break_question(attack: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
-    """The solution with a changed question that it no longer solves: one quantity of the question was removed (for the
-    fault "removed") or changed. None if the question has no suitable quantity.
+def break_question(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack | None:
+    """The attack with a changed question that its solution no longer solves: one quantity of the question is removed
+    (for the kind "removed") or changed. None if the question has no suitable quantity.
     """
-    question = remove_quantity(seed, rng) if fault == "removed" else change_quantity(seed, rng)
+    question = remove_quantity(seed, rng) if kind == "removed" else change_quantity(seed, rng)
     return None if question is None else replace(attack, question=format_question(replace(seed, question=question)))

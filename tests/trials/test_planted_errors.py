@@ -1,4 +1,4 @@
-"""Planted faults: results are wrong beyond the tolerance, and broken questions lack or change a needed quantity."""
+"""Planted errors: results are wrong beyond the tolerance, and broken questions lack or change a needed quantity."""
 
 import random
 import re
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from nanoflux_local.answers import numbers_agree, read_number
-from nanoflux_local.run.trials.faults import (
+from nanoflux_local.run.trials.planted_errors import (
     break_question,
     change_quantity,
     find_quantities,
-    plant_fault,
+    plant_error,
     remove_quantity,
 )
 from nanoflux_local.transcript import Attack, Seed
@@ -31,30 +31,30 @@ def make_seed(question: str, solution: str) -> Seed:
 
 
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
-def test_plant_fault_exceeds_the_numeric_tolerance(answer: str) -> None:
+def test_plant_error_exceeds_the_numeric_tolerance(answer: str) -> None:
     for rng_seed in range(50):
         seed = replace(SUM_SEED, answer=answer)
-        faulty_attack = plant_fault(make_attack(seed), seed, "answer", random.Random(rng_seed))
-        planted_number, right_number = read_number(faulty_attack.answer), read_number(answer)
+        wrong_attack = plant_error(make_attack(seed), seed, "answer", random.Random(rng_seed))
+        planted_number, right_number = read_number(wrong_attack.answer), read_number(answer)
         assert planted_number is not None and right_number is not None
         assert not numbers_agree(planted_number, right_number)
-        assert faulty_attack.solution == SUM_SEED.solution
+        assert wrong_attack.solution == SUM_SEED.solution
 
 
 def test_slip_replaces_the_stated_result() -> None:
-    faulty_attack = plant_fault(make_attack(SUM_SEED), SUM_SEED, "slip", random.Random(1))
-    assert faulty_attack.solution == f"1000 + 234 = 1,234 in all. The answer is {faulty_attack.answer}."
+    wrong_attack = plant_error(make_attack(SUM_SEED), SUM_SEED, "slip", random.Random(1))
+    assert wrong_attack.solution == f"1000 + 234 = 1,234 in all. The answer is {wrong_attack.answer}."
     attack_without_result = replace(make_attack(SUM_SEED), solution="Add them: 12345 is another number.")
-    faulty_attack = plant_fault(attack_without_result, SUM_SEED, "slip", random.Random(1))
-    assert faulty_attack.solution == f"Add them: 12345 is another number.\nSo the answer is {faulty_attack.answer}."
+    wrong_attack = plant_error(attack_without_result, SUM_SEED, "slip", random.Random(1))
+    assert wrong_attack.solution == f"Add them: 12345 is another number.\nSo the answer is {wrong_attack.answer}."
 
 
-@pytest.mark.parametrize("fault", ["slip", "answer"])
-def test_plant_fault_chooses_another_option(fault: Any) -> None:
-    faulty_attack = plant_fault(make_attack(CHOICE_SEED), CHOICE_SEED, fault, random.Random(2))
-    assert faulty_attack.answer in "AC" and faulty_attack.answer != CHOICE_SEED.answer
-    assert faulty_attack.solution.endswith(
-        f"The answer is {faulty_attack.answer}. {CHOICE_SEED.options[faulty_attack.answer]}"
+@pytest.mark.parametrize("kind", ["slip", "answer"])
+def test_plant_error_chooses_another_option(kind: Any) -> None:
+    wrong_attack = plant_error(make_attack(CHOICE_SEED), CHOICE_SEED, kind, random.Random(2))
+    assert wrong_attack.answer in "AC" and wrong_attack.answer != CHOICE_SEED.answer
+    assert wrong_attack.solution.endswith(
+        f"The answer is {wrong_attack.answer}. {CHOICE_SEED.options[wrong_attack.answer]}"
     )
 
 

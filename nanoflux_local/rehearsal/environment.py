@@ -1,7 +1,8 @@
-"""The stage of a rehearsal: a scratch home, a fake server that replaces hosted models, and the vLLM servers that the
-rehearsal started.
+"""The environment of a rehearsal: a scratch home, a fake server that replaces hosted models, and vLLM servers that
+serve stand-ins.
 
-The stage cleans up all of these. In the user's home, only the manifests are read, and nothing is written.
+A stand-in is a small model that replaces a model of the profile and writes scripted replies. The environment is removed
+at the end. In the user's home, only the manifests are read, and nothing is written.
 """
 
 import asyncio
@@ -27,12 +28,12 @@ from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
 LEAN = ("--enforce-eager", "--max-num-seqs", "8")
-"""Arguments with which the server of a stand-in starts on a CPU in half a minute."""
+"""Arguments with which vLLM serves a stand-in on a CPU within half a minute of its start."""
 KV_GIB = "1"
-"""GiB of KV cache for a stand-in on a CPU, instead of the planned size, which is for the real model."""
+"""GiB of KV cache for a stand-in on a CPU; the planned size suits the real model that it replaces."""
 
 
-class Stage:
+class RehearsalEnvironment:
     """A rehearsal's scratch home and the processes started for it. Always call `clear` at the end."""
 
     def __init__(self, user_home: Home) -> None:
@@ -47,8 +48,8 @@ class Stage:
         """The results of passed steps, by step and model, so that a model in several profiles is tested only once."""
         self._hosted: _HostedServer | None = None
 
-    def interpreter(self) -> Interpreter:
-        """The Python interpreter that has vLLM.
+    def prepare_interpreter(self) -> Interpreter:
+        """Find the Python interpreter that has vLLM, and set the size of its KV cache if it serves on a CPU.
 
         Raises:
             ServerError: vLLM is not installed.
@@ -72,9 +73,9 @@ class Stage:
             name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), on_cpu)
             for name, values in endpoints.items()
         }
-        embedder = override_embedder()
+        embedder_overrides = override_embedder()
         changed_endpoints = {name: values for name, values in overrides_by_name.items() if values}
-        return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
+        return {**embedder_overrides, "endpoints": changed_endpoints | embedder_overrides["endpoints"]}
 
     def _override_endpoint(self, config: EndpointConfig, on_cpu: bool) -> Settings:
         kind = find_kind(config.interface)
@@ -85,14 +86,14 @@ class Stage:
         return {}
 
     def make_launch(
-        self, config: EndpointConfig, resources_and_group: tuple[ServerResources, str], accepts_adapters: bool
+        self, config: EndpointConfig, resources_and_sleep_group: tuple[ServerResources, str], accepts_adapters: bool
     ) -> Launch:
-        """The launch of an endpoint's server with the resources and turn group in `resources_and_group`, with the
-        longest context that a rehearsed profile needs, and with buffers for an adapter if `accepts_adapters`.
+        """The launch of an endpoint's server with these resources, the longest context that a rehearsed profile needs,
+        and buffers for an adapter if `accepts_adapters`. A server with a sleep group can sleep.
         """
-        resources, group = resources_and_group
+        resources, sleep_group = resources_and_sleep_group
         launch = make_launch(
-            config, self.home, resources, bool(group or config.shares), DEFAULT_RANK if accepts_adapters else 0
+            config, self.home, resources, bool(sleep_group or config.shares), DEFAULT_RANK if accepts_adapters else 0
         )
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
