@@ -24,7 +24,7 @@ from pathlib import Path
 import kills
 from kills import Trial, disturb, find_differences, make_scripted_settings
 
-from nanoflux_local.jobs import RUN, Work, check_work
+from nanoflux_local.jobs import RUN, Job, check_job
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -264,7 +264,7 @@ def _run_to_end(trial: Trial) -> tuple[int, str]:
 def _read_status(trial: Trial) -> str:
     with LedgerView(trial.home / "ledger.db") as view:
         summary = view.summarize_run(kills.NAME).to_json()
-        return check_work(Home(trial.home), view, Work(RUN, summary["run"]), summary).status
+        return check_job(Home(trial.home), view, Job(RUN, summary["run"]), summary).status
 
 
 def _mount(folder: Path, kib: int, options: str = "") -> bool:

@@ -100,11 +100,11 @@ async def measure(
         steps[DECISION_STEP] = partial(_judge, judge)
         for group in groups:
             group_steps = [steps[name] for name in group.split(",")]
-            jobs = [
+            functions = [
                 partial(_apply_steps, group_steps, rules.config.seed, solution, call, is_time_over)
                 for solution in measured
             ]
-            await run_bounded(jobs, config.concurrency)
+            await run_bounded(functions, config.concurrency)
     return measured
 
 

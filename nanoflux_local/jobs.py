@@ -1,9 +1,9 @@
-"""Locks, heartbeats and stop requests of jobs. A run, training, evaluation, series or experiment is called work here,
-and a job is one worker process that executes such work.
+"""Locks, heartbeats and stop requests of jobs. A job is one run, training run, evaluation, series or experiment. A
+worker is a process that executes a job; the ledger's table `jobs` has one row for each such execution.
 
-A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
-polls. The kernel releases a worker's lock when the process ends, so a crash or a reboot leaves nothing to clean up.
-This module imports no model library, so that the commands that list or stop work take a fraction of a second.
+A process that wants a worker to pause or stop writes the request into the row of the worker's execution, which the
+worker polls. The kernel releases a worker's lock when the process ends, so a crash or a reboot leaves nothing to clean
+up. This module imports no model library, so that the commands that list or stop jobs take a fraction of a second.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.ledger.store import Ledger, WorkTable
+from nanoflux_local.ledger.store import JobTable, Ledger
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
@@ -35,8 +35,8 @@ POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
 """Seconds between polls for stop requests, seconds between heartbeats, and seconds without a heartbeat after which a
 worker counts as stalled.
 """
-JOB_WAIT_S = 2.0
-"""Seconds to wait for the job of a worker that holds its lock but has not recorded its job yet."""
+EXECUTION_WAIT_S = 2.0
+"""Seconds to wait until a worker that holds its lock has recorded its execution."""
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
 MAX_LOG_BYTES = 200_000
@@ -46,13 +46,13 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """A kind of work: its name in jobs, locks and messages, the ledger table of its rows (id, status, message), that
-    table's column with the settings, and the command group with `show` and `resume`. Evaluations have no such group:
-    `eval` with the same arguments resumes an evaluation.
+    """A kind of job: its name in the ledger, locks and messages, the ledger table of its rows (id, status, message),
+    that table's column with the settings, and the command group with `show` and `resume`. Evaluations have no such
+    group: `eval` with the same arguments resumes an evaluation.
     """
 
     name: str
-    table: WorkTable
+    table: JobTable
     settings: str
     command: str
 
@@ -65,7 +65,7 @@ EXPERIMENT = JobKind("experiment", "experiments", "plan", "experiment")
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Job:
     """One run, training, evaluation, series or experiment."""
 
     kind: JobKind
@@ -89,23 +89,23 @@ class Work:
 
 
 @contextmanager
-def hold_lock(home: Home, work: Work) -> Iterator[None]:
-    """Hold the lock of `work` while the block runs.
+def hold_lock(home: Home, job: Job) -> Iterator[None]:
+    """Hold the lock of `job` while the block runs.
 
     Raises:
         RefusedError: another process holds the lock.
     """
-    path = work.lock(home)
+    path = job.lock(home)
     path.parent.mkdir(mode=0o700, exist_ok=True)  # a ledger copied into another home directory has no locks
     with path.open("w") as file:
         if not _try_lock(file, fcntl.LOCK_EX, LOCK_TRIES):
-            raise work.busy_error()
+            raise job.busy_error()
         yield
 
 
-def has_worker(home: Home, work: Work) -> bool:
-    """Whether a process holds the lock of this work."""
-    path = work.lock(home)
+def has_worker(home: Home, job: Job) -> bool:
+    """Whether a process holds the lock of this job."""
+    path = job.lock(home)
     if not path.exists():
         return False
     with path.open() as file:
@@ -130,8 +130,8 @@ def boot_id() -> str:
 
 
 @dataclass(slots=True)
-class ActiveJob:
-    """The job of this process: its row id, and the status and message to record when it ends."""
+class ActiveExecution:
+    """The execution of a job by this process: its row id, and the status and message to record when it ends."""
 
     id: int
     status: str = "interrupted"
@@ -139,23 +139,23 @@ class ActiveJob:
 
 
 @contextmanager
-def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
-    """Record that this process executes `work`, and at the end of the block the status that the block has set. If the
+def record_execution(ledger: Ledger, job: Job) -> Iterator[ActiveExecution]:
+    """Record that this process executes `job`, and at the end of the block the status that the block has set. If the
     block has set none, the status is "paused" after a NanofluxError that `pauses`, "failed" after any other
     NanofluxError, and otherwise "interrupted".
     """
-    job = ActiveJob(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
+    execution = ActiveExecution(ledger.start_execution(job.kind.name, job.id, os.getpid(), boot_id(), job.kind.table))
     start = time.monotonic()
     try:
-        yield job
+        yield execution
     except NanofluxError as error:
-        if job.status == "interrupted":
-            job.status = "paused" if error.pauses else "failed"
-            job.message = f"{error.message} → {error.fix}" if error.fix else error.message
+        if execution.status == "interrupted":
+            execution.status = "paused" if error.pauses else "failed"
+            execution.message = f"{error.message} → {error.fix}" if error.fix else error.message
         raise
     finally:
-        ledger.set_status(work.kind.table, work.id, job.status, job.message, time.monotonic() - start)
-        ledger.finish_job(job.id, job.status, job.message)
+        ledger.set_status(job.kind.table, job.id, execution.status, execution.message, time.monotonic() - start)
+        ledger.finish_execution(execution.id, execution.status, execution.message)
 
 
 class Heartbeat:
@@ -164,16 +164,16 @@ class Heartbeat:
     def __init__(
         self,
         ledger: Ledger,
-        job: int,
-        work: Work,
+        execution_id: int,
+        job: Job,
         on_request: Callable[[StopRequest], None],
         on_settings: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._ledger = ledger
-        self._job = job
-        table, column = work.kind.table, work.kind.settings
+        self._execution_id = execution_id
+        table, column = job.kind.table, job.kind.settings
         self._sql = f"SELECT jobs.wish, {table}.{column} FROM jobs, {table} WHERE jobs.id = ? AND {table}.id = ?"
-        self._subject = work.id
+        self._job_id = job.id
         self._on_request = on_request
         self._on_settings = on_settings
         self._last_beat_s = time.monotonic()
@@ -201,30 +201,32 @@ class Heartbeat:
             self._on_settings(settings)
         if time.monotonic() - self._last_beat_s >= HEARTBEAT_S:
             self._last_beat_s = time.monotonic()
-            self._ledger.beat(self._job)
+            self._ledger.beat(self._execution_id)
 
     def _read(self) -> tuple[StopRequest, str]:
         """The pending stop request, and the JSON of the current settings."""
-        request, settings = self._ledger.rows(self._sql, self._job, self._subject)[0]
+        request, settings = self._ledger.rows(self._sql, self._execution_id, self._job_id)[0]
         return request, str(settings)
 
 
 @contextmanager
-def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[StopRequest], None]) -> Iterator[None]:
-    """Run a `Heartbeat` in a separate thread with its own connection, for work that blocks its thread. If the heartbeat
-    fails, `on_request` gets "stop", and the error is raised at the end of the block.
+def heartbeat_thread(
+    ledger: Path, execution_id: int, job: Job, on_request: Callable[[StopRequest], None]
+) -> Iterator[None]:
+    """Run a `Heartbeat` in a separate thread with its own connection, for a job that blocks its thread. If the
+    heartbeat fails, `on_request` gets "stop", and the error is raised at the end of the block.
     """
     end_event, failures = threading.Event(), list[NanofluxError]()
 
     def beat() -> None:
         try:
             with Ledger(ledger) as connection:
-                Heartbeat(connection, job, work, on_request).run_until(end_event)
+                Heartbeat(connection, execution_id, job, on_request).run_until(end_event)
         except NanofluxError as error:
             failures.append(error)
             on_request("stop")
 
-    thread = threading.Thread(target=beat, name=f"heartbeat of {work}", daemon=True)
+    thread = threading.Thread(target=beat, name=f"heartbeat of {job}", daemon=True)
     thread.start()
     try:
         yield
@@ -235,18 +237,18 @@ def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[S
         raise failures[0]
 
 
-def list_running_work(home: Home, view: LedgerView) -> list[Work]:
-    """All work that has a worker."""
+def list_running_jobs(home: Home, view: LedgerView) -> list[Job]:
+    """All jobs that have a worker."""
     kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
-    recorded_work = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
-    return [work for work in recorded_work if has_worker(home, work)]
+    recorded_jobs = [Job(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
+    return [job for job in recorded_jobs if has_worker(home, job)]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredJob:
-    """A job as recorded in the ledger: its process, and the times of its start (`began_s`) and last heartbeat
-    (`beat_s`) on the monotonic clock of its `boot`. `wish` is the pending request to stop it.
+class StoredExecution:
+    """An execution of a job as recorded in the ledger: its process, and the times of its start (`began_s`) and last
+    heartbeat (`beat_s`) on the monotonic clock of its `boot`. `wish` is the pending request to stop it.
     """
 
     id: int
@@ -260,24 +262,24 @@ class StoredJob:
 
     @property
     def is_running(self) -> bool:
-        """Whether the ledger has recorded no end of the job, and the job belongs to the machine's current boot."""
+        """Whether the execution belongs to the machine's current boot, and the ledger has recorded no end of it."""
         return self.state == "running" and self.boot == boot_id()
 
     def seconds_since(self, moment_s: float) -> float:
-        """Seconds since one of the job's times; 0 if it has ended or belongs to an earlier boot."""
+        """Seconds since one of the execution's times; 0 if it has ended or belongs to an earlier boot."""
         return max(0.0, time.monotonic() - moment_s) if self.is_running else 0.0
 
 
-def current_job(view: LedgerView, work: Work) -> StoredJob | None:
-    """The newest job of `work`, or None."""
+def current_execution(view: LedgerView, job: Job) -> StoredExecution | None:
+    """The newest execution of `job`, or None if no process has executed it."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"
-    row = view.row(sql, work.kind.name, work.id)
-    return decode_row(StoredJob, row) if row else None
+    row = view.row(sql, job.kind.name, job.id)
+    return decode_row(StoredExecution, row) if row else None
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that executes some work; `wish` is the pending request to stop it ("" if there is none)."""
+    """The process that executes a job; `wish` is the pending request to stop it ("" if there is none)."""
 
     pid: int
     heartbeat_at: str
@@ -285,8 +287,8 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkState:
-    """The current state of some work: the status in its row, corrected if its process is dead or sends no heartbeat.
+class JobState:
+    """The current state of a job: the status in its row, corrected if its process is dead or sends no heartbeat.
     `seconds` is the wall-clock time so far, including that of a killed process up to its last heartbeat.
     """
 
@@ -300,117 +302,117 @@ class WorkState:
         return asdict(self)
 
 
-def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> WorkState:
-    """The state of `work`. `row` has the `status`, `message` and `seconds` of its row in the ledger. If the status is
-    "running", but there is no process, the work was killed and is "interrupted"; if its process has sent no heartbeat
-    for `STALLED_S` seconds, the work is "stalled".
+def check_job(home: Home, view: LedgerView, job: Job, row: Mapping[str, Any]) -> JobState:
+    """The state of `job`. `row` has the `status`, `message` and `seconds` of its row in the ledger. If the status is
+    "running", but there is no process, the job was killed and is "interrupted"; if its process has sent no heartbeat
+    for `STALLED_S` seconds, the job is "stalled".
     """
     status, message, seconds = row["status"], row["message"], row["seconds"]
-    job = current_job(view, work)
-    has_process = has_worker(home, work)
-    silence_s = job.seconds_since(job.beat_s) if job else 0.0
+    execution = current_execution(view, job)
+    has_process = has_worker(home, job)
+    silence_s = execution.seconds_since(execution.beat_s) if execution else 0.0
     if status == "running" and not has_process:
-        fix = "resume it" if work.kind.command else "run the same command again to resume"
+        fix = "resume it" if job.kind.command else "run the same command again to resume"
         status, message = "interrupted", f"its process ended; {fix}"
     elif status == "running" and silence_s > STALLED_S:
         status, message = "stalled", f"its process has sent no heartbeat for {silence_s:.0f} s"
-    if job is None or not has_process:
-        unrecorded_s = job.beat_s - job.began_s if job and job.state == "running" else 0.0
-        return WorkState(status, message, round(seconds + unrecorded_s, 3))
-    worker = Worker(job.pid, job.heartbeat_at, job.wish)
-    return WorkState(status, message, round(seconds + job.seconds_since(job.began_s), 3), worker)
+    if execution is None or not has_process:
+        unrecorded_s = execution.beat_s - execution.began_s if execution and execution.state == "running" else 0.0
+        return JobState(status, message, round(seconds + unrecorded_s, 3))
+    worker = Worker(execution.pid, execution.heartbeat_at, execution.wish)
+    return JobState(status, message, round(seconds + execution.seconds_since(execution.began_s), 3), worker)
 
 
-def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
+def request_stop(home: Home, job: Job, request: Literal["pause", "stop"]) -> str:
     """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While the worker drains, a
     second "stop" ends it immediately, and "stop" replaces an earlier "pause". Returns a sentence for the user.
     """
-    if not has_worker(home, work):
-        return _set_idle_status(home, work, request)
-    job = _wait_for_job(home, work)
+    if not has_worker(home, job):
+        return _set_idle_status(home, job, request)
+    execution = _wait_for_execution(home, job)
     effective_request: StopRequest = request
-    if request == "stop" and job.wish in ("stop", "end"):
+    if request == "stop" and execution.wish in ("stop", "end"):
         effective_request = "end"
-    if request == "pause" and job.wish:
-        return f"{work} is already draining"
+    if request == "pause" and execution.wish:
+        return f"{job} is already draining"
     with Ledger(home.ledger) as ledger:
-        ledger.request_stop(job.id, effective_request)
-    return f"{work} " + (
+        ledger.request_stop(execution.id, effective_request)
+    return f"{job} " + (
         "ends now" if effective_request == "end" else f"drains and will then be {status_after(effective_request)}"
     )
 
 
 def status_after(request: StopRequest) -> str:
-    """The status of work that ended because of this request."""
+    """The status of a job that ended because of this request."""
     return {"pause": "paused", "stop": "stopped", "end": "stopped"}[request]
 
 
-def _wait_for_job(home: Home, work: Work) -> StoredJob:
-    """Wait for the job of the process that holds the lock: a worker takes the lock before it records its job."""
-    deadline = time.monotonic() + JOB_WAIT_S
+def _wait_for_execution(home: Home, job: Job) -> StoredExecution:
+    """Wait until the process that holds the lock has recorded its execution: a worker takes the lock first."""
+    deadline = time.monotonic() + EXECUTION_WAIT_S
     while True:
         with LedgerView(home.ledger) as view:
-            job = current_job(view, work)
-        if job and job.is_running and Path(f"/proc/{job.pid}").exists():
-            return job
+            execution = current_execution(view, job)
+        if execution and execution.is_running and Path(f"/proc/{execution.pid}").exists():
+            return execution
         if time.monotonic() > deadline:
-            raise RefusedError(f"the worker of {work} is still starting", "try again in a moment")
+            raise RefusedError(f"the worker of {job} is still starting", "try again in a moment")
         time.sleep(RETRY_S)
 
 
-def _set_idle_status(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
-    """Set the status of work without a worker, unless it is done."""
+def _set_idle_status(home: Home, job: Job, request: Literal["pause", "stop"]) -> str:
+    """Set the status of a job without a worker, unless it is done."""
     status = status_after(request)
     with LedgerView(home.ledger) as view:
-        row = view.row(f"SELECT status FROM {work.kind.table} WHERE id = ?", work.id)
+        row = view.row(f"SELECT status FROM {job.kind.table} WHERE id = ?", job.id)
     if row is None:
-        raise NothingMatchedError(f"there is no {work}", f"see `nanoflux {work.kind.command} list`")
+        raise NothingMatchedError(f"there is no {job}", f"see `nanoflux {job.kind.command} list`")
     if row["status"] in ("done", status):
-        return f"{work} is already {row['status']}"
-    with hold_lock(home, work), Ledger(home.ledger) as ledger:
-        ledger.set_status(work.kind.table, work.id, status)
-    return f"{work} is {status}; no process was working on it"
+        return f"{job} is already {row['status']}"
+    with hold_lock(home, job), Ledger(home.ledger) as ledger:
+        ledger.set_status(job.kind.table, job.id, status)
+    return f"{job} is {status}; no process was working on it"
 
 
-def launch(home: Home, work: Work) -> int:
+def launch(home: Home, job: Job) -> int:
     """Start a detached worker, which outlives this terminal. Returns its pid once it holds the lock.
 
     Raises:
-        RefusedError: the work already has a worker.
+        RefusedError: the job already has a worker.
         NanofluxError: the worker did not start; if it ended, the message has the end of its log.
     """
-    if has_worker(home, work):
-        raise work.busy_error()
-    log = work.log(home)
+    if has_worker(home, job):
+        raise job.busy_error()
+    log = job.log(home)
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    command = build_module_command("nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume", work.id)
+    command = build_module_command("nanoflux_local.cli", "--home", str(home.root), job.kind.command, "resume", job.id)
     with log.open("a") as file:
         log.chmod(0o600)
         log_start = file.tell()
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     deadline = time.monotonic() + LAUNCH_S
-    while not _has_started(home, work, worker.pid):
+    while not _has_started(home, job, worker.pid):
         exit_code = worker.poll()
-        if exit_code is not None and not _has_started(home, work, worker.pid):
+        if exit_code is not None and not _has_started(home, job, worker.pid):
             log_tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
             raise NanofluxError(
-                f"the worker of {work} ended at once with exit code {exit_code}: {log_tail}", f"read {log}"
+                f"the worker of {job} ended at once with exit code {exit_code}: {log_tail}", f"read {log}"
             )
         if time.monotonic() > deadline:
-            raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not started yet", f"read {log}")
+            raise NanofluxError(f"the worker of {job} (pid {worker.pid}) has not started yet", f"read {log}")
         time.sleep(RETRY_S)
     return worker.pid
 
 
-def _has_started(home: Home, work: Work, pid: int) -> bool:
+def _has_started(home: Home, job: Job, pid: int) -> bool:
     with LedgerView(home.ledger) as view:
-        job = current_job(view, work)
-    return job is not None and job.pid == pid and job.boot == boot_id()
+        execution = current_execution(view, job)
+    return execution is not None and execution.pid == pid and execution.boot == boot_id()
 
 
-def read_log(home: Home, work: Work, lines: int) -> list[str]:
+def read_log(home: Home, job: Job, lines: int) -> list[str]:
     """The last lines of a detached worker's log, without secrets; [] if there is no log."""
-    path = work.log(home)
+    path = job.log(home)
     if not path.is_file():
         return []
     with path.open("rb") as file:

@@ -75,8 +75,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def make_work(training: str) -> jobs.Work:
-    return jobs.Work(jobs.TRAINING, training)
+def make_job(training: str) -> jobs.Job:
+    return jobs.Job(jobs.TRAINING, training)
 
 
 def resume_to_end(home: Home, training: str) -> TrainingOutcome:
@@ -92,10 +92,10 @@ def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
     training = trainings.create_training(home, BASE, QUICK, make_data())
-    pid = jobs.launch(home, make_work(training))
+    pid = jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     assert trainings.create_training(home, BASE, QUICK, make_data()) == training
     result = resume_to_end(home, training)
     summary = trainings.summarize_training(home, training)
@@ -133,8 +133,8 @@ def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: P
     assert started.returncode == 0, started.stderr
     training = json.loads(started.stdout)["training"]
     path.unlink()  # the training has a copy of its rows
-    assert "drains" in jobs.request_stop(home, make_work(training), "pause")
-    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    assert "drains" in jobs.request_stop(home, make_job(training), "pause")
+    wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     paused = trainings.summarize_training(home, training)
     assert paused.status == "paused" and paused.worker is None and paused.step < 300
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
@@ -146,41 +146,41 @@ def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: P
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
             "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
     assert result["steps"] == 240 and {"6nd", "measured"} <= result["flops"].keys()
-    assert "already done" in jobs.request_stop(home, make_work(training), "stop")
+    assert "already done" in jobs.request_stop(home, make_job(training), "stop")
 
 
 def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home) -> None:
     training = trainings.create_training(home, BASE, LONG, make_data())
-    jobs.launch(home, make_work(training))
+    jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     worker = trainings.summarize_training(home, training).worker
     assert worker is not None and worker.wish == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
         trainings.resume_training(home, training)
-    assert "drains" in jobs.request_stop(home, make_work(training), "stop")
-    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    assert "drains" in jobs.request_stop(home, make_job(training), "stop")
+    wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     stopped = trainings.summarize_training(home, training)
     assert stopped.status == "stopped"
-    pid = jobs.launch(home, make_work(training))
+    pid = jobs.launch(home, make_job(training))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
             with ledger.transaction():  # so that the suspended worker holds no lock of the ledger
                 os.kill(pid, signal.SIGSTOP)  # so that both requests are stored before the worker polls
-            assert "drains" in jobs.request_stop(home, make_work(training), "stop")
-            assert "ends now" in jobs.request_stop(home, make_work(training), "stop")
+            assert "drains" in jobs.request_stop(home, make_job(training), "stop")
+            assert "ends now" in jobs.request_stop(home, make_job(training), "stop")
         os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     stopped_again = trainings.summarize_training(home, training)
     assert stopped_again.status == "stopped" and stopped_again.step >= stopped.step
 
 
 def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
     training = trainings.create_training(home, BASE, LONG, make_data())
-    pid = jobs.launch(home, make_work(training))
+    pid = jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not jobs.has_worker(home, make_work(training)))
+    wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     assert trainings.summarize_training(home, training).status == "interrupted"
 
 

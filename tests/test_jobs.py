@@ -34,14 +34,14 @@ def start(home: Home, **settings: Any) -> str:
     return asyncio.run(runs.start(home, config))
 
 
-def make_work(run: str) -> jobs.Work:
-    return jobs.Work(jobs.RUN, run)
+def make_job(run: str) -> jobs.Job:
+    return jobs.Job(jobs.RUN, run)
 
 
 def show(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run).to_json()
-        return {**summary, **jobs.check_work(home, view, make_work(run), summary).to_json()}
+        return {**summary, **jobs.check_job(home, view, make_job(run), summary).to_json()}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -63,9 +63,9 @@ def test_paused_and_reconfigured_run_has_the_digest_of_an_uninterrupted_run(home
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("DELETE FROM turn_calls")  # so that no call is remembered and the worker is slow
         connection.execute("DELETE FROM calls")
-    assert jobs.launch(home, make_work(run)) == (show(home, run)["worker"] or {}).get("pid")
+    assert jobs.launch(home, make_job(run)) == (show(home, run)["worker"] or {}).get("pid")
     with pytest.raises(RefusedError, match="another process"):
-        jobs.launch(home, make_work(run))
+        jobs.launch(home, make_job(run))
     assert run_cli(home, "resume", run).returncode == 3
     assert run_cli(home, "pause", run).returncode == 0
     wait_until(lambda: show(home, run)["status"] == "paused")
@@ -81,17 +81,17 @@ def test_paused_and_reconfigured_run_has_the_digest_of_an_uninterrupted_run(home
 
 def test_second_stop_ends_a_run_immediately_and_a_killed_worker_is_interrupted(home: Home) -> None:
     run = start(home, endpoints={"duelist-a": {"delay_s": 60}})
-    jobs.launch(home, make_work(run))
-    assert "drains" in jobs.request_stop(home, make_work(run), "stop")
+    jobs.launch(home, make_job(run))
+    assert "drains" in jobs.request_stop(home, make_job(run), "stop")
     assert show(home, run)["status"] == "running"
-    assert "now" in jobs.request_stop(home, make_work(run), "stop")
-    wait_until(lambda: not jobs.has_worker(home, make_work(run)))
+    assert "now" in jobs.request_stop(home, make_job(run), "stop")
+    wait_until(lambda: not jobs.has_worker(home, make_job(run)))
     assert show(home, run)["status"] == "stopped"
-    pid = jobs.launch(home, make_work(run))
+    pid = jobs.launch(home, make_job(run))
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not jobs.has_worker(home, make_work(run)))
+    wait_until(lambda: not jobs.has_worker(home, make_job(run)))
     assert show(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.request_stop(home, make_work(run), "pause")
+    assert "no process" in jobs.request_stop(home, make_job(run), "pause")
     assert show(home, run)["status"] == "paused"
 
 
@@ -100,7 +100,7 @@ def test_worker_is_running_as_soon_as_it_is_recorded(home: Home) -> None:
     run = start(home)
     with Ledger(home.ledger) as ledger:
         ledger.set_run_status(run, "stopped")
-        ledger.start_job("run", run, os.getpid(), jobs.boot_id(), "runs")
+        ledger.start_execution("run", run, os.getpid(), jobs.boot_id(), "runs")
     assert show(home, run)["status"] == "interrupted", "recorded as running, without a process"
 
 
@@ -111,32 +111,34 @@ def execute_sql(ledger: Ledger, sql: str, *values: object) -> None:
 
 def test_worker_without_heartbeat_is_stalled(home: Home) -> None:
     run = start(home)
-    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_work(run)):
-        job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_job(run)):
+        execution_id = ledger.start_execution("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         assert show(home, run)["status"] == "running"
-        execute_sql(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", job)
+        execute_sql(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", execution_id)
         assert show(home, run)["status"] == "stalled"
 
 
 @pytest.mark.parametrize("moment", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
 def test_changed_wall_clock_affects_no_worker_state(home: Home, moment: str) -> None:
     run = start(home)
-    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_work(run)):
-        job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_job(run)):
+        execution_id = ledger.start_execution("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
-        execute_sql(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", moment, moment, job)
+        execute_sql(
+            ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", moment, moment, execution_id
+        )
         assert show(home, run)["status"] == "running" and 0 <= show(home, run)["seconds"] < 30
 
 
 def test_run_of_an_earlier_boot_is_interrupted_and_resumes(home: Home) -> None:
     run = start(home)
     with Ledger(home.ledger) as ledger:
-        ledger.start_job("run", run, 1, "another boot")  # pid 1 is alive, but the job is of another boot
+        ledger.start_execution("run", run, 1, "another boot")  # pid 1 is alive, but the execution is of another boot
         ledger.set_run_status(run, "running")
         execute_sql(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
     assert show(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.request_stop(home, make_work(run), "pause")
+    assert "no process" in jobs.request_stop(home, make_job(run), "pause")
     assert show(home, run)["status"] == "paused"
     asyncio.run(runs.execute(home, run))
     finished = show(home, run)

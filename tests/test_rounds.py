@@ -102,7 +102,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
 
     def pause_once(step: str, done: int, total: int) -> None:
         if "examples" in step and not answers:
-            answers.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
+            answers.append(jobs.request_stop(home, jobs.Job(jobs.SERIES, series), "pause"))
             time.sleep(1)  # the worker polls a few times a second
 
     rounds.execute(home, series, pause_once)

@@ -179,32 +179,32 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 
 def test_run_is_executed_by_one_worker(home: Home) -> None:
     run = start(home)
-    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
-    with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
-        assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
-        assert not jobs.has_worker(home, jobs.Work(jobs.RUN, "another"))
+    assert not jobs.has_worker(home, jobs.Job(jobs.RUN, run))
+    with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
+        assert jobs.has_worker(home, jobs.Job(jobs.RUN, run))
+        assert not jobs.has_worker(home, jobs.Job(jobs.RUN, "another"))
         with pytest.raises(RefusedError, match="another process is working on") as error:
             asyncio.run(runs.execute(home, run))
         assert error.value.exit_code == 3
         assert read_summary(home, run)["turns"] == 0
-    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(home, jobs.Job(jobs.RUN, run))
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
     run, stop = start(home), threading.Event()
-    with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
+    with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
         pass
 
     def poll() -> None:
         while not stop.is_set():
-            jobs.has_worker(home, jobs.Work(jobs.RUN, run))
+            jobs.has_worker(home, jobs.Job(jobs.RUN, run))
 
     threads = [threading.Thread(target=poll) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(200):
-            with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
+            with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
                 pass
     finally:
         stop.set()
@@ -215,7 +215,7 @@ def test_reader_does_not_block_a_worker(home: Home) -> None:
 def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
     run = start(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
-    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(home, jobs.Job(jobs.RUN, run))
     asyncio.run(runs.execute(home, run))
 
 
@@ -224,7 +224,7 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     other_home = Home(tmp_path / "elsewhere")
     other_home.root.mkdir()
     other_home.ledger.write_bytes(home.ledger.read_bytes())
-    assert not jobs.has_worker(other_home, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(other_home, jobs.Job(jobs.RUN, run))
     asyncio.run(runs.execute(other_home, run))
     assert read_summary(other_home, run)["status"] == "done"
 

@@ -110,14 +110,14 @@ def _print_call(call: "StoredCall") -> None:
 def problems(run: str, as_json: bool) -> None:
     """List the faults (failed requests) and warnings (e.g. unreadable replies) of RUN, each with a fix."""
     from nanoflux_local.jobs import RUN as RUN_KIND
-    from nanoflux_local.jobs import Work, check_work
+    from nanoflux_local.jobs import Job, check_job
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.problems import list_problems
 
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = dict(view.find_run(run))
-        run_problems = list_problems(view, row["id"], check_work(home, view, Work(RUN_KIND, row["id"]), row))
+        run_problems = list_problems(view, row["id"], check_job(home, view, Job(RUN_KIND, row["id"]), row))
     if as_json:
         print_json([entry.to_json() for entry in run_problems])
         return
@@ -135,19 +135,19 @@ def problems(run: str, as_json: bool) -> None:
 def log(run: str, lines: int, as_json: bool) -> None:
     """Print the last lines of the log that the detached worker of RUN writes, without secrets."""
     from nanoflux_local.jobs import RUN as RUN_KIND
-    from nanoflux_local.jobs import Work, read_log
+    from nanoflux_local.jobs import Job, read_log
     from nanoflux_local.ledger.views import LedgerView
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        work = Work(RUN_KIND, view.find_run(run)["id"])
-    log_lines = read_log(home, work, lines)
+        job = Job(RUN_KIND, view.find_run(run)["id"])
+    log_lines = read_log(home, job, lines)
     if as_json:
-        print_json({"run": work.id, "log": str(work.log(home)), "lines": log_lines})
+        print_json({"run": job.id, "log": str(job.log(home)), "lines": log_lines})
         return
     if not log_lines:
         raise NothingMatchedError(
-            f"{work} has no log",
+            f"{job} has no log",
             "resume it with --detach to write one; without --detach, messages appear in its terminal only",
         )
     click.echo(plain("\n".join(log_lines)))

@@ -11,7 +11,7 @@ import click
 from nanoflux_local.paths import Home, default_home
 
 if TYPE_CHECKING:
-    from nanoflux_local.jobs import Work
+    from nanoflux_local.jobs import Job
     from nanoflux_local.train.choice import Choice
 
 KEPT = ("kept_failed", "kept_novel")
@@ -65,12 +65,12 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
 
 
-def launch_detached(home: Home, work: "Work") -> None:
+def launch_detached(home: Home, job: "Job") -> None:
     """Start a detached worker, which outlives this terminal, and print its pid and its log file."""
     from nanoflux_local import jobs
 
-    pid = jobs.launch(home, work)
-    say(f"{work}: started process {pid}; its log: {work.log(home)}")
+    pid = jobs.launch(home, job)
+    say(f"{job}: started process {pid}; its log: {job.log(home)}")
 
 
 def end_at_sigterm() -> None:

@@ -72,9 +72,9 @@ def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> Ev
     """The entry of the evaluation in `row`. Its status takes its worker into account: if the worker was killed, the
     evaluation is interrupted, although the ledger still says that it is running.
     """
-    from nanoflux_local.jobs import EVALUATION, Work, check_work
+    from nanoflux_local.jobs import EVALUATION, Job, check_job
 
-    state = check_work(home, view, Work(EVALUATION, row["id"]), row)
+    state = check_job(home, view, Job(EVALUATION, row["id"]), row)
     settings, strict = row["settings"], row["result"].get("strict")
     return EvaluationEntry(
         row["id"], row["model"], row["adapter"], row["data"], row["split"], state.status, state.message,

@@ -111,7 +111,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     from nanoflux_local.experiments import experiment as lifecycle
 
     if detach:
-        launch_detached(home, jobs.Work(jobs.EXPERIMENT, experiment))
+        launch_detached(home, jobs.Job(jobs.EXPERIMENT, experiment))
         if as_json:
             print_json(lifecycle.load_summary(home, experiment).to_json())
         return
@@ -164,7 +164,7 @@ def stop(name: str) -> None:
     from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()
-    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, load_summary(home, name).experiment), "stop"))
+    say(jobs.request_stop(home, jobs.Job(jobs.EXPERIMENT, load_summary(home, name).experiment), "stop"))
 
 
 def _show(home: Home, name: str, as_json: bool) -> None:

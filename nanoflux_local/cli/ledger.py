@@ -53,10 +53,10 @@ def compact(as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        active_work = jobs.list_running_work(home, view)
+        running_jobs = jobs.list_running_jobs(home, view)
     bar = Bar("compressing", "calls")
     try:
-        result = compact_ledger(home.ledger, not active_work, bar.show)
+        result = compact_ledger(home.ledger, not running_jobs, bar.show)
     finally:
         bar.close()
     if as_json:
@@ -69,8 +69,8 @@ def compact(as_json: bool) -> None:
                 ("ledger file", f"{result.bytes_before} bytes before, {result.bytes_after} after"),
             ],
         )
-    if active_work:
-        say(f"the file keeps its size while {active_work[0]} is active; compact it again afterwards to shrink it")
+    if running_jobs:
+        say(f"the file keeps its size while {running_jobs[0]} is active; compact it again afterwards to shrink it")
 
 
 @command.command()

@@ -82,11 +82,11 @@ def execute_series(home: Home, series: str, detach: bool) -> None:
     from nanoflux_local import jobs
     from nanoflux_local.run import rounds
 
-    work = jobs.Work(jobs.SERIES, series)
+    job = jobs.Job(jobs.SERIES, series)
     if detach:
-        launch_detached(home, work)
+        launch_detached(home, job)
         return
-    say(f"{work}; stop with Ctrl-C, resume with `nanoflux rounds resume {series}`")
+    say(f"{job}; stop with Ctrl-C, resume with `nanoflux rounds resume {series}`")
     end_at_sigterm()
     bar = Bar("rounds")
     try:
@@ -126,7 +126,7 @@ def _request_stop(series: str, request: Literal["pause", "stop"]) -> None:
     from nanoflux_local import jobs
 
     home = current_home()
-    say(jobs.request_stop(home, jobs.Work(jobs.SERIES, _find_id(home, series)), request))
+    say(jobs.request_stop(home, jobs.Job(jobs.SERIES, _find_id(home, series)), request))
 
 
 def _find_id(home: Home, series: str) -> str:

@@ -274,7 +274,7 @@ def _execute_or_detach(home: Home, run: str, detach: bool) -> None:
         return
     from nanoflux_local import jobs
 
-    launch_detached(home, jobs.Work(jobs.RUN, run))
+    launch_detached(home, jobs.Job(jobs.RUN, run))
 
 
 @command.command()
@@ -301,7 +301,7 @@ def _request_stop(run: str, request: Literal["pause", "stop"], as_json: bool) ->
 
     home = current_home()
     run = _find_id(home, run)
-    message = jobs.request_stop(home, jobs.Work(jobs.RUN, run), request)
+    message = jobs.request_stop(home, jobs.Job(jobs.RUN, run), request)
     if as_json:
         print_json({"run": run, "message": message})
     else:

@@ -160,7 +160,7 @@ def train_and_report(home: Home, training: str, detach: bool, as_json: bool, lau
         from nanoflux_local import jobs
         from nanoflux_local.train import trainings
 
-        launch_detached(home, jobs.Work(jobs.TRAINING, training))
+        launch_detached(home, jobs.Job(jobs.TRAINING, training))
         result: TrainingOutcome | TrainingSummary = trainings.summarize_training(home, training)
     else:
         result = train_with_progress(home, training, launch)

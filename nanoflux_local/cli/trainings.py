@@ -111,7 +111,7 @@ def _request_stop(training: str, request: Literal["pause", "stop"], as_json: boo
 
     home = common.current_home()
     training = _find_id(home, training)
-    message = jobs.request_stop(home, jobs.Work(jobs.TRAINING, training), request)
+    message = jobs.request_stop(home, jobs.Job(jobs.TRAINING, training), request)
     if as_json:
         print_json({"training": training, "message": message})
     else:

@@ -22,7 +22,7 @@ from nanoflux_local.evaluate.scoring import Mark, score_reply
 from nanoflux_local.evaluate.shortfall import Shortfall, describe_causes
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.evaluate.summary import EvaluationSummary, describe_missing, measure_accuracy
-from nanoflux_local.jobs import EVALUATION, Heartbeat, Work, hold_lock, record_job
+from nanoflux_local.jobs import EVALUATION, Heartbeat, Job, hold_lock, record_execution
 from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
@@ -197,20 +197,20 @@ async def evaluate(
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
     settings["items"] = plan.items_digest
     model = plan.identity
-    work = Work(EVALUATION, plan.id)
-    async with _hold_evaluation(Home(ledger.path.parent), work):
-        ledger.close_dead_jobs(EVALUATION.name, EVALUATION.table, plan.id)
+    job = Job(EVALUATION, plan.id)
+    async with _hold_evaluation(Home(ledger.path.parent), job):
+        ledger.close_dead_executions(EVALUATION.name, EVALUATION.table, plan.id)
         ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
-        with record_job(ledger, work) as job:
-            heartbeat = asyncio.create_task(Heartbeat(ledger, job.id, work, lambda _: None).run())
+        with record_execution(ledger, job) as execution:
+            heartbeat = asyncio.create_task(Heartbeat(ledger, execution.id, job, lambda _: None).run())
             try:
                 marks_by_item, shortfall = await _collect_marks(ledger, endpoint, plan, on_progress)
                 summary = summarize(plan, marks_by_item, shortfall)
             finally:
                 heartbeat.cancel()
-            job.status = "done" if summary.is_whole else PARTIAL
-            job.message = "" if summary.is_whole else describe_missing(summary.causes)
-            ledger.finish_evaluation(plan.id, job.status, summary.to_json())
+            execution.status = "done" if summary.is_whole else PARTIAL
+            execution.message = "" if summary.is_whole else describe_missing(summary.causes)
+            ledger.finish_evaluation(plan.id, execution.status, summary.to_json())
     return summary
 
 
@@ -226,12 +226,12 @@ def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
 
 
 @asynccontextmanager
-async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
+async def _hold_evaluation(home: Home, job: Job) -> AsyncIterator[None]:
     """Hold the lock of an evaluation; wait while another process holds it."""
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(hold_lock(home, work))
+                stack.enter_context(hold_lock(home, job))
             except RefusedError:
                 await asyncio.sleep(WAIT_S)
             else:

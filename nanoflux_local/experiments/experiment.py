@@ -16,13 +16,13 @@ from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import CellOutcome, OnStep, StoredCell
 from nanoflux_local.jobs import (
     EXPERIMENT,
+    Job,
+    JobState,
     StopRequest,
-    Work,
-    WorkState,
-    check_work,
+    check_job,
     heartbeat_thread,
     hold_lock,
-    record_job,
+    record_execution,
     status_after,
 )
 from nanoflux_local.ledger import board
@@ -76,14 +76,14 @@ def run_remaining_cells(home: Home, experiment: str, workers: Workers, on_cell: 
         RefusedError: another process runs the experiment.
         NanofluxError: cells failed; the others are done, and the next call retries the failed ones.
     """
-    work = Work(EXPERIMENT, experiment)
-    with hold_lock(home, work), Ledger(home.ledger) as ledger:
-        ledger.close_dead_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
-        _Execution(home, ledger, experiment, workers, on_cell).run(work)
+    job = Job(EXPERIMENT, experiment)
+    with hold_lock(home, job), Ledger(home.ledger) as ledger:
+        ledger.close_dead_executions(EXPERIMENT.name, EXPERIMENT.table, experiment)
+        _ExperimentWorker(home, ledger, experiment, workers, on_cell).run(job)
 
 
-class _Execution:
-    """The execution of an experiment by this process, with the outcome of each cell recorded in the ledger."""
+class _ExperimentWorker:
+    """Executes one experiment in this process, and records the outcome of each cell in the ledger."""
 
     def __init__(self, home: Home, ledger: Ledger, experiment: str, workers: Workers, on_cell: OnCell) -> None:
         self.home, self.ledger, self.id = home, ledger, experiment
@@ -92,23 +92,23 @@ class _Execution:
         self.requests: list[StopRequest] = []
         self.failures: list[str] = []
 
-    def run(self, work: Work) -> None:
+    def run(self, job: Job) -> None:
         """Run the remaining cells, until the end or until a pause or stop is requested. Raises NanofluxError if cells
         failed.
         """
-        with record_job(self.ledger, work) as job:
-            with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
+        with record_execution(self.ledger, job) as execution:
+            with heartbeat_thread(self.home.ledger, execution.id, job, self._handle_request):
                 remaining_cells = self._list_remaining_cells()
                 self._run_cells([cell for cell in remaining_cells if cell.condition in PREPARATION])
                 if not self.failures:  # the other cells need finished runs and answers
                     self._run_cells([cell for cell in remaining_cells if cell.condition not in PREPARATION])
             status = status_after(self.requests[-1]) if self.requests else "done"
-            job.status = "failed" if self.failures and not self.requests else status
-            job.message = "; ".join(self.failures)
+            execution.status = "failed" if self.failures and not self.requests else status
+            execution.message = "; ".join(self.failures)
         if self.failures:
             fix = "fix the causes, then run the same command again to resume"
             cells = "1 cell" if len(self.failures) == 1 else f"{len(self.failures)} cells"
-            raise NanofluxError(f"{cells} failed: {job.message}", fix)
+            raise NanofluxError(f"{cells} failed: {execution.message}", fix)
 
     def _list_remaining_cells(self) -> list[Cell]:
         rows = self.ledger.rows("SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id)
@@ -189,7 +189,7 @@ class ExperimentSummary:
     name: str
     scale: str
     created_at: str
-    state: WorkState
+    state: JobState
     cells: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> Exp
         "message": experiment.message,
         "seconds": round(experiment.seconds, 3),
     }
-    state = check_work(home, view, Work(EXPERIMENT, experiment.id), stored_state)
+    state = check_job(home, view, Job(EXPERIMENT, experiment.id), stored_state)
     cells = board.cells_by_status(view, experiment.id)
     return ExperimentSummary(
         experiment=experiment.id,

@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 
 LineKind = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_AGE_LIMIT = timedelta(days=1)
-"""How long failed work stays at the top of the board; after that it is sorted by time."""
+"""How long a failed job stays at the top of the board; after that it is sorted by time."""
 MAX_PLACEHOLDERS = 500
 """The maximum number of values that are passed to one query; SQLite limits it."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
@@ -30,7 +30,7 @@ _REVIEW = _NEWEST_REVIEW_SQL.format(column="nullif(verdict, 'open')")
 _REVIEW_NOTE = _NEWEST_REVIEW_SQL.format(column="note")
 _REVIEW_COLUMNS = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
 """The columns with the verdict and the note of the newest review of an example."""
-_ALL_WORK = """
+_ALL_JOBS = """
     SELECT 'run' AS kind, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
     UNION ALL SELECT 'evaluation', rowid, status, updated_at FROM evaluations
@@ -66,11 +66,11 @@ class BoardLine:
 
 
 def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
-    """All lines by urgency as of `moment` (by default now): recent failures, running work, waiting work, then the rest;
+    """All lines by urgency as of `moment` (by default now): recent failures, running jobs, waiting jobs, then the rest;
     within each group, the newest first.
     """
     cutoff = _freshness_cutoff(moment)
-    rows = sorted(view.rows(_ALL_WORK), key=lambda row: str(row["updated_at"]), reverse=True)
+    rows = sorted(view.rows(_ALL_JOBS), key=lambda row: str(row["updated_at"]), reverse=True)
     rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= cutoff))
     return [LineKey(row["kind"], row["row"], row["status"]) for row in rows]
 

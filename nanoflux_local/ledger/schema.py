@@ -185,8 +185,8 @@ def m005_jobs(db: Database) -> None:
 
 @migrations()
 def m012_control(db: Database) -> None:
-    """A request to a worker to pause or stop is stored in its job's row, so that a later worker does not see it. A
-    call's role is stored, so that budgets of a role can add up its costs.
+    """A request to a worker to pause or stop is stored in the row of the worker's execution, so that a later worker
+    does not see it. A call's role is stored, so that budgets of a role can add up its costs.
     """
     db.executescript(
         """
@@ -234,8 +234,8 @@ def m017_trainings(db: Database) -> None:
 
 @migrations()
 def m016_rounds(db: Database) -> None:
-    """A series of rounds and its curve. A job's seconds come from the machine's monotonic clock; its wall-clock time
-    and the age of its heartbeat are computed from them."""
+    """A series of rounds and its curve. An execution's seconds come from the machine's monotonic clock; its wall-clock
+    time and the age of its heartbeat are computed from them."""
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN began_s REAL NOT NULL DEFAULT 0.0;

@@ -26,7 +26,7 @@ from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
-WorkTable = Literal["runs", "trainings", "evaluations", "series", "experiments"]
+JobTable = Literal["runs", "trainings", "evaluations", "series", "experiments"]
 """Tables whose rows have a status, a message and the wall-clock seconds spent on them."""
 
 
@@ -256,13 +256,13 @@ class Ledger:
         """Set a run's status and message, and add `seconds` to its wall-clock time."""
         self.set_status("runs", run, status, message, seconds)
 
-    def set_status(self, table: WorkTable, row_id: str, status: str, message: str = "", seconds: float = 0.0) -> None:
+    def set_status(self, table: JobTable, row_id: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """Set the status and message of a row of `table`, and add `seconds` to its wall-clock time."""
         with self.transaction() as connection:
             self._set_status(connection, table, row_id, status, message, seconds)
 
     def _set_status(
-        self, connection: sqlite3.Connection, table: WorkTable, row_id: str, status: str, message: str, seconds: float
+        self, connection: sqlite3.Connection, table: JobTable, row_id: str, status: str, message: str, seconds: float
     ) -> None:
         connection.execute(
             f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
@@ -431,54 +431,54 @@ class Ledger:
                 (status, canonical_json(result), now(), evaluation),
             )
 
-    # Jobs
+    # Executions of jobs
 
-    def start_job(self, kind: str, subject: str, pid: int, boot: str, table: WorkTable | None = None) -> int:
-        """Record a process that works on `subject`; `boot` identifies the current boot of the machine. With `table`,
-        the subject's row there is set to "running" in the same transaction.
+    def start_execution(self, kind: str, job_id: str, pid: int, boot: str, table: JobTable | None = None) -> int:
+        """Record that a process executes a job; `boot` identifies the current boot of the machine. With `table`, the
+        job's row there is set to "running" in the same transaction. Returns the id of the execution.
         """
         with self.transaction() as connection:
-            job = connection.execute(
+            execution_id = connection.execute(
                 "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at, began_s, beat_s)"
                 " VALUES (?,?,?,?,'running','',?,?,?,?)",
-                (kind, subject, pid, boot, now(), now(), time.monotonic(), time.monotonic()),
+                (kind, job_id, pid, boot, now(), now(), time.monotonic(), time.monotonic()),
             ).lastrowid
             if table is not None:
-                self._set_status(connection, table, subject, "running", "", 0.0)
-        assert job is not None
-        return job
+                self._set_status(connection, table, job_id, "running", "", 0.0)
+        assert execution_id is not None
+        return execution_id
 
-    def beat(self, job: int) -> None:
-        """Record a heartbeat of the job's process."""
+    def beat(self, execution_id: int) -> None:
+        """Record a heartbeat of the execution's process."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE jobs SET heartbeat_at = ?, beat_s = ? WHERE id = ?", (now(), time.monotonic(), job)
+                "UPDATE jobs SET heartbeat_at = ?, beat_s = ? WHERE id = ?", (now(), time.monotonic(), execution_id)
             )
 
-    def close_dead_jobs(self, kind: str, table: WorkTable, subject: str) -> None:
-        """Mark the jobs of killed processes as interrupted, and add the time up to their last heartbeats to the
-        subject's wall-clock time. Call this only while holding the subject's lock, which proves that these processes
-        have ended.
+    def close_dead_executions(self, kind: str, table: JobTable, job_id: str) -> None:
+        """Mark the executions of killed processes as interrupted, and add the time up to their last heartbeats to the
+        job's wall-clock time. Call this only while holding the job's lock, which proves that these processes have
+        ended.
         """
         condition = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
             connection.execute(
                 f"UPDATE {table} SET seconds = seconds"
                 f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {condition}) WHERE id = ?",
-                (kind, subject, subject),
+                (kind, job_id, job_id),
             )
-            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {condition}", (kind, subject))
+            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {condition}", (kind, job_id))
 
-    def request_stop(self, job: int, request: str) -> None:
-        """Ask the process of `job` to pause, stop or end. The process reads such requests a few times a second."""
+    def request_stop(self, execution_id: int, request: str) -> None:
+        """Ask the process of an execution to pause, stop or end. It reads such requests a few times a second."""
         with self.transaction() as connection:
-            connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, job))
+            connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, execution_id))
 
-    def finish_job(self, job: int, state: str, message: str = "") -> None:
+    def finish_execution(self, execution_id: int, state: str, message: str = "") -> None:
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
-                (state, redact(message), now(), time.monotonic(), job),
+                (state, redact(message), now(), time.monotonic(), execution_id),
             )
 
     # Experiments

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanoflux_local.config import RunConfig, merge_tables, validate_model
 from nanoflux_local.errors import RefusedError
-from nanoflux_local.jobs import RUN, Work, hold_lock
+from nanoflux_local.jobs import RUN, Job, hold_lock
 from nanoflux_local.ledger.store import Ledger, now
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -33,7 +33,7 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
         RefusedError: another model might answer after the change, or another process is executing the run.
         ConfigError: a value cannot be used.
     """
-    with hold_lock(home, Work(RUN, run)):
+    with hold_lock(home, Job(RUN, run)):
         with LedgerView(home.ledger) as view:
             row = view.find_run(run)
         config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")

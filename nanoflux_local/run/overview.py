@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanoflux_local.evaluate.agreement import ReviewAgreement
-from nanoflux_local.jobs import RUN, Work, Worker, check_work
+from nanoflux_local.jobs import RUN, Job, Worker, check_job
 from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -39,7 +39,7 @@ def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary,
     """A run's summary with its current status and wall-clock time, and its worker."""
     summary = view.summarize_run(run)
     row = {"status": summary.status, "message": summary.message, "seconds": summary.seconds}
-    state = check_work(home, view, Work(RUN, summary.run), row)
+    state = check_job(home, view, Job(RUN, summary.run), row)
     return replace(summary, status=state.status, message=state.message, seconds=state.seconds), state.worker
 
 

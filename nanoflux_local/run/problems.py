@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nanoflux_local.jobs import WorkState
+from nanoflux_local.jobs import JobState
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.redaction import redact
@@ -50,12 +50,12 @@ class Problem:
         return asdict(self)
 
 
-def list_problems(view: LedgerView, run: str, state: WorkState) -> list[Problem]:
+def list_problems(view: LedgerView, run: str, state: JobState) -> list[Problem]:
     """The problems of a run in the state `state`: why it ended early, then faults, then unusable replies."""
     return [*_list_end(run, state), *_list_faults(view, run), *_list_unreadable(view, run)]
 
 
-def _list_end(run: str, state: WorkState) -> Iterator[Problem]:
+def _list_end(run: str, state: JobState) -> Iterator[Problem]:
     """The problem that ended, paused or stalled the run, if there is one."""
     if not state.message or state.status not in (*ENDED_BADLY, "paused"):
         return

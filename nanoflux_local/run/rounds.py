@@ -26,12 +26,12 @@ from nanoflux_local.jobs import (
     RUN,
     SERIES,
     TRAINING,
+    Job,
     StopRequest,
-    Work,
-    check_work,
+    check_job,
     heartbeat_thread,
     hold_lock,
-    record_job,
+    record_execution,
     status_after,
 )
 from nanoflux_local.ledger.earlier_questions import freeze
@@ -99,10 +99,10 @@ def execute(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
         RefusedError: another process is executing the series, or a round's run or training was stopped.
         NanofluxError: the series stopped; it can be resumed.
     """
-    work = Work(SERIES, series)
-    with hold_lock(home, work), Ledger(home.ledger) as ledger:
-        ledger.close_dead_jobs(SERIES.name, SERIES.table, series)
-        _SeriesWorker(home, ledger, series, on_step).execute(work)
+    job = Job(SERIES, series)
+    with hold_lock(home, job), Ledger(home.ledger) as ledger:
+        ledger.close_dead_executions(SERIES.name, SERIES.table, series)
+        _SeriesWorker(home, ledger, series, on_step).execute(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,17 @@ class _SeriesWorker:
         with LedgerView(home.ledger) as view:
             self.settings = find(view, series).settings
         self.stop_requests: list[StopRequest] = []
-        self.current_step: Work | None = None
+        self.current_step: Job | None = None
 
-    def execute(self, work: Work) -> None:
-        with record_job(self.ledger, work) as job:
+    def execute(self, job: Job) -> None:
+        with record_execution(self.ledger, job) as execution:
             try:
-                with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                    job.message = self._run_rounds()
+                with heartbeat_thread(self.home.ledger, execution.id, job, self._handle_request):
+                    execution.message = self._run_rounds()
             except NanofluxError:
                 if not self.stop_requests:  # a run or training that was asked to stop raises an error too
                     raise
-            job.status = status_after(self.stop_requests[-1]) if self.stop_requests else "done"
+            execution.status = status_after(self.stop_requests[-1]) if self.stop_requests else "done"
 
     def _run_rounds(self) -> str:
         """Execute round after round; returns why the series ended early, or ""."""
@@ -162,9 +162,9 @@ class _SeriesWorker:
         has_started = number < len(rounds)
         run = rounds[number].run if has_started else self._start_run(number, earlier_rounds)
         self.ledger.start_round(self.id, number, run)
-        self._finish_step(Work(RUN, run), lambda: self._generate(number, run))
+        self._finish_step(Job(RUN, run), lambda: self._generate(number, run))
         training = self._create_training(number, [*(round_.run for round_ in earlier_rounds), run])
-        self._finish_step(Work(TRAINING, training), lambda: self._train(number, training))
+        self._finish_step(Job(TRAINING, training), lambda: self._train(number, training))
         with LedgerView(self.home.ledger) as view:
             adapter = trainings.find_training(view, training).adapter
         self.ledger.set_round_adapter(self.id, number, adapter)
@@ -179,24 +179,24 @@ class _SeriesWorker:
         }
         self.ledger.finish_round(self.id, number, after.id, result)
 
-    def _finish_step(self, work: Work, execute: Callable[[], None]) -> None:
+    def _finish_step(self, job: Job, execute: Callable[[], None]) -> None:
         """Execute one step to its end.
 
         Raises:
             RefusedError: the step was paused or stopped before its end, which stops the series.
         """
-        self.current_step = work
+        self.current_step = job
         try:
             if not self.stop_requests:
                 execute()
         finally:
             self.current_step = None
         with LedgerView(self.home.ledger) as view:
-            row = view.row(f"SELECT status FROM {work.kind.table} WHERE id = ?", work.id)
+            row = view.row(f"SELECT status FROM {job.kind.table} WHERE id = ?", job.id)
         status = row["status"] if row else "deleted"
         if status != "done":
             raise RefusedError(
-                f"{work} is {status}, but the series needs its result",
+                f"{job} is {status}, but the series needs its result",
                 f"resume both with `nanoflux {SERIES.command} resume {self.id}`",
             )
 
@@ -380,7 +380,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
             "base": settings.base, "dev": settings.dev, "of": settings.rounds, "rounds": rounds,
             "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(stored.seconds, 3),
         }  # fmt: skip
-        state = check_work(home, view, Work(SERIES, stored.id), values)
+        state = check_job(home, view, Job(SERIES, stored.id), values)
         return SeriesSummary(**{**values, **state.to_json()})
 
 

@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.listing import list_model_warnings
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import EndpointError, NothingMatchedError, RefusedError
-from nanoflux_local.jobs import RUN, Heartbeat, StopRequest, Work, hold_lock, record_job, status_after
+from nanoflux_local.jobs import RUN, Heartbeat, Job, StopRequest, hold_lock, record_execution, status_after
 from nanoflux_local.ledger.calls import ROLE, CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -81,8 +81,8 @@ async def execute(
         RefusedError: another process is executing the run, or its models have changed since it was started.
         NanofluxError: the run stopped; it can be resumed.
     """
-    with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
-        ledger.close_dead_jobs(RUN.name, RUN.table, run)
+    with hold_lock(home, Job(RUN, run)), Ledger(home.ledger) as ledger:
+        ledger.close_dead_executions(RUN.name, RUN.table, run)
         config, identities, committed_turns = load_run(home, run)
         run_endpoints = bind(config, home)
         try:
@@ -123,19 +123,19 @@ def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
 async def _execute_and_record(
     ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig
 ) -> None:
-    """Execute a run and record its status and its job, even if it fails. The commands for this run are added to the fix
-    of an endpoint's error.
+    """Execute a run and record its status and this execution, even if it fails. The commands for this run are added to
+    the fix of an endpoint's error.
     """
-    with record_job(ledger, Work(RUN, run)) as job:
+    with record_execution(ledger, Job(RUN, run)) as execution:
         try:
-            job.status = await _execute_and_handle_requests(ledger, job.id, run, engine, accounts)
+            execution.status = await _execute_and_handle_requests(ledger, execution.id, run, engine, accounts)
         except EndpointError as error:
             error.fix = format_fix(error, run, config)
             raise
 
 
 async def _execute_and_handle_requests(
-    ledger: Ledger, job: int, run: str, engine: Engine, accounts: RunAccounts
+    ledger: Ledger, execution_id: int, run: str, engine: Engine, accounts: RunAccounts
 ) -> str:
     """Execute a run while applying what other processes request (pause, stop, changed settings). Returns the final
     status.
@@ -155,7 +155,7 @@ async def _execute_and_handle_requests(
         engine.reconfigure(config)
         accounts.set_budget(config.budget)
 
-    heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
+    heartbeat = Heartbeat(ledger, execution_id, Job(RUN, run), on_request, on_settings)
     heartbeat_task = asyncio.create_task(heartbeat.run())
     try:
         await asyncio.wait([engine_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from nanoflux_local.jobs import RUN, TRAINING, Work, check_work
+from nanoflux_local.jobs import RUN, TRAINING, Job, check_job
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -91,7 +91,7 @@ def compare_runs(
         )
         if run_id not in cache or cache[run_id].newest_rows != newest_rows:
             cache[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_rows)
-        state = check_work(home, view, Work(RUN, run_id), dict(row))
+        state = check_job(home, view, Job(RUN, run_id), dict(row))
         figures.append({"status": state.status, **cache[run_id].figures, "seconds": round(state.seconds, 1)})
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     ids = [row["id"] for row in rows]
@@ -99,9 +99,9 @@ def compare_runs(
     return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "turn", "kept examples")
 
 
-def _find_newest_rows(view: LedgerView, work: str, *queries: str) -> tuple[object, ...]:
+def _find_newest_rows(view: LedgerView, job_id: str, *queries: str) -> tuple[object, ...]:
     """The ids of the newest rows of a run or training, one for each query."""
-    rows = (view.row(query, work) for query in queries)
+    rows = (view.row(query, job_id) for query in queries)
     return tuple(row[0] if row else None for row in rows)
 
 
@@ -140,7 +140,7 @@ def compare_trainings(
         newest_rows = _find_newest_rows(view, training_id, "SELECT max(id) FROM training_events WHERE training = ?")
         if training_id not in cache or cache[training_id].newest_rows != newest_rows:
             cache[training_id] = _read_training(view, training_id, newest_rows)
-        state = check_work(home, view, Work(TRAINING, training_id), asdict(training))
+        state = check_job(home, view, Job(TRAINING, training_id), asdict(training))
         figures.append({
             "status": state.status, "base": training.base, "data": training.run or "a file",
             **cache[training_id].figures, "seconds": round(state.seconds, 1),

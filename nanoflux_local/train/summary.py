@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
+from nanoflux_local.jobs import TRAINING, Job, Worker, check_job
 from nanoflux_local.ledger.board import LastStep
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
@@ -111,7 +111,7 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
     step_events = [event for kind, event in curve if kind == "step"]
     last_step = LastStep.from_event(step_events[-1] if step_events else {})
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
-    state = check_work(home, view, Work(TRAINING, stored.id), recorded_state)
+    state = check_job(home, view, Job(TRAINING, stored.id), recorded_state)
     return TrainingSummary(
         training=stored.id,
         run=stored.run,

@@ -20,8 +20,8 @@ from nanoflux_local.domains.base import Domain, load_built_in
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.jobs import (
     TRAINING,
+    Job,
     StopRequest,
-    Work,
     boot_id,
     has_worker,
     heartbeat_thread,
@@ -231,12 +231,12 @@ def resume_training(
     if not is_main_process():  # only the main process writes to the ledger
         _run_loop(home, _load_stored(home, training), lambda _: None, lambda: False)
         return summarize_training(home, training)
-    work = Work(TRAINING, training)
-    with hold_lock(home, work), Ledger(home.ledger) as ledger:
+    job = Job(TRAINING, training)
+    with hold_lock(home, job), Ledger(home.ledger) as ledger:
         stored = _load_stored(home, training)
         outcome = _load_outcome(home, stored)
         if outcome is None:
-            outcome = _TrainingExecution(home, stored, ledger, on_event).run(work)
+            outcome = _TrainingWorker(home, stored, ledger, on_event).run(job)
     return outcome or summarize_training(home, training)
 
 
@@ -261,9 +261,9 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     """
     from nanoflux_local.train.launch import launch
 
-    work = Work(TRAINING, training)
-    if has_worker(home, work):
-        raise work.busy_error()
+    job = Job(TRAINING, training)
+    if has_worker(home, job):
+        raise job.busy_error()
     if outcome := _load_outcome(home, _load_stored(home, training)):
         return outcome
     exit_code = launch(home.root, training, arguments)
@@ -288,8 +288,8 @@ def _load_outcome(home: Home, stored: StoredTraining) -> TrainingOutcome | None:
     return TrainingOutcome.from_json(stored.result)
 
 
-class _TrainingExecution:
-    """The execution of a training run by this process, with its events and outcome recorded in the ledger."""
+class _TrainingWorker:
+    """Executes one training run in this process, and records its events and outcome in the ledger."""
 
     def __init__(self, home: Home, stored: StoredTraining, ledger: Ledger, on_event: "OnEvent") -> None:
         self.home, self.stored, self.ledger, self.on_event = home, stored, ledger, on_event
@@ -298,14 +298,14 @@ class _TrainingExecution:
         self.requests: list[StopRequest] = []
         self.in_main_thread = threading.current_thread() is threading.main_thread()
 
-    def run(self, work: Work) -> TrainingOutcome | None:
-        """Train, and record status, job and outcome even after an error. None if a pause or stop was requested."""
-        job = self.ledger.start_job("training", self.id, os.getpid(), boot_id())
+    def run(self, job: Job) -> TrainingOutcome | None:
+        """Train, and record the execution and outcome even after an error. None if a pause or stop was requested."""
+        execution_id = self.ledger.start_execution("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
         status, message, start = "interrupted", "", time.monotonic()
         outcome: TrainingOutcome | None = None
         try:
-            with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
+            with heartbeat_thread(self.home.ledger, execution_id, job, self._handle_request):
                 result = self._train_and_record()
             outcome = self._publish(result) if result.finished else None
             status = "done" if outcome else status_after(self.requests[-1])
@@ -320,7 +320,7 @@ class _TrainingExecution:
             seconds = time.monotonic() - start
             adapter, document = (outcome.adapter, dict(outcome.document)) if outcome else ("", {})
             self.ledger.finish_training(self.id, status, adapter, document, message, seconds)
-            self.ledger.finish_job(job, status, message)
+            self.ledger.finish_execution(execution_id, status, message)
         return outcome
 
     def _train_and_record(self) -> "TrainResult":

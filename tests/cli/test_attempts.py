@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from nanoflux_local import redaction
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.jobs import RUN, Work
+from nanoflux_local.jobs import RUN, Job
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -101,7 +101,7 @@ def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None
 def test_log_prints_its_last_lines_and_reports_a_missing_log(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     assert isinstance(run_command(home, "run", "log", run).exception, NothingMatchedError)
-    log = Work(RUN, run).log(home)
+    log = Job(RUN, run).log(home)
     log.parent.mkdir(exist_ok=True)
     log.write_text("".join(f"line {number}\n" for number in range(9)))
     assert run_command(home, "run", "log", run, "--lines", "2").stdout == "line 7\nline 8\n"

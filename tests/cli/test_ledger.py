@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.jobs import RUN, Work, boot_id
+from nanoflux_local.jobs import RUN, Job, boot_id
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 
@@ -36,12 +36,12 @@ def test_ledger_is_shown_compacted_and_backed_up(invoke, ledger_json, home: Path
 
 
 def test_compact_keeps_file_size_while_a_run_is_active(invoke, ledger_json, home: Path) -> None:
-    """The test holds the lock and the job of the run, as a worker would."""
+    """The test holds the lock and the execution of the run, as a worker would."""
     opened_home = Home(home)
     with Ledger(opened_home.ledger) as ledger:
-        work = Work(RUN, ledger.rows("SELECT id FROM runs")[0][0])
-        ledger.start_job("run", work.id, 1, boot_id())
-    with work.lock(opened_home).open("w") as lock_file:
+        job = Job(RUN, ledger.rows("SELECT id FROM runs")[0][0])
+        ledger.start_execution("run", job.id, 1, boot_id())
+    with job.lock(opened_home).open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
         result = invoke(home, "ledger", "compact", "--json")
         assert json.loads(result.out)["packed"] > 10 and not json.loads(result.out)["shrunk"]

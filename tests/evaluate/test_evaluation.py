@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.evaluation import choose_domain, evaluate, make_pla
 from nanoflux_local.evaluate.shortfall import ShortfallCause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
-from nanoflux_local.jobs import EVALUATION, Work, WorkState, check_work
+from nanoflux_local.jobs import EVALUATION, Job, JobState, check_job
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -201,10 +201,10 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     model = ScriptedEndpoint("m", script=write_answer)
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0)
 
-    def read_state() -> WorkState:
+    def read_state() -> JobState:
         with LedgerView(home.ledger) as view:
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
-            return check_work(home, view, Work(EVALUATION, plan.id), dict(row)) if row else WorkState("not started")
+            return check_job(home, view, Job(EVALUATION, plan.id), dict(row)) if row else JobState("not started")
 
     process = subprocess.Popen([sys.executable, "-c", SLOW_EVALUATION, str(home.ledger)])
     while read_state().status != "running":

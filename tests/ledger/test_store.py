@@ -196,7 +196,7 @@ def test_ledger_is_private_under_any_umask(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         with Ledger(tmp_path / "ledger.db") as ledger:
-            ledger.start_job("run", "x", 1, "")
+            ledger.start_execution("run", "x", 1, "")
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("ledger.db*")}
     finally:
         os.umask(mask)
@@ -309,7 +309,7 @@ def test_error_on_a_locked_ledger_names_the_cause(ledger: Ledger, path: Path, mo
         ledger.transaction(),
         pytest.raises(LedgerError, match="locked by another process"),
     ):
-        second_ledger.start_job("run", "x", 1, "")
+        second_ledger.start_execution("run", "x", 1, "")
 
 
 def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
@@ -330,14 +330,14 @@ def test_ledger_opens_while_a_suspended_process_holds_the_migration_lock(ledger:
     with path.with_suffix(".migrate").open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)  # like a process that was suspended during a migration
         with Ledger(path) as second_ledger:
-            assert second_ledger.start_job("test", "x", 1, "") == 1
+            assert second_ledger.start_execution("test", "x", 1, "") == 1
 
 
 def open_ledger_at(path: Path, start: float) -> None:
     """Wait until the monotonic clock shows `start`, then open the ledger and write to it."""
     time.sleep(max(0.0, start - time.monotonic()))
     with Ledger(path) as ledger:
-        ledger.start_job("test", "x", os.getpid(), "")
+        ledger.start_execution("test", "x", os.getpid(), "")
 
 
 def run_in_fork(work: Callable[[], None]) -> int:

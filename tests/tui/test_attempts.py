@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nanoflux_local import redaction
-from nanoflux_local.jobs import RUN, Work
+from nanoflux_local.jobs import RUN, Job
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -76,7 +76,7 @@ def test_log_of_the_worker_is_shown_without_secrets(
     drive: Drive, home: Home, find_run: Callable[[Home, str], str]
 ) -> None:
     run = find_run(home, "first")
-    log = Work(RUN, run).log(home)
+    log = Job(RUN, run).log(home)
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(run))

@@ -162,7 +162,7 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(
 
     drive(home, flow, size=(120, 40))
     deadline = time.monotonic() + 60
-    while jobs.has_worker(home, jobs.Work(jobs.RUN, run)) and time.monotonic() < deadline:
+    while jobs.has_worker(home, jobs.Job(jobs.RUN, run)) and time.monotonic() < deadline:
         time.sleep(0.1)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT status FROM runs WHERE id = ?", run)
@@ -203,12 +203,12 @@ WORKER_SCRIPT = """
 # Holds the lock of a run as its worker does, until it is killed.
 import os, sys, time
 from pathlib import Path
-from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
+from nanoflux_local.jobs import RUN, Job, boot_id, hold_lock
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 home, run = Home(Path(sys.argv[1])), sys.argv[2]
-with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
-    ledger.start_job("run", run, os.getpid(), boot_id())
+with hold_lock(home, Job(RUN, run)), Ledger(home.ledger) as ledger:
+    ledger.start_execution("run", run, os.getpid(), boot_id())
     ledger.set_run_status(run, "running")
     print("held", flush=True)
     time.sleep(600)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from textual.widgets import Input, Select
 
-from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, Work, hold_lock
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, Job, hold_lock
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -27,7 +27,7 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
     async def visit_full_home(driver: Any) -> None:
         await driver.wait_for("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
         kinds = [key.kind for key in driver.app.screen.query_one(WindowTable).keys]
-        assert kinds[:2] == ["experiment", "training"]  # failed work first, then waiting work, then finished work
+        assert kinds[:2] == ["experiment", "training"]  # failed jobs first, then waiting jobs, then finished jobs
 
     async def visit_empty_home(driver: Any) -> None:
         await driver.wait_for("This home is empty", "Start a run")
@@ -66,9 +66,9 @@ def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, hom
                 await driver.wait_for("An evaluation cannot be paused.")
 
     with (
-        hold_lock(home, Work(RUN, run)),
-        hold_lock(home, Work(EVALUATION, "aaaaaaaaaaaa")),
-        hold_lock(home, Work(EXPERIMENT, "table1-tiny-01234567")),
+        hold_lock(home, Job(RUN, run)),
+        hold_lock(home, Job(EVALUATION, "aaaaaaaaaaaa")),
+        hold_lock(home, Job(EXPERIMENT, "table1-tiny-01234567")),
     ):
         drive(home, flow)
 

@@ -137,9 +137,9 @@ def test_refresh_reads_only_the_side_that_changed(drive: Drive, home: Home, find
 def test_killed_run_is_compared_as_interrupted_with_its_working_time(home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     with Ledger(home.ledger) as ledger:
-        job = ledger.start_job("run", run, 1, "an earlier boot", "runs")
+        execution_id = ledger.start_execution("run", run, 1, "an earlier boot", "runs")
     with sqlite3.connect(home.ledger) as connection:
-        connection.execute("UPDATE jobs SET began_s = 100.0, beat_s = 160.0 WHERE id = ?", (job,))
+        connection.execute("UPDATE jobs SET began_s = 100.0, beat_s = 160.0 WHERE id = ?", (execution_id,))
         connection.execute("UPDATE runs SET seconds = 5.0 WHERE id = ?", (run,))
     connection.close()
     figures = json.loads(run_cli(home, "run", "compare", "first", "second", "--json"))["figures"]

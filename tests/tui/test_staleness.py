@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from nanoflux_local.errors import LedgerError
 from nanoflux_local.experiments.results import load_results
-from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
+from nanoflux_local.jobs import RUN, Job, boot_id, hold_lock
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -114,11 +114,11 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
 
 def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: Callable[[Home, str], str]) -> None:
     """A killed worker leaves the ledger unchanged."""
-    work = Work(RUN, find_run(home, "first"))
+    job = Job(RUN, find_run(home, "first"))
     with Ledger(home.ledger) as ledger:
-        ledger.start_job("run", work.id, os.getpid(), boot_id(), "runs")
+        ledger.start_execution("run", job.id, os.getpid(), boot_id(), "runs")
     reader = LedgerReader(home)
-    with hold_lock(home, work):
+    with hold_lock(home, job):
         version_with_worker = asyncio.run(reader.read_version())
         assert asyncio.run(reader.read_version()) == version_with_worker
     assert asyncio.run(reader.read_version()) != version_with_worker

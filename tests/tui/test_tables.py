@@ -9,7 +9,7 @@ from textual import events
 from textual.widgets import Input
 
 from nanoflux_local.examples.review import record_review
-from nanoflux_local.jobs import EVALUATION, Work, hold_lock
+from nanoflux_local.jobs import EVALUATION, Job, hold_lock
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.board import EXAMPLE_ORDERS, ExampleSelection
 from nanoflux_local.ledger.store import Ledger
@@ -298,7 +298,7 @@ def test_running_evaluation_shows_its_progress_as_its_state(drive: Drive, home: 
         await driver.wait_for("● running 2/3", "50.0%")
         assert "67%" not in driver.text
 
-    with hold_lock(home, Work(EVALUATION, "cccccccccccc")):
+    with hold_lock(home, Job(EVALUATION, "cccccccccccc")):
         drive(home, flow, size=size)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError
-from nanoflux_local.jobs import list_running_work
+from nanoflux_local.jobs import list_running_jobs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -77,8 +77,8 @@ class LedgerReader:
             view = self._open_view()
             row = view.row("PRAGMA data_version")
             data_version = row[0] if row else None
-            running_work = [str(work) for work in list_running_work(self._home, view)]
-            return (self._file_id, data_version, *running_work)
+            running_jobs = [str(job) for job in list_running_jobs(self._home, view)]
+            return (self._file_id, data_version, *running_jobs)
         except NanofluxError as error:
             return (self._file_id, str(error))
 

@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.jobs import RUN, Work, has_worker, request_stop
+from nanoflux_local.jobs import RUN, Job, has_worker, request_stop
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -177,7 +177,7 @@ def run_tour(light: bool = False) -> int:
 def _end_runs(home: Home) -> None:
     """End the tour's runs immediately, and wait until their workers have ended, at most `END_TIMEOUT_S`."""
     with suppress(NanofluxError), LedgerView(home.ledger) as view:
-        runs = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
+        runs = [Job(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
         deadline = time.monotonic() + END_TIMEOUT_S
         for run in runs:
             while has_worker(home, run) and time.monotonic() < deadline:

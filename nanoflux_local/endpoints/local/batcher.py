@@ -25,14 +25,14 @@ LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 
 @dataclass(eq=False)
-class Job:
-    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
+class DecodingRequest:
+    """A chat request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
     maximum number of tokens in the reply, `token_ids` are the tokens drawn so far, and `generator` is the random
     generator of the draws. `opening_tag` is the tag with which the prompt opens the reply's reasoning; the reply's
     text starts with this tag.
     """
 
-    request: ChatRequest
+    chat_request: ChatRequest
     future: "Future[ChatReply]" = field(default_factory=Future)
     created_at: float = field(default_factory=time.monotonic)
     prompt_tokens: int = 0
@@ -56,28 +56,28 @@ class Batcher:
 
     def __init__(self, rows: int, load: LoadDecoder) -> None:
         self._load = load
-        self._queue: deque[Job] = deque()
-        self._job_by_row: list[Job | None] = [None] * rows
+        self._queue: deque[DecodingRequest] = deque()
+        self._request_by_row: list[DecodingRequest | None] = [None] * rows
         self._work_available = threading.Condition()
         self._thread: threading.Thread | None = None
         self._final_error: NanofluxError | None = None
 
-    def submit(self, request: ChatRequest) -> "Future[ChatReply]":
+    def submit(self, chat_request: ChatRequest) -> "Future[ChatReply]":
         """Queue a request.
 
         Raises:
             NanofluxError: the worker was closed, or has crashed.
         """
-        job = Job(request)
+        request = DecodingRequest(chat_request)
         with self._work_available:
             if self._final_error:
                 raise self._final_error
-            self._queue.append(job)
+            self._queue.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nanoflux-decoder", daemon=True)
                 self._thread.start()
             self._work_available.notify()
-        return job.future
+        return request.future
 
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
@@ -88,7 +88,7 @@ class Batcher:
             self._thread.join()
 
     def _run(self) -> None:
-        """Load the model and decode until the worker is closed or an error occurs; then fail all unfinished jobs."""
+        """Load the model and decode until the worker is closed or an error occurs; then fail unfinished requests."""
         try:
             self._decoder, self._codec = self._load()
             while self._fill_rows():
@@ -104,96 +104,96 @@ class Batcher:
     def _fail_all(self, error: NanofluxError) -> None:
         with self._work_available:
             self._final_error = self._final_error or error
-            unfinished_jobs = [*self._queue, *(job for job in self._job_by_row if job)]
+            unfinished_requests = [*self._queue, *(request for request in self._request_by_row if request)]
             self._queue.clear()
-            self._job_by_row = [None] * len(self._job_by_row)
-        for job in unfinished_jobs:
-            if not job.future.done():
-                job.fail(error)
+            self._request_by_row = [None] * len(self._request_by_row)
+        for request in unfinished_requests:
+            if not request.future.done():
+                request.fail(error)
 
     def _fill_rows(self) -> bool:
-        """Assign free rows to the oldest waiting jobs; wait while there are no jobs. Return False once the worker is
-        closed.
+        """Assign free rows to the oldest waiting requests; wait while there are no requests. Return False once the
+        worker is closed.
         """
         while True:
             self._drop_cancelled()
             with self._work_available:
                 if self._final_error:
                     return False
-                if not any(self._job_by_row) and not self._queue:
+                if not any(self._request_by_row) and not self._queue:
                     self._work_available.wait()
                     continue
-                if None not in self._job_by_row or not self._queue:
+                if None not in self._request_by_row or not self._queue:
                     return True
-                free_row = self._job_by_row.index(None)
-                job = self._queue.popleft()
-                self._job_by_row[free_row] = job
-            self._start_job(free_row, job)
+                free_row = self._request_by_row.index(None)
+                request = self._queue.popleft()
+                self._request_by_row[free_row] = request
+            self._start_request(free_row, request)
 
     def _drop_cancelled(self) -> None:
-        for row, job in enumerate(self._job_by_row):
-            if job and job.future.cancelled():
+        for row, request in enumerate(self._request_by_row):
+            if request and request.future.cancelled():
                 self._free(row)
         with self._work_available:
-            self._queue = deque(job for job in self._queue if not job.future.cancelled())
+            self._queue = deque(request for request in self._queue if not request.future.cancelled())
 
-    def _start_job(self, row: int, job: Job) -> None:
-        """Encode a job's prompt, fill the row with it, and draw the reply's first token."""
+    def _start_request(self, row: int, request: DecodingRequest) -> None:
+        """Encode a request's prompt, fill the row with it, and draw the reply's first token."""
         from nanoflux_local.endpoints.local.sampler import make_generator
 
         try:
-            prompt_ids = self._codec.encode(job.request.messages)
-            job.opening_tag = self._codec.find_opened_reasoning(prompt_ids)
-            job.prompt_tokens = len(prompt_ids)
-            free_positions = self._decoder.context - job.prompt_tokens
+            prompt_ids = self._codec.encode(request.chat_request.messages)
+            request.opening_tag = self._codec.find_opened_reasoning(prompt_ids)
+            request.prompt_tokens = len(prompt_ids)
+            free_positions = self._decoder.context - request.prompt_tokens
             if free_positions < 1:
-                raise make_too_long_error(job.prompt_tokens, self._decoder.context)
-            job.max_tokens = min(job.request.sampling.max_tokens, free_positions)
-            job.generator = make_generator(job.request.seed)
-            prefix_length = self._codec.count_shared_tokens(job.request.messages, prompt_ids)
-            logits = self._decoder.prefill(row, prompt_ids, job.prompt_tokens + job.max_tokens, prefix_length)
+                raise make_too_long_error(request.prompt_tokens, self._decoder.context)
+            request.max_tokens = min(request.chat_request.sampling.max_tokens, free_positions)
+            request.generator = make_generator(request.chat_request.seed)
+            prefix_length = self._codec.count_shared_tokens(request.chat_request.messages, prompt_ids)
+            logits = self._decoder.prefill(row, prompt_ids, request.prompt_tokens + request.max_tokens, prefix_length)
         except EndpointError as error:
             self._free(row)
-            job.fail(error)
+            request.fail(error)
             return
-        self._draw_token(row, job, logits)
+        self._draw_token(row, request, logits)
 
     def _decode_step(self) -> None:
-        """Run one decoding step, and draw the next token of every job in a row."""
-        newest_tokens = [job.token_ids[-1] if job else 0 for job in self._job_by_row]
+        """Run one decoding step, and draw the next token of every request in a row."""
+        newest_tokens = [request.token_ids[-1] if request else 0 for request in self._request_by_row]
         logits = self._decoder.step(newest_tokens)
-        for row, job in enumerate(self._job_by_row):
-            if job:
-                self._draw_token(row, job, logits[row])
+        for row, request in enumerate(self._request_by_row):
+            if request:
+                self._draw_token(row, request, logits[row])
 
-    def _draw_token(self, row: int, job: Job, logits: Any) -> None:
+    def _draw_token(self, row: int, request: DecodingRequest, logits: Any) -> None:
         """Draw a row's next token; free the row if that token ends the reply."""
         from nanoflux_local.endpoints.local.sampler import draw
 
         try:
-            job.token_ids.append(draw(logits, job.request.sampling, job.generator))
+            request.token_ids.append(draw(logits, request.chat_request.sampling, request.generator))
         except EndpointError as error:
             self._free(row)
-            job.fail(error)
+            request.fail(error)
             return
-        text_and_reason = self._find_end(job)
+        text_and_reason = self._find_end(request)
         if text_and_reason:
             self._free(row)
-            job.finish(*text_and_reason)
+            request.finish(*text_and_reason)
 
-    def _find_end(self, job: Job) -> tuple[str, Finish] | None:
+    def _find_end(self, request: DecodingRequest) -> tuple[str, Finish] | None:
         """The reply's text and finish reason if the newest token ends the reply, else None."""
-        if job.token_ids[-1] in self._codec.end_ids:
-            return job.opening_tag + self._codec.decode(job.token_ids[:-1]), "stop"
-        text = self._codec.find_stop(job.token_ids, job.request.sampling.stop, job.opening_tag)
+        if request.token_ids[-1] in self._codec.end_ids:
+            return request.opening_tag + self._codec.decode(request.token_ids[:-1]), "stop"
+        text = self._codec.find_stop(request.token_ids, request.chat_request.sampling.stop, request.opening_tag)
         if text is not None:
             return text, "stop"
-        if len(job.token_ids) >= job.max_tokens:
-            return job.opening_tag + self._codec.decode(job.token_ids), "length"
+        if len(request.token_ids) >= request.max_tokens:
+            return request.opening_tag + self._codec.decode(request.token_ids), "length"
         return None
 
     def _free(self, row: int) -> None:
-        self._job_by_row[row] = None
+        self._request_by_row[row] = None
         self._decoder.release(row)
 
 

@@ -116,17 +116,17 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)
 
 
-async def run_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """Run all jobs, at most `limit` of them concurrently, and return their results in order. A job that fails cancels
-    the others.
+async def run_bounded(functions: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+    """Call all functions, at most `limit` of them concurrently, and return their results in order. If one fails, the
+    others are cancelled.
     """
     slots = asyncio.Semaphore(limit)
 
-    async def run(job: Callable[[], Awaitable[T]]) -> T:
+    async def run(function: Callable[[], Awaitable[T]]) -> T:
         async with slots:
-            return await job()
+            return await function()
 
-    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    tasks = [asyncio.create_task(run(function)) for function in functions]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.evaluate.items import list_flips
-from nanoflux_local.jobs import EVALUATION, Work, check_work
+from nanoflux_local.jobs import EVALUATION, Job, check_job
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.manifest import list_manifests
@@ -87,7 +87,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         rows: list[dict[str, Any]] = []
         for row in board.evaluations(view):
             if row["status"] == "running":
-                rows.append({**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()})
+                rows.append({**row, **check_job(self.home, view, Job(EVALUATION, row["id"]), row).to_json()})
             else:
                 rows.append(row)
         return rows

@@ -17,7 +17,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.tables import list_notes
-from nanoflux_local.jobs import EXPERIMENT, Work, WorkState, check_work
+from nanoflux_local.jobs import EXPERIMENT, Job, JobState, check_job
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -43,7 +43,7 @@ class CurrentExperiment:
     """An experiment with the state of its worker, which corrects the recorded status, message and seconds."""
 
     overview: board.ExperimentOverview
-    state: WorkState
+    state: JobState
 
     @property
     def id(self) -> str:
@@ -107,7 +107,7 @@ def read_experiment(view: LedgerView, home: Home, experiment: str) -> CurrentExp
         raise NothingMatchedError(
             f"experiment {experiment} is no longer in the ledger", "return to the list with Escape"
         )
-    return CurrentExperiment(overview, check_work(home, view, Work(EXPERIMENT, experiment), asdict(overview)))
+    return CurrentExperiment(overview, check_job(home, view, Job(EXPERIMENT, experiment), asdict(overview)))
 
 
 class ExperimentScreen(ExperimentBase):

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, JobKind, Work, check_work, has_worker
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Job, JobKind, check_job, has_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, read_records
@@ -39,7 +39,7 @@ ADVICE = {
     "running": "Press Enter to watch it, space to pause it, s to stop it.",
     "ready": "Press Enter to open the list of servers, s to stop it.",
 }
-"""What the user can do with work in each state, unless its kind has other keys."""
+"""What the user can do with a job in each state, unless its kind has other keys."""
 EVALUATION_END = "It ends by itself, and its replies are kept."
 EVALUATION_RESTART = "To resume an evaluation, start the same one again (4, then e): its replies are kept."
 
@@ -106,7 +106,7 @@ and the rest by time. Enter opens a line."""
             if key.status == "running" and key.kind in KINDS:
                 kind = KINDS[key.kind]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
-                if row is not None and not has_worker(self.home, Work(kind, row["id"])):
+                if row is not None and not has_worker(self.home, Job(kind, row["id"])):
                     key = replace(key, status="interrupted")
                     if board.is_fresh(row["updated_at"]):
                         keys.insert(0, key)
@@ -138,7 +138,7 @@ and the rest by time. Enter opens a line."""
         if recorded.status != "running":
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
-        current = check_work(self.home, view, Work(KINDS[recorded.kind], recorded.id), summary)
+        current = check_job(self.home, view, Job(KINDS[recorded.kind], recorded.id), summary)
         is_draining = current.status == "running" and current.worker is not None and current.worker.wish
         status = "draining" if is_draining else current.status
         return replace(recorded, status=status, message=current.message, seconds=current.seconds)
@@ -228,7 +228,7 @@ and the rest by time. Enter opens a line."""
 
 
 def _advise(line: board.BoardLine) -> str:
-    """What the user can do with the work of this line."""
+    """What the user can do with the job of this line."""
     if line.kind == "experiment" and line.status == "running":
         return "Press Enter to watch it, space or s to stop it after its current cell."
     if line.kind == "evaluation" and line.status == "running":

@@ -22,7 +22,7 @@ from nanoflux_local.evaluate.items import (
     load_questions,
     order_base_first,
 )
-from nanoflux_local.jobs import EVALUATION, Work, check_work
+from nanoflux_local.jobs import EVALUATION, Job, check_job
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.transcript import Seed
 from nanoflux_tui.base import BaseScreen
@@ -82,7 +82,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         if self._base:
             self._base, self._evaluation = order_base_first(view, [self._base, self._evaluation])
         row = asdict(find_evaluation(view, self._evaluation))
-        self._evaluation_row = {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
+        self._evaluation_row = {**row, **check_job(self.home, view, Job(EVALUATION, row["id"]), row).to_json()}
         self._base = self._base or find_base(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}
         flips = list_flips(view, self._base, self._evaluation) if self._base else []

@@ -6,12 +6,12 @@ from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 
 
-def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], work: str, note: str) -> None:
-    """Let the user edit the note on a run or training run with the id `work`, and save it with `COMMAND note`."""
+def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], job_id: str, note: str) -> None:
+    """Let the user edit the note on a run or training run with the id `job_id`, and save it with `COMMAND note`."""
     fields = (Field("note", "note", note, "what you want to remember", multiline=True),)
 
     def save(values: dict[str, str] | None) -> None:
         if values is not None:
-            screen.run_command(command, "note", "--", work, values["note"], success="Saved the note.")
+            screen.run_command(command, "note", "--", job_id, values["note"], success="Saved the note.")
 
-    screen.app.push_screen(FormDialog(f"Note on {work}", fields, "Save"), save)
+    screen.app.push_screen(FormDialog(f"Note on {job_id}", fields, "Save"), save)

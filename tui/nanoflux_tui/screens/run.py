@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.jobs import RUN, Work, Worker, check_work
+from nanoflux_local.jobs import RUN, Job, Worker, check_job
 from nanoflux_local.ledger.history import RunHistory, RunMoment
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
@@ -165,7 +165,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if row["status"] == "running" and not self._tally.steps:
             self._tally.steps = load_steps(self.home, config)
         has_more = self._tally.update(view)
-        current = check_work(self.home, view, Work(RUN, row["id"]), row)
+        current = check_job(self.home, view, Job(RUN, row["id"]), row)
         note = view.note("run", row["id"])
         state = RunState(row, config, current.status, current.message, note, current.seconds, current.worker)
         if not has_more:
@@ -420,7 +420,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(ProblemsScreen(self.run_id))
 
     def action_log(self) -> None:
-        self.app.push_screen(LogScreen(Work(RUN, self.run_id)))
+        self.app.push_screen(LogScreen(Job(RUN, self.run_id)))
 
     async def action_compare(self) -> None:
         """Choose another run, and show it next to this one."""

@@ -15,7 +15,7 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.jobs import TRAINING, Work, WorkState, check_work
+from nanoflux_local.jobs import TRAINING, Job, JobState, check_job
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_trainings
@@ -42,7 +42,7 @@ class CurrentTraining:
 
     stored: StoredTraining
     last_step: board.LastStep
-    state: WorkState
+    state: JobState
 
 
 class TrainingScreen(BaseScreen):
@@ -122,7 +122,7 @@ next to another one, and l shows the log of its worker."""
             raise NothingMatchedError(
                 f"training {training} is no longer in the ledger", "return to the list with Escape"
             )
-        state = check_work(self.home, view, Work(TRAINING, training), dict(row))
+        state = check_job(self.home, view, Job(TRAINING, training), dict(row))
         return CurrentTraining(StoredTraining.from_row(row), board.last_step(view, training), state)
 
     def _format_cells(self, training: CurrentTraining) -> Cells:
@@ -292,7 +292,7 @@ next to another one, and l shows the log of its worker."""
 
     def action_log(self) -> None:
         if training := self._selected_training():
-            self.app.push_screen(LogScreen(Work(TRAINING, training), self.mode))
+            self.app.push_screen(LogScreen(Job(TRAINING, training), self.mode))
 
     async def action_note(self) -> None:
         if training := self._selected_training():

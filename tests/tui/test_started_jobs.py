@@ -1,4 +1,4 @@
-"""Work that the screens start through real commands and show until it is done: an experiment that is killed and
+"""Jobs that the screens start through real commands and show until they are done: an experiment that is killed and
 resumed, a training, an evaluation, a server, a plan, weights, reports."""
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from textual.widgets import Input
 
-from nanoflux_local.jobs import EXPERIMENT, Work, current_job
+from nanoflux_local.jobs import EXPERIMENT, Job, current_execution
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.interpreter import VARIABLE
@@ -72,9 +72,9 @@ def test_experiment_is_started_killed_resumed_and_reported(
     def kill_worker() -> None:
         with LedgerView(empty.ledger) as view:
             row = view.row("SELECT id FROM experiments")
-            job = current_job(view, Work(EXPERIMENT, row["id"])) if row else None
-        assert job is not None
-        os.kill(job.pid, signal.SIGKILL)
+            execution = current_execution(view, Job(EXPERIMENT, row["id"])) if row else None
+        assert execution is not None
+        os.kill(execution.pid, signal.SIGKILL)
 
     async def flow(driver: Any) -> None:
         await driver.press("6")
