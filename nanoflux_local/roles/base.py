@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from nanoflux_local.endpoints.kinds.base import continues_replies
+from nanoflux_local.endpoints.kinds.base import interface_supports_prefill
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
@@ -107,7 +107,7 @@ class Player:
         """Whether the reply can be prefilled: its beginning is sent as the last assistant message, and the endpoint
         continues it. The reply of a player that thinks is never prefilled, because reasoning must precede the answer.
         """
-        return not self.thinks and continues_replies(self.identity.interface)
+        return not self.thinks and interface_supports_prefill(self.identity.interface)
 
     def build_continuation(
         self, messages: tuple[Message, ...], beginning: str, seed: int, max_tokens: int, stop: tuple[str, ...]

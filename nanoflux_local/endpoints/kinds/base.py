@@ -33,7 +33,7 @@ class EndpointKind:
     """Whether NanoFlux starts and stops the server of the model."""
     takes_adapter: ClassVar[bool] = False
     """Whether the model can have an adapter."""
-    continues: ClassVar[bool] = False
+    supports_prefill: ClassVar[bool] = False
     """Whether the model continues the last message if that message is the beginning of a reply."""
     fixed_context: ClassVar[bool] = False
     """Whether the context length is always the model's, so that a profile cannot set it."""
@@ -106,7 +106,7 @@ def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
     return tuple(kind.name for kind in kinds if kind.in_profiles or not in_profiles)
 
 
-def continues_replies(interface: str) -> bool:
+def interface_supports_prefill(interface: str) -> bool:
     """Whether endpoints of this kind continue a reply. False for a kind in an old ledger that no longer exists."""
     kind = endpoint_kinds().get(interface)
-    return kind is not None and kind.continues
+    return kind is not None and kind.supports_prefill

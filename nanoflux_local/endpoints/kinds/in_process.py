@@ -13,7 +13,7 @@ class InProcessKind(EndpointKind):
     name: ClassVar[str] = "in_process"
     local: ClassVar[bool] = True
     takes_adapter: ClassVar[bool] = True
-    continues: ClassVar[bool] = True
+    supports_prefill: ClassVar[bool] = True
     fixed_context: ClassVar[bool] = True
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
