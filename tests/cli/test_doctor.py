@@ -94,6 +94,8 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_guard_that_cannot_be_tested_in_time_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(safety, "_CONNECT_PROGRAM", "import time; time.sleep(60)")
     monkeypatch.setattr(safety, "CHILD_TIMEOUT_S", 0.5)
     check = safety.check_guard()
@@ -185,6 +187,8 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
 
 
 def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(fork_server_handle, "START_S", 0.001)
     check = safety.check_sandbox()
     assert not check.ok and check.fix == "the machine may be busy; try again"
