@@ -34,4 +34,4 @@ def test_run_under_faults_produces_the_undisturbed_dataset(
     # Without a mount, `fill_disk` limits the size of files, which needs no privilege.
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)
     result = matrix.measure_failure(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
-    assert result.times >= 1 and result.same and result.wrong == []
+    assert result.times >= 1 and result.has_same_digest and result.wrong == []
