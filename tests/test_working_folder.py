@@ -22,7 +22,7 @@ REASON_BY_MODULE = {
     "models/nanoflux_models/interpreter.py": "checks whether this interpreter has vLLM",
     "models/nanoflux_models/vision_operators.py": "runs alone in another environment, and passes -P itself",
     "nanoflux_local/doctor/software.py": "prints which interpreter runs",
-    "sandbox/nanoflux_sandbox/parent.py": "the sandbox is a separate package, and passes -P itself",
+    "sandbox/nanoflux_sandbox/fork_server_handle.py": "the sandbox is a separate package, and passes -P itself",
     "sandbox/nanoflux_sandbox/child_process.py": "hides the interpreter from the program",
 }
 
