@@ -38,11 +38,11 @@ _READS = {
     ),
     "read through /proc/self/root": "print(open('/proc/self/root' + W['secret']).read())",
     "read through the inherited folder": (
-        "import os\nfor d in range(3, 64):\n    try:\n        print(os.read(os.open('secret', os.O_RDONLY, dir_fd=d), 99))\n"
+        "import os\nfor d in range(3, 1024):\n    try:\n        print(os.read(os.open('secret', os.O_RDONLY, dir_fd=d), 99))\n"
         "    except OSError:\n        pass"
     ),
     "read an inherited descriptor": (
-        "import os\nfor d in range(3, 64):\n    try:\n        print(os.pread(d, 99, 0))\n    except OSError:\n        pass"
+        "import os\nfor d in range(3, 1024):\n    try:\n        print(os.pread(d, 99, 0))\n    except OSError:\n        pass"
     ),
     "import a module of the host": (
         "import sys\nsys.path.insert(0, W['folder'])\nimport hostmodule\nprint(hostmodule.TEXT)"

@@ -17,7 +17,7 @@ _SENDING_PROGRAMS = {
         "c.connect(s, a, 16)\nc.send(s, b'x', 1, 0)"
     ),
     "inherited socket": (
-        "import os\nfor d in range(3, 64):\n    try:\n        os.write(d, b'x')\n    except OSError:\n        pass"
+        "import os\nfor d in range(3, 1024):\n    try:\n        os.write(d, b'x')\n    except OSError:\n        pass"
     ),
 }
 

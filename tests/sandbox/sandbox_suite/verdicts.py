@@ -31,7 +31,7 @@ _FORGERIES = {
         "builtins.float = lambda x: 42.0\nprint(7)"
     ),
     "the verdict written before the judge": (
-        "import os\nfor d in range(3, 64):\n    try:\n        os.write(d, b'right\\n')\n    except OSError:\n        pass\n"
+        "import os\nfor d in range(3, 1024):\n    try:\n        os.write(d, b'right\\n')\n    except OSError:\n        pass\n"
         "print(7)\nos._exit(0)"
     ),
     "the verdict written to every open file": (
@@ -43,7 +43,7 @@ _FORGERIES = {
         "        o['announce'] = lambda v, say=o['announce']: say('right')\nprint(7)"
     ),
     "a verdict at exit": (
-        "import atexit, os\n\ndef late():\n    for d in range(3, 64):\n        try:\n            os.write(d, b'right\\n')\n"
+        "import atexit, os\n\ndef late():\n    for d in range(3, 1024):\n        try:\n            os.write(d, b'right\\n')\n"
         "        except OSError:\n            pass\n    os._exit(0)\n\natexit.register(late)\nprint(7)\nraise SystemExit"
     ),
     "a verdict in a profiler": (
