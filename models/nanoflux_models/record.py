@@ -88,6 +88,14 @@ def read_record(folder: Path) -> WeightsRecord:
         raise DigestMismatchError(f"{folder / RECORD}: no valid record of these weights", fix) from error
 
 
+def find_size_problem(path: Path, expected: FileRecord) -> str:
+    """What is wrong with a file whose hash is not compared: it is missing or has a different size; "" if neither."""
+    if not path.is_file():
+        return f"{path}: missing"
+    size = path.stat().st_size
+    return "" if size == expected.bytes else f"{path}: has {size} bytes, should have {expected.bytes}"
+
+
 def find_problems(folder: Path) -> list[str]:
     """One line for each file that differs from the record; empty if no file differs."""
     try:
@@ -97,10 +105,9 @@ def find_problems(folder: Path) -> list[str]:
     messages = []
     for name, expected in sorted(record.files.items()):
         path = folder / name
-        if not path.is_file():
-            messages.append(f"{path}: missing")
-        elif path.stat().st_size != expected.bytes:
-            messages.append(f"{path}: has {path.stat().st_size} bytes, should have {expected.bytes}")
+        size_problem = find_size_problem(path, expected)
+        if size_problem:
+            messages.append(size_problem)
         elif sha256_file(path) != expected.sha256:
             messages.append(f"{path}: changed (its SHA-256 is not the recorded one)")
     if compute_revision(record.files) != record.revision:

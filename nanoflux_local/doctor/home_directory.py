@@ -7,7 +7,7 @@ from pathlib import Path
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
-from nanoflux_models.record import RECORD, WeightsRecord, find_problems
+from nanoflux_models.record import RECORD, WeightsRecord, find_problems, find_size_problem
 from nanoflux_models.weights import list_installed
 
 GIB = 2**30
@@ -97,14 +97,8 @@ def check_weights(home: Home) -> MachineCheck:
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
     """The recorded files of a model that are missing or have a different size, each as a line of text."""
-    problems = []
-    for name, file in sorted(record.files.items()):
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != file.bytes:
-            problems.append(f"{path}: has {path.stat().st_size} bytes, should have {file.bytes}")
-    return problems
+    problems = [find_size_problem(folder / name, file) for name, file in sorted(record.files.items())]
+    return [problem for problem in problems if problem]
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -5,7 +5,6 @@ left out, the reason is recorded, and the other cells run. A failed cell is retr
 """
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ from nanoflux_local.jobs import (
 )
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
 
 PREPARATION = (GENERATE, ANSWERS)
@@ -208,6 +207,9 @@ class ExperimentSummary:
         }
 
 
+_SELECT_EXPERIMENTS = "SELECT *, plan AS plan_json FROM experiments"
+
+
 def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
     """The experiment with this id, or the newest experiment whose id starts with `name` or whose grid has this name.
 
@@ -215,14 +217,14 @@ def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
         NothingMatchedError: no experiment matches.
     """
     row = view.row(
-        "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC",
+        f"{_SELECT_EXPERIMENTS} WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC",
         name, name, len(name), name, name,
     )  # fmt: skip
     if row is None:
         raise NothingMatchedError(
             f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
         )
-    return _read_row(row)
+    return decode_row(StoredExperiment, row)
 
 
 def load_cells(view: LedgerView, experiment: str) -> dict[str, StoredCell]:
@@ -237,21 +239,8 @@ def load_cells(view: LedgerView, experiment: str) -> dict[str, StoredCell]:
 def list_experiments(home: Home) -> list[ExperimentSummary]:
     """All experiments, newest first."""
     with LedgerView(home.ledger) as view:
-        rows = view.rows("SELECT * FROM experiments ORDER BY rowid DESC")
-        return [summarize(home, view, _read_row(row)) for row in rows]
-
-
-def _read_row(row: sqlite3.Row) -> StoredExperiment:
-    return StoredExperiment(
-        id=row["id"],
-        name=row["name"],
-        scale=row["scale"],
-        status=row["status"],
-        message=row["message"],
-        seconds=row["seconds"],
-        created_at=row["created_at"],
-        plan_json=row["plan"],
-    )
+        rows = view.rows(f"{_SELECT_EXPERIMENTS} ORDER BY rowid DESC")
+        return [summarize(home, view, decode_row(StoredExperiment, row)) for row in rows]
 
 
 def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:

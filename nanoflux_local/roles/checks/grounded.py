@@ -78,15 +78,12 @@ class GroundedCheck:
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
-        quotations = premises.quotations
-        if premises.unsupported:
-            unsupported_statements = read_quotations(premises.unsupported)
-            if any(find_passage(statement, seeds) is None for statement in unsupported_statements):
-                exhibits = make_exhibits(quotations, seeds)
-                return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
-            # A small judge may list here what a passage states word for word.
-            quotations = tuple(dict.fromkeys((*quotations, *unsupported_statements)))
-        exhibits = make_exhibits(quotations, seeds)
+        unsupported_statements = read_quotations(premises.unsupported)
+        if any(find_passage(statement, seeds) is None for statement in unsupported_statements):
+            exhibits = make_exhibits(premises.quotations, seeds)
+            return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
+        # A small judge may list as unsupported what a passage states word for word.
+        exhibits = make_exhibits(dict.fromkeys((*premises.quotations, *unsupported_statements)), seeds)
         misquoted = find_first_missing(exhibits)
         if misquoted:
             reason = f"the judge quotes what no passage says: {misquoted!r}"
