@@ -48,6 +48,8 @@ UNCHANGED_REFRESH_S = 3.0
 """Seconds after which the screen is refreshed even if the ledger has not changed."""
 AGE_CHECK_S = 1.0
 """Seconds between two checks whether the visible content is out of date."""
+IMPORT_DELAY_S = 1.0
+"""Seconds after the start at which the modules of more screens are imported; by then Home shows its rows."""
 LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
 """The actions that leave a screen and whose keys are single characters."""
 
@@ -99,6 +101,12 @@ class NanofluxApp(BaseApp):
     def on_mount(self) -> None:
         self.watch_ledger()
         self.set_interval(AGE_CHECK_S, self._show_age)
+        self.set_timer(IMPORT_DELAY_S, self.import_screens)
+
+    @work(group="imports", thread=True, exit_on_error=False)
+    def import_screens(self) -> None:
+        """Import the screen of a run, and with it most others, in a thread, so that the first key need not wait."""
+        import_module("nanoflux_tui.screens.run")
 
     def _show_age(self) -> None:
         if self.visible_screen is not None:
