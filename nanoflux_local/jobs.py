@@ -28,8 +28,8 @@ from nanoflux_models.child import build_module_command
 StopRequest = Literal["", "pause", "stop", "end"]
 """What a worker is asked to do: nothing, pause, stop after the work in progress, or end immediately."""
 LOCK_TRIES, RETRY_S = 10, 0.02
-"""How often a lock is tried, and the seconds between two tries. One failed try does not prove that there is a worker,
-because `has_worker` also holds the lock for a moment.
+"""Number of tries to take a lock, and seconds between two tries. One failed try does not prove that the job has a
+worker, because `has_worker` also holds the lock for a moment.
 """
 POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
 """Seconds between polls for stop requests, seconds between heartbeats, and seconds without a heartbeat after which a
@@ -40,20 +40,24 @@ EXECUTION_WAIT_S = 2.0
 LAUNCH_S = 60.0
 """Seconds that a detached worker may take to start."""
 MAX_LOG_BYTES = 200_000
-"""How much of the end of a log is read."""
+"""Number of bytes that are read from the end of a log."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""The file in which the Linux kernel states the id of the current boot."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """A kind of job: its name in the ledger, locks and messages, the ledger table of its rows (id, status, message),
-    that table's column with the settings, and the command group with `show` and `resume`. Evaluations have no such
-    group: `eval` with the same arguments resumes an evaluation.
+    """A kind of job.
+
+    `name` identifies the kind in the ledger, in the names of lock files and in messages. `table` is the ledger table
+    with a row (id, status, message) for each job, and `settings_column` is that table's column with the job's settings.
+    `command` is the command group with `show` and `resume`; it is "" for evaluations, because `eval` with the same
+    arguments resumes an evaluation.
     """
 
     name: str
     table: JobTable
-    settings: str
+    settings_column: str
     command: str
 
 
@@ -75,6 +79,7 @@ class Job:
         return f"{self.kind.name} {self.id}"
 
     def lock(self, home: Home) -> Path:
+        """The file that the job's worker locks."""
         return home.lock(f"{self.kind.name}-{self.id}")
 
     def log(self, home: Home) -> Path:
@@ -82,6 +87,7 @@ class Job:
         return home.root / "logs" / f"{self.kind.name}-{self.id}.log"
 
     def busy_error(self) -> RefusedError:
+        """The error to raise if another process already works on this job."""
         message = f"another process is working on {self}"
         if not self.kind.command:
             return RefusedError(message, "wait until it ends")
@@ -113,8 +119,9 @@ def has_worker(home: Home, job: Job) -> bool:
 
 
 def _try_lock(file: IO[str], mode: int, tries: int = 1) -> bool:
-    for attempt in range(tries):
-        if attempt:
+    """Whether one of the `tries` to lock the file succeeded. `mode` is LOCK_EX (exclusive) or LOCK_SH (shared)."""
+    for try_number in range(tries):
+        if try_number > 0:
             time.sleep(RETRY_S)
         try:
             fcntl.flock(file, mode | fcntl.LOCK_NB)
@@ -140,9 +147,10 @@ class ActiveExecution:
 
 @contextmanager
 def record_execution(ledger: Ledger, job: Job) -> Iterator[ActiveExecution]:
-    """Record that this process executes `job`, and at the end of the block the status that the block has set. If the
-    block has set none, the status is "paused" after a NanofluxError that `pauses`, "failed" after any other
-    NanofluxError, and otherwise "interrupted".
+    """Record that this process executes `job`, and at the end of the block the job's status.
+
+    The block sets the status in the yielded `ActiveExecution`. If it sets none, the status is "paused" after a
+    NanofluxError whose `pauses` is true, "failed" after any other NanofluxError, and otherwise "interrupted".
     """
     execution = ActiveExecution(ledger.start_execution(job.kind.name, job.id, os.getpid(), boot_id(), job.kind.table))
     start = time.monotonic()
@@ -159,7 +167,10 @@ def record_execution(ledger: Ledger, job: Job) -> Iterator[ActiveExecution]:
 
 
 class Heartbeat:
-    """A worker's heartbeat, which also polls for stop requests and changed settings from other processes."""
+    """Records a worker's heartbeat, and polls the ledger for stop requests and changed settings from other processes.
+
+    `on_request` is called with each new stop request, and `on_settings` with the JSON of the settings when they change.
+    """
 
     def __init__(
         self,
@@ -171,7 +182,7 @@ class Heartbeat:
     ) -> None:
         self._ledger = ledger
         self._execution_id = execution_id
-        table, column = job.kind.table, job.kind.settings
+        table, column = job.kind.table, job.kind.settings_column
         self._sql = f"SELECT jobs.wish, {table}.{column} FROM jobs, {table} WHERE jobs.id = ? AND {table}.id = ?"
         self._job_id = job.id
         self._on_request = on_request
@@ -181,7 +192,7 @@ class Heartbeat:
         _, self._settings = self._read()
 
     async def run(self) -> None:
-        """Poll until cancelled. Calls back once for each new request, and with the settings' JSON when they change."""
+        """Poll until the task is cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
             self._poll()
@@ -211,22 +222,23 @@ class Heartbeat:
 
 @contextmanager
 def heartbeat_thread(
-    ledger: Path, execution_id: int, job: Job, on_request: Callable[[StopRequest], None]
+    ledger_path: Path, execution_id: int, job: Job, on_request: Callable[[StopRequest], None]
 ) -> Iterator[None]:
-    """Run a `Heartbeat` in a separate thread with its own connection, for a job that blocks its thread. If the
-    heartbeat fails, `on_request` gets "stop", and the error is raised at the end of the block.
+    """Run a `Heartbeat` in a separate thread with its own connection to the ledger, for a job whose work blocks the
+    main thread. If the heartbeat fails, `on_request` is called with "stop", and the error is raised at the end of the
+    block.
     """
     end_event, failures = threading.Event(), list[NanofluxError]()
 
-    def beat() -> None:
+    def run_heartbeat() -> None:
         try:
-            with Ledger(ledger) as connection:
-                Heartbeat(connection, execution_id, job, on_request).run_until(end_event)
+            with Ledger(ledger_path) as ledger:
+                Heartbeat(ledger, execution_id, job, on_request).run_until(end_event)
         except NanofluxError as error:
             failures.append(error)
             on_request("stop")
 
-    thread = threading.Thread(target=beat, name=f"heartbeat of {job}", daemon=True)
+    thread = threading.Thread(target=run_heartbeat, name=f"heartbeat of {job}", daemon=True)
     thread.start()
     try:
         yield
@@ -247,8 +259,10 @@ def list_running_jobs(home: Home, view: LedgerView) -> list[Job]:
 
 @dataclass(frozen=True, slots=True)
 class StoredExecution:
-    """An execution of a job as recorded in the ledger: its process, and the times of its start (`began_s`) and last
-    heartbeat (`beat_s`) on the monotonic clock of its `boot`. `wish` is the pending request to stop it.
+    """An execution of a job as recorded in the ledger.
+
+    `began_s` and `beat_s` are the times of its start and of its last heartbeat, on the monotonic clock of the boot with
+    the id `boot`. `wish` is the pending request to stop it.
     """
 
     id: int
@@ -266,7 +280,9 @@ class StoredExecution:
         return self.state == "running" and self.boot == boot_id()
 
     def seconds_since(self, moment_s: float) -> float:
-        """Seconds since one of the execution's times; 0 if it has ended or belongs to an earlier boot."""
+        """Seconds since `moment_s`, which is `began_s` or `beat_s`; 0 if the execution has ended or belongs to an
+        earlier boot, whose clock cannot be compared.
+        """
         return max(0.0, time.monotonic() - moment_s) if self.is_running else 0.0
 
 
@@ -303,9 +319,10 @@ class JobState:
 
 
 def check_job(home: Home, view: LedgerView, job: Job, row: Mapping[str, Any]) -> JobState:
-    """The state of `job`. `row` has the `status`, `message` and `seconds` of its row in the ledger. If the status is
-    "running", but there is no process, the job was killed and is "interrupted"; if its process has sent no heartbeat
-    for `STALLED_S` seconds, the job is "stalled".
+    """The state of `job`, whose row in the ledger has the `status`, `message` and `seconds` in `row`.
+
+    If the row's status is "running" but no process works on the job, the job was killed: its state is "interrupted". If
+    its process has sent no heartbeat for `STALLED_S` seconds, its state is "stalled".
     """
     status, message, seconds = row["status"], row["message"], row["seconds"]
     execution = current_execution(view, job)
@@ -317,15 +334,19 @@ def check_job(home: Home, view: LedgerView, job: Job, row: Mapping[str, Any]) ->
     elif status == "running" and silence_s > STALLED_S:
         status, message = "stalled", f"its process has sent no heartbeat for {silence_s:.0f} s"
     if execution is None or not has_process:
-        unrecorded_s = execution.beat_s - execution.began_s if execution and execution.state == "running" else 0.0
+        was_killed = execution is not None and execution.state == "running"
+        unrecorded_s = execution.beat_s - execution.began_s if execution and was_killed else 0.0
         return JobState(status, message, round(seconds + unrecorded_s, 3))
     worker = Worker(execution.pid, execution.heartbeat_at, execution.wish)
-    return JobState(status, message, round(seconds + execution.seconds_since(execution.began_s), 3), worker)
+    current_execution_s = execution.seconds_since(execution.began_s)
+    return JobState(status, message, round(seconds + current_execution_s, 3), worker)
 
 
 def request_stop(home: Home, job: Job, request: Literal["pause", "stop"]) -> str:
-    """Ask a worker to drain, that is, to commit the work in progress and start nothing new. While the worker drains, a
-    second "stop" ends it immediately, and "stop" replaces an earlier "pause". Returns a sentence for the user.
+    """Ask a job's worker to drain, that is, to commit the work in progress and start nothing new.
+
+    While the worker drains, a second "stop" ends it immediately, and "stop" replaces an earlier "pause". If the job has
+    no worker, its status is set to "paused" or "stopped" at once. Returns a sentence for the user.
     """
     if not has_worker(home, job):
         return _set_idle_status(home, job, request)
@@ -337,9 +358,9 @@ def request_stop(home: Home, job: Job, request: Literal["pause", "stop"]) -> str
         return f"{job} is already draining"
     with Ledger(home.ledger) as ledger:
         ledger.request_stop(execution.id, effective_request)
-    return f"{job} " + (
-        "ends now" if effective_request == "end" else f"drains and will then be {status_after(effective_request)}"
-    )
+    if effective_request == "end":
+        return f"{job} ends now"
+    return f"{job} drains and will then be {status_after(effective_request)}"
 
 
 def status_after(request: StopRequest) -> str:
@@ -348,7 +369,12 @@ def status_after(request: StopRequest) -> str:
 
 
 def _wait_for_execution(home: Home, job: Job) -> StoredExecution:
-    """Wait until the process that holds the lock has recorded its execution: a worker takes the lock first."""
+    """The execution of the process that holds the job's lock. Since a worker takes the lock before it records its
+    execution, wait up to `EXECUTION_WAIT_S` for the record.
+
+    Raises:
+        RefusedError: the worker has recorded no execution in that time.
+    """
     deadline = time.monotonic() + EXECUTION_WAIT_S
     while True:
         with LedgerView(home.ledger) as view:
@@ -361,7 +387,9 @@ def _wait_for_execution(home: Home, job: Job) -> StoredExecution:
 
 
 def _set_idle_status(home: Home, job: Job, request: Literal["pause", "stop"]) -> str:
-    """Set the status of a job without a worker, unless it is done."""
+    """Set the status of a job that has no worker to "paused" or "stopped", unless the job is done. Returns a sentence
+    for the user.
+    """
     status = status_after(request)
     with LedgerView(home.ledger) as view:
         row = view.row(f"SELECT status FROM {job.kind.table} WHERE id = ?", job.id)
@@ -379,7 +407,8 @@ def launch(home: Home, job: Job) -> int:
 
     Raises:
         RefusedError: the job already has a worker.
-        NanofluxError: the worker did not start; if it ended, the message has the end of its log.
+        NanofluxError: the worker ended at once (the message then contains the end of its log), or it has not started
+            within `LAUNCH_S`.
     """
     if has_worker(home, job):
         raise job.busy_error()
@@ -405,6 +434,7 @@ def launch(home: Home, job: Job) -> int:
 
 
 def _has_started(home: Home, job: Job, pid: int) -> bool:
+    """Whether the process `pid` has recorded its execution of the job."""
     with LedgerView(home.ledger) as view:
         execution = current_execution(view, job)
     return execution is not None and execution.pid == pid and execution.boot == boot_id()

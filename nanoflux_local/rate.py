@@ -1,14 +1,16 @@
-"""The rate at which a task progresses, and the time that the rest of the task needs at this rate."""
+"""Measures the rate at which a task progresses, and formats it with the time that the rest of the task needs."""
 
 import time
 from collections.abc import Callable
 
 STEADY_S = 2.0
-"""No rate is reported during the first seconds of a task, because a slow start would distort it."""
+"""Seconds at the start of a task without a reported rate, because a slow start would distort it."""
 MIN_RATE = 0.5
-"""Below this rate per second, the time per unit is shown instead."""
+"""The lowest rate, in units per second, that is shown as a rate; for a lower rate, the time per unit is shown."""
 AMOUNT_UNITS = ("MiB",)
-"""Units of measurement, as opposed to countable things. The time for one of them would say little, so none is shown."""
+"""Units of measurement, as opposed to countable things. Their rate is always shown as a rate, because the time for one
+MiB says little.
+"""
 
 
 class RateMeter:
@@ -18,12 +20,13 @@ class RateMeter:
         self._clock = clock
         self._start_s = 0.0
         self._done_at_start = 0
-        self._done = self._total = -1
+        self._done = self._total = -1  # until the first report
 
     def report(self, done: int, total: int) -> float | None:
         """The rate per second since the first report of this task; None if it is too early for a rate."""
         now_s = self._clock()
-        if done < self._done or total != self._total or self._done < 0:
+        is_new_task = done < self._done or total != self._total or self._done < 0
+        if is_new_task:
             self._start_s, self._done_at_start, self._total = now_s, done, total
         self._done = done
         elapsed_s, done_since_start = now_s - self._start_s, done - self._done_at_start
@@ -31,7 +34,9 @@ class RateMeter:
 
 
 def format_rate(rate_per_s: float | None, units_left: float, unit: str = "") -> str:
-    """A rate and the time left: "1.2 steps/s, 40 s left", "14 s each, 5 min left"; "" without a rate."""
+    """A rate in units per second and the time left, such as "1.2 steps/s, 40 s left" or "14 s each, 5 min left"; "" if
+    the rate is None or 0.
+    """
     if not rate_per_s:
         return ""
     if rate_per_s < MIN_RATE and unit not in AMOUNT_UNITS:

@@ -1,5 +1,5 @@
-"""Writes the report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's results, plots,
-flipped items, the cost, and the commands that repeat the experiment.
+"""Writes the report of an experiment as HTML, Markdown and CSV: the answer to its question, the results of its
+conditions, the paper's results, plots, flipped items, the cost, and the commands that repeat the experiment.
 
 The paper's results are labelled as the paper's and kept separate from those measured here.
 """
@@ -24,7 +24,8 @@ from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
 
 TableRows = list[list[object]]
-UNFINISHED = "Too few cells are done to answer the question yet."
+"""The rows of a table, each a list of its cells."""
+UNFINISHED_ANSWER = "Too few cells are done to answer the question yet."
 CurvePoints = dict[str, list[plots.LossPoint]]
 """The points of a loss curve for each condition, by the condition's title."""
 HEADINGS = (
@@ -52,7 +53,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
-    """The values that the templates of the report show, by name."""
+    """The values that the report shows, by their names in the template `experiment.html`."""
     results = load_results(home, experiment)
     contents, plan = results.to_json(), results.plan
     kind = find_kind(plan.grid.kind)
@@ -63,7 +64,7 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     return {
         **contents,
         "version": __version__,
-        "answer": kind.write_answer(contents) or [UNFINISHED],
+        "answer": kind.write_answer(contents) or [UNFINISHED_ANSWER],
         "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.list_rows(contents)},
         "plan": plan.model_dump(mode="json"),
         "paper_rows": compare_with_paper(contents),
@@ -71,7 +72,9 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
 
 
 def list_condition_rows(contents: dict[str, Any]) -> TableRows:
-    """A row for each condition and benchmark, with unformatted numbers."""
+    """The rows of the table of conditions: one for each condition and benchmark, with the columns `HEADINGS`. Numbers
+    are not rounded.
+    """
     rows: TableRows = []
     for entry in contents["conditions"]:
         flops, generation = entry.get("flops", {}), entry.get("generation", {})
@@ -96,21 +99,26 @@ def _compute_generation_flops(generation: dict[str, Any]) -> float | None:
 
 
 def list_pair_rows(contents: dict[str, Any]) -> TableRows:
-    """A row for each declared pair that can be tested."""
+    """The rows of the table of paired tests: one for each declared pair that can be tested, with the columns
+    `PAIR_HEADINGS`.
+    """
     titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
-    statistics = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
-    return [
-        [
-            f"{titles[pair['b']]} minus {titles[pair['a']]}", pair["data"], pair["n"], pair["difference"],
-            *pair["ci95"], *(pair[name] for name in statistics),
-        ]
-        for pair in contents["pairs"]
-    ]  # fmt: skip
+    statistic_names = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
+    rows: TableRows = []
+    for pair in contents["pairs"]:
+        pair_title = f"{titles[pair['b']]} minus {titles[pair['a']]}"
+        statistics = [pair[name] for name in statistic_names]
+        rows.append([pair_title, pair["data"], pair["n"], pair["difference"], *pair["ci95"], *statistics])
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """The paper's results for a condition on a benchmark, and the accuracies measured here by benchmark."""
+    """The paper's results for a condition on a benchmark, next to this experiment's accuracies for the same condition.
+
+    `title` is the condition's title, and `measured` contains the mean accuracy on each of this experiment's sets of
+    test items.
+    """
 
     benchmark: str
     title: str
@@ -119,7 +127,9 @@ class PaperRow:
 
 
 def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
-    """The paper's results, each with the accuracy measured here for the same condition and benchmark, if any."""
+    """The paper's results, each with the accuracies that this experiment measured for the same condition and benchmark,
+    if there are any; [] if the experiment has no counterpart in the paper.
+    """
     if not contents["paper"]:
         return []
     entry_by_condition = _index_conditions(contents)
@@ -135,43 +145,46 @@ def compare_with_paper(contents: dict[str, Any]) -> list[PaperRow]:
 
 
 def _index_conditions(contents: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of the conditions, by the name of the condition."""
+    """The entry of each condition in `contents`, by the condition's name."""
     return {entry["condition"]: entry for entry in contents["conditions"]}
 
 
 def render_markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
-    sections = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
-    sections += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
-    condition_rows, pair_rows = _shorten_cells(list_condition_rows(contents)), _shorten_cells(list_pair_rows(contents))
+    answer = "\n".join(f"- {line}" for line in contents["answer"])
+    origin = f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."
+    sections = [f"# {contents['title']}", contents["question"], answer, origin]
+    condition_rows = _format_cells(list_condition_rows(contents))
+    pair_rows = _format_cells(list_pair_rows(contents))
     if condition_rows:
         sections += ["## Conditions", as_markdown(HEADINGS, condition_rows)]
     if pair_rows:
         sections += ["## Paired tests", as_markdown(PAIR_HEADINGS, pair_rows)]
     if contents["paper_rows"]:
-        paper_rows = []
+        paper_rows: TableRows = []
         for row in contents["paper_rows"]:
-            measured_here = next(iter(row.measured.values()), None)
+            first_measured = next(iter(row.measured.values()), None)
             paper_accuracy = row.paper_results.get("accuracy")
-            paper_rows.append([row.benchmark, row.title, paper_accuracy, _shorten(measured_here)])
+            paper_rows.append([row.benchmark, row.title, paper_accuracy, _format_cell(first_measured)])
         sections += [
             f"## The paper's results ({contents['paper']['where']})",
             "Not measured here: the paper used other models and data.",
             as_markdown(("benchmark", "condition", "paper, %", "measured here"), paper_rows),
         ]
     if contents["left_out"]:
-        sections += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
+        reasons = "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())
+        sections += ["## Left out", reasons]
     sections += [
         f"## Repeat the experiment\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _shorten_cells(rows: TableRows) -> TableRows:
-    return [[_shorten(value) for value in row] for row in rows]
+def _format_cells(rows: TableRows) -> TableRows:
+    return [[_format_cell(value) for value in row] for row in rows]
 
 
-def _shorten(value: object) -> object:
+def _format_cell(value: object) -> object:
     """A number with 4 significant digits; "" for None; anything else unchanged."""
     if value is None:
         return ""
@@ -179,7 +192,9 @@ def _shorten(value: object) -> object:
 
 
 def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | None:
-    """The items that flip in the first declared pair, between the evaluations of each condition's first seed."""
+    """The items that flip between the two conditions of the first tested pair, in the evaluations of their first
+    training seeds; None if no pair can be tested.
+    """
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]
@@ -188,11 +203,13 @@ def _gather_flips(view: LedgerView, contents: dict[str, Any]) -> FlipSection | N
     base_evaluation = base_entry["test"][pair["data"]]["evaluations"][0]
     compared_evaluation = compared_entry["test"][pair["data"]]["evaluations"][0]
     section = gather_flips(view, base_evaluation, compared_evaluation)
-    return replace(section, a=base_entry["title"], b=compared_entry["title"])
+    return replace(section, base_title=base_entry["title"], other_title=compared_entry["title"])
 
 
 def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
-    """Draw the accuracies on each benchmark as bars, the accuracy by what the grid varies as lines, and the losses."""
+    """Draw the plots of the report, each with its title and its SVG: for each benchmark, the accuracies of all
+    conditions as bars, and as lines against the quantity that the grid varies; then the losses.
+    """
     drawn_plots = []
     for data in contents["test"]:
         bars = [
@@ -209,12 +226,12 @@ def _draw_plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> l
     training_losses, dev_losses = _collect_losses(view, contents)
     if training_losses:
         title = "Losses: lines on training rows, points on dev rows"
-        drawn_plots.append({"title": title, "svg": plots.draw_losses(training_losses, dev_losses)})
+        drawn_plots.append({"title": title, "svg": plots.draw_losses_by_epoch(training_losses, dev_losses)})
     return drawn_plots
 
 
 def find_axis_label(plan: GridPlan) -> str:
-    """The label of the horizontal axis: what the grid's `each` varies."""
+    """The label of the quantity that the grid's `each` varies; "" if it varies none."""
     label_by_axis = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
     return next((label_by_axis[condition.each] for condition in plan.conditions if condition.each), "")
 
@@ -222,8 +239,8 @@ def find_axis_label(plan: GridPlan) -> str:
 def _collect_accuracy_lines(
     plan: GridPlan, contents: dict[str, Any], data: str
 ) -> dict[str, list[plots.AccuracyPoint]]:
-    """The accuracies on a benchmark of the conditions that the grid's `each` created: one line for each source of rows,
-    by its label. Lines of a single point are left out.
+    """The accuracies on the benchmark `data` of the conditions that the grid's `each` created, by the label of the line
+    to which they belong. There is one line for each source of training rows; lines of a single point are left out.
     """
     entry_by_condition = _index_conditions(contents)
     label_by_source = {"run": "the run's examples", "benchmark": "random examples"}
@@ -239,8 +256,8 @@ def _collect_accuracy_lines(
 
 
 def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePoints, CurvePoints]:
-    """The training loss of each step and the dev loss of each epoch, in the first training of each condition. Both have
-    the epoch, with fractions, on the horizontal axis.
+    """The training loss of each step, and the dev loss after each epoch, in the first training of each condition. The
+    position of each point is its epoch, such as 1.5 in the middle of the second epoch.
     """
     training_losses: CurvePoints = {}
     dev_losses: CurvePoints = {}
@@ -259,4 +276,6 @@ def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePo
 
 
 def _count_epochs(step_events: Sequence[dict[str, Any]]) -> int:
-    return len([epoch for epoch, _ in groupby(step_events, key=lambda event: int(event.get("epoch", 0)))])
+    """The number of epochs of a training: of runs of consecutive step events with the same epoch."""
+    events_by_epoch = groupby(step_events, key=lambda event: int(event.get("epoch", 0)))
+    return sum(1 for _epoch in events_by_epoch)

@@ -20,19 +20,21 @@ MAX_SHOWN_FLIPS = 8
 
 @dataclass(frozen=True, slots=True)
 class ShownReply:
-    """One evaluation's replies to a flipped item: the share that is right, and the mark, the answer (`reading`) and the
-    text of the first scored reply.
+    """One evaluation's replies to a flipped item: the share of right replies in words, and the mark, the extracted
+    answer and the text of the first scored reply.
     """
 
     share: str
     mark: str
-    reading: str
+    extracted_answer: str
     reply: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShownFlip:
-    """A flipped item with both sides' replies."""
+    """A flipped item with its gold `answer`, and the replies of the base evaluation (`before`) and of the other
+    evaluation (`after`).
+    """
 
     item: str
     question: str
@@ -43,10 +45,11 @@ class ShownFlip:
 
 @dataclass(frozen=True, slots=True)
 class FlipSection:
-    """The flipped items of a comparison: how many of the `items` that both evaluations scored were gained and lost.
+    """The section of a page about the flipped items of a comparison.
 
-    `rule` is the sentence that defines a flip. `shown` contains the flips that the page shows, under "gained" and
-    "lost". In an experiment, `a` and `b` are the titles of the base and of the compared condition.
+    `rule` is the sentence that defines a flip. Both evaluations scored `items` items, of which the other evaluation
+    `gained` and `lost` some against the base. `shown` contains the flips that the page shows, under the keys "gained"
+    and "lost". In an experiment, the titles are those of the base condition and of the other condition.
     """
 
     rule: str
@@ -54,8 +57,8 @@ class FlipSection:
     gained: int
     lost: int
     shown: Mapping[str, list[ShownFlip]]
-    a: str = ""
-    b: str = ""
+    base_title: str = ""
+    other_title: str = ""
 
 
 def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
@@ -63,29 +66,31 @@ def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
     items_scored_by_both = _list_scored_items(view, base) & _list_scored_items(view, other)
-    gained, lost = [flip for flip in flips if flip.is_gained], [flip for flip in flips if not flip.is_gained]
+    gained = [flip for flip in flips if flip.is_gained]
+    lost = [flip for flip in flips if not flip.is_gained]
 
-    def show(flip: Flip) -> ShownFlip:
+    def build_shown_flip(flip: Flip) -> ShownFlip:
         before, after = (load_item(view, evaluation, flip.item, questions) for evaluation in (base, other))
         return ShownFlip(
             flip.item,
             before.question,
             before.answer,
-            _show_side(before, share=flip.base),
-            _show_side(after, share=flip.other),
+            _build_shown_reply(before, right_share=flip.base),
+            _build_shown_reply(after, right_share=flip.other),
         )
 
     shown = {
-        "gained": [show(flip) for flip in gained[:MAX_SHOWN_FLIPS]],
-        "lost": [show(flip) for flip in lost[:MAX_SHOWN_FLIPS]],
+        "gained": [build_shown_flip(flip) for flip in gained[:MAX_SHOWN_FLIPS]],
+        "lost": [build_shown_flip(flip) for flip in lost[:MAX_SHOWN_FLIPS]],
     }
     return FlipSection(FLIP_RULE, len(items_scored_by_both), len(gained), len(lost), shown)
 
 
 def _list_scored_items(view: LedgerView, evaluation: str) -> set[str]:
+    """The ids of the items with at least one scored reply."""
     return {score.item for score in list_items(view, evaluation) if score.scored}
 
 
-def _show_side(record: ItemRecord, share: float) -> ShownReply:
+def _build_shown_reply(record: ItemRecord, right_share: float) -> ShownReply:
     first_scored = next(reply for reply in record.replies if reply.mark != "unscored")
-    return ShownReply(f"{share:.0%} right", first_scored.mark, first_scored.reading, first_scored.text)
+    return ShownReply(f"{right_share:.0%} right", first_scored.mark, first_scored.reading, first_scored.text)

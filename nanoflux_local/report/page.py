@@ -10,8 +10,8 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import format_percent, format_points
 
 MAX_CHARACTERS = 20_000
-"""Maximum length of a string on the page, since a model may write a line of several megabytes."""
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Maximum length of a string on a page, since a model may write a line of several megabytes."""
+_CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def render_page(template: str, values: dict[str, Any]) -> str:
@@ -30,12 +30,15 @@ def render_page(template: str, values: dict[str, Any]) -> str:
 
 
 def sanitize(value: object) -> object:
-    """Replace control characters, including those that change the writing direction, and truncate long strings."""
+    """Replace a string's control characters, including those that change the writing direction, and truncate a string
+    that is longer than `MAX_CHARACTERS`. Other values are returned unchanged, also `Markup`, a subclass of str that
+    contains the page's own HTML.
+    """
     if type(value) is not str:
         return value
-    excess = len(value) - MAX_CHARACTERS
-    notice = f"… ({excess:,} more characters: nanoflux examples show)" if excess > 0 else ""
-    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + notice
+    omitted_count = len(value) - MAX_CHARACTERS
+    notice = f"… ({omitted_count:,} more characters: see nanoflux examples show)" if omitted_count > 0 else ""
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + notice
 
 
 def write_atomically(target: Path, text: str) -> Path:
@@ -44,14 +47,14 @@ def write_atomically(target: Path, text: str) -> Path:
     Raises:
         NanofluxError: the file cannot be written.
     """
-    scratch = target.with_name(f".{target.name}.new")
+    temporary_file = target.with_name(f".{target.name}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(target)
+        temporary_file.write_text(text, encoding="utf-8")
+        temporary_file.replace(target)
     except OSError as error:
         with suppress(OSError):
-            scratch.unlink()
+            temporary_file.unlink()
         raise NanofluxError(
             f"{target} cannot be written: {error.strerror}", "choose another directory with -o"
         ) from error

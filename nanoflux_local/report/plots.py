@@ -4,8 +4,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-INK, MUTED, FIRST, SECOND = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
-COLOURS = (FIRST, SECOND, "#059669", "#9333ea", MUTED)
+INK, GREY, BLUE, ORANGE = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
+COLOURS = (BLUE, ORANGE, "#059669", "#9333ea", GREY)
+"""The colours of the lines of a plot, in the order of their use; the third is green and the fourth purple."""
 AccuracyPoint = tuple[float, float, float, float]
 """A position on the horizontal axis, the accuracy there, and the bounds of its 95% interval."""
 LossPoint = tuple[float, float]
@@ -24,7 +25,7 @@ def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("bottom", "left"):
-        axes.spines[side].set_color(MUTED)
+        axes.spines[side].set_color(GREY)
     axes.tick_params(colors=INK)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
@@ -32,7 +33,7 @@ def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
 
 
 def _render_svg(figure: Any) -> str:
-    """The figure as an <svg> element. Equal data gives equal text."""
+    """The figure as an <svg> element. Figures with equal data have equal text. The figure is closed."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -44,14 +45,12 @@ def _render_svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def draw_loss_curves(training: Sequence[LossPoint], dev: Sequence[LossPoint]) -> str:
-    """Plot the training loss by step, and the dev loss at the end of each epoch."""
+def draw_losses_by_step(training: Sequence[LossPoint], dev: Sequence[LossPoint]) -> str:
+    """Plot one training: the training loss of each step, and the dev loss at the end of each epoch, both by step."""
     figure, axes = _make_figure()
-    axes.plot(
-        [step for step, _ in training], [loss for _, loss in training], color=FIRST, linewidth=1, label="training"
-    )
+    axes.plot([step for step, _ in training], [loss for _, loss in training], color=BLUE, linewidth=1, label="training")
     if dev:
-        axes.plot([step for step, _ in dev], [loss for _, loss in dev], color=SECOND, marker="o", label="dev")
+        axes.plot([step for step, _ in dev], [loss for _, loss in dev], color=ORANGE, marker="o", label="dev")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)
@@ -60,15 +59,15 @@ def draw_loss_curves(training: Sequence[LossPoint], dev: Sequence[LossPoint]) ->
 
 
 def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Plot rows of (name, accuracy, low, high) as bars with their 95% intervals."""
+    """Plot rows of (name, accuracy, low, high) as horizontal bars, each with its 95% interval from `low` to `high`."""
     figure, axes = _make_figure(height=0.7 + 0.55 * len(rows))
     names = [name for name, *_ in rows]
     accuracies = [accuracy for _, accuracy, _, _ in rows]
-    errors = _compute_errors([row[1:] for row in rows])
+    error_lengths = _compute_error_lengths([row[1:] for row in rows])
     positions = range(len(rows))
-    palette = (MUTED, *COLOURS)  # grey for the untuned model, then the colours of `draw_losses`
+    palette = (GREY, *COLOURS)  # grey for the untuned model, then the colours of `draw_losses_by_epoch`
     colours = [palette[index % len(palette)] for index in positions]
-    axes.barh(positions, accuracies, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
+    axes.barh(positions, accuracies, xerr=error_lengths, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(positions), names)
     axes.invert_yaxis()
     highest_bound = max(high for *_, high in rows)
@@ -78,21 +77,24 @@ def draw_accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     return _render_svg(figure)
 
 
-def _compute_errors(estimates: Sequence[tuple[float, float, float]]) -> list[list[float]]:
-    """The lengths of the error bars of (accuracy, low, high): those towards `low`, then those towards `high`."""
-    lower_errors = [max(0.0, accuracy - low) for accuracy, low, _ in estimates]
-    upper_errors = [max(0.0, high - accuracy) for accuracy, _, high in estimates]
-    return [lower_errors, upper_errors]
+def _compute_error_lengths(estimates: Sequence[tuple[float, float, float]]) -> list[list[float]]:
+    """The lengths of the error bars of estimates (accuracy, low, high), as matplotlib expects them: a list of the
+    lengths towards `low`, and a list of the lengths towards `high`.
+    """
+    lower_lengths = [max(0.0, accuracy - low) for accuracy, low, _ in estimates]
+    upper_lengths = [max(0.0, high - accuracy) for accuracy, _, high in estimates]
+    return [lower_lengths, upper_lengths]
 
 
 def draw_accuracy_lines(points_by_name: Mapping[str, Sequence[AccuracyPoint]], x_label: str) -> str:
     """Plot each named series of accuracies as a line with its 95% intervals."""
     figure, axes = _make_figure()
     for colour, (name, points) in zip(COLOURS, points_by_name.items(), strict=False):
-        positions, accuracies = [position for position, *_ in points], [accuracy for _, accuracy, _, _ in points]
-        errors = _compute_errors([point[1:] for point in points])
+        positions = [position for position, *_ in points]
+        accuracies = [accuracy for _, accuracy, _, _ in points]
+        error_lengths = _compute_error_lengths([point[1:] for point in points])
         axes.errorbar(
-            positions, accuracies, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name
+            positions, accuracies, yerr=error_lengths, color=colour, marker="o", capsize=4, linewidth=1.5, label=name
         )
     axes.set_xlabel(x_label)
     axes.set_ylabel("strict accuracy")
@@ -102,7 +104,7 @@ def draw_accuracy_lines(points_by_name: Mapping[str, Sequence[AccuracyPoint]], x
     return _render_svg(figure)
 
 
-def draw_losses(training: Mapping[str, Sequence[LossPoint]], dev: Mapping[str, Sequence[LossPoint]]) -> str:
+def draw_losses_by_epoch(training: Mapping[str, Sequence[LossPoint]], dev: Mapping[str, Sequence[LossPoint]]) -> str:
     """Plot the training loss of each condition by epoch as a line, and its dev loss after each epoch as points."""
     figure, axes = _make_figure()
     for colour, (name, points) in zip(COLOURS, training.items(), strict=False):

@@ -33,6 +33,7 @@ OUTCOME_TEXT = {
     "kept_novel": "kept: solved in a new way",
     "failed": "a reply could not be read",
 }
+"""Each outcome of an attempt in words."""
 
 
 def write_report(ledger: Path, run: str, out: Path) -> Path:
@@ -48,16 +49,18 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
-    """The values that the template of the report shows, by name."""
+    """The values that the report shows, by their names in the template `run.html`."""
     summary = view.summarize_run(run)
-    row = view.find_run(run)
+    run_row = view.find_run(run)
     training = _load_training(view, summary.run)
     evaluations = _load_evaluations(view, training.adapter if training else "")
+    evaluation_ids = [evaluation.id for evaluation in evaluations]
+    bars = [evaluation.bar for evaluation in evaluations]
     return {
         "version": __version__,
         "run": summary,
-        "config": json.loads(row["config"]),
-        "environment": json.loads(row["environment"]),
+        "config": json.loads(run_row["config"]),
+        "environment": json.loads(run_row["environment"]),
         "rules": DESCRIPTIONS[summary.rules],
         "pass_rates": _describe_pass_rates(summary.pass_rates),
         "funnel": list_outcomes(summary.funnel),
@@ -66,15 +69,17 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "training": training,
         "evaluations": evaluations,
         "comparison": _compare_evaluations(view, evaluations),
-        "flips": gather_flips(view, *(evaluation.id for evaluation in evaluations)) if len(evaluations) == 2 else None,
-        "accuracy_plot": plots.draw_accuracies([evaluation.bar for evaluation in evaluations]) if evaluations else "",
+        "flips": gather_flips(view, *evaluation_ids) if len(evaluation_ids) == 2 else None,
+        "accuracy_plot": plots.draw_accuracies(bars) if bars else "",
         "examples": _choose_examples(view, summary.run),
     }
 
 
 def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
-    """How many examples have each pass rate, as text; "" if the defender answered each question only once."""
-    if not set(count_by_rate) - {"0 of 1", "1 of 1"}:
+    """How many examples have each pass rate, such as "0 of 4 for 12, 1 of 4 for 3"; "" if the defender answered each
+    question only once.
+    """
+    if set(count_by_rate) <= {"0 of 1", "1 of 1"}:
         return ""
     return ", ".join(f"{rate} for {count}" for rate, count in count_by_rate.items())
 
@@ -90,14 +95,18 @@ class OutcomeRow:
 
 
 def list_outcomes(counts: dict[str, int]) -> list[OutcomeRow]:
-    """Each possible outcome of a run's attempts, with its count and its share of all attempts."""
-    total = max(1, counts["attempts"])
+    """Each possible outcome of a run's attempts, with its count and its share of all attempts. `counts` has a count for
+    each outcome, and the number of all attempts under "attempts".
+    """
+    total = max(1, counts["attempts"])  # a run without attempts has only shares of 0
     return [OutcomeRow(OUTCOME_TEXT[name], counts[name], counts[name] / total, name in KEPT) for name in OUTCOMES]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedTraining:
-    """A finished training run with its settings, its result and the plot of its losses (SVG)."""
+    """A finished training run: its adapter's hash, its base model, its settings, its result, and the plot of its losses
+    as SVG.
+    """
 
     adapter: str
     base: str
@@ -107,16 +116,18 @@ class ReportedTraining:
 
 
 def _load_training(view: LedgerView, run: str) -> ReportedTraining | None:
-    """The newest finished training run on the run's examples."""
+    """The newest finished training run on the examples of `run`; None if there is none."""
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
         return None
     events = view.training_curve(row["id"])
-    steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
-    epochs = [event for kind, event in events if kind == "epoch"]
-    dev_losses = [(epoch["step"], epoch["val_loss"]) for epoch in epochs if epoch["val_loss"] is not None]
+    step_losses = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
+    epoch_events = [event for kind, event in events if kind == "epoch"]
+    dev_losses = [(event["step"], event["val_loss"]) for event in epoch_events if event["val_loss"] is not None]
     settings, result = json.loads(row["settings"]), json.loads(row["result"])
-    return ReportedTraining(row["adapter"], row["base"], settings, result, plots.draw_loss_curves(steps, dev_losses))
+    return ReportedTraining(
+        row["adapter"], row["base"], settings, result, plots.draw_losses_by_step(step_losses, dev_losses)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,9 @@ class ReportedEvaluation:
 
 
 def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation]:
-    """The newest evaluation of the tuned model, preceded by the untuned model's evaluation of the same items."""
+    """The newest evaluation of the model with `adapter`, preceded by the untuned model's evaluation of the same items
+    if there is one; [] if the adapter is "" or was not evaluated.
+    """
     if not adapter:
         return []
     tuned = view.row(
@@ -149,8 +162,10 @@ def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation
 
 
 def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]) -> Pair | None:
-    """The comparison of the tuned with the untuned model; None if one evaluation is missing or has too few items."""
-    if len(evaluations) != 2 or evaluations[0].result["n"] < 2:  # a test needs at least two items
+    """The comparison of the tuned with the untuned model; None if an evaluation is missing or has fewer than two items,
+    the minimum for a paired test.
+    """
+    if len(evaluations) != 2 or evaluations[0].result["n"] < 2:
         return None
     (pair,) = compare(view, [evaluation.id for evaluation in evaluations], partial=True).pairs
     return pair
@@ -158,17 +173,19 @@ def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]
 
 @dataclass(frozen=True, slots=True)
 class ReportedExample:
-    """An example: why it was kept, the records of its turn and of its last attempt, and the findings of the checks."""
+    """An example: the reason why it was kept in words, the records of its turn and of its last attempt, and the
+    findings of the checks.
+    """
 
     id: str
-    why: str
+    reason: str
     turn: Mapping[str, Any]
     last_attempt: Mapping[str, Any]
     findings: tuple[Finding, ...]
 
 
 def _choose_examples(view: LedgerView, run: str) -> list[ReportedExample]:
-    """Examples from the beginning, the middle and the end of the run."""
+    """Up to `SHOWN_EXAMPLES` examples, evenly spaced from the first to the last example of the run."""
     rows = list(view.rows(
         "SELECT examples.id, examples.reason, turns.record FROM examples JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",
@@ -177,13 +194,14 @@ def _choose_examples(view: LedgerView, run: str) -> list[ReportedExample]:
     if not rows:
         return []
     spacing = (len(rows) - 1) / max(1, SHOWN_EXAMPLES - 1)
-    indices = sorted({round(number * spacing) for number in range(SHOWN_EXAMPLES)})  # fewer if the run kept only a few
+    # A set, since several of these indices are equal if the run kept fewer examples than are shown.
+    indices = sorted({round(number * spacing) for number in range(SHOWN_EXAMPLES)})
     examples = []
     for row in (rows[index] for index in indices):
         turn = json.loads(row["record"])
         last_attempt = turn["attempts"][-1]
         validation = verdict_from_json(**last_attempt["validation"]) if last_attempt["validation"] else None
-        why = OUTCOME_TEXT[row["reason"]].removeprefix("kept: ")
+        reason = OUTCOME_TEXT[row["reason"]].removeprefix("kept: ")
         findings = validation.findings if validation else ()
-        examples.append(ReportedExample(row["id"], why, turn, last_attempt, findings))
+        examples.append(ReportedExample(row["id"], reason, turn, last_attempt, findings))
     return examples

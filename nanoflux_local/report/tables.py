@@ -1,4 +1,4 @@
-"""Tables as CSV without text that a spreadsheet would evaluate, and as Markdown with escaped cells."""
+"""Formats tables as CSV without text that a spreadsheet would evaluate, and as Markdown with escaped cells."""
 
 import csv
 import io
