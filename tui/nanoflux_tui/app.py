@@ -55,7 +55,9 @@ LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
 
 
 def _build_screen(mode: str) -> BaseScreen:
-    """The screen of a tab. Its module is imported on the first visit, since the first frame needs only Home."""
+    """Create the screen of the tab `mode`, which is defined in the module `screens.MODE` as the class `ModeScreen`. The
+    module is imported on the first visit to the tab, since the first frame needs only Home.
+    """
     module = import_module(f"nanoflux_tui.screens.{mode}")
     screen: BaseScreen = getattr(module, f"{mode.title()}Screen")()
     return screen
@@ -109,6 +111,7 @@ class NanofluxApp(BaseApp):
         import_module("nanoflux_tui.screens.run")
 
     def _show_age(self) -> None:
+        """Let the visible screen show the time of its content if that is out of date."""
         if self.visible_screen is not None:
             self.visible_screen.show_age()
 
@@ -118,7 +121,7 @@ class NanofluxApp(BaseApp):
     @property
     def visible_screen(self) -> BaseScreen | None:
         """The topmost screen of the application, without the dialogs above it."""
-        with suppress(LookupError):
+        with suppress(LookupError):  # there is no screen stack until the first tab is shown
             return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
         return None
 
@@ -126,11 +129,11 @@ class NanofluxApp(BaseApp):
     async def watch_ledger(self) -> None:
         """Refresh the visible screen after changes of the ledger or its workers, until the application ends."""
         seen_version: tuple[object, ...] = ()
-        refreshed_at = refresh_cpu_s = 0.0
+        last_refresh_s = refresh_cpu_s = 0.0
         while True:
             await asyncio.sleep(POLL_S)
             self._report_background_failures()
-            refresh_age_s = time.monotonic() - refreshed_at
+            refresh_age_s = time.monotonic() - last_refresh_s
             pause_s = max(MIN_REFRESH_PAUSE_S, refresh_cpu_s / REFRESH_CPU_SHARE)
             if refresh_age_s < min(pause_s, MAX_REFRESH_PAUSE_S):
                 continue
@@ -139,7 +142,7 @@ class NanofluxApp(BaseApp):
                 if self.visible_screen is not None:
                     self.visible_screen.mark_current()
                 continue
-            seen_version, refreshed_at = version, time.monotonic()
+            seen_version, last_refresh_s = version, time.monotonic()
             if self.visible_screen is not None:
                 cpu_s_before = time.process_time()
                 await self.visible_screen.refresh_content()
@@ -181,6 +184,7 @@ class NanofluxApp(BaseApp):
         return super().check_action(action, parameters)
 
     def action_show_tab(self, mode: str) -> None:
+        """Do what `action_go` does, as a separate action that `check_action` disables while a form is open."""
         self.action_go(mode)
 
     def action_go(self, mode: str) -> None:
@@ -218,23 +222,26 @@ class NanofluxApp(BaseApp):
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def watch_theme(self) -> None:
+        """Draw the open screens again in the colours of the new theme."""
         for screen in self.screen_stack:
             if isinstance(screen, BaseScreen):
                 screen.reload()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The entries of the menu: the application's own actions, then those of the screen."""
         yield SystemCommand("New run", "Generate a dataset", self.action_new_run)
         for mode, title in TABS:
-            yield SystemCommand(title, f"Go to {title}", lambda mode=mode: self.action_go(mode))
+            yield SystemCommand(title, f"Go to {title}", partial(self.action_go, mode))
         yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_toggle_theme)
         yield SystemCommand("Jump", "Move the focus to a part of the screen by its letter", self.action_jump)
         yield SystemCommand("Copy mode", "Select and copy text of this screen with the keyboard", self.action_copy_text)
         yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
-        own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
+        # The keys of the screen and its widgets. The screen's own keys are listed even if its footer hides them.
+        own_binding_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
         for active_binding in screen.active_bindings.values():
             binding, node = active_binding.binding, active_binding.node
-            is_listed = binding.show or (node is screen and binding.id in own_ids)
+            is_listed = binding.show or (node is screen and binding.id in own_binding_ids)
             if node is not self and binding.description and is_listed:
                 yield SystemCommand(
                     binding.description,
@@ -243,7 +250,7 @@ class NanofluxApp(BaseApp):
                 )
 
     def _bind_action(self, action: str, node: DOMNode) -> Callable[[], Awaitable[None]]:
-        """A function without arguments that runs the action on `node`."""
+        """A function without arguments that runs `action` as an action of `node`."""
 
         async def run_on_node() -> None:
             await self.run_action(action, default_namespace=node)
@@ -251,9 +258,11 @@ class NanofluxApp(BaseApp):
         return run_on_node
 
     async def action_quit_now(self) -> None:
+        """Quit, as a separate action that `check_action` disables while a form is open."""
         await self.action_quit()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Show the error of a failed worker as a notification; an unexpected exception is also logged."""
         if event.state == WorkerState.ERROR and event.worker.error is not None:
             error = event.worker.error
             if isinstance(error, NanofluxError):

@@ -33,15 +33,15 @@ STALE_S = 5.0
 
 
 class BaseApp(App[None]):
-    """The part of the application that screens may use."""
+    """The attributes and methods of the application that its screens use."""
 
     def __init__(self, home: Home) -> None:
         super().__init__()
         self.home = home
         self.reader = LedgerReader(home)
         self.commands = CommandRunner(home)
-        self.requested_rows: dict[str, str] = {}
-        """The key of the row that a tab selects when it is shown next, by the tab's mode."""
+        self.requested_key_by_tab: dict[str, str] = {}
+        """The key of the row that a tab selects the next time it is shown, by the tab's mode."""
 
     def open_form(self, name: str, build: Callable[[], Screen[None]]) -> None:
         """Show the form `name`. A form that the user left without submitting it still contains the user's input; any
@@ -71,8 +71,8 @@ class BaseApp(App[None]):
 
 
 class BaseScreen(Screen[None]):
-    """Base of the screens. A subclass sets `mode` to the tab to which it belongs, composes its body, and reads the
-    ledger in `load`.
+    """The base class of the screens. A subclass sets `mode` to the mode of its tab, composes its body in
+    `compose_body`, and reads the ledger in `load`.
 
     `HELP` is the text that `?` shows above the screen's keys.
     """
@@ -83,8 +83,8 @@ class BaseScreen(Screen[None]):
     SHOWS_ONLY_LEDGER: ClassVar[bool] = True
     """Whether the content is current as long as neither the ledger nor its workers change."""
     RARE_ACTIONS: ClassVar[tuple[str, ...]] = ("reverse",)
-    """The actions that the footer leaves out while it would need more than three lines, the rarest first. The menu and
-    the help always list them.
+    """The actions that the footer leaves out one by one, in this order, until the others fit in three lines. The menu
+    and the help always list them.
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (34, "-tall")]  # noqa: RUF012
@@ -99,6 +99,7 @@ class BaseScreen(Screen[None]):
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
+        """Give the bindings of the class the ids under which the user's keymap can assign other keys to them."""
         if "BINDINGS" in cls.__dict__:
             name_parts = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Screen"))
             section = cls.__dict__.get("KEYMAP_SECTION") or "-".join(name_parts).lower()
@@ -125,7 +126,7 @@ class BaseScreen(Screen[None]):
             yield KeyBar()
 
     def compose_body(self) -> ComposeResult:
-        """The widgets between the top bar and the footer."""
+        """Create the widgets between the top bar and the footer."""
         raise NotImplementedError
 
     async def load(self) -> None:
@@ -155,7 +156,7 @@ class BaseScreen(Screen[None]):
         return Colours(self.app.theme_variables)
 
     async def read_ledger(self, query: Callable[[LedgerView], T]) -> T | None:
-        """The result of `query`, or None if there is no ledger yet or `query` finds no match."""
+        """The result of `query`, or None if there is no ledger yet or `query` raises a NothingMatchedError."""
         try:
             return await self.reader.read(query)
         except NothingMatchedError:
@@ -174,7 +175,7 @@ class BaseScreen(Screen[None]):
         await self.refresh_content()
 
     async def refresh_content(self) -> None:
-        """Call `load` and show its error, if it raises one. Does nothing until the screen is mounted."""
+        """Call `load`; if it raises a NanofluxError, show the error. Does nothing until the screen is mounted."""
         if not self._is_mounted:
             return
         async with self._refresh_lock:  # the ledger watch and a key press can both request a refresh
@@ -214,7 +215,7 @@ class BaseScreen(Screen[None]):
             self.app.pop_screen()
 
     def write_report(self, name: str) -> None:
-        """Write the report of a run or an experiment and open it in a browser."""
+        """Write the report of the run or experiment `name`, and open it in a browser."""
         page = self.home.reports / name / "index.html"
 
         def open_page(result: CommandResult) -> None:
@@ -228,7 +229,10 @@ class BaseScreen(Screen[None]):
     async def run_command(
         self, *words: str, success: str = "", on_result: Callable[[CommandResult], None] | None = None
     ) -> None:
-        """Run a `nanoflux` command, show its outcome as a notification, and refresh the screen."""
+        """Run the `nanoflux` command with the arguments `words`, show its outcome as a notification, and refresh the
+        screen. If the command succeeds, the notification shows the text `success`, or else the command's messages.
+        `on_result` is called in either case.
+        """
         result = await self.commands.run(*words)
         if result.ok:
             message = success or result.stderr or "The command succeeded."

@@ -21,7 +21,7 @@ from nanoflux_models.child import build_module_command
 from nanoflux_tui.text import sanitize
 
 MAX_LOG_TAIL = 4_000
-"""Maximum length of the end of a command's messages that is read: bytes of a log, or characters of standard error."""
+"""How much of the end of a command's messages is shown: at most so many bytes of a log, or characters of stderr."""
 POLL_S = 0.03
 """Seconds between two checks whether a command has ended."""
 _PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
@@ -29,7 +29,9 @@ _PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<n
 
 @dataclass(frozen=True, slots=True)
 class CommandProgress:
-    """The progress that a command reports: `done` of `total`, and a note with the unit, the rate and the time left."""
+    """The progress that a command reports. `done` of `total` units are done; `note` has the unit, the rate and the time
+    left, such as "steps, 1.2 steps/s, 40 s left".
+    """
 
     done: int
     total: int
@@ -66,8 +68,8 @@ class CommandResult:
 
 @dataclass(slots=True)
 class BackgroundCommand:
-    """A long command that the application started: its label for the user, its process, and the file with its messages.
-    `words` are its arguments.
+    """A long command that the application started. `label` describes it to the user, `log` is the file with its
+    messages, and `words` are its arguments.
     """
 
     label: str
@@ -97,20 +99,21 @@ class BackgroundCommand:
 
 
 class CommandRunner:
-    """Starts commands for one home."""
+    """Starts `nanoflux` commands for one home. `background` lists the long commands in the order of their start."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self.background: list[BackgroundCommand] = []
 
     def _build_argv(self, words: Sequence[str]) -> list[str]:
+        """The command line that runs `nanoflux` with the arguments `words` for this home."""
         return build_module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
 
     async def run(self, *words: str, read_only: bool = False) -> CommandResult:
-        """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; other commands
-        continue, as they would in another terminal.
+        """Run the command with the arguments `words` and wait until it ends. If the wait is cancelled, a `read_only`
+        command is terminated; other commands continue, as they would in another terminal.
         """
-        # Output goes to files, since a full pipe would block the command.
+        # The output goes to files, since a command that writes to a full pipe would wait forever.
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(
                 self._build_argv(words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
@@ -128,7 +131,7 @@ class CommandRunner:
         return CommandResult(process.returncode, output, sanitize(messages[-MAX_LOG_TAIL:]))
 
     def start_in_background(self, label: str, *words: str) -> BackgroundCommand:
-        """Start a command that outlives this application."""
+        """Start the command with the arguments `words`, which outlives this application."""
         logs = self.home.root / "logs"
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = logs / f"background-{os.getpid()}-{len(self.background)}.log"
@@ -143,5 +146,6 @@ class CommandRunner:
 
 
 def _read_all(file: IO[bytes]) -> str:
+    """The whole content of a file that was written through the same descriptor."""
     file.seek(0)
     return file.read().decode("utf-8", "replace")

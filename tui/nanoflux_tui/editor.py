@@ -7,7 +7,7 @@ from nanoflux_local.errors import NanofluxError
 
 
 def edit_text(app: App[None], text: str) -> str:
-    """Let the user edit the text, and return the result.
+    """The text after the user has edited it in the editor.
 
     Raises:
         NanofluxError: there is no terminal for an editor, or the editor cannot be started.

@@ -1,6 +1,7 @@
-"""The user's keys: the file `keymap.toml` in the home directory assigns different keys to actions.
+"""Reads the user's keymap, the file `keymap.toml` in the home directory, which assigns different keys to actions.
 
-Each action has an id such as `run.export`: the section of the class that binds it, and its description in the footer.
+Each action has an id such as `run.export`. It consists of a section of the file, which stands for the class that binds
+the action, and of the action's description in the footer.
 """
 
 import re
@@ -19,6 +20,7 @@ from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 
 KEY_NAMES = {*(str(key.value) for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
+"""Textual's names of keys that are longer than a character, such as "f5" or "slash"."""
 MODIFIERS = ("ctrl", "shift", "alt")
 ACTIONS: dict[str, dict[str, list[str]]] = {}
 """The default keys by section and action. Importing a class adds the actions that the class binds."""
@@ -36,7 +38,8 @@ def name_bindings(section: str, bindings: Sequence[BindingType]) -> list[Binding
 
 
 def load_keymap(path: Path) -> dict[str, str]:
-    """Read the user's keymap: the new keys by the ids of their actions; {} if there is no file.
+    """Read the user's keymap: for the id of each action in the file, its new keys, separated by commas as Textual
+    expects them; {} if there is no file.
 
     Raises:
         ConfigError: the file is not TOML, names an unknown section, action or key, or gives two actions the same key.
@@ -64,8 +67,8 @@ def format_keymap(path: Path) -> str:
         lines += ["", f"[{section}]"]
         for action, keys in actions.items():
             quoted_keys = ", ".join(f'"{key}"' for key in keys)
-            value = quoted_keys if len(keys) == 1 else f"[{quoted_keys}]"
-            lines.append(f"# {action} = {value}")
+            toml_value = quoted_keys if len(keys) == 1 else f"[{quoted_keys}]"
+            lines.append(f"# {action} = {toml_value}")
     return "\n".join(lines) + "\n"
 
 
@@ -80,12 +83,13 @@ def _import_screens() -> None:
 
 
 class _KeymapReader:
-    """Checks a keymap and names the line of each mistake."""
+    """Checks the content of a keymap file. Its errors name the line of the mistake."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._lines = path, text.splitlines()
 
     def read(self, document: dict[str, Any]) -> dict[str, str]:
+        """The keys of each action in the parsed file, by the action's id, separated by commas."""
         keymap: dict[str, str] = {}
         for section, table in document.items():
             if section not in ACTIONS or not isinstance(table, dict):
@@ -99,6 +103,7 @@ class _KeymapReader:
         return keymap
 
     def _read_keys(self, section: str, action: str, value: object) -> list[str]:
+        """The keys of an action, whose TOML value is a key or a list of keys."""
         keys = [value] if isinstance(value, str) else value
         if not isinstance(keys, list) or not keys:
             fix = 'write a key such as "x", or several such as ["x", "f5"]'
@@ -110,13 +115,15 @@ class _KeymapReader:
         return keys
 
     def _refuse_clash(self, section: str, keymap: dict[str, str], table: dict[str, Any]) -> None:
-        """Refuse a key that two actions of a section share. The actions in the file (`table`) are checked last, so that
-        the error names their lines.
+        """Raise an error if two actions of a section share a key. `table` is the section in the file. Its actions are
+        checked last, so that the error names the line of an action in the file.
         """
+        actions = [action for action in ACTIONS[section] if action not in table]
+        actions += [action for action in ACTIONS[section] if action in table]
         action_by_key: dict[str, str] = {}
-        for action in sorted(ACTIONS[section], key=lambda action: action in table):
-            keys = keymap.get(f"{section}.{action}", ",".join(ACTIONS[section][action])).split(",")
-            for key in keys:
+        for action in actions:
+            default_keys = ",".join(ACTIONS[section][action])
+            for key in keymap.get(f"{section}.{action}", default_keys).split(","):
                 earlier_action = action_by_key.setdefault(key, action)
                 if earlier_action != action:
                     message = f"the key {key!r} already belongs to {earlier_action!r} in [{section}]"
@@ -130,12 +137,14 @@ class _KeymapReader:
         """The line of an action, or of the section if `action` is ""; 1 if the text has no such line."""
         current_section = ""
         for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"""\s*\[\s*["']?([^"'\]]+?)["']?\s*\]""", line):
+            header = re.match(r"""\s*\[\s*["']?([^"'\]]+?)["']?\s*\]""", line)  # a line such as [run]
+            assignment = re.match(r"\s*([^=#]+?)\s*=", line)  # a line such as export = "X", or run.export = "X"
+            if header:
                 current_section = header[1]
                 if not action and current_section == section:
                     return number
-            elif key := re.match(r"\s*([^=#]+?)\s*=", line):
-                name = re.sub(r"""["'\s]""", "", key[1])
+            elif assignment:
+                name = re.sub(r"""["'\s]""", "", assignment[1])
                 full_name = f"{current_section}.{name}" if current_section else name
                 if full_name == f"{section}.{action}" or (not action and full_name.split(".")[0] == section):
                     return number
@@ -143,7 +152,9 @@ class _KeymapReader:
 
 
 def _is_key(key: str) -> bool:
-    """Whether a terminal can send a key of this name."""
+    """Whether `key` is a name of a key that a terminal can send: modifiers joined by "+", then a character, one of
+    `KEY_NAMES`, or the Unicode name of a character.
+    """
     *modifiers, name = key.split("+")
     if any(modifier not in MODIFIERS for modifier in modifiers):
         return False

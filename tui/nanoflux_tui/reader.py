@@ -1,4 +1,4 @@
-"""Reads the ledger in a separate thread, so that no screen waits for a disk.
+"""Reads the ledger in a separate thread, so that the application responds to keys while a query waits for the disk.
 
 The reader opens the ledger read-only, reopens it after it was replaced or repaired, and detects at low cost whether
 the ledger or its workers have changed.
@@ -22,7 +22,7 @@ WAIT_S = 1.0
 
 
 class LedgerReader:
-    """The ledger of a home, read by one thread. `read` calls a function of a `LedgerView` in that thread."""
+    """Reads the ledger of a home in one thread. `read` calls a function in that thread, with a `LedgerView`."""
 
     def __init__(self, home: Home) -> None:
         self._home, self.ledger = home, home.ledger
@@ -31,7 +31,7 @@ class LedgerReader:
         self._file_id: tuple[int, int] | None = None
 
     async def read(self, query: Callable[[LedgerView], T]) -> T:
-        """The result of `query`.
+        """The result of `query`, which is called in the reader's thread.
 
         Raises:
             NothingMatchedError: there is no ledger, or it has been removed.
@@ -40,8 +40,8 @@ class LedgerReader:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_query, query)
 
     async def read_version(self) -> tuple[object, ...]:
-        """A value that changes whenever a process writes to the ledger and whenever a worker starts, ends or is killed,
-        and at no other time. There is also a value if the ledger is missing or unreadable.
+        """A value that changes only when a process writes to the ledger, or when a worker starts, ends or is killed. If
+        the ledger is missing or cannot be read, the value contains that error instead of raising it.
         """
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute_version)
 
@@ -64,6 +64,7 @@ class LedgerReader:
             raise LedgerError(f"{self.ledger}: a record cannot be read ({error})", fix) from error
 
     def _open_view(self) -> LedgerView:
+        """The open ledger. A ledger whose file was replaced is opened again."""
         file_id = _read_file_id(self.ledger)
         if self._view is None or file_id != self._file_id:
             self._close_view()

@@ -1,7 +1,7 @@
 """Formats text for the screen. Everything that a model, a file or a server wrote passes through this module.
 
-Control characters, which a terminal would execute, are replaced by a mark. Very long text is cut; a note says how much
-is missing.
+Control characters, which a terminal would execute, are replaced by a mark. A very long text is truncated, and a note
+says how many characters are missing.
 """
 
 import math
@@ -20,10 +20,12 @@ TAB = "    "
 
 
 def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text without terminal escapes, other control characters, and marks that change the writing direction."""
-    cut = text[:limit]
-    clean = "".join(map(_replace_control_character, cut.replace("\r\n", "\n")))
-    omitted_count = len(text) - len(cut)
+    """The text with a mark in place of each control character, including those of terminal escapes and those that
+    change the writing direction. A text with more than `limit` characters is truncated, with a note in its last line.
+    """
+    truncated = text[:limit]
+    clean = "".join(map(_replace_control_character, truncated.replace("\r\n", "\n")))
+    omitted_count = len(text) - len(truncated)
     return f"{clean}\n… and {omitted_count:,} more characters" if omitted_count > 0 else clean
 
 
@@ -34,46 +36,50 @@ def _replace_control_character(character: str) -> str:
 
 
 def format_line(text: object, limit: int = MAX_LINE) -> str:
-    """The sanitized text in one line, for a table's cell; a text that is cut after `limit` characters ends in "…"."""
+    """The sanitized text in one line, such as a table's cell needs. A text with more than `limit` characters is
+    truncated and ends in "…".
+    """
     full_text = str(text)
-    # Joining the words may shorten the text, so more than `limit` characters are read.
+    # Runs of spaces shrink to one space, so up to twice as many characters are needed to fill the line.
     line = sanitize(" ".join(full_text[: limit * 2].split()), 2 * limit)[:limit]
-    is_cut = len(line) == limit and len(full_text) > limit + 1
-    return f"{line}…" if is_cut else line
+    is_truncated = len(line) == limit and len(full_text) > limit + 1
+    return f"{line}…" if is_truncated else line
 
 
-def cut_start(text: str, width: int) -> str:
-    """The text without its start if it is longer than `width`. The ids of two runs often differ only at the end."""
+def truncate_start(text: str, width: int) -> str:
+    """The text in at most `width` characters. A longer text loses its start, since two runs' ids often differ only at
+    the end.
+    """
     return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
 def format_duration(seconds: float | None) -> str:
-    """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
+    """Seconds in a readable unit, such as "45 s", "12 min", "3.5 h" or "2.1 d"; "–" for None or an infinite time."""
     return "–" if seconds is None or not math.isfinite(seconds) else format_seconds(seconds)
 
 
 def format_pace(done: int, total: int, seconds: float, unit: str = "") -> str:
-    """The mean rate of a job that has run for `seconds`, and the time left: "0.4 steps/s, 25 s left"; "" as long as the
-    job has finished nothing or has run for less than `STEADY_S`.
+    """The mean rate of a job that has finished `done` of `total` units in `seconds`, and the time left, such as
+    "1.2 steps/s, 25 s left"; "" as long as the job has finished nothing or has run for less than `STEADY_S`.
     """
     return format_rate(done / seconds, total - done, unit) if done and seconds >= STEADY_S else ""
 
 
 def format_count(number: float) -> str:
     """A number in few characters: 950, 12.3k, 4.1M."""
-    for from_number, unit, unit_size in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e4, "k", 1e3)):
-        if number >= from_number:
+    for smallest_number, unit, unit_size in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e4, "k", 1e3)):
+        if number >= smallest_number:
             return f"{number / unit_size:.1f}{unit}"
     return f"{number:,.0f}"
 
 
 def format_quantity(count: int, noun: str) -> str:
-    """A count with its noun, which gets an "s" unless there is exactly one: 1 example, 2,000 examples."""
+    """A count with its noun in the singular or plural, such as "1 example" or "2,000 examples"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_age(timestamp: str, now: datetime | None = None) -> str:
-    """The time since a timestamp of the ledger, such as 12 min; "–" for an unreadable timestamp."""
+    """The time from a timestamp of the ledger until `now`, such as "12 min"; "–" for an unreadable timestamp."""
     try:
         moment = datetime.fromisoformat(timestamp)
     except ValueError:
@@ -91,7 +97,7 @@ def compute_age_order(timestamp: str) -> float | None:
 
 
 def format_clock(timestamp: str) -> str:
-    """Hours, minutes and seconds of a timestamp of the ledger, in UTC."""
+    """The time of day of a timestamp of the ledger, as hh:mm:ss in UTC."""
     return timestamp[11:19]
 
 

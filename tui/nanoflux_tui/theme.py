@@ -73,7 +73,7 @@ STATUS_MARKS = {
     "left out": StatusMark("–", "warning"),
     "not answering": StatusMark("!", "error"),
 }
-"""The mark and the colour of each status."""
+"""The mark and the colour of each status of a job, a cell of an experiment, a server or a background command."""
 BROKEN = ("failed", "interrupted", "stalled", "partial")
 """Statuses that need the user's attention."""
 ENDED = ("done", "stopped")
@@ -99,12 +99,12 @@ def describe_reason(reason: str) -> str:
 
 
 def describe_outcome(outcome: str) -> tuple[str, str]:
-    """An outcome in words, and the name of its colour; an unknown outcome is shown as it is stored."""
+    """An outcome of an attempt in words, and the name of its colour. An unknown outcome is returned unchanged."""
     return OUTCOME_WORDS.get(outcome, (outcome, "foreground"))
 
 
 class Colours:
-    """The theme's colours as styles for Rich texts: `colours["error"]`."""
+    """The colours of a theme as styles for Rich texts, by name: `colours["error"]`; "" for an unknown name."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._variables = variables
@@ -113,13 +113,13 @@ class Colours:
         return self._variables.get(name, "")
 
     def format_status(self, status: str) -> Text:
-        """A status as its mark and its word."""
+        """The mark and the word of a status, in the colour of the status."""
         status_mark = STATUS_MARKS.get(status, StatusMark("·", "foreground"))
         return Text.assemble((f"{status_mark.mark} {status}", self[status_mark.colour]))
 
 
 def draw_bar(done: float, total: float, width: int) -> str:
-    """A bar of `width` cells, filled in steps of half a cell."""
+    """A bar of `width` cells, of which the share `done` / `total` is filled, rounded to half a cell."""
     share = min(1.0, max(0.0, done / total)) if total else 0.0
-    full, half = divmod(round(share * width * 2), 2)
-    return ("━" * full + "╸" * half).ljust(width, "─")
+    full_cells, half_cells = divmod(round(share * width * 2), 2)
+    return ("━" * full_cells + "╸" * half_cells).ljust(width, "─")

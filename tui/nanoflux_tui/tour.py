@@ -1,4 +1,4 @@
-"""The guided tour: the application on a temporary home directory, in which scripted models play a real run.
+"""The guided tour: the application with a temporary home directory, in which scripted models execute a real run.
 
 The tour needs no weights, API keys or network, and leaves no files.
 """
@@ -28,13 +28,14 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.bars import TourBar
 
 END_TIMEOUT_S = 20.0
-"""Seconds that the tour waits at its end for its run to end."""
+"""Seconds that the tour waits for its run to end, before it deletes the home directory."""
 RUN_COMMAND = (
     "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--examples", "60", "--seed", "7",
     "--name", "the tour's run", "--concurrency", "3", "--set", "seeds.min=2",
     *(word for name in ("duelist-a", "duelist-b", "arbiter") for word in ("--set", f"endpoints.{name}.delay_s=0.4")),
     "--detach", "--json",
 )  # fmt: skip
+"""The arguments that start the tour's run. Each scripted reply takes 0.4 s, so that the user can watch the turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,16 @@ class TourApp(NanofluxApp):
     def __init__(self, home: Home, light: bool = False) -> None:
         super().__init__(home, light)
         self.tour_run = ""
+        """The id of the tour's run; "" until the run has started."""
         self._stop_index = 0
         self._next_requested = False
+        """Whether the user has asked for the next stop before the run had started."""
 
     def build_guide(self) -> Sequence[Widget]:
         return (TourBar(self._format_stop()),)
 
     def _format_stop(self) -> str:
+        """The text of the current stop, with its number and the keys of the tour."""
         stop = STOPS[self._stop_index]
         return f"Tour {self._stop_index + 1}/{len(STOPS)}  {stop.text}  (F9 next, F8 back, q ends the tour)"
 
@@ -82,12 +86,13 @@ class TourApp(NanofluxApp):
         if self._next_requested:
             self.action_move_tour(1)
 
-    def action_move_tour(self, by: int) -> None:
+    def action_move_tour(self, offset: int) -> None:
+        """Show the next stop (`offset` 1) or the previous stop (`offset` -1)."""
         if not self.tour_run:  # Home may list the run before the command that starts it has exited
-            self._next_requested = by > 0
+            self._next_requested = offset > 0
             self.notify("The run is starting. The tour continues in a moment.")
             return
-        self._stop_index = min(len(STOPS) - 1, max(0, self._stop_index + by))
+        self._stop_index = min(len(STOPS) - 1, max(0, self._stop_index + offset))
         STOPS[self._stop_index].open_screen(self)
         self.call_later(self._update_tour_bar)
 
@@ -95,7 +100,7 @@ class TourApp(NanofluxApp):
         for bar in self.screen.query(TourBar):
             bar.update(self._format_stop())
 
-    def watch_run(self) -> None:
+    def open_run(self) -> None:
         self.action_go("home")
         self.push_screen(RunScreen(self.tour_run))
 
@@ -120,12 +125,12 @@ STOPS = (
         "separate process: closing the application would not stop it.",
     ),
     TourStop(
-        TourApp.watch_run,
+        TourApp.open_run,
         "A live run. Attacker and defender swap roles after each turn. A question must be new and valid; it is "
         "kept if the defender fails or finds a new solution.",
     ),
     TourStop(
-        TourApp.watch_run,
+        TourApp.open_run,
         "Steer the run: space pauses and resumes it, c changes its target or its concurrency, s stops it. Turns in "
         "progress are always finished and kept. Try it.",
     ),

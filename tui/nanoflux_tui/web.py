@@ -1,4 +1,5 @@
-"""Serves the application to a browser on this machine: textual-serve on loopback, protected by a token.
+"""Serves the application to a browser on this machine, with textual-serve on the loopback interface. A token protects
+it.
 
 Every start creates a new token. The first request must contain the token in its address; later requests send it in a
 cookie. Pages of other sites can neither read this page nor connect to it, and the page loads nothing from other hosts.
@@ -21,7 +22,7 @@ from nanoflux_models.child import build_module_command
 
 HOST, COOKIE = "127.0.0.1", "nanoflux-token"
 PAGES = Path(__file__).parent / "pages"
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -46,13 +47,15 @@ class Gate:
             raise web.HTTPForbidden(text="The token is missing. Open the address that `nanoflux tui --web` printed.")
         response = await handler(request)
         if not response.prepared:
-            response.headers.update({"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
+            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+            response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _is_token(self, candidate: str) -> bool:
         return hmac.compare_digest(candidate.encode(), self._token.encode())
 
     def _is_same_origin(self, request: web.Request) -> bool:
+        """Whether the request comes from a page of this server, or from no page at all."""
         origin = request.headers.get("Origin")
         return origin is None or urlsplit(origin).netloc in self._hosts
 
@@ -82,7 +85,7 @@ class LocalServer(Server):
 
 
 def serve(home: Path, port: int = 0, light: bool = False) -> None:
-    """Print the address to open and serve until Ctrl-C.
+    """Serve the application for the home directory `home` until Ctrl-C. Prints the address that the user opens.
 
     Raises:
         UsageError: the port cannot be bound.
@@ -96,7 +99,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
 
 
 def _find_free_port(port: int) -> int:
-    """`port` if a server can use it; for 0, any free port.
+    """The port to use: `port` itself after a check that a server can bind it, or any free port if `port` is 0.
 
     Raises:
         UsageError: another process uses `port`, or this user may not use it.

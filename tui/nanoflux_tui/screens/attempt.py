@@ -21,7 +21,7 @@ UNREADABLE_NOTE = "The reply could not be read; c shows it."
 
 
 class AttemptScreen(EntryScreen[AttemptKey]):
-    """The attempt at one position of a list of keys; arrow keys move to its neighbours."""
+    """The attempt at one position of a list of attempts; the arrow keys show the previous and the next attempt."""
 
     mode = "home"
     NOUN = "attempt"
@@ -47,8 +47,8 @@ the requests and replies as they were sent."""
             yield Panel("Rating of the reasoning", id="rating")
 
     async def load(self) -> None:
-        turn, attempt_number = self._keys[self._position]
-        record = await self.read_ledger(lambda view: load_turn(view, self._run, turn))
+        turn_number, attempt_number = self._keys[self._position]
+        record = await self.read_ledger(lambda view: load_turn(view, self._run, turn_number))
         if record is None:
             self.query_one("#head", Panel).show("This attempt no longer exists: the ledger was replaced.")
             return
@@ -77,11 +77,12 @@ the requests and replies as they were sent."""
             rating.show(sanitize(f"Not rated: {attempt.unrated}"))
 
     def _format_head(self, record: TurnRecord, attempt: Attempt) -> Text:
+        """The attempt's number, outcome, reason and seeds, and its position in the list."""
         outcome, colour = describe_outcome(attempt.outcome)
-        attempt_count = f" ({len(record.attempts)} in this turn)" if len(record.attempts) > 1 else ""
+        count_note = f" ({len(record.attempts)} in this turn)" if len(record.attempts) > 1 else ""
         text = Text.assemble(
             (f"turn {record.number}", "bold"),
-            f", attempt {attempt.number}{attempt_count}  ",
+            f", attempt {attempt.number}{count_note}  ",
             (outcome, self.colours[colour]),
             (f"   {self._position + 1:,} of {len(self._keys):,}", self.colours["muted"]),
         )
@@ -108,9 +109,11 @@ def _format_defences(attempt: Attempt) -> str:
 
 
 def _format_defence(defence: Defence) -> str:
+    """One answer of the defender with its reasoning."""
     return f"{defence.analysis}\n\n{defence.solution}\n\n= {defence.answer}".strip()
 
 
 def _format_sample(sample: Sample) -> str:
+    """A further answer of the defender, after its mark."""
     answer = _format_defence(sample.defence) if sample.defence else "unreadable"
     return f"{SAMPLE_WORDS[sample.right]}\n{answer}"

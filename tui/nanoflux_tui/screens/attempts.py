@@ -1,4 +1,4 @@
-"""The attempts of a run, kept or not. Enter opens an attempt with its replies and its raw calls."""
+"""The attempts of a run, with kept and rejected questions. Enter opens an attempt with its replies and its raw calls."""
 
 from collections.abc import Sequence
 from typing import ClassVar, cast
@@ -33,10 +33,11 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
     ]
     DEFAULT_CSS = "AttemptsScreen #caption { height: 1; padding: 0 1; color: $muted; }"
 
-    def __init__(self, run: str, turn: int | None = None) -> None:
+    def __init__(self, run: str, first_turn: int | None = None) -> None:
+        """At first, the cursor is at the turn `first_turn`; if it is None, at the first attempt."""
         super().__init__()
         self._run, self._outcome_filter = run, ""
-        self._first_turn = turn  # the cursor starts at this turn; None starts at the first attempt
+        self._first_turn = first_turn
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -56,27 +57,29 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         selected_key = None if self._first_turn is None else (self._first_turn, 0)
         await self.query_one(WindowTable).show(keys, selected_key)
         self._first_turn = None  # later refreshes leave the cursor where the user moved it
-        outcome_name = f", {describe_outcome(self._outcome_filter)[0]}" if self._outcome_filter else ""
+        filter_note = f", {describe_outcome(self._outcome_filter)[0]}" if self._outcome_filter else ""
         self.query_one("#caption", Static).update(
-            f"{format_quantity(len(keys), 'attempt')} of {format_line(run, 60)}{outcome_name}"
+            f"{format_quantity(len(keys), 'attempt')} of {format_line(run, 60)}{filter_note}"
         )
 
     async def _fetch_rows(self, keys: Sequence[AttemptKey]) -> list[Cells]:
-        turns = sorted({turn for turn, _ in keys})
+        turn_numbers = sorted({turn_number for turn_number, _ in keys})
 
-        def read(view: LedgerView) -> dict[AttemptKey, Attempt]:
-            records = load_turns(view, self._run, turns)
-            return {(turn, attempt.number): attempt for turn in records for attempt in records[turn].attempts}
+        def read_attempts(view: LedgerView) -> dict[AttemptKey, Attempt]:
+            attempt_by_key: dict[AttemptKey, Attempt] = {}
+            for turn_number, record in load_turns(view, self._run, turn_numbers).items():
+                attempt_by_key.update({(turn_number, attempt.number): attempt for attempt in record.attempts})
+            return attempt_by_key
 
-        attempts = await self.read_ledger(read) or {}
-        return [self._format_cells(key, attempts[key]) if key in attempts else ["deleted"] for key in keys]
+        attempt_by_key = await self.read_ledger(read_attempts) or {}
+        return [self._format_cells(key, attempt_by_key[key]) if key in attempt_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, key: AttemptKey, attempt: Attempt) -> Cells:
         outcome, colour = describe_outcome(attempt.outcome)
         question = attempt.attack.question if attempt.attack else "–"
-        turn, attempt_number = key
+        turn_number, attempt_number = key
         return [
-            str(turn),
+            str(turn_number),
             str(attempt_number),
             Text(outcome, style=self.colours[colour]),
             format_line(attempt.reason, 200),
@@ -87,10 +90,10 @@ attempt: every reply with its verdicts, and the requests and replies as they wer
         """Show only the attempts with the next outcome that occurs in the run; after the last outcome, show all
         attempts.
         """
-        counts = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
-        filters = ["", *(outcome for outcome in OUTCOMES if counts.get(outcome))]
-        position = filters.index(self._outcome_filter) if self._outcome_filter in filters else 0
-        self._outcome_filter = filters[(position + 1) % len(filters)]
+        count_by_outcome = await self.read_ledger(lambda view: view.funnel(self._run)) or {}
+        outcome_filters = ["", *(outcome for outcome in OUTCOMES if count_by_outcome.get(outcome))]
+        position = outcome_filters.index(self._outcome_filter) if self._outcome_filter in outcome_filters else 0
+        self._outcome_filter = outcome_filters[(position + 1) % len(outcome_filters)]
         self.reload()
 
     @on(WindowTable.RowSelected)

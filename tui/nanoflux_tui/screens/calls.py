@@ -1,4 +1,4 @@
-"""The calls of one attempt: the requests and replies as the ledger stores them, without secrets."""
+"""The calls of one attempt: the requests and replies that the ledger stores, without secrets."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -34,7 +34,8 @@ which the arrow keys then scroll, and Escape returns to the list."""
     def __init__(self, run: str, turn: int, attempt: int) -> None:
         super().__init__()
         self._run, self._turn, self._attempt = run, turn, attempt
-        self._call_by_row: dict[int, StoredCall] = {}
+        self._call_by_key: dict[int, StoredCall] = {}
+        """The calls by their keys in the table, which are their positions in the attempt."""
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -53,8 +54,8 @@ which the arrow keys then scroll, and Escape returns to the list."""
 
     async def load(self) -> None:
         calls = await self.read_ledger(self._read_calls) or []
-        self._call_by_row = dict(enumerate(calls))
-        await self.query_one(WindowTable).show(list(self._call_by_row))
+        self._call_by_key = dict(enumerate(calls))
+        await self.query_one(WindowTable).show(list(self._call_by_key))
         self.query_one("#caption", Panel).show(
             Text(f"turn {self._turn}, attempt {self._attempt}: {format_quantity(len(calls), 'call')}", style="bold")
         )
@@ -65,7 +66,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
         return [call for call in calls if call.attempt == self._attempt]
 
     async def _fetch_rows(self, keys: Sequence[int]) -> list[Cells]:
-        return [self._format_cells(self._call_by_row[key]) for key in keys]
+        return [self._format_cells(self._call_by_key[key]) for key in keys]
 
     def _format_cells(self, call: StoredCall) -> Cells:
         return [
@@ -80,11 +81,12 @@ which the arrow keys then scroll, and Escape returns to the list."""
 
     @on(WindowTable.RowHighlighted)
     def _show_call_from_top(self) -> None:
+        """Show the newly selected call, scrolled to the start of its text."""
         self.query_one("#text").scroll_home(animate=False)
         self._show_call()
 
     def _show_call(self) -> None:
-        call = self._call_by_row.get(self.query_one(WindowTable).key)
+        call = self._call_by_key.get(self.query_one(WindowTable).key)
         if call is None:
             self.query_one("#detail", Panel).show("")
             return
@@ -99,6 +101,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
         self.query_one("#text").focus()
 
     def action_back(self) -> None:
+        """Return from the text of a call to the table; from the table, close the screen."""
         if self.query_one("#text").has_focus:
             self.query_one(WindowTable).focus()
         else:

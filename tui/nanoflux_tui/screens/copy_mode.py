@@ -1,4 +1,4 @@
-"""Copy mode: the text of a screen, for selecting and copying parts of it with the keyboard."""
+"""Copy mode: shows the text of a screen so that the user can select and copy parts of it with the keyboard."""
 
 from typing import Any, ClassVar
 
@@ -59,12 +59,14 @@ class CopyDialog(ModalScreen[None]):
 
 
 def collect_text(screen: Screen[Any]) -> str:
-    """The text of a screen's panels, tables and dialogs in their order, without its bars."""
-    parts = [_read_text(widget) for widget in screen.walk_children(Widget) if widget.display and not _is_in_bar(widget)]
+    """The text of a screen's panels, tables and dialogs, in the order in which they appear, without the text of bars."""
+    widgets = [widget for widget in screen.walk_children(Widget) if widget.display and not _is_in_bar(widget)]
+    parts = [_read_text(widget) for widget in widgets]
     return "\n\n".join(part.strip("\n") for part in parts if part.strip())
 
 
 def _read_text(widget: Widget) -> str:
+    """The text of a widget; "" for a widget of another kind than panel, table or static text."""
     if isinstance(widget, Panel):
         title = f"{widget.border_title}\n" if widget.border_title else ""
         return title + widget.render_text(widget.content_size.width).plain

@@ -52,9 +52,11 @@ class ConfirmDialog(ModalScreen[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value to enter, or to choose from `options`; a `multiline` text can also be written in the user's editor.
+    """One field of a form: an input, or a list of `options` to choose from. A `multiline` input can also be edited in
+    the user's editor.
 
-    An empty input shows `hint`. A list shows `hint` if `value` is not among its options; the user must then choose one.
+    `value` is the initial value. An empty input shows `hint`. A list shows `hint` if `value` is not one of its options;
+    the user must then choose an option.
     """
 
     key: str
@@ -71,9 +73,9 @@ class Field:
 
 
 class FormDialog(ModalScreen[dict[str, str] | None]):
-    """Asks for a few values. Returns them by key, or None if the user cancels.
+    """Asks for a few values. Returns the values by the keys of their fields, or None if the user cancels.
 
-    The focus starts on an input, where Enter submits; on a list, Enter would open the list.
+    The focus starts on an input, since Enter submits the form from an input, but opens the list on a list.
     """
 
     AUTO_FOCUS = "Input, TextArea"
@@ -121,8 +123,8 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                     else:
                         yield Input(field.value, placeholder=field.hint, compact=True, id=field.widget_id)
             with Horizontal(classes="row"):
-                key = "^s" if has_multiline else "Enter"
-                yield Button(f"{self._submit_label} ({key})", variant="primary", compact=True, id="yes")
+                submit_key = "^s" if has_multiline else "Enter"
+                yield Button(f"{self._submit_label} ({submit_key})", variant="primary", compact=True, id="yes")
                 yield Button("Cancel (Esc)", compact=True, id="no")
                 if has_multiline:
                     yield Button("Editor (^e)", compact=True, id="edit")
@@ -132,6 +134,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     @on(Input.Submitted)
     def _submit(self) -> None:
+        """Close the form with its values, unless a list without a choice remains: then move the focus to that list."""
         values = self._read_values()
         for field in self._fields:
             if field.options and not values[field.key]:
@@ -167,6 +170,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         return self.query_one(f"#{field.widget_id}", TextArea)
 
     def action_cancel(self) -> None:
+        """Close the form; if a value was changed, ask for a confirmation first."""
         if self._read_values() == self._initial_values:
             self.dismiss(None)
             return
@@ -178,6 +182,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
             self.dismiss(None)
 
     def _read_values(self) -> dict[str, str]:
+        """The current value of each field, by the field's key, without spaces around it."""
         values = {}
         for field in self._fields:
             if field.multiline:
@@ -205,7 +210,8 @@ class ChoiceDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:
             box.border_title = self._title
-            yield OptionList(*(Option(Text(sanitize(label, 200)), key) for key, label in self._label_by_key.items()))
+            options = [Option(Text(sanitize(label, 200)), key) for key, label in self._label_by_key.items()]
+            yield OptionList(*options)
             yield Static("Enter chooses, Esc cancels", classes="hint")
 
     @on(OptionList.OptionSelected)
@@ -217,7 +223,7 @@ class ChoiceDialog(ModalScreen[str | None]):
 
 
 class TextDialog(ModalScreen[None]):
-    """A text that is too long for a notification. A `wide` dialog has room for the tables of a command."""
+    """Shows a text that is too long for a notification. A `wide` dialog has room for a table that a command prints."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "close", "Close"),
@@ -240,7 +246,7 @@ class TextDialog(ModalScreen[None]):
 
 
 class HelpDialog(TextDialog):
-    """The help of a screen: its explanation and its keys."""
+    """Shows the help of a screen: its explanation and its keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark", "close", "Close", show=False)]
 
@@ -261,16 +267,17 @@ def _build_help(screen: BaseScreen) -> Text:
 
 
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
-    """The descriptions of the application's keys (`everywhere`) or of the screen's keys, by key. Keys that the footer
-    hides are included.
+    """The descriptions of the keys that work on every screen (`everywhere`), or of the screen's own keys, by key. Keys
+    that the footer hides are included.
     """
-    descriptions: dict[str, str] = {}
-    own_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
+    description_by_key: dict[str, str] = {}
+    own_binding_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}
     for active_binding in screen.active_bindings.values():
         binding, node = active_binding.binding, active_binding.node
         is_everywhere = node is screen.app or binding.action.startswith("app.")
-        is_listed = binding.show or (is_everywhere and binding.id) or (node is screen and binding.id in own_ids)
-        is_tab = binding.action.startswith("show_tab(")
+        is_own = node is screen and binding.id in own_binding_ids
+        is_listed = binding.show or (is_everywhere and binding.id) or is_own
+        is_tab = binding.action.startswith("show_tab(")  # `_build_help` lists the tabs in one line
         if is_listed and not is_tab and binding.description and is_everywhere == everywhere:
-            descriptions.setdefault(screen.app.get_key_display(binding), binding.description)
-    return descriptions
+            description_by_key.setdefault(screen.app.get_key_display(binding), binding.description)
+    return description_by_key

@@ -27,12 +27,14 @@ from nanoflux_tui.text import format_command, format_line, sanitize
 LABELS = {"model": "model", "url": "address", "key_env": "key variable"}
 """The keys of an endpoint that the form edits, with their labels; only a server has an address and a key variable."""
 HINTS = {"model": "", "url": "the provider's own address", "key_env": "none: the server needs no key"}
-"""What an empty field means, by key."""
+"""The text that an empty field shows, by key: what an empty value means."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointFields:
-    """An endpoint of the profile: its name, its interface, and the values that the form edits, by key."""
+    """An endpoint of the profile: its name, its interface, and the values that the form edits, by their keys in
+    `LABELS`.
+    """
 
     name: str
     interface: str
@@ -40,11 +42,12 @@ class EndpointFields:
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any]) -> "EndpointFields":
-        """Read the values to edit from the table of an endpoint: the model; for a server, also the key variable and,
-        unless the table lists several `urls`, the address.
+        """Read the values to edit from the table of an endpoint in the profile. Every endpoint has a model; a server
+        also has a key variable and, unless its table lists several `urls`, an address.
         """
         interface = str(table.get("interface", ""))
-        keys = tuple(LABELS) if find_kind(interface).charges else ("model",)
+        is_server = find_kind(interface).charges
+        keys = tuple(LABELS) if is_server else ("model",)
         if table.get("urls"):
             keys = tuple(key for key in keys if key != "url")
         return cls(name, interface, {key: str(table.get(key, "")) for key in keys})
@@ -53,8 +56,8 @@ class EndpointFields:
 def open_endpoints(
     screen: BaseScreen, profile: str, domain: str, on_saved: Callable[[str], None] = lambda _name: None
 ) -> None:
-    """Open the form above a screen, or show why the profile cannot be read. `on_saved` is called with the name of the
-    saved profile.
+    """Open the form for the endpoints of `profile` above a screen. If the profile cannot be read, show the error
+    instead. `on_saved` is called with the name of the saved profile.
     """
     try:
         fields = read_fields(profile, screen.home)
@@ -106,12 +109,12 @@ the top. F3 also asks each server whether it serves its model."""
             with Horizontal(classes="words"):
                 yield Label("Save the profile as")
                 yield Input(self._profile if self._is_in_home else f"my-{self._profile}", compact=True, id="save-as")
-            for number, endpoint in enumerate(self._endpoints):
+            for position, endpoint in enumerate(self._endpoints):
                 yield Static(f"{endpoint.name} ({endpoint.interface})", classes="endpoint", markup=False)
                 for key, value in endpoint.values.items():
                     with Horizontal(classes="values"):
                         yield Label(LABELS[key])
-                        yield Input(value, placeholder=HINTS[key], compact=True, id=_field_id(number, key))
+                        yield Input(value, placeholder=HINTS[key], compact=True, id=_field_id(position, key))
             with Horizontal(classes="words"):
                 yield Button("Save and check (^s)", variant="primary", compact=True, id="save")
                 yield Button("Check the servers (F3)", compact=True, id="connect")
@@ -120,12 +123,12 @@ the top. F3 also asks each server whether it serves its model."""
 
     @property
     def _is_in_home(self) -> bool:
-        """Whether the profile is a file in this home, which the form may change, not a packaged profile."""
+        """Whether the profile is a file in this home, which the form may change. A packaged profile is not."""
         return find_profile(self._profile, self.home).is_relative_to(self.home.profiles)
 
     def _build_commands(self) -> list[list[str]]:
-        """The arguments of the commands that save the form: one copies the profile if the name is new, one sets the
-        changed keys.
+        """The arguments of the commands that save the form, in the order of their execution: if the name is new, a
+        command that copies the profile; if values have changed, a command that sets them.
         """
         commands: list[list[str]] = []
         name = self.value("save-as")
@@ -140,9 +143,9 @@ the top. F3 also asks each server whether it serves its model."""
     def _read_changes(self) -> dict[str, dict[str, str]]:
         """The values that differ from those of the profile, by endpoint and key."""
         changes: dict[str, dict[str, str]] = {}
-        for number, endpoint in enumerate(self._endpoints):
+        for position, endpoint in enumerate(self._endpoints):
             for key, saved_value in endpoint.values.items():
-                value = self.value(_field_id(number, key))
+                value = self.value(_field_id(position, key))
                 if value != saved_value:
                     changes.setdefault(endpoint.name, {})[key] = value
         return changes
@@ -176,7 +179,7 @@ the top. F3 also asks each server whether it serves its model."""
                 if not result.ok:
                     self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
                     return
-                if words[1] == "new":  # from here on, the form edits the copy
+                if words[1] == "new":  # the command has copied the profile; from here on, the form edits the copy
                     self._profile = name
             self._endpoints = read_fields(name, self.home)
             self._show_commands()
@@ -194,6 +197,7 @@ the top. F3 also asks each server whether it serves its model."""
         await self._check_profile("--connect")
 
     async def _check_profile(self, *options: str) -> None:
+        """Run `nanoflux profiles check` with these options, and show the result of each check."""
         self._show_checks(Text("Checking …"))
         words = ("profiles", "check", self._profile, "--domain", self._domain, "--json", *options)
         result = await self.commands.run(*words, read_only=True)
@@ -227,6 +231,6 @@ the top. F3 also asks each server whether it serves its model."""
         self.app.pop_screen()
 
 
-def _field_id(number: int, key: str) -> str:
-    """The id of the field for a key of the endpoint at position `number`."""
-    return f"{key.replace('_', '-')}-{number}"
+def _field_id(position: int, key: str) -> str:
+    """The id of the field for `key` of the endpoint at `position` in the form."""
+    return f"{key.replace('_', '-')}-{position}"

@@ -1,4 +1,4 @@
-"""The base of the screens that show one entry of a list in full, with both players side by side."""
+"""The base class of the screens that show one entry of a list, with attacker and defender side by side."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Generic, TypeVar
@@ -10,10 +10,11 @@ from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.widgets.panel import Panel
 
 K = TypeVar("K")
+"""The type of the keys of the entries."""
 
 
 class EntryScreen(BaseScreen, Generic[K]):
-    """The entry at one position of a list of keys; the arrow keys show its neighbours."""
+    """The entry at one position of a list of keys; the arrow keys show the previous and the next entry."""
 
     AUTO_FOCUS = "#parts"
     NOUN: ClassVar[str]
@@ -29,7 +30,9 @@ class EntryScreen(BaseScreen, Generic[K]):
         self._keys, self._position = keys, position
 
     def compose_sides(self) -> ComposeResult:
-        """The panels of both players and of the verdicts on them, side by side on a wide terminal."""
+        """Create the panels of the attacker, the defender and the two verdicts. On a wide terminal, they are arranged
+        in pairs side by side.
+        """
         with Horizontal(classes="sides"):
             yield Panel("Attacker", id="attacker")
             yield Panel("Defender", id="defender")
@@ -37,12 +40,13 @@ class EntryScreen(BaseScreen, Generic[K]):
             yield Panel("Is the question valid?", id="validation")
             yield Panel("Is the reply correct?", id="evaluation")
 
-    def action_show_neighbour(self, by: int) -> None:
-        position = self._position + by
+    def action_show_neighbour(self, offset: int) -> None:
+        """Show the entry that is `offset` positions after the current one; a negative offset goes back."""
+        position = self._position + offset
         if 0 <= position < len(self._keys):
             self.go_to(position)
         else:
-            self.notify(f"This is the {'last' if by > 0 else 'first'} {self.NOUN}.")
+            self.notify(f"This is the {'last' if offset > 0 else 'first'} {self.NOUN}.")
 
     def go_to(self, position: int) -> None:
         """Show the entry at another position, from its top."""

@@ -28,6 +28,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 NO_ADAPTER = "none"
+"""The option of the form's list of adapters for a model without an adapter."""
 HINT = "Mark two or more evaluations of the same items with space, then press c."
 
 
@@ -74,7 +75,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         evaluations = await self.read_ledger(self._read_evaluations) or []
         self._rows_by_id = {row["id"]: row for row in evaluations}
         self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._rows_by_id]
-        requested_key = self.application.requested_rows.pop("evaluation", None)
+        requested_key = self.application.requested_key_by_tab.pop("evaluation", None)
         await self.query_one(WindowTable).show(list(self._rows_by_id), requested_key)
         if not self._marked_ids:
             empty_text = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
@@ -83,7 +84,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             self.query_one("#flips").display = False
 
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
-        """All evaluations; the state of one that is recorded as running is that of its worker."""
+        """The rows of all evaluations. If an evaluation is recorded as running, its row has the state of its worker."""
         rows: list[dict[str, Any]] = []
         for row in board.evaluations(view):
             if row["status"] == "running":
@@ -116,7 +117,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         ]
 
     def _format_mean(self, row: dict[str, Any]) -> str | Text:
-        """The strict accuracy; that of a partial evaluation has the mark of this status."""
+        """The strict accuracy. If the evaluation is partial, the mark of this status precedes the accuracy."""
         mean: float = row["result"]["strict"]["mean"]
         if row["status"] != PARTIAL:
             return f"{mean:.1%}"
@@ -142,12 +143,12 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.query_one("#comparison", Panel).show("Testing the pairs …")
         compared_ids = list(self._marked_ids)
 
-        def show_if_current(result: CommandResult) -> None:
+        def show_unless_marks_changed(result: CommandResult) -> None:
             if self._marked_ids == compared_ids:
                 self._show_comparison(result)
 
         success = "Compared the marked evaluations."
-        self.run_command("compare", *compared_ids, "--json", success=success, on_result=show_if_current)
+        self.run_command("compare", *compared_ids, "--json", success=success, on_result=show_unless_marks_changed)
 
     def _show_comparison(self, result: CommandResult) -> None:
         comparison = result.json()
@@ -161,11 +162,12 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             self._show_flips(pairs[0]["a"], pairs[0]["b"])
 
     def _draw_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
+        """The table of the paired tests, with short names in place of the evaluations' ids."""
         named_pairs: list[dict[str, Any]] = []
         for pair in pairs:
             base, other = pair["a"], pair["b"]
-            names = {"a": self._shorten_name(base), "b": self._shorten_name(other), "data": self._find_data(base)}
-            named_pairs.append({**pair, **names})
+            shown_names = {"a": self._shorten_name(base), "b": self._shorten_name(other), "data": self._find_data(base)}
+            named_pairs.append({**pair, **shown_names})
         return charts.draw_pairs(named_pairs, self.colours, width)
 
     def _find_data(self, evaluation: str) -> str:
@@ -173,7 +175,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         return str(self._rows_by_id[evaluation]["data"]) if evaluation in self._rows_by_id else ""
 
     def _shorten_name(self, evaluation: str) -> str:
-        """The adapter of an evaluation, or its model if it has none; the id if the evaluation is not listed."""
+        """The adapter of an evaluation, or its model if it has no adapter; the evaluation's id if it is not listed."""
         row = self._rows_by_id.get(evaluation)
         return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
@@ -189,6 +191,9 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     @on(WindowTable.RowSelected)
     async def _open_items(self) -> None:
+        """Open the items of the selected evaluation, with their flips against the only other marked evaluation, if
+        there is exactly one.
+        """
         evaluation = str(self.query_one(WindowTable).key)
         if evaluation not in self._rows_by_id:
             return
@@ -230,7 +235,9 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
 
 def _draw_interval(mean: float, low: float, high: float, width: int) -> str:
-    """An interval with its mean on a line of `width` cells from 0 to 100%; all values are shares from 0 to 1."""
+    """An interval and its mean, drawn on a line of `width` cells that stands for 0 to 100%. All values are shares from
+    0 to 1.
+    """
 
     def find_cell(share: float) -> int:
         return min(width - 1, max(0, round(share * (width - 1))))

@@ -24,7 +24,7 @@ from nanoflux_tui.widgets.verdict import SAMPLE_WORDS, format_verdict
 
 @dataclass(frozen=True, slots=True)
 class EarlierReview:
-    """The review of an example before the user changed it, and the example's position in the list."""
+    """The review that an example had before the user changed it, and the example's position in the list."""
 
     position: int
     example: str
@@ -33,7 +33,7 @@ class EarlierReview:
 
 
 class ExampleScreen(EntryScreen[int]):
-    """The example at one position of a list of keys; arrow keys move to its neighbours."""
+    """The example at one position of a list of examples; the arrow keys show the previous and the next example."""
 
     mode = "examples"
     NOUN = "example"
@@ -84,8 +84,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     def _show(self, example: dict[str, Any]) -> None:
         self.query_one("#head", Panel).show(self._format_head(example))
-        missing_record: dict[str, Any] = {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
-        record = example["record"] or missing_record
+        placeholder: dict[str, Any] = {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
+        record = example["record"] or placeholder  # if the ledger has no record of the turn
         last_attempt = record["attempts"][-1]
         attack, defence = last_attempt.get("attack") or {}, last_attempt.get("defence") or {}
         attacker_text = f"{example['solution']}\n\n= {example['answer']}"
@@ -93,7 +93,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             f"{defence.get('analysis', '')}\n\n{defence.get('solution', '–')}\n\n= {defence.get('answer', '–')}"
             f"{_format_samples(last_attempt)}"
         )
-        panels: dict[str, tuple[str | Text, str | None]] = {
+        text_and_title_by_panel: dict[str, tuple[str | Text, str | None]] = {
             "question": (sanitize(example["question"]), None),
             "attacker": (
                 sanitize(attacker_text.strip()),
@@ -112,16 +112,16 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             "tools": (self._format_tools(example["tools"]), None),
             "origin": (self._format_origin(example, record, attack), None),
         }
-        for name, (text, title) in panels.items():
-            self.query_one(f"#{name}", Panel).show(text, title)
+        for panel_id, (text, title) in text_and_title_by_panel.items():
+            self.query_one(f"#{panel_id}", Panel).show(text, title)
         self.query_one("#tools").display = bool(example["tools"])
-        self.query_one("#citations").display = bool(panels["citations"][0])
+        self.query_one("#citations").display = bool(text_and_title_by_panel["citations"][0])
 
     def _format_head(self, example: dict[str, Any]) -> Text:
         reason, colour = describe_outcome(example["reason"])
-        queue = "queue: " if self._in_queue else ""
+        queue_label = "queue: " if self._in_queue else ""
         text = Text.assemble(
-            (f"{queue}example {self._position + 1:,} of {len(self._keys):,}", "bold"),
+            (f"{queue_label}example {self._position + 1:,} of {len(self._keys):,}", "bold"),
             f"  turn {example['turn']}  ",
             (f"✓ {reason}", self.colours[colour]),
         )
@@ -144,6 +144,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         return text
 
     def _format_tools(self, tools: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> Text:
+        """The calls of tools in a turn, given as (kind, request, reply): each program with its output, and each search."""
         text = Text()
         for kind, request, reply in tools:
             if kind == "python":
@@ -159,6 +160,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         return text
 
     def _format_origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
+        """Where the example comes from: its seeds, its turn's attempts, its similarities, its run and its id."""
         last_attempt = record["attempts"][-1]
         nearest, similarity = last_attempt.get("nearest"), last_attempt.get("solution_similarity")
         outcomes = [_format_outcome(attempt) for attempt in record["attempts"]]
@@ -217,21 +219,23 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self._save_review(earlier.example, earlier.verdict, earlier.note, advances=False)
 
     def _push_undo(self, example: dict[str, Any]) -> None:
-        """Store the current review for `action_undo`; the review of an example without one is stored as `open`."""
+        """Store the example's current review for `action_undo`. An example without a review has the verdict `open`."""
         review, note = example.get("review") or "open", example.get("note") or ""
         self._undo_stack.append(EarlierReview(self._position, example["id"], review, note))
 
     @work(group="review", exit_on_error=False)
     async def _save_review(self, example: str, verdict: str, note: str, advances: bool = True) -> None:
+        """Save a review. In the review queue, a review that `advances` then opens the next example."""
         self._review_count += 1
-        number = self._review_count
+        review_number = self._review_count
         words = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
         async with self._review_lock:  # so that an undo is stored after the review that it undoes
             result = await self.commands.run(*words)
         if not result.ok:
             self.application.show_failure(result)
-        elif self._in_queue and advances and number == self._review_count:
-            await self.action_next_unreviewed()  # skipped if the user has given another review meanwhile
+        elif self._in_queue and advances and review_number == self._review_count:
+            # Only after the latest review: the user may have given another one while this one was saved.
+            await self.action_next_unreviewed()
         await self.refresh_content()
 
 
@@ -241,7 +245,7 @@ def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
 
 
 def _list_other_sections(attack: dict[str, Any]) -> list[tuple[str, str]]:
-    """The names and texts of an attack's further sections, without its citations, which have a separate panel."""
+    """The names and texts of an attack's additional sections, except its citations, which have a separate panel."""
     return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
 
 

@@ -14,7 +14,7 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import Curve, SideBySide, format_value
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import cut_start, format_line, sanitize
+from nanoflux_tui.text import truncate_start, format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Column, compute_widths, format_table
 from nanoflux_tui.widgets.panel import Panel
@@ -80,7 +80,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
         side_columns = [Column(side, 10, share=1) for side in (comparison.first, comparison.second)]
         columns = [first_column, *side_columns]
         titled_columns = [
-            replace(column, title=cut_start(column.title, column_width))
+            replace(column, title=truncate_start(column.title, column_width))
             for column, column_width in compute_widths(columns, width, 0)
         ]
         return format_table(titled_columns, rows, width, f"bold {self.colours['secondary']}")
