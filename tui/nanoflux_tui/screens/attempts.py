@@ -1,4 +1,4 @@
-"""The attempts of a run, with kept and rejected questions. Enter opens an attempt with its replies and its raw calls."""
+"""The attempts of a run, kept or rejected. Enter opens an attempt with its replies and its raw calls."""
 
 from collections.abc import Sequence
 from typing import ClassVar, cast

@@ -59,7 +59,7 @@ class CopyDialog(ModalScreen[None]):
 
 
 def collect_text(screen: Screen[Any]) -> str:
-    """The text of a screen's panels, tables and dialogs, in the order in which they appear, without the text of bars."""
+    """The text of a screen's panels, tables and dialogs, in the order in which they appear; bars are left out."""
     widgets = [widget for widget in screen.walk_children(Widget) if widget.display and not _is_in_bar(widget)]
     parts = [_read_text(widget) for widget in widgets]
     return "\n\n".join(part.strip("\n") for part in parts if part.strip())

@@ -144,7 +144,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         return text
 
     def _format_tools(self, tools: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> Text:
-        """The calls of tools in a turn, given as (kind, request, reply): each program with its output, and each search."""
+        """The tool calls of a turn, given as (kind, request, reply): programs with their output, and searches."""
         text = Text()
         for kind, request, reply in tools:
             if kind == "python":

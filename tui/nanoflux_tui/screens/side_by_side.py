@@ -14,7 +14,7 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.side_by_side import Curve, SideBySide, format_value
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.text import truncate_start, format_line, sanitize
+from nanoflux_tui.text import format_line, sanitize, truncate_start
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.columns import Column, compute_widths, format_table
 from nanoflux_tui.widgets.panel import Panel
