@@ -25,7 +25,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 REASON_NAMES: dict[str, str] = {"": "", **{str(reason): describe_reason(reason) for reason in KEPT}}
-"""The filters through which r switches, in words; "" is no filter."""
+"""The filters by reason that r applies one after the other, with their words in the caption; "" is no filter."""
 REVIEW_NAMES = {
     "": "",
     "none": "without a review",
@@ -33,13 +33,13 @@ REVIEW_NAMES = {
     "drop": "reviewed drop",
     "fix": "reviewed fix",
 }
-"""The filters through which v switches, in words; "" is no filter."""
+"""The filters by review that v applies one after the other, with their words in the caption; "" is no filter."""
 PREVIEW_FROM_WIDTH = 100
 """The width in cells from which the screen shows a preview of the selected example."""
 
 
 class ExamplesScreen(BaseScreen):
-    """The examples of one run, or of all runs."""
+    """The kept examples of the run `run`, or of all runs if it is ""."""
 
     mode = "examples"
     HELP = """The kept examples of all runs, or of the run that you came from. Press / and type to filter: every word
@@ -86,27 +86,29 @@ undoes your last review. w opens the examples without a review one after the oth
         table, selection = self.query_one(WindowTable), self._build_selection()
         self._keys = await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
         await table.show(self._keys)
-        total = len(self._keys)
+        example_count = len(self._keys)
         scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
-        filters = [REASON_NAMES[self._reason_filter], REVIEW_NAMES[self._review_filter]]
-        filter_text = "".join(f", {name}" for name in filters if name)
+        filter_names = [REASON_NAMES[self._reason_filter], REVIEW_NAMES[self._review_filter]]
+        filter_note = "".join(f", {name}" for name in filter_names if name)
         is_filtered = selection.words or self._reason_filter or self._review_filter
         self._update_preview()
-        if total:
-            caption = f"{format_quantity(total, 'example')} {scope}{filter_text}"
+        if example_count:
+            caption = f"{format_quantity(example_count, 'example')} {scope}{filter_note}"
         else:
             empty_text = "No example matches this filter" if is_filtered else "No example has been kept yet"
-            caption = f"{empty_text} ({scope}{filter_text})"
+            caption = f"{empty_text} ({scope}{filter_note})"
         self.query_one("#caption", Static).update(caption)
 
     async def _find_matching_keys(self, words: str) -> Sequence[int]:
-        """The keys of the listed examples whose question, solution or answer contains all these words."""
+        """The keys of the listed examples with all these words in their question, solution or answer. A word may occur
+        in another of these texts than the next.
+        """
         current_selection = self._build_selection()
         selection = replace(current_selection, words=f"{current_selection.words} {words}")
         return await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
 
     def _build_selection(self) -> ExampleSelection:
-        """The selection of examples for the current filters and the table's sorted column."""
+        """The examples that the filters select, in the order of the table's sorted column."""
         table = self.query_one(WindowTable)
         arrangement = table.arrangement
         return ExampleSelection(
@@ -128,7 +130,7 @@ undoes your last review. w opens the examples without a review one after the oth
         return [self._format_cells(row_by_key[key]) if key in row_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
-        colour = describe_outcome(row["reason"])[1]
+        _, colour = describe_outcome(row["reason"])
         return [
             str(row["turn"]),
             Text(f"✓ {describe_reason(row['reason'])}", style=self.colours[colour]),
@@ -149,7 +151,9 @@ undoes your last review. w opens the examples without a review one after the oth
         self.reload()
 
     async def action_queue(self) -> None:
-        """Open the first example without a review, starting at the cursor."""
+        """Open the review queue at the first example without a review, counted from the cursor. After the last example,
+        the search continues from the first.
+        """
         keys, position = list(self._keys), self.query_one(WindowTable).cursor
         keys_from_cursor = [*keys[position:], *keys[:position]]
         unreviewed = await self.read_ledger(lambda view: board.find_unreviewed(view, keys_from_cursor))
@@ -195,6 +199,6 @@ undoes your last review. w opens the examples without a review one after the oth
 
 
 def _choose_next_key(names: dict[str, str], key: str) -> str:
-    """The key that follows `key`; the last key is followed by the first."""
+    """The key that follows `key` in `names`; the last key is followed by the first."""
     keys = list(names)
     return keys[(keys.index(key) + 1) % len(keys)]

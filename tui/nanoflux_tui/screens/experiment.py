@@ -1,6 +1,7 @@
 """An experiment: the accuracy of each condition, the paired tests, the items that flipped, and its cells.
 
-The cells are read from the ledger; the figures come from `nanoflux experiment show`, which runs again after each cell.
+The cells are read from the ledger. The results come from `nanoflux experiment show`, which is run again whenever a cell
+is settled.
 """
 
 from dataclasses import asdict, dataclass
@@ -40,7 +41,7 @@ CELL_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class CurrentExperiment:
-    """An experiment with the state of its worker, which corrects the recorded status, message and seconds."""
+    """An experiment as recorded in the ledger, and its current state, which takes its worker into account."""
 
     overview: board.ExperimentOverview
     state: JobState
@@ -51,7 +52,7 @@ class CurrentExperiment:
 
 
 class ExperimentBase(BaseScreen):
-    """A screen with a current experiment and the keys that act on it."""
+    """The base class of screens with keys that act on one experiment, which `current_experiment` returns."""
 
     mode = "experiments"
     KEYMAP_SECTION = "every-experiment"
@@ -62,7 +63,7 @@ class ExperimentBase(BaseScreen):
     ]
 
     def current_experiment(self) -> CurrentExperiment | None:
-        """The experiment that the keys act on."""
+        """The experiment on which the keys act; None if there is none."""
         raise NotImplementedError
 
     def action_resume(self) -> None:
@@ -101,7 +102,11 @@ class ExperimentBase(BaseScreen):
 
 
 def read_experiment(view: LedgerView, home: Home, experiment: str) -> CurrentExperiment:
-    """An experiment with the state of its worker."""
+    """The experiment with the id `experiment`, with its current state.
+
+    Raises:
+        NothingMatchedError: the ledger does not contain the experiment.
+    """
     overview = board.experiment(view, experiment)
     if overview is None:
         raise NothingMatchedError(
@@ -111,7 +116,7 @@ def read_experiment(view: LedgerView, home: Home, experiment: str) -> CurrentExp
 
 
 class ExperimentScreen(ExperimentBase):
-    """One experiment."""
+    """One experiment, updated while it runs."""
 
     AUTO_FOCUS = "#parts"
     HELP = """The results of an experiment so far. Each condition has its accuracy with a 95% interval. The paired
@@ -128,7 +133,9 @@ cell by cell; after an interruption it resumes at its next cell."""
         self._experiment = experiment
         self._current: CurrentExperiment | None = None
         self._settled_cells: list[tuple[str, str]] | None = None
+        """The id and the time of each cell that is not waiting, when the results were last requested."""
         self._results_at: datetime | None = None
+        """The local time of the results on the screen."""
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -191,16 +198,16 @@ cell by cell; after an interruption it resumes at its next cell."""
 
     @work(group="figures", exclusive=True, exit_on_error=False)
     async def _update_results(self) -> None:
+        """Compute the results with `nanoflux experiment show`, and show them."""
         conditions = self.query_one("#conditions", Panel)
         conditions.border_subtitle = self._describe_results_age()
-        read_at = datetime.now()
+        started_at = datetime.now()
         result = await self.commands.run("experiment", "show", self._experiment, "--json", read_only=True)
-        self._results_at = read_at
+        self._results_at = started_at
         conditions.border_subtitle = ""
         results = result.json()
         if not result.ok or not results:
-            text = Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"])
-            conditions.show(text)
+            conditions.show(Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"]))
             return
         conditions.show(lambda width: self._format_conditions(results, width))
         self.query_one("#pairs").display = bool(results["pairs"])
@@ -208,7 +215,9 @@ cell by cell; after an interruption it resumes at its next cell."""
         await self._update_flips(results)
 
     def _describe_results_age(self) -> str:
-        """While newer results are computed, the time of the results on the screen; "" if none have been shown yet."""
+        """A note for the time in which newer results are computed: the time of the results on the screen; "" if no
+        results have been shown yet.
+        """
         return f"◷ As of {self._results_at:%H:%M:%S}; computing newer results …" if self._results_at else ""
 
     def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
@@ -221,7 +230,9 @@ cell by cell; after an interruption it resumes at its next cell."""
         return text
 
     async def _update_flips(self, results: dict[str, Any]) -> None:
-        """Show the items that flipped in the first pair, for the first seed of each condition."""
+        """Show the items that flip between the conditions of the first tested pair, in the evaluations of their first
+        training seeds.
+        """
         panel = self.query_one("#flips", Panel)
         panel.display = bool(results["pairs"])
         if not results["pairs"]:
@@ -229,10 +240,11 @@ cell by cell; after an interruption it resumes at its next cell."""
         pair = results["pairs"][0]
         results_by_condition = {entry["condition"]: entry for entry in results["conditions"]}
 
-        def find_evaluation(condition: str) -> str:
-            return str(results_by_condition[condition]["test"][pair["data"]]["evaluations"][0])
+        def find_first_evaluation(condition: str) -> str:
+            accuracy = results_by_condition[condition]["test"][pair["data"]]
+            return str(accuracy["evaluations"][0])
 
-        base_evaluation, other_evaluation = find_evaluation(pair["a"]), find_evaluation(pair["b"])
+        base_evaluation, other_evaluation = find_first_evaluation(pair["a"]), find_first_evaluation(pair["b"])
         flips = await self.read_ledger(lambda view: list_flips(view, base_evaluation, other_evaluation)) or []
         panel.show(
             charts.draw_flips(flips, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}"
@@ -240,12 +252,14 @@ cell by cell; after an interruption it resumes at its next cell."""
 
 
 def measure_progress(overview: board.ExperimentOverview) -> float:
-    """The share of the cells that are settled, from 0 to 1."""
+    """The share of an experiment's cells that are settled (done, failed or left out), from 0 to 1."""
     return overview.settled / max(1, overview.total)
 
 
 def format_progress(overview: board.ExperimentOverview, width: int, style: str) -> Text:
-    """A bar of the settled cells, their number, and how many cells failed or were left out."""
+    """The settled cells as a bar of `width` cells in the style `style` and as a number, and how many cells failed or
+    were left out.
+    """
     settled, total = overview.settled, overview.total
     text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{total} cells")
     for status in ("failed", "left out"):
@@ -254,7 +268,7 @@ def format_progress(overview: board.ExperimentOverview, width: int, style: str) 
 
 
 def format_experiment_pace(experiment: CurrentExperiment) -> str:
-    """The time per cell and the time left while an experiment runs: "40 s each, 3 min left"; otherwise ""."""
+    """The time per cell and the time left, such as "40 s each, 3 min left"; "" if the experiment does not run."""
     if experiment.state.status != "running":
         return ""
     return format_pace(experiment.overview.settled, experiment.overview.total, experiment.state.seconds, "cells")

@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_tui.commands import CommandResult
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.experiment import (
     CurrentExperiment,
@@ -32,7 +31,7 @@ ADVICE = {
     "running": "Press Enter to watch it, s to stop it after its current cell.",
     "interrupted": "Press space to resume it at its next cell; nothing is lost.",
 }
-"""What the user can do with an experiment in each state."""
+"""What the user can do with an experiment, by its status; any other status means that it can be resumed."""
 
 
 class ExperimentsScreen(ExperimentBase):
@@ -51,7 +50,7 @@ space resumes one that was stopped or killed."""
     def __init__(self) -> None:
         super().__init__()
         self._experiment_by_id: dict[str, CurrentExperiment] = {}
-        self._grids: Sequence[tuple[str, str]] = ()
+        self._grids: Sequence[tuple[str, str]] = ()  # names and titles, once `load` has read them
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -122,16 +121,16 @@ space resumes one that was stopped or killed."""
             self.app.push_screen(ExperimentScreen(experiment.id))
 
     def action_new(self) -> None:
-        names = ", ".join(name for name, _ in self._grids)
+        grid_names = ", ".join(name for name, _ in self._grids)
         fields = (
             Field("grid", "experiment", "table1", "a name, or the path of your own .toml file"),
             Field("scale", "scale", "tiny", "tiny, small or paper"),
             Field("run", "examples of run", "", "generate a new run"),
         )
         note = (
-            f"Experiments: {names}, or the path of your own grid. Scale tiny takes minutes and checks that everything "
-            "works, small takes about a day, paper needs large GPUs. The experiment continues when you close this "
-            "application."
+            f"Experiments: {grid_names}, or the path of your own grid. Scale tiny takes minutes and checks that "
+            "everything works, small takes about a day, paper needs large GPUs. The experiment continues when you close "
+            "this application."
         )
         self.app.push_screen(FormDialog("New experiment", fields, "Start", note), self._start_experiment)
 
@@ -145,18 +144,19 @@ space resumes one that was stopped or killed."""
 
     @work(group="start", exit_on_error=False)
     async def _run_start_command(self, words: list[str]) -> None:
-        result: CommandResult = await self.commands.run(*words)
+        result = await self.commands.run(*words)
         if not result.ok:
             self.application.show_failure(result)
         self.reload()
 
 
 def _list_experiments(view: LedgerView) -> list[str]:
+    """The ids of all experiments, the newest first."""
     return [row["id"] for row in view.rows("SELECT id FROM experiments ORDER BY rowid DESC")]
 
 
 def _list_grids() -> list[tuple[str, str]]:
-    """The built-in grids, each with its title."""
+    """The names and titles of the built-in grids."""
     from nanoflux_local.experiments.grid import list_grids, load_grid
 
     return [(name, grid.title) for name, grid in map(load_grid, list_grids())]

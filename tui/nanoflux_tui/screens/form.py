@@ -1,4 +1,4 @@
-"""The base of the forms, whose rows of words and input fields read like sentences."""
+"""The base class of the forms, whose rows of words and input fields read like sentences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -11,8 +11,8 @@ from nanoflux_tui.base import BaseScreen
 
 
 class FormScreen(BaseScreen):
-    """A screen with input fields, each with an id. Opened with `open_form`, it keeps what was entered until the form is
-    submitted or cleared.
+    """A screen with input fields, each of which has an id. If `open_form` opened the form, its fields keep their values
+    until the user submits or clears the form.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -32,7 +32,7 @@ class FormScreen(BaseScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._initial_values: dict[str, object] = {}
+        self._initial_values: dict[str, object] = {}  # by the ids of the fields
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -62,17 +62,17 @@ class FormScreen(BaseScreen):
 
 
 def call_after_typing(screen: Screen[Any], action: Callable[[], None]) -> None:
-    """Call `action` once the focused field has handled all earlier keys. The action of a key with priority needs this
-    delay, since such a key overtakes the keys that the field has not handled yet.
+    """Call `action` once the focused field has handled all keys that the user has typed. Without this delay, the action
+    of a key with priority could run before the field has handled the characters that were typed before that key.
     """
     (screen.focused or screen).call_later(action)
 
 
 def build_select(options: Sequence[str], value: str, name: str, prompt: str = "") -> Select[str]:
-    """Create a list to choose from, with the id `name`. At first, `value` is selected. If `value` is not an option, the
-    list shows `prompt` and nothing is selected; without a prompt, the first option is selected.
+    """Create a list of options to choose from, with the id `name`. At first, `value` is selected. If `value` is not an
+    option, nothing is selected and the list shows `prompt`; if there is no prompt, the first option is selected.
     """
-    selected: Any
+    selected: Any  # an option, or Textual's mark for no selection
     if value in options:
         selected = value
     elif prompt:

@@ -29,8 +29,8 @@ EMPTY = """This home is empty.
 A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
-KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
-"""The kinds of jobs that run in separate processes, by their names in the table."""
+JOB_KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
+"""The kinds of jobs in the table, by the name that the column `kind` shows. The table's other lines are servers."""
 ADVICE = {
     "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
     "failed": "Press space to try again.",
@@ -39,14 +39,14 @@ ADVICE = {
     "running": "Press Enter to watch it, space to pause it, s to stop it.",
     "ready": "Press Enter to open the list of servers, s to stop it.",
 }
-"""What the user can do with a job in each state, unless its kind has other keys."""
-EVALUATION_END = "It ends by itself, and its replies are kept."
-EVALUATION_RESTART = "To resume an evaluation, start the same one again (4, then e): its replies are kept."
+"""What the user can do with a job or a server, by its status. `_advise` has the advice for kinds with other keys."""
+EVALUATION_END_NOTE = "It ends by itself, and its replies are kept."
+EVALUATION_RESUME_NOTE = "To resume an evaluation, start the same one again (4, then e): its replies are kept."
 
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """The key of a server's line in the table; the lines of jobs have a `board.LineKey`."""
+    """The key of a server's line in the table. A job's line has a `board.LineKey` instead."""
 
     name: str
     status: str = "ready"
@@ -91,6 +91,7 @@ and the rest by time. Enter opens a line."""
     async def load(self) -> None:
         board_keys = await self.read_ledger(self._list_board_keys) or list[board.LineKey]()
         server_keys = [ServerKey(server.name) for server in read_records(self.home.root)]
+        # The servers follow the jobs that need attention or run, which come first on the board.
         server_position = sum(key.status in (*BROKEN, "running") for key in board_keys)
         keys: list[board.LineKey | ServerKey] = [
             *board_keys[:server_position], *server_keys, *board_keys[server_position:]
@@ -100,11 +101,13 @@ and the rest by time. Enter opens a line."""
         self._show_details()
 
     def _list_board_keys(self, view: LedgerView) -> list[board.LineKey]:
-        """The keys of all jobs. A job whose process died is `interrupted`, and comes first if it changed recently."""
+        """The keys of all jobs in the order of the board. A job that is recorded as running, but has no worker, gets
+        the status `interrupted`; if it changed recently, it moves to the top.
+        """
         keys = list[board.LineKey]()
         for key in board.keys(view):
-            if key.status == "running" and key.kind in KINDS:
-                kind = KINDS[key.kind]
+            if key.status == "running" and key.kind in JOB_KINDS:
+                kind = JOB_KINDS[key.kind]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
                 if row is not None and not has_worker(self.home, Job(kind, row["id"])):
                     key = replace(key, status="interrupted")
@@ -127,21 +130,22 @@ and the rest by time. Enter opens a line."""
         return [self._format_cells(lines[key]) if key in lines else ["deleted"] for key in keys]
 
     def _read_lines(self, view: LedgerView, keys: Sequence[board.LineKey]) -> list[tuple[object, board.BoardLine]]:
+        """The keys with their lines, except those of jobs that are no longer in the ledger."""
         lines: list[tuple[object, board.BoardLine]] = []
         for key in keys:
             for line in board.lines(view, [key]):
                 lines.append((key, self._add_worker_state(view, line)))
         return lines
 
-    def _add_worker_state(self, view: LedgerView, recorded: board.BoardLine) -> board.BoardLine:
-        """The recorded line with the current state of its worker."""
-        if recorded.status != "running":
-            return recorded
-        summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
-        current = check_job(self.home, view, Job(KINDS[recorded.kind], recorded.id), summary)
-        is_draining = current.status == "running" and current.worker is not None and current.worker.wish
-        status = "draining" if is_draining else current.status
-        return replace(recorded, status=status, message=current.message, seconds=current.seconds)
+    def _add_worker_state(self, view: LedgerView, line: board.BoardLine) -> board.BoardLine:
+        """The line of a job with the current state of its worker in place of the recorded state."""
+        if line.status != "running":
+            return line
+        recorded_state = {"status": line.status, "message": line.message, "seconds": line.seconds}
+        state = check_job(self.home, view, Job(JOB_KINDS[line.kind], line.id), recorded_state)
+        has_stop_request = state.worker is not None and bool(state.worker.wish)
+        status = "draining" if state.status == "running" and has_stop_request else state.status
+        return replace(line, status=status, message=state.message, seconds=state.seconds)
 
     def _format_cells(self, line: board.BoardLine) -> Cells:
         colours = self.colours
@@ -152,9 +156,9 @@ and the rest by time. Enter opens a line."""
                 f" {format_count(line.done)}/{format_count(line.total)}",
             )
         rate_per_hour = line.done / line.seconds * 3600 if line.seconds else 0.0
-        seconds_left = (
-            (line.total - line.done) / rate_per_hour * 3600 if rate_per_hour and line.status == "running" else None
-        )
+        seconds_left = None
+        if rate_per_hour and line.status == "running":
+            seconds_left = (line.total - line.done) / rate_per_hour * 3600
         time_left = "" if seconds_left is None else format_duration(seconds_left)
         return [
             colours.format_status(line.status),
@@ -204,12 +208,14 @@ and the rest by time. Enter opens a line."""
         line = self._selected_line()
         if line is not None and line.kind == "evaluation":
             is_running = line.status in ("running", "stalled")
-            self.notify(f"An evaluation cannot be paused. {EVALUATION_END}" if is_running else EVALUATION_RESTART)
+            self.notify(
+                f"An evaluation cannot be paused. {EVALUATION_END_NOTE}" if is_running else EVALUATION_RESUME_NOTE
+            )
             return
-        if line is None or line.kind not in KINDS:
+        if line is None or line.kind not in JOB_KINDS:
             self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
             return
-        command = KINDS[line.kind].command
+        command = JOB_KINDS[line.kind].command
         if line.status in ("running", "stalled"):
             self.run_command(command, "stop" if line.kind == "experiment" else "pause", line.id)
         elif line.kind == "experiment" and line.status == "done":
@@ -222,23 +228,34 @@ and the rest by time. Enter opens a line."""
     def action_stop(self) -> None:
         line = self._selected_line()
         if line is None or line.kind == "evaluation":
-            self.notify(f"An evaluation cannot be stopped here. {EVALUATION_END}", severity="warning")
+            self.notify(f"An evaluation cannot be stopped here. {EVALUATION_END_NOTE}", severity="warning")
             return
-        self.run_command(KINDS[line.kind].command if line.kind in KINDS else "models", "stop", line.id)
+        is_server = line.kind not in JOB_KINDS
+        self.run_command("models" if is_server else JOB_KINDS[line.kind].command, "stop", line.id)
 
 
 def _advise(line: board.BoardLine) -> str:
-    """What the user can do with the job of this line."""
+    """What the user can do with the job or server of this line."""
     if line.kind == "experiment" and line.status == "running":
         return "Press Enter to watch it, space or s to stop it after its current cell."
     if line.kind == "evaluation" and line.status == "running":
-        return f"Press Enter to watch it. {EVALUATION_END}"
+        return f"Press Enter to watch it. {EVALUATION_END_NOTE}"
     if line.kind == "evaluation" and line.status in ("failed", "interrupted", "partial", "paused"):
-        return EVALUATION_RESTART
+        return EVALUATION_RESUME_NOTE
     return ADVICE.get(line.status, "Press Enter to open it.")
 
 
 def _build_server_line(server: ServerRecord) -> board.BoardLine:
-    status = "ready" if server.alive else "ended"
-    address = f"{server.model} at {server.url}"
-    return board.BoardLine("server", server.name, server.name, address, status, "", 0, 0, 0.0, "")  # type: ignore[arg-type]
+    """The line of a server, which has no progress and no time."""
+    return board.BoardLine(
+        kind="server",  # type: ignore[arg-type]  # the ledger's board has lines of jobs only
+        id=server.name,
+        name=server.name,
+        about=f"{server.model} at {server.url}",
+        status="ready" if server.alive else "ended",
+        message="",
+        done=0,
+        total=0,
+        seconds=0.0,
+        updated_at="",
+    )

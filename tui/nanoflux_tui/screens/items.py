@@ -1,4 +1,4 @@
-"""The items of an evaluation, first those that flip against its base. Enter shows an item with both sides' replies."""
+"""The items of an evaluation, first those that flip against its base. Enter shows the replies of both to an item."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,7 +37,9 @@ MAX_REPLY_CHARACTERS = 20_000
 
 
 class ItemsScreen(BaseScreen):
-    """The items of one evaluation, with their flips against `base` [default: the evaluation of the untuned model]."""
+    """The items of one evaluation, with their flips against the evaluation `base`; if that is "", against the untuned
+    model's evaluation of the same items, if there is one.
+    """
 
     mode = "evaluation"
     HELP = f"""The items of an evaluation with their share of right replies. Items that flip against the base come
@@ -129,40 +131,44 @@ the same model without the adapter. Enter shows an item: its question, the expec
         item = str(self.query_one(WindowTable).key)
         evaluations = [evaluation for evaluation in (self._base, self._evaluation) if evaluation]
 
-        def read(view: LedgerView) -> list[ItemRecord]:
+        def read_records(view: LedgerView) -> list[ItemRecord]:
             return [load_item(view, evaluation, item, self._questions) for evaluation in evaluations]
 
-        records = await self.read_ledger(read)
+        records = await self.read_ledger(read_records)
         if records:
             self.app.push_screen(TextDialog(f"Item {item}", self._format_item(evaluations, records)))
 
     def _format_item(self, evaluations: Sequence[str], records: Sequence[ItemRecord]) -> Text:
+        """One item: its question, its gold answer, and its replies in each evaluation, whose records are in the same
+        order.
+        """
         first_record = records[0]
         text = Text.assemble(sanitize(first_record.question), ("\n\nExpected: ", "bold"), sanitize(first_record.answer))
         for evaluation, record in zip(evaluations, records, strict=True):
             side = "Base" if evaluation == self._base else "This evaluation"
             for reply in record.replies:
                 style = self.colours["success" if reply.mark == "right" else "error"]
-                soft_text = f", {reply.soft} by the judge" if reply.soft else ""
-                reading_text = f", read {format_line(reply.reading, 80)}" if reply.reading else ""
+                judge_note = f", {reply.soft} by the judge" if reply.soft else ""
+                answer_note = f", read {format_line(reply.reading, 80)}" if reply.reading else ""
                 text.append(f"\n\n{side}, run {reply.repeat + 1}: ", style="bold")
-                text.append(f"{reply.mark}{soft_text}{reading_text}\n", style=style)
+                text.append(f"{reply.mark}{judge_note}{answer_note}\n", style=style)
                 text.append(sanitize(reply.text, MAX_REPLY_CHARACTERS))
         return text
 
     def action_details(self) -> None:
+        """Show the evaluation's model, data, sampling settings and accuracy per run."""
         row = self._evaluation_row
         if not row:
             return
-        by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))
+        accuracy_by_run = ", ".join(f"{accuracy:.1%}" for accuracy in row["result"].get("by_run", ()))
         sampling = row["settings"].get("sampling") or {}
-        values = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in sampling.items() if value != [])
+        sampling_parts = [f"{key.replace('_', ' ')} {value}" for key, value in sampling.items() if value != []]
         lines = [
             f"model       {row['model']}",
             f"adapter     {row['adapter'] or 'none'}",
             f"data        {row['data']} {row['split']}",
-            f"sampling    {values or 'not recorded'}",
-            f"by run      {by_run or '–'}",
+            f"sampling    {', '.join(sampling_parts) or 'not recorded'}",
+            f"by run      {accuracy_by_run or '–'}",
             f"unanswered  {row['result'].get('unanswered', '–')}",
             f"unscored    {row['result'].get('unscored', '–')}",
             f"state       {row['status']}{': ' if row['message'] else ''}{row['message']}",

@@ -1,4 +1,4 @@
-"""Jump mode: a letter on each part of the screen that can have the focus."""
+"""Jump mode: shows a letter on each part of the screen that can have the focus, and moves the focus to a part."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from textual.widget import Widget
 from textual.widgets import Button, Label
 
 LETTERS = "asdfghjklqwertyuiopzxcvbnm"
+"""The letters in the order in which they are assigned: first those on the home row of the keyboard."""
 
 
 class JumpDialog(ModalScreen[None]):

@@ -1,4 +1,4 @@
-"""The end of a detached worker's log, updated while the worker writes."""
+"""The last lines of a detached worker's log, updated while the worker writes."""
 
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from nanoflux_tui.text import MAX_CHARACTERS, sanitize
 from nanoflux_tui.widgets.panel import Panel
 
 MAX_LINES = 500
+"""Maximum number of lines that are shown, from the end of the log."""
 
 
 class LogScreen(BaseScreen):
@@ -38,6 +39,6 @@ the background writes a log; otherwise its terminal shows its messages."""
         if lines == self._lines and lines:
             return
         self._lines = lines
-        empty = f"{self._job} has no log: no worker was started in the background."
-        self.query_one("#log", Panel).show(sanitize("\n".join(lines)[-MAX_CHARACTERS:]) or empty)
+        empty_text = f"{self._job} has no log: no worker was started in the background."
+        self.query_one("#log", Panel).show(sanitize("\n".join(lines)[-MAX_CHARACTERS:]) or empty_text)
         self.query_one("#parts").scroll_end(animate=False)

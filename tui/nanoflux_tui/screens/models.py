@@ -1,5 +1,5 @@
-"""Models: the servers with their state, this machine's gauges, the models with their weights, and the commands in
-progress: downloads, conversions and servers that start.
+"""Models: the servers with their state, the models with their weights, this machine's gauges, and the background
+commands, which download or convert weights or start servers.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from nanoflux_models.record import WeightsRecord
 from nanoflux_models.server_record import log_path, read_records
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.base import BaseScreen
-from nanoflux_tui.commands import BackgroundCommand, CommandResult
+from nanoflux_tui.commands import BackgroundCommand
 from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import draw_bar
@@ -30,8 +30,9 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 LOG_TAIL_BYTES = 16_000
-"""The number of bytes at the end of a log that the log dialog shows."""
+"""Number of bytes at the end of a log that the log dialog shows."""
 GIB = 2**30
+"""Bytes in a GiB."""
 NEARLY_FULL = 0.9
 """The used share of a memory or disk above which its gauge has the colour of a warning."""
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
@@ -105,7 +106,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         self._server_cells = {
             record.name: [
                 record.name, self.colours.format_status("ready" if record.alive else "ended"), record.url,
-                f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),
+                f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),  # the owner's pid
             ]
             for record in read_records(self.home.root)
         }  # fmt: skip
@@ -124,7 +125,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         return [self._weight_cells.get(key, ["deleted"]) for key in keys]
 
     def _format_machine(self, gauges: Gauges, gpus: list[list[str]], width: int) -> Text:
-        """The gauges, the commands in progress, the GPUs, and the commands that ended last."""
+        """The gauges, the commands in progress, the GPUs, and those of the last six commands that have ended."""
         text = self._format_gauges(gauges, width)
         for command in self.commands.background:
             if command.code is None:
@@ -142,29 +143,31 @@ until that panel is marked, then scroll it with the arrow keys."""
         return text
 
     def _format_gauges(self, gauges: Gauges, width: int) -> Text:
+        """The use of the CPU, the memory and the disk in one line, as bars. A gauge without a reading is left out."""
         bar_width = 6 if width < 100 else 14
-        parts = list[tuple[str, float, float, str]]()
+        readings = list[tuple[str, float, float, str]]()  # label, used, total, note
         if gauges.busy is not None:
-            parts.append(("CPU", gauges.busy, 1.0, f"{gauges.busy:.0%} of {gauges.cores}"))
+            readings.append(("CPU", gauges.busy, 1.0, f"{gauges.busy:.0%} of {gauges.cores}"))
         if gauges.memory_total:
             note = f"{gauges.memory_used / GIB:.1f}/{gauges.memory_total / GIB:.0f} GiB"
-            parts.append(("memory", gauges.memory_used, gauges.memory_total, note))
+            readings.append(("memory", gauges.memory_used, gauges.memory_total, note))
         if gauges.disk_total:
             note = f"{(gauges.disk_total - gauges.disk_used) / GIB:.0f} GiB free"
-            parts.append(("disk", gauges.disk_used, gauges.disk_total, note))
+            readings.append(("disk", gauges.disk_used, gauges.disk_total, note))
         text = Text()
-        for label, used, total, note in parts:
+        for label, used, total, note in readings:
             text.append(f"{label} ").append(draw_bar(used, total, bar_width), style=self._choose_colour(used / total))
             text.append(f" {note}  ")
-        text.append("\n" if parts else "")
+        text.append("\n" if readings else "")
         return text
 
     def _choose_colour(self, share: float) -> str:
+        """The colour of a gauge of which `share` is used."""
         return self.colours["warning" if share > NEARLY_FULL else "primary"]
 
-    def _format_gpu(self, index: int, name: str, used: str, total: str, busy: str) -> Text:
-        """One GPU's memory and utilisation. If the driver does not report a figure, the text that it prints in place of
-        the figure is shown.
+    def _format_gpu(self, index: int, name: str, used: str, total: str, utilization: str) -> Text:
+        """One GPU's memory (`used` of `total` MiB) and its utilization in percent. If the driver does not report a
+        figure, the line shows the text that the driver prints in its place.
         """
         text = Text(f"GPU {index} {format_line(name, 30)}  ")
         if used.isdigit() and total.isdigit():
@@ -172,9 +175,9 @@ until that panel is marked, then scroll it with the arrow keys."""
             text.append(f" {float(used) / 1024:.1f}/{float(total) / 1024:.1f} GiB  ")
         else:
             text.append(f"memory not reported ({format_line(total, 30)})  ")
-        if busy.isdigit():
-            text.append(draw_bar(float(busy), 100.0, 8), style=self.colours["primary"])
-        text.append(f" {format_line(busy, 30)}% busy\n")
+        if utilization.isdigit():
+            text.append(draw_bar(float(utilization), 100.0, 8), style=self.colours["primary"])
+        text.append(f" {format_line(utilization, 30)}% busy\n")
         return text
 
     def _format_command(self, command: BackgroundCommand) -> Text:
@@ -229,6 +232,7 @@ until that panel is marked, then scroll it with the arrow keys."""
             self.run_command("models", "stop", server)
 
     def action_log(self) -> None:
+        """Show the end of the selected server's log, or else that of the latest background command."""
         server = self._selected_server()
         path = log_path(self.home.root, server) if server else None
         if path is None or not path.is_file():
@@ -270,14 +274,14 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     @work(group="plan", exclusive=True, exit_on_error=False)
     async def _show_plan(self, words: list[str]) -> None:
-        result: CommandResult = await self.commands.run(*words)
+        result = await self.commands.run(*words)
         text = sanitize(f"{result.stdout}\n{result.stderr}".strip())
         self.app.push_screen(TextDialog(" ".join(words), text, wide=True))
 
 
 def _format_model_cells(manifest: Manifest, record: WeightsRecord | None) -> Cells:
-    """A model's row. The size is that of the installed files; if the model is not installed, it is the expected size of
-    the weights in memory.
+    """A model's row in the table. Its size is the size of the installed files; if the model is not installed, the
+    expected size of its weights in memory.
     """
     estimated_gib = f"~{manifest.memory.weights_gib:.1f}" if manifest.memory else "–"
     return [
@@ -291,12 +295,12 @@ def _format_model_cells(manifest: Manifest, record: WeightsRecord | None) -> Cel
 
 
 def _query_gpus() -> list[list[str]]:
-    """Each GPU's name, used and total memory in MiB, and utilization in percent, as nvidia-smi prints them; empty if
+    """Each GPU's name, used and total memory in MiB, and utilization in percent, as nvidia-smi prints them; [] if
     nvidia-smi is missing or does not answer.
     """
-    smi = shutil.which("nvidia-smi")
-    if smi is None or survey_gpus().timed_out:
+    executable = shutil.which("nvidia-smi")
+    if executable is None or survey_gpus().timed_out:
         return []
-    lines, _ = query_gpus(smi, GPU_FIELDS)
+    lines, _ = query_gpus(executable, GPU_FIELDS)
     rows = [[field.strip() for field in line.rsplit(",", 3)] for line in lines]
     return [row for row in rows if len(row) == 4]

@@ -26,11 +26,11 @@ TYPING_PAUSE_S = 0.25
 """Seconds without a key after which the input is checked."""
 ROLES = ("attacker", "defender", "judge")
 FROM_PROFILE = "set by the profile"
-"""The option of a list that leaves the choice to the profile."""
+"""The option with which the user leaves the choice to the profile."""
 INITIAL_VALUES = {"examples": "24", "max-turns": "1000", "seed": "0"}
 """The values of the form's number fields when the form opens."""
 OMITTED_VALUES = {"max-turns": "1000", "seed": "0"}
-"""The command line's own defaults, which the equivalent command omits."""
+"""The defaults of `nanoflux run start`, which the equivalent command omits."""
 
 
 class NewRunScreen(FormScreen):
@@ -120,13 +120,15 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         self._check_input()
 
     def value(self, name: str) -> str:
+        """The value of the field with this id; "" if the profile sets it."""
         value = super().value(name)
         return "" if value == FROM_PROFILE else value
 
     def _build_arguments(self) -> list[str]:
         """The arguments of the equivalent command."""
         words = ["run", "start", "--domain", self.value("domain")]
-        if (profile := self.value("profile")) != "embedded":
+        profile = self.value("profile")
+        if profile != "embedded":
             words += ["--profile", profile]
         for name in ("examples", "max-turns", "seed", "rules", "budget-usd", "name"):
             value = self.value(name)
@@ -141,7 +143,9 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
     @work(group="check", exclusive=True, exit_on_error=False)
     async def _check_input(self) -> None:
-        """Check the input, and show the first error or the missing weights. Writes nothing and loads no model."""
+        """Check the input and show the first error, if there is one; missing weights are an error too. The check writes
+        nothing and loads no model.
+        """
         from nanoflux_local.endpoints.build import require_weights
 
         words = self._build_arguments()
@@ -175,13 +179,15 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         from nanoflux_local.config import parse_settings
         from nanoflux_local.errors import ConfigError
 
-        words: list[str] = []
+        assignments: list[str] = []
         for name, key in (("examples", "target"), ("max-turns", "max_turns"), ("seed", "seed")):
             value = self.value(name)
             if value and not value.isdigit():
                 raise ConfigError(f"{name}: {value!r} is not a whole number", "enter a whole number such as 24")
-            words += [f"{key}={value}"] if value else []
-        words += [f"rules={rules}"] if (rules := self.value("rules")) else []
+            if value:
+                assignments.append(f"{key}={value}")
+        if rules := self.value("rules"):
+            assignments.append(f"rules={rules}")
         if usd := self.value("budget-usd"):
             try:
                 float(usd)
@@ -189,14 +195,14 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
                 raise ConfigError(
                     f"the budget {usd!r} is not an amount", "enter an amount in dollars such as 2.50"
                 ) from None
-            words.append(f"budget.usd={usd}")
+            assignments.append(f"budget.usd={usd}")
         for role in ROLES:
             if endpoint := self.value(role):
-                words.append(f"roles.{role}.endpoint={endpoint}")
-        return parse_settings([*words, *self.value("settings").split()])
+                assignments.append(f"roles.{role}.endpoint={endpoint}")
+        return parse_settings([*assignments, *self.value("settings").split()])
 
     def _update_endpoints(self, names: tuple[str, ...]) -> None:
-        """Offer the profile's endpoints for each role. A program is offered for the attacker and the judge too."""
+        """Offer the profile's endpoints `names` for each role. The attacker and the judge can also be a program."""
         if names == self._endpoint_names:
             return
         self._endpoint_names = names
@@ -204,21 +210,21 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
             select = self.query_one(f"#{role}", Select)
             programs = () if role == "defender" else ("program",)
             options = (FROM_PROFILE, *programs, *names)
-            previous = select.value
+            previous_value = select.value
             with select.prevent(Select.Changed):
                 select.set_options([(option, option) for option in options])
-                select.value = previous if previous in options else FROM_PROFILE
+                select.value = previous_value if previous_value in options else FROM_PROFILE
 
     @work(group="doctor", exclusive=True, exit_on_error=False)
     async def _run_doctor(self) -> None:
-        """Show what `nanoflux doctor` reports as missing on this machine."""
-        panel = self.query_one("#doctor", Static)
-        panel.update("Checking this machine with nanoflux doctor …")
+        """Show the checks of `nanoflux doctor` that fail on this machine, with their fixes."""
+        doctor_text = self.query_one("#doctor", Static)
+        doctor_text.update("Checking this machine with nanoflux doctor …")
         result = await self.commands.run("doctor", "--json", read_only=True)
         report = result.json() or {"checks": []}
         failed_checks = [check for check in report["checks"] if not check["ok"]]
         lines = [f"! {check['name']}: {check['found']}\n  → {check['fix']}" for check in failed_checks]
-        panel.update(sanitize("\n".join(lines), 2_000) or "✓ nanoflux doctor reports no problems.")
+        doctor_text.update(sanitize("\n".join(lines), 2_000) or "✓ nanoflux doctor reports no problems.")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "start":
@@ -273,7 +279,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         open_endpoints(self, self.value("profile"), self.value("domain"), self._select_profile)
 
     def _select_profile(self, name: str) -> None:
-        """List the profiles of this home again, and select the one that was saved."""
+        """List the profiles of this home again, and select the profile `name`, which was just saved."""
         from nanoflux_local.run.configs import list_profiles
 
         select = self.query_one("#profile", Select)
@@ -286,6 +292,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
 
 def _resolve_config(home: Home, domain: str, profile: str, settings: dict[str, Any]) -> "RunConfig":
+    """The configuration of a run. `profile` is the name of a profile or the path of a .toml file."""
     from nanoflux_local.run import configs
 
     if Path(profile).suffix == ".toml":

@@ -18,12 +18,15 @@ from nanoflux_tui.text import format_command, format_count, format_duration, for
 from nanoflux_tui.widgets.panel import Panel
 
 ANY_REASON = "for any reason"
+"""The option for all kept examples."""
 REASONS = {ANY_REASON: "", "as the defender failed": "kept_failed", "for a new solution": "kept_novel"}
-"""The choices of the reason why examples were kept, with their values of `--reason`."""
+"""The options of the field for the reason why examples were kept, with the values of `--reason`."""
 DEFAULT_EPOCHS = "5"
 QUANTIZED = "4-bit base"
+"""The option that trains with `--qlora`."""
 PRECISIONS = ("unquantized base", QUANTIZED)
 AUTHOR = "of the author"
+"""The option that is the default of `--solution`."""
 SOLUTIONS = {
     AUTHOR: "author",
     "of a blind solver": "solver",
@@ -31,7 +34,7 @@ SOLUTIONS = {
     "that is shortest": "shortest",
     "that is likeliest": "likeliest",
 }
-"""The choices of the solution to learn, with their values of `--solution`."""
+"""The options of the field for the solution to learn, with the values of `--solution`."""
 TYPING_PAUSE_S = 0.4
 """Seconds without a key after which the audit starts."""
 
@@ -98,8 +101,8 @@ Ctrl+S starts the training in a separate process."""
             yield Panel("Audit", id="audit-result")
 
     def _list_bases(self) -> list[str]:
-        """The installed chat models. If none is installed, the small default model: its audit reports that its weights
-        are missing.
+        """The installed chat models. If none is installed, only the small default model, so that the audit reports the
+        missing weights and how to install them.
         """
         installed = {record.name for record in list_installed(self.home.root)}
         names = [
@@ -115,6 +118,7 @@ Ctrl+S starts the training in a separate process."""
     @on(Input.Changed)
     @on(Select.Changed)
     def _update_command(self) -> None:
+        """Show the command for the current input, and start an audit if the input has changed since the last audit."""
         words = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
         self.query_one("#train", Button).disabled = words != self._audited_arguments or self._is_starting
@@ -144,6 +148,7 @@ Ctrl+S starts the training in a separate process."""
 
     @work(group="audit", exclusive=True, exit_on_error=False)
     async def _run_audit(self) -> None:
+        """Audit the current input once the user has stopped typing, and then offer the training."""
         words, panel = self._build_arguments(), self.query_one("#audit-result", Panel)
         if not words[1]:
             panel.show("Enter a run: the audit needs its examples.")
@@ -170,10 +175,10 @@ Ctrl+S starts the training in a separate process."""
             ("expected", f"{audit['steps']} steps, about {format_duration(audit['seconds'])}, "
                          f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
-        for name, value in lines:
-            is_leak = name == "leaks" and audit["leaked"]
-            text.append(f"{name:<10}", style=colours["secondary"])
-            text.append(f"{value}\n", style=colours["error"] if is_leak else "")
+        for label, line in lines:
+            has_leaks = label == "leaks" and audit["leaked"]
+            text.append(f"{label:<10}", style=colours["secondary"])
+            text.append(f"{line}\n", style=colours["error"] if has_leaks else "")
         for finding in audit["findings"][:10]:
             text.append(f"! {format_line(finding, 200)}\n", style=colours["warning"])
         text.append("\nThe first row as the model reads it\n", style=f"bold {colours['secondary']}")
@@ -188,7 +193,7 @@ Ctrl+S starts the training in a separate process."""
 
     def action_audit(self) -> None:
         """Repeat the audit of the current input."""
-        self._requested_arguments = self._audited_arguments = []
+        self._requested_arguments = self._audited_arguments = []  # as if the input had changed
         self._update_command()
 
     def action_train(self) -> None:
@@ -213,7 +218,7 @@ Ctrl+S starts the training in a separate process."""
             self.application.show_failure(result)
             self.query_one("#train", Button).disabled = False
             return
-        self.application.requested_rows["training"] = (result.json() or {}).get("training", "")
+        self.application.requested_key_by_tab["training"] = (result.json() or {}).get("training", "")
         self.app.call_later(self._show_training)  # closing the form ends this worker
 
     def _show_training(self) -> None:

@@ -7,7 +7,9 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 
 
 def edit_note(screen: BaseScreen, command: Literal["run", "trainings"], job_id: str, note: str) -> None:
-    """Let the user edit the note on a run or training run with the id `job_id`, and save it with `COMMAND note`."""
+    """Let the user edit `note`, the current note on the run or training run `job_id`, and save it with the command
+    `nanoflux run note` or `nanoflux trainings note`.
+    """
     fields = (Field("note", "note", note, "what you want to remember", multiline=True),)
 
     def save(values: dict[str, str] | None) -> None:

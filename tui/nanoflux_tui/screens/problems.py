@@ -17,7 +17,7 @@ from nanoflux_tui.widgets.panel import Panel
 
 
 class ProblemsScreen(BaseScreen):
-    """The problems of one run."""
+    """The faults and warnings of one run, updated while it runs."""
 
     AUTO_FOCUS = "#parts"
     mode = "home"
@@ -49,12 +49,14 @@ ended; a warning is a reply that could not be used. Equal problems are counted t
         for problem in problems:
             mark, colour = ("✗ fault", "error") if problem.severity == "fault" else ("! warning", "warning")
             text.append(mark, style=self.colours[colour])
-            times = f", {problem.count:,} times" if problem.count > 1 else ""
-            last_time = f", last at {format_clock(problem.last_at)}" if problem.last_at else ""
-            text.append(f"  {sanitize(problem.where, 200)}{times}{last_time}\n", style="bold")
+            count_note = f", {problem.count:,} times" if problem.count > 1 else ""
+            time_note = f", last at {format_clock(problem.last_at)}" if problem.last_at else ""
+            text.append(f"  {sanitize(problem.where, 200)}{count_note}{time_note}\n", style="bold")
             text.append(f"{sanitize(problem.message, 600)}\n")
             text.append(f"→ {sanitize(problem.fix, 600)}\n\n", style=self.colours["secondary"])
-        return text[:-2] if problems else Text("This run has no faults and no warnings.", style=self.colours["muted"])
+        if not problems:
+            return Text("This run has no faults and no warnings.", style=self.colours["muted"])
+        return text[:-2]  # without the empty line after the last problem
 
     def action_attempts(self) -> None:
         self.app.push_screen(AttemptsScreen(self._run))

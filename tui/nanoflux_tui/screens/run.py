@@ -1,4 +1,4 @@
-"""A run: its progress, its results so far, and the keys that steer it."""
+"""A run: shows its progress and its results so far, and has the keys that steer it."""
 
 import json
 import time
@@ -42,15 +42,19 @@ MAX_TURN_LINES = 8
 MAX_CHOICES = 200
 """Maximum number of other runs, the newest ones, that are offered for a comparison."""
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
+"""The export formats that the form offers."""
 ANY_TRAINER = "any"
+"""The option for an export without the files of a certain trainer."""
 TRAINERS = (ANY_TRAINER, "trl", "llama-factory", "axolotl")
 SOLUTIONS = ("author", "solver", "own", "shortest")
-"""The solutions that the form offers. The likeliest one needs a model and is offered by the command line only."""
+"""The solutions that the form offers. The choice `likeliest` needs a model; only the command line offers it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The current state of a run, without the counts of its tally."""
+    """The current state of a run, except the counts, which its tally has. `row` is its row in the ledger, and `config`
+    is its configuration; the other values take its worker into account.
+    """
 
     row: dict[str, Any]
     config: dict[str, Any]
@@ -62,9 +66,9 @@ class RunState:
 
     @property
     def shown_status(self) -> str:
-        """The status, or `draining` if the worker was asked to pause or stop."""
-        is_draining = self.worker and self.worker.wish and self.status == "running"
-        return "draining" if is_draining else self.status
+        """The status to show: `draining` if the run's worker was asked to pause or stop, else `status`."""
+        has_stop_request = self.worker is not None and bool(self.worker.wish)
+        return "draining" if self.status == "running" and has_stop_request else self.status
 
 
 class RunScreen(BaseScreen):
@@ -116,7 +120,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
         self._forecast_at, self._forecast_turns, self._forecast_clock = 0.0, -1, ""
-        """When the forecast was computed (monotonic), after how many turns, and at what local time."""
+        """When the forecast was computed: on the monotonic clock, in turns, and in local time (hh:mm:ss)."""
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._past_turn: int | None = None
@@ -157,7 +161,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._show_parts()
 
     def _read_run(self, view: LedgerView) -> tuple[RunState, bool]:
-        """Read the run's state and the next part of its new turns; the second value says whether more turns follow."""
+        """Read the run's state, and the next part of the turns that were not read yet. Returns the state, and whether
+        more such turns remain.
+        """
         row = dict(view.find_run(self.run_id))
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
@@ -174,7 +180,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         return state, has_more
 
     def _update_moment(self, view: LedgerView) -> None:
-        """Load the run as of the turn to which the user has stepped. A moment that is loaded already is kept, since a
+        """Set `_past_moment` to the run as of the turn `_past_turn`. A moment that was loaded earlier is kept, since a
         committed turn never changes.
         """
         if self._past_turn is None:
@@ -183,16 +189,25 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self._past_moment = self._history.load_moment(view, self._past_turn)
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Update forecast and trial if turns have finished since the last forecast, at most once per `FORECAST_S`."""
+        """Update the forecast and the judge's trial if turns were committed since the last forecast, but at most once
+        in `FORECAST_S`.
+        """
         if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
-        fresh_calls = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
-        calls_in_turns = fresh_calls["n"] if fresh_calls else 0
-        made_calls = sum(role_usage.calls for role_usage in self._tally.usage.values())
-        self._forecast = forecast(view, RunPosition(
-            self.run_id, self._tally.turns, state.row["max_turns"], self._tally.kept, state.row["target"],
-            state.seconds, calls_made=made_calls, calls_wasted=made_calls - calls_in_turns,
-        ))  # fmt: skip
+        row = view.row("SELECT coalesce(sum(fresh), 0) AS calls FROM turns WHERE run = ?", self.run_id)
+        calls_in_committed_turns = row["calls"] if row else 0
+        calls_made = sum(role_usage.calls for role_usage in self._tally.usage.values())
+        position = RunPosition(
+            run=self.run_id,
+            turns=self._tally.turns,
+            max_turns=state.row["max_turns"],
+            kept=self._tally.kept,
+            target=state.row["target"],
+            seconds=state.seconds,
+            calls_made=calls_made,
+            calls_wasted=calls_made - calls_in_committed_turns,
+        )
+        self._forecast = forecast(view, position)
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
         self._forecast_clock = f"{datetime.now():%H:%M:%S}"
         self._trial = summarize_trial(view, self.run_id)
@@ -204,9 +219,15 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self._show_problems(state)
 
     def _show_problems(self, state: RunState) -> None:
-        has_ended_badly = bool(state.message) and state.status in ENDED_BADLY
-        warnings = sum(self._tally.reasons.values()) + (bool(state.message) and state.status == "paused")
-        self.query_one(ProblemBar).show_counts(self._tally.faults + has_ended_badly, warnings)
+        """Show the number of faults and warnings. The message of a run that ended badly counts as a fault, and the
+        message of a paused run as a warning.
+        """
+        fault_count, warning_count = self._tally.faults, sum(self._tally.reasons.values())
+        if state.message and state.status in ENDED_BADLY:
+            fault_count += 1
+        if state.message and state.status == "paused":
+            warning_count += 1
+        self.query_one(ProblemBar).show_counts(fault_count, warning_count)
 
     def _format_head(self, state: RunState, width: int) -> Text:
         colours, tally = self.colours, self._shown_tally
@@ -223,8 +244,11 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if self._past_moment is not None:
             return text.append_text(self._format_moment(self._past_moment))
         hours = state.seconds / 3600
-        figures = [f"{tally.kept / hours:,.0f} kept per hour"] if hours and tally.kept else []
-        figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if state.worker else []
+        figures: list[str] = []
+        if hours and tally.kept:
+            figures.append(f"{tally.kept / hours:,.0f} kept per hour")
+        if state.worker:
+            figures.append(f"{tally.tokens_per_s:,.0f} tokens/s")
         figures += [
             f"{format_count(tally.tokens)} tokens",
             f"${tally.usd:,.2f}",
@@ -244,12 +268,12 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         tally = moment.tally
         committed_time = format_clock(moment.committed_at)
         figures = f"{format_count(tally.tokens)} tokens  ${tally.usd:,.2f}  committed at {committed_time} UTC\n"
-        turns = f"As of turn {moment.turn.number}; the last turn is {self._tally.turns - 1}."
-        hint = f"◷ {turns} Press f to return to the live view."
+        turns_note = f"As of turn {moment.turn.number}; the last turn is {self._tally.turns - 1}."
+        hint = f"◷ {turns_note} Press f to return to the live view."
         return Text.assemble(figures, (hint, f"bold {self.colours['warning']}"))
 
     def _format_forecast(self, state: RunState) -> str:
-        """The forecast in one line; for a run that is done or has no forecast yet, a line that says so."""
+        """The forecast in one line. For a run that is done or has no forecast yet, the line says so."""
         if state.status == "done":
             return "This run is done."
         run_forecast = self._forecast
@@ -257,11 +281,11 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             return "forecast: " + (run_forecast.reason if run_forecast else "too early")
         turns, seconds = run_forecast.turns, run_forecast.seconds
         is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_at > STALE_S
-        age = f" (as of {self._forecast_clock})" if is_old else ""
-        expected, low, high = (format_duration(value) for value in (seconds.expected, seconds.low, seconds.high))
+        age_note = f" (as of {self._forecast_clock})" if is_old else ""
+        expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
         return (
             f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
-            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age}"
+            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age_note}"
         )
 
     def _show_parts(self) -> None:
@@ -302,25 +326,26 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             panel.show(charts.draw_turn(turn, colours), f"Turn {turn.number}")
             return
         concurrency = state.config["concurrency"] if state.worker else 0
-        limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
-        turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
+        remaining_turns = max(0, state.row["max_turns"] - tally.turns)
+        max_in_progress = min(concurrency, remaining_turns)
+        turns = list(tally.list_turns_in_progress(max_in_progress)) if concurrency else []
         roles = state.config["roles"]
         first_endpoints = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
-        limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
-        visible = turns[:MAX_TURN_LINES]
-        idle_text = Text(
-            "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
-        )
-        panel.show(
-            (lambda width: charts.draw_turns(visible, tally, first_endpoints, colours, width))
-            if visible
-            else idle_text,
-            f"Turns in progress, {concurrency} concurrent requests{limit_note}" if concurrency else "Turns in progress",
-        )
+        title = "Turns in progress"
+        if concurrency:
+            limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
+            title = f"Turns in progress, {concurrency} concurrent requests{limit_note}"
+        visible_turns = turns[:MAX_TURN_LINES]
+        if visible_turns:
+            panel.show(lambda width: charts.draw_turns(visible_turns, tally, first_endpoints, colours, width), title)
+        elif state.status == "done":
+            panel.show("This run is done.", title)
+        else:
+            panel.show("No process works on this run. Press space to resume it.", title)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the key that returns to the live view while an earlier turn is shown, and otherwise the keys that steer
-        the run.
+        """Enable the key that returns to the live view only while an earlier turn is shown, and the keys that steer the
+        run only in the live view.
         """
         is_live = self._past_turn is None
         if action == "live":
@@ -329,14 +354,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             return is_live
         return super().check_action(action, parameters)
 
-    def action_step(self, by: int) -> None:
-        """Step to an earlier (`by` < 0) or a later turn; the live view follows the last turn."""
+    def action_step(self, offset: int) -> None:
+        """Step to an earlier (`offset` < 0) or a later turn; the live view follows the last turn."""
         last_turn = self._tally.turns - 1
         if last_turn < 0:
             self.notify("This run has no committed turn yet.")
             return
         shown_turn = last_turn + 1 if self._past_turn is None else self._past_turn
-        turn = shown_turn + by
+        turn = shown_turn + offset
         self._show_moment(None if turn > last_turn else max(0, turn))
 
     def action_live(self) -> None:
@@ -405,8 +430,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         )
 
     def _change(self, fields: tuple[Field, ...], values: dict[str, str] | None) -> None:
-        previous = {field.key: field.value for field in fields}
-        changes = [f"{key}={value}" for key, value in (values or {}).items() if value and value != previous[key]]
+        """Set the values that the user has changed; empty fields are ignored. `values` is None after a cancellation."""
+        previous_values = {field.key: field.value for field in fields}
+        new_values = values or {}
+        changes = [f"{key}={value}" for key, value in new_values.items() if value and value != previous_values[key]]
         if changes:
             self.run_command("run", "set", self.run_id, *changes)
 
@@ -437,7 +464,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
     def _compare(self, other_run: str | None) -> None:
         if other_run is None:
             return
-        # deferred, since these modules import libraries that a run's screen does not need
+        # Imported here, since these modules import libraries that a run's screen does not need.
         from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_runs
         from nanoflux_tui.screens.side_by_side import SideBySideScreen
 
@@ -468,19 +495,20 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             (self.home.root / "exports").mkdir(mode=0o700, parents=True, exist_ok=True)
             options = ("--format", values["format"], *(("--for", trainer) if trainer else ()))
 
-            def show_command(result: CommandResult) -> None:
+            def show_trainer_command(result: CommandResult) -> None:
                 if result.ok and trainer:
                     self.app.push_screen(TextDialog(f"Exported for {trainer}", result.stderr))
 
             self.run_command("export", self.run_id, *options, "--solution", values["solution"], "-o", path,
-                             success=f"Wrote {path}", on_result=show_command)  # fmt: skip
+                             success=f"Wrote {path}", on_result=show_trainer_command)  # fmt: skip
 
-    def _default_export_path(self, kind: str, trainer: str) -> Path:
-        """The file of an export of this kind. An export for a trainer gets a separate folder, since LLaMA-Factory's
-        description of the rows always has the same file name.
+    def _default_export_path(self, file_format: str, trainer: str) -> Path:
+        """The file of an export if the user has named none. An export for a trainer gets a separate folder, since
+        LLaMA-Factory's description of the rows always has the same file name.
         """
-        stem = self.run_id if kind == "chat" else f"{self.run_id}-{kind}"
-        name = f"{stem}.{'parquet' if kind == 'parquet' else 'jsonl'}"
+        stem = self.run_id if file_format == "chat" else f"{self.run_id}-{file_format}"
+        suffix = "parquet" if file_format == "parquet" else "jsonl"
+        name = f"{stem}.{suffix}"
         exports = self.home.root / "exports"
         return exports / f"{stem}-{trainer}" / name if trainer else exports / name
 

@@ -24,7 +24,7 @@ MAX_POINTS = 400
 
 
 class SideBySideScreen(BaseScreen):
-    """The comparison that `compare` reads from the ledger."""
+    """Shows the comparison that the function `compare` reads from the ledger, and reads it again after changes."""
 
     AUTO_FOCUS = "#parts"
     HELP = """Two runs or two trainings side by side. Above: their curves in one chart. Below: their figures, and every
@@ -42,6 +42,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
         super().__init__()
         self._compare = compare
         self._drawn_version: tuple[object, ...] = ()
+        """The number of points of each curve, and the theme, when the curves were last drawn."""
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="both"):
@@ -67,7 +68,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
 
     def _format_settings(self, comparison: SideBySide, width: int) -> Text:
         if not comparison.settings:
-            return Text("Their settings are equal.", style=self.colours["muted"])
+            return Text("The settings of both are equal.", style=self.colours["muted"])
         rows = [
             [setting.key, _format_cell(setting.first), _format_cell(setting.second)] for setting in comparison.settings
         ]
@@ -76,7 +77,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
     def _format_table(
         self, first_column: Column, comparison: SideBySide, rows: Sequence[Sequence[str]], width: int
     ) -> Text:
-        """A table with a column for each side. A title that does not fit loses its start."""
+        """A table with `first_column` and a column for each side. A side's title that does not fit loses its start."""
         side_columns = [Column(side, 10, share=1) for side in (comparison.first, comparison.second)]
         columns = [first_column, *side_columns]
         titled_columns = [
@@ -101,7 +102,7 @@ setting whose value differs. Tab and the arrow keys scroll the lower part."""
 
 
 def _format_name(figure: str) -> str:
-    """The name of a figure. An outcome is named as on the screen of a run."""
+    """The name of a figure as it is shown. A figure that counts an outcome has the name that a run's screen shows."""
     return describe_outcome(figure)[0].replace("_", " ")
 
 
@@ -110,6 +111,6 @@ def _format_cell(value: object) -> str:
 
 
 def _thin_out(curve: Curve) -> Curve:
-    """The curve with at most `MAX_POINTS` points."""
+    """The curve with every n-th of its points, so that at most `MAX_POINTS` remain."""
     stride = max(1, math.ceil(len(curve.x) / MAX_POINTS))
     return Curve(curve.name, curve.x[::stride], curve.y[::stride])

@@ -1,4 +1,4 @@
-"""Training runs with live loss curves and checkpoints, and the adapters with their probes."""
+"""The training runs with live loss curves and their checkpoints, and the adapters with their probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True, slots=True)
 class CurrentTraining:
-    """A training run with its last step and the state of its worker."""
+    """A training run as recorded in the ledger, its last step, and its current state, which takes its worker into
+    account.
+    """
 
     stored: StoredTraining
     last_step: board.LastStep
@@ -77,6 +79,7 @@ next to another one, and l shows the log of its worker."""
         super().__init__()
         self._adapters: list[Adapter | DamagedAdapter] = []
         self._drawn_version: tuple[object, ...] = ()
+        """The training, the number of its events, and the theme, when the curve was last drawn."""
 
     def compose_body(self) -> ComposeResult:
         training_columns = (
@@ -106,7 +109,7 @@ next to another one, and l shows the log of its worker."""
     async def load(self) -> None:
         keys = await self.read_ledger(_list_trainings) or []
         self._adapters = list_adapters(self.home.adapters)
-        requested_key = self.application.requested_rows.pop("training", None)
+        requested_key = self.application.requested_key_by_tab.pop("training", None)
         await self.query_one("#trainings", WindowTable).show(keys, requested_key)
         await self.query_one("#adapters", WindowTable).show([adapter.hash for adapter in self._adapters])
         await self._show_selected_training()
@@ -117,6 +120,11 @@ next to another one, and l shows the log of its worker."""
         return [self._format_cells(training) for training in trainings]
 
     def _read_training(self, view: LedgerView, training: str) -> CurrentTraining:
+        """The training run with the id `training`, with its current state.
+
+        Raises:
+            NothingMatchedError: the ledger does not contain the training run.
+        """
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
             raise NothingMatchedError(
@@ -127,7 +135,7 @@ next to another one, and l shows the log of its worker."""
 
     def _format_cells(self, training: CurrentTraining) -> Cells:
         stored, step, steps = training.stored, training.last_step.step, training.last_step.steps
-        data = stored.run or stored.plan.get("source", {}).get("file", "a file")
+        data = stored.run or stored.plan.get("source", {}).get("file", "a file")  # a run's examples, or rows of a file
         return [
             self.colours.format_status(training.state.status),
             format_line(stored.base, 40),
@@ -186,18 +194,16 @@ next to another one, and l shows the log of its worker."""
         last_step, state = training.last_step, training.state
         text = self.colours.format_status(state.status)
         text.append(f"  {training.stored.id}", style="bold")
-        loss = (
-            f"loss {last_step.loss:.3f}, {last_step.tokens_per_s:,.0f} tokens/s"
-            if last_step.loss is not None
-            else "no step yet"
-        )
+        step_text = "no step yet"
+        if last_step.loss is not None:
+            step_text = f"loss {last_step.loss:.3f}, {last_step.tokens_per_s:,.0f} tokens/s"
         folder = self.home.root / "trainings" / training.stored.id
-        checkpoints = len(list(folder.glob("checkpoint*"))) if folder.is_dir() else 0
-        text.append(f"\n{loss}  worked {format_duration(state.seconds)}")
+        checkpoint_count = len(list(folder.glob("checkpoint*"))) if folder.is_dir() else 0
+        text.append(f"\n{step_text}  worked {format_duration(state.seconds)}")
         if state.status == "running":
             pace = format_pace(last_step.step, last_step.steps, state.seconds, "steps")
             text.append(f"  {pace}" if pace else "")
-        text.append(f"  {format_quantity(checkpoints, 'checkpoint')}" if checkpoints else "")
+        text.append(f"  {format_quantity(checkpoint_count, 'checkpoint')}" if checkpoint_count else "")
         if note:
             text.append(f"\nnote: {format_line(note, 300)}", style=self.colours["accent"])
         if state.message:
@@ -205,27 +211,31 @@ next to another one, and l shows the log of its worker."""
         return text
 
     def _draw_curve(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
+        """Draw the training loss of each step and the dev loss of each epoch. `curve` has the kind ("step" or "epoch")
+        and the values of each event.
+        """
         plot = self.query_one(PlotextPlot)
-        steps = [event for kind, event in curve if kind == "step"]
-        epochs = [event for kind, event in curve if kind == "epoch" and event.get("val_loss") is not None]
-        plot.display = bool(steps)
-        if not steps:
+        step_events = [event for kind, event in curve if kind == "step"]
+        epoch_events = [event for kind, event in curve if kind == "epoch" and event.get("val_loss") is not None]
+        plot.display = bool(step_events)
+        if not step_events:
             return
-        stride = max(1, len(steps) // MAX_POINTS)
-        drawn_steps = steps[::stride]
+        stride = max(1, len(step_events) // MAX_POINTS)
+        drawn_events = step_events[::stride]
         plt = plot.plt
         plt.clear_data()
         plt.clear_figure()
         plt.xlabel("step")
         plt.plot(
-            [event["step"] for event in drawn_steps],
-            [event["loss"] for event in drawn_steps],
+            [event["step"] for event in drawn_events],
+            [event["loss"] for event in drawn_events],
             label="train loss",
             marker="braille",
         )
-        if epochs:
-            epoch_steps = [event["step"] for event in epochs]
-            plt.plot(epoch_steps, [event["val_loss"] for event in epochs], label="dev loss", marker="●")
+        if epoch_events:
+            epoch_steps = [event["step"] for event in epoch_events]
+            dev_losses = [event["val_loss"] for event in epoch_events]
+            plt.plot(epoch_steps, dev_losses, label="dev loss", marker="●")
         plot.refresh()
 
     def _selected_training(self) -> str:
@@ -272,14 +282,13 @@ next to another one, and l shows the log of its worker."""
     async def action_compare(self) -> None:
         """Choose another training run, and show it next to the selected one."""
         selected = self._selected_training()
-        other_trainings = [name for name in await self.read_ledger(_list_trainings) or [] if name != selected]
-        if not selected or not other_trainings:
+        all_trainings = await self.read_ledger(_list_trainings) or []
+        label_by_training = {training: training for training in all_trainings if training != selected}
+        if not selected or not label_by_training:
             self.notify("There is no other training.")
             return
-        self.app.push_screen(
-            ChoiceDialog(f"Show {selected} next to", {name: name for name in other_trainings}),
-            lambda other: self._compare(selected, other),
-        )
+        dialog = ChoiceDialog(f"Show {selected} next to", label_by_training)
+        self.app.push_screen(dialog, lambda other: self._compare(selected, other))
 
     def _compare(self, training: str, other_training: str | None) -> None:
         if other_training is not None:
@@ -304,6 +313,7 @@ next to another one, and l shows the log of its worker."""
             self._show_record(str(adapter))
 
     def _show_record(self, adapter: str) -> None:
+        """Show the record file of the adapter with this hash."""
         path = Path(self.home.adapters) / adapter / "nanoflux.json"
         text = path.read_text("utf-8", errors="replace") if path.is_file() else f"There is no record at {path}."
         self.app.push_screen(TextDialog(f"Adapter {adapter[:12]}", sanitize(text, 20_000)))
@@ -313,4 +323,5 @@ next to another one, and l shows the log of its worker."""
 
 
 def _list_trainings(view: LedgerView) -> list[str]:
+    """The ids of all training runs, the newest first."""
     return [row["id"] for row in view.rows("SELECT id FROM trainings ORDER BY rowid DESC")]

@@ -1,4 +1,4 @@
-"""The rows that a table shows, and their order: the filter and the sorted column that the user chose."""
+"""Selects and orders the rows of a table by the filter and the sorted column that the user chose."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from nanoflux_tui.widgets.columns import Cells, SortableCell, TableCell
 EMPTY_CELLS = ("", "–", "-")
 """The texts of cells without a value."""
 SortKey = tuple[int, float, str]
+"""(0, number, "") for a number, or (1, 0.0, text) for a text, so that numbers come before texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Which rows are shown and in which order: the rows that contain all `words`, sorted by the column with the index
-    `column`, or in the table's own order if `column` is None.
+    """Which rows of a table are shown, and in which order: the rows that contain all `words`, sorted by the column with
+    the index `column`. If `column` is None, they keep the order in which the screen listed them.
     """
 
     words: str = ""
@@ -24,27 +25,27 @@ class Arrangement:
 
 
 def arrange_keys(keys: Sequence[Hashable], rows: Sequence[Cells], arrangement: Arrangement) -> list[Hashable]:
-    """The keys of the rows that contain all words, in the chosen order. Rows without a value in the sorted column come
-    last.
+    """The keys of the rows that the arrangement selects, in its order. Rows without a value in the sorted column come
+    last. `rows` has the cells of each key, in the order of `keys`.
     """
     matching_rows = [(key, row) for key, row in zip(keys, rows, strict=True) if row_matches(row, arrangement.words)]
     column = arrangement.column
     if column is None:
         return [key for key, _ in matching_rows]
-    with_value: list[tuple[SortKey, Hashable]] = []
-    without_value: list[Hashable] = []
+    sortable_keys: list[tuple[SortKey, Hashable]] = []
+    keys_without_value: list[Hashable] = []
     for key, row in matching_rows:
         sort_key = _compute_sort_key(row[column]) if column < len(row) else None
         if sort_key is None:
-            without_value.append(key)
+            keys_without_value.append(key)
         else:
-            with_value.append((sort_key, key))
-    with_value.sort(key=lambda pair: pair[0], reverse=arrangement.descending)
-    return [*(key for _, key in with_value), *without_value]
+            sortable_keys.append((sort_key, key))
+    sortable_keys.sort(key=lambda pair: pair[0], reverse=arrangement.descending)
+    return [*(key for _, key in sortable_keys), *keys_without_value]
 
 
 def row_matches(row: Cells, words: str) -> bool:
-    """Whether every word occurs in a cell of the row; upper and lower case are equal."""
+    """Whether each of the words occurs in some cell of the row, in upper or lower case."""
     content = " ".join(read_text(cell) for cell in row).casefold()
     return all(word in content for word in words.casefold().split())
 
@@ -56,7 +57,7 @@ def read_text(cell: TableCell) -> str:
 
 
 def _compute_sort_key(cell: TableCell) -> SortKey | None:
-    """The key that sorts numbers before texts; None for an empty cell."""
+    """The sort key of a cell; None for a cell without a value."""
     value = cell.order if isinstance(cell, SortableCell) else read_text(cell).strip()
     if value is None or value in EMPTY_CELLS:
         return None

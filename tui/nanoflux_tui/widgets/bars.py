@@ -10,7 +10,7 @@ from nanoflux_tui.text import format_quantity, sanitize
 
 TABS = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
          ("models", "Models"), ("experiments", "Experiments"))  # fmt: skip
-"""The mode and the title of each tab; digits from 1 open the tabs in this order."""
+"""The mode and the title of each tab. The digits from 1 open the tabs in this order."""
 
 
 class Tab(Static):
@@ -60,7 +60,7 @@ class TourBar(Static):
 
 
 class ErrorBar(Static):
-    """The current error and its fix; hidden if there is none."""
+    """Shows the current error and its fix, and is hidden if there is no error."""
 
     DEFAULT_CSS = """
     ErrorBar { height: auto; max-height: 6; padding: 0 1; background: $error 20%; color: $foreground; display: none; }
@@ -78,22 +78,22 @@ class ErrorBar(Static):
 
 
 class AgeBar(Static):
-    """The time of the screen's content while it is out of date; hidden otherwise."""
+    """Shows the time of the screen's content while the content is out of date, and is hidden otherwise."""
 
     DEFAULT_CSS = """
     AgeBar { height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none; }
     AgeBar.shown { display: block; }
     """
 
-    def show_time(self, time: str) -> None:
-        """Show `time` (hh:mm:ss) as the time of the screen's content; "" hides the bar."""
-        self.set_class(bool(time), "shown")
-        if time:
-            self.update(f"◷ As of {time}: the next refresh is late, for instance because the machine is busy.")
+    def show_time(self, clock_time: str) -> None:
+        """Show `clock_time` (hh:mm:ss) as the time of the screen's content; "" hides the bar."""
+        self.set_class(bool(clock_time), "shown")
+        if clock_time:
+            self.update(f"◷ As of {clock_time}: the next refresh is late, for instance because the machine is busy.")
 
 
 class ProblemBar(Static):
-    """The number of a run's faults and warnings, and the key that shows them; hidden if there are none."""
+    """Shows the number of a run's faults and warnings, and the key that lists them; hidden if there are none."""
 
     DEFAULT_CSS = """
     ProblemBar { height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none; }
@@ -105,11 +105,13 @@ class ProblemBar(Static):
         self.set_class(bool(faults or warnings), "shown")
         counts = ((faults, "fault"), (warnings, "warning"))
         text = " and ".join(format_quantity(count, noun) for count, noun in counts if count)
-        fixes = "its fix" if faults + warnings == 1 else "their fixes"
-        self.update(f"! {text}: press {self._find_key_display('problems')} to see {fixes}")
+        fix_words = "its fix" if faults + warnings == 1 else "their fixes"
+        self.update(f"! {text}: press {self._find_key_display('problems')} to see {fix_words}")
 
     def _find_key_display(self, action: str) -> str:
-        """The key of an action of the screen, which the user's keymap may have changed."""
+        """The displayed name of the key that runs `action` on this screen, which the user's keymap may have changed; ""
+        if no key runs the action.
+        """
         bindings = (active.binding for active in self.screen.active_bindings.values())
         return next((self.app.get_key_display(binding) for binding in bindings if binding.action == action), "")
 

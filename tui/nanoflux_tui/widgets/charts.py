@@ -1,4 +1,4 @@
-"""Charts made of characters. Each function turns values into a labelled chart, most of them for a given width."""
+"""Draws charts with characters. Each function returns a labelled chart; most of them fit it to `width` cells."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,8 +16,9 @@ from nanoflux_tui.theme import OUTCOME_WORDS, Colours, describe_outcome, draw_ba
 from nanoflux_tui.widgets.columns import convert_columns, format_rows, format_table
 
 MAX_FLIPS = 60
+"""Maximum number of flipped items in a list."""
 EIGHTHS = " ▁▂▃▄▅▆▇█"
-"""A cell that is filled to 0, 1, …, 8 eighths of its height."""
+"""The characters of cells that are filled to 0, 1, …, 8 eighths of their height."""
 OUTCOME_MARKS = {
     "kept_failed": "✓",
     "kept_novel": "✓",
@@ -39,8 +40,8 @@ def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> 
         return Text("No turn has finished yet.", style=colours["muted"])
     label_width = min(26, max(14, width - 24))
     bar_width = max(4, width - label_width - 13)
-    for key, (name, colour) in OUTCOME_WORDS.items():
-        count = outcomes.get(key, 0)
+    for outcome, (name, colour) in OUTCOME_WORDS.items():
+        count = outcomes.get(outcome, 0)
         text.append(f"{format_line(name, label_width):<{label_width}} ")
         text.append(draw_bar(count, total, bar_width).replace("─", " "), style=colours[colour])
         text.append(f" {count:>5} {count / total:>4.0%}\n")
@@ -55,8 +56,10 @@ def draw_histogram(
     height: int = 5,
     highlights_below: bool = False,
 ) -> Text:
-    """A histogram of values from 0 to 1 with `height` rows; values outside are counted at the edges. The bars from
-    `threshold` on (the bars below it if `highlights_below`) have a different colour.
+    """A histogram of values from 0 to 1 with `height` rows. A value outside this range is counted at the nearer end.
+
+    A line marks the `threshold`. The bars from the threshold on have a different colour; with `highlights_below`, the
+    bars below the threshold have it instead.
     """
     if not len(values):
         return Text("Nothing has been measured yet.", style=colours["muted"])
@@ -74,7 +77,7 @@ def draw_histogram(
         for index, count in enumerate(counts):
             cell = _draw_cell(count / max_count * height * 8, row)
             if count and row == 1 and cell == " ":
-                cell = "▁"
+                cell = "▁"  # a bin with few values stays visible
             if index == threshold_bin and cell == " ":
                 text.append("┆", style=colours["accent"])
             else:
@@ -85,43 +88,47 @@ def draw_histogram(
     return text
 
 
-def _draw_cell(height: float, row: int) -> str:
-    """The part of a bar in one row of a chart: `height` is in eighths of a row, and rows count from 1 at the bottom."""
-    return EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
+def _draw_cell(bar_height: float, row: int) -> str:
+    """The part of a bar in one row of a chart. `bar_height` is in eighths of a row, and row 1 is at the bottom."""
+    eighths_in_row = max(0, min(8, bar_height - (row - 1) * 8))
+    return EIGHTHS[int(eighths_in_row)]
 
 
 def draw_turns(
     turns: Sequence[TurnInProgress], tally: Tally, first_endpoints: tuple[str, str], colours: Colours, width: int
 ) -> Text:
-    """A line for each turn in progress: its progress, the active role with its endpoint, and what that role does.
-    `first_endpoints` are the endpoints of attacker and defender that are shown until the first turn has been committed.
+    """A line for each turn in progress: its answered and open steps as dots, the role of its current step with the
+    endpoint, and what that role does. `first_endpoints` are the endpoints of the attacker and the defender that are
+    shown until the first turn has been committed.
     """
     text = Text()
     for turn in turns:
         text.append(f"{turn.turn:>5}  ")
         text.append("●" * turn.answered, style=colours["success"])
         text.append("○" * (len(tally.steps) - turn.answered), style=colours["muted"])
-        attempt = f"attempt {turn.attempt}, " if turn.attempt else ""
+        attempt_note = f"attempt {turn.attempt}, " if turn.attempt else ""
         action = _describe_action(turn, tally, first_endpoints)
-        space = max(10, width - 10 - len(tally.steps))
-        text.append(f"  {format_line(attempt + action, space)}\n")
+        action_width = max(10, width - 10 - len(tally.steps))
+        text.append(f"  {format_line(attempt_note + action, action_width)}\n")
     return text[:-1]
 
 
 def _describe_action(turn: TurnInProgress, tally: Tally, first_endpoints: tuple[str, str]) -> str:
-    """The role of a turn's first unanswered step, with its endpoint, and what this role does."""
+    """The role of a turn's first unanswered step, the role's endpoint, and what the role does."""
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):
         return f"answered; waits for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
+    # Attacker and defender swap after each turn, so the endpoints depend on whether the turn's number is even.
     attacker, defender = tally.role_endpoints.get(turn.turn % 2, first_endpoints)
-    endpoint = step.endpoint or {"attacker": attacker, "defender": defender}.get(step.role, "")
+    endpoint_by_role = {"attacker": attacker, "defender": defender}
+    endpoint = step.endpoint or endpoint_by_role.get(step.role, "")
     return f"{step.role} {endpoint}: {step.action}"
 
 
 def draw_turn(record: TurnRecord, colours: Colours) -> Text:
-    """A committed turn: the players, and the outcome and the question of each attempt."""
+    """A committed turn: its attacker and defender, and the outcome and the question of each attempt."""
     text = Text(f"{format_line(record.attacker, 40)} against {format_line(record.defender, 40)}")
     for attempt in record.attempts:
         outcome, colour = describe_outcome(attempt.outcome)
@@ -137,10 +144,10 @@ def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, h
     """The number of kept examples after each turn, as an area of `height` rows with its axes."""
     if not len(kept_by_turn):
         return Text("No turn has finished yet.", style=colours["muted"])
-    turns, max_kept = len(kept_by_turn), max(1, kept_by_turn[-1])
+    turn_count, max_kept = len(kept_by_turn), max(1, kept_by_turn[-1])
     label_width = len(f"{max_kept:,}")
     cell_count = max(8, min(width - label_width - 2, 60))
-    drawn_turns = [min(turns - 1, cell * turns // cell_count) for cell in range(cell_count)]
+    drawn_turns = [min(turn_count - 1, cell * turn_count // cell_count) for cell in range(cell_count)]
     bar_heights = [kept_by_turn[turn] / max_kept * height * 8 for turn in drawn_turns]
     label_by_row = {1: "0", height: f"{max_kept:,}"}
     text = Text()
@@ -149,26 +156,27 @@ def draw_kept_curve(kept_by_turn: Sequence[int], colours: Colours, width: int, h
         text.append(f"{label:>{label_width}} {'┤' if label else '│'}", style=colours["muted"])
         area = "".join(_draw_cell(bar_height, row) for bar_height in bar_heights)
         text.append(area + "\n", style=colours["primary"])
-    turn_axis = "0" + f"turn {turns - 1:,}".rjust(cell_count, "─")
+    turn_axis = "0" + f"turn {turn_count - 1:,}".rjust(cell_count, "─")
     text.append(" " * (label_width + 1) + turn_axis, style=colours["muted"])
     return text
 
 
 def draw_events(latest: Sequence[Event], colours: Colours, width: int, max_events: int) -> Text:
-    """The newest events, at most `max_events`, in a line each; the newest comes first."""
+    """The newest `max_events` of the events `latest`, the newest first, with a line for each event."""
     text = Text()
-    for event in list(reversed(latest))[:max_events]:
+    newest_first = list(reversed(latest))
+    for event in newest_first[:max_events]:
         name, outcome_colour = describe_outcome(event.kind)
         colour = "error" if event.kind == "fault" else outcome_colour
         text.append(f"{format_clock(event.time)} ", style=colours["muted"])
         text.append(f"{OUTCOME_MARKS.get(event.kind, '!')} {name}", style=colours[colour])
         text.append(" · " + format_line(event.text, max(10, width - len(name) - 15)) + "\n")
-    return text[:-1] if latest else Text("No events yet.", style=colours["muted"])
+    return text[:-1] if latest else Text("No events yet.", style=colours["muted"])  # without the last line break
 
 
 def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
     """The calls, tokens, model time and cost of each role, and the mean number of parallel requests. `worked_s` is the
-    number of seconds for which the run has worked.
+    time in seconds for which the run has worked, or 0 if that time is not known.
     """
     if not tally.usage:
         return Text("No call has been answered yet.", style=colours["muted"])
@@ -185,16 +193,20 @@ def draw_usage(tally: Tally, colours: Colours, worked_s: float) -> Text:
 
 
 def _describe_model_time(tally: Tally, worked_s: float) -> str:
-    """The model time, which is the sum of all calls' times. It exceeds the working time if requests run in parallel."""
+    """The model time, which is the sum of the times of all calls. If it exceeds the working time, requests ran in
+    parallel, and the mean number of parallel requests is stated too.
+    """
     model_s = sum(role_usage.seconds for role_usage in tally.usage.values())
     if worked_s <= 0 or model_s <= worked_s:
         return f"model time {format_duration(model_s)}: the sum over all requests"
-    parallel = f"{model_s / worked_s:.1f} parallel requests on average"
-    return f"model time {format_duration(model_s)} in {format_duration(worked_s)} of work: {parallel}"
+    parallelism = f"{model_s / worked_s:.1f} parallel requests on average"
+    return f"model time {format_duration(model_s)} in {format_duration(worked_s)} of work: {parallelism}"
 
 
 def draw_trial(trial: TrialResult, colours: Colours) -> Text:
-    """The judge's error rates on known solutions, its checks' findings, and the predicted share of right examples."""
+    """The result of the judge's trial: its rates on wrong and on right solutions, the conclusions of each check, and
+    the predicted share of right examples.
+    """
     rates = trial.judge
     text = Text()
     for verb, share, noun in (("rejects", rates.sensitivity, "wrong"), ("accepts", rates.specificity, "right")):
@@ -213,18 +225,21 @@ def draw_pairs(pairs: Sequence[Mapping[str, Any]], colours: Colours, width: int)
     text = format_table(
         convert_columns(PAIR_COLUMNS), format_rows(format_pair_rows(pairs)), width, colours["secondary"]
     )
-    shown_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
+    significant_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
     sentence = "No difference was shown."
-    if shown_count:
-        sentence = f"{shown_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
-    return text.append(f"\n{sentence}", style=colours["success" if shown_count else "warning"])
+    if significant_count:
+        sentence = f"{significant_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
+    return text.append(f"\n{sentence}", style=colours["success" if significant_count else "warning"])
 
 
 def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -> Text:
-    """The items whose share of right replies fell or rose from `base` to `other`; lost items come first."""
-    lost = sum(not flip.is_gained for flip in flips)
-    noun = "item" if lost == 1 else "items"
-    text = Text.assemble((f"{other} lost {lost} {noun} and gained {len(flips) - lost} against {base}\n", "bold"))
+    """The flipped items, in the order of `flips`, and how many were lost and gained from `base` to `other`, which are
+    the displayed names of the two evaluations.
+    """
+    lost_count = sum(not flip.is_gained for flip in flips)
+    gained_count = len(flips) - lost_count
+    lost_items = format_quantity(lost_count, "item")
+    text = Text.assemble((f"{other} lost {lost_items} and gained {gained_count} against {base}\n", "bold"))
     for flip in flips[:MAX_FLIPS]:
         mark, colour = ("▲ gained ", "success") if flip.is_gained else ("▼ lost   ", "error")
         text.append(mark, style=colours[colour])

@@ -11,7 +11,9 @@ from nanoflux_tui.text import format_line
 
 @dataclass(frozen=True, slots=True)
 class SortableCell:
-    """A cell that is sorted by `order` instead of its text, such as a duration; cells with the order None come last."""
+    """A cell, such as a duration, that is sorted by the value `order` instead of its text. Cells with the order None
+    come last.
+    """
 
     text: str | Text
     order: float | str | None
@@ -19,12 +21,15 @@ class SortableCell:
 
 TableCell = str | Text | SortableCell
 Cells = Sequence[TableCell]
+"""The cells of a row: one for each column, or a single message such as "deleted"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, its minimum `width`, its share of the spare width, and `from_width`, the width of the table
-    from which the column is shown. With `right`, its cells are aligned to the right.
+    """A column of a table. All widths are in cells of the terminal.
+
+    The column is at least `width` wide and gets `share` parts of the width that all columns leave over. It is shown if
+    the table is at least `from_width` wide. With `right`, its cells are aligned to the right.
     """
 
     title: str
@@ -35,8 +40,8 @@ class Column:
 
 
 def format_row(columns: Sequence[Column], cells: Cells, width: int, mark: str = "") -> Text:
-    """The mark of a row and its cells, each cut or padded to the width of its column. If there are more or fewer cells
-    than columns, no cell is hidden.
+    """A row of a table: its `mark`, and its cells, each truncated or padded to the width of its column. A row with one
+    message instead of a cell for each column starts in the first visible column.
     """
     row = Text(mark, end="")
     visible_cells = _select_visible_cells(columns, cells, width)
@@ -69,12 +74,14 @@ def format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:
 
 
 def convert_columns(columns: Sequence[TableColumn]) -> list[Column]:
-    """The columns for a table that the command line and the report also show."""
+    """The columns in the terminal application of a table that the command line and the report also show."""
     return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]
 
 
 def compute_widths(columns: Sequence[Column], width: int, mark_width: int) -> list[tuple[Column, int]]:
-    """The columns that a table of this width shows, each with its width."""
+    """The columns that a table of `width` cells shows, each with its width. `mark_width` cells are needed for the marks
+    of the rows.
+    """
     visible_columns = [column for column in columns if width >= column.from_width]
     spare_width = max(0, width - mark_width - sum(column.width + 2 for column in visible_columns))
     total_share = max(1, sum(column.share for column in visible_columns))
@@ -82,6 +89,7 @@ def compute_widths(columns: Sequence[Column], width: int, mark_width: int) -> li
 
 
 def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[TableCell]:
+    """The cells of the columns that a table of this width shows; all cells of a row that has not one for each column."""
     if len(cells) != len(columns):
         return list(cells)
     return [cell for cell, column in zip(cells, columns, strict=True) if width >= column.from_width]

@@ -1,8 +1,8 @@
 """The footer: the keys of the screen, in as many lines as the width of the terminal requires.
 
 Textual's footer has a widget for each key and recreates all of them when the keys change, which costs more than
-everything else on the screen. This footer is a single widget, and is laid out again only if its height changes. It
-omits the rarest keys of the screen until the others fit in three lines.
+everything else on the screen. This footer is a single widget, whose layout is computed again only if its height
+changes. It leaves out the rarest keys of the screen until the others fit in three lines.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,14 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 MAX_LINES = 3
+"""Maximum number of lines of the footer. The rarest keys are left out until the others fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownKey:
-    """A key in the footer: its action, the key that a click presses, and the name and description that are shown."""
+    """A key in the footer: the action that it runs, the key that a click simulates, its displayed name, and the
+    description of its action.
+    """
 
     action: str
     key: str
@@ -50,7 +53,7 @@ class KeyBar(Widget):
         self.call_after_refresh(self._update, self.screen)
 
     def _update(self, screen: Screen[object]) -> None:
-        """Show the keys that are active now."""
+        """Show the keys that are active on `screen`; called whenever the active keys of a screen change."""
         if not self.is_attached or screen is not self.screen or not self.app.app_focus:
             return
         self._rare_actions = getattr(screen, "RARE_ACTIONS", ())
@@ -73,7 +76,7 @@ class KeyBar(Widget):
         return max(1, len(self._arrange_lines(width)))
 
     def _arrange_lines(self, width: int) -> list[list[ShownKey]]:
-        """The keys in lines, without the rarest ones if they need too many lines."""
+        """The keys in lines of at most `width` cells. Rare actions are left out while there are too many lines."""
         keys, lines = self._keys, _wrap_keys(self._keys, width)
         for action in self._rare_actions:
             if len(lines) <= MAX_LINES:
@@ -105,7 +108,7 @@ class KeyBar(Widget):
 def _wrap_keys(keys: tuple[ShownKey, ...], width: int) -> list[list[ShownKey]]:
     """The keys in lines of at most `width` cells, with a space between two keys."""
     lines: list[list[ShownKey]] = []
-    line_width = width
+    line_width = width  # as if the last line were full, so that the first key starts a line
     for key in keys:
         if line_width + 1 + key.width > width:
             lines.append([])

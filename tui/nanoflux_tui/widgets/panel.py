@@ -8,6 +8,7 @@ from textual.geometry import Size
 from textual.widget import Widget
 
 DrawText = Callable[[int], Text]
+"""Returns the text of a panel for a width in cells."""
 
 
 class Panel(Widget):
@@ -25,7 +26,9 @@ class Panel(Widget):
         self._draw: DrawText = lambda _width: Text("")
 
     def show(self, content: DrawText | Text | str, title: str | None = None) -> None:
-        """Show a text, or the text that a function returns for a width. A `title` replaces the current title."""
+        """Show a text, or the text that a function returns for the panel's width. `title` replaces the current title
+        unless it is None.
+        """
         if callable(content):
             self._draw = content
         else:
@@ -36,7 +39,7 @@ class Panel(Widget):
         self.refresh(layout=True)
 
     def render_text(self, width: int) -> Text:
-        """The text of the panel for a content of `width` cells."""
+        """The text of the panel for a content that is `width` cells wide, at least 8."""
         return self._draw(max(8, width))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from nanoflux_tui.widgets.window_table import WindowTable
 
 TYPING_PAUSE_S = 0.2
+"""Seconds without a key after which the words are applied."""
 Purpose = Literal["filter", "find"]
+"""What the words in the line are for: to filter the rows, or to find the next row that contains the words."""
 HINTS = {
     "filter": "show the rows that contain all these words; Esc shows all rows",
     "find": "Enter goes to the next row that contains all these words; Esc closes",
@@ -41,7 +43,7 @@ class TableLine(Horizontal):
         yield Static("", markup=False, classes="count")
 
     def show_count(self, text: str) -> None:
-        """Show how many rows match, or that none matches."""
+        """Show a text at the end of the line, such as the number of rows that match."""
         self.query_one(".count", Static).update(text)
 
     @on(Input.Changed)
@@ -62,6 +64,7 @@ class TableLine(Horizontal):
 
     @on(Input.Submitted)
     async def _submit(self, event: Input.Submitted) -> None:
+        """Find the next row; or apply the filter at once and return to the table, closing the line of an empty filter."""
         event.stop()
         if self.purpose == "find":
             await self._find(event.value, include_current=False)
@@ -72,6 +75,7 @@ class TableLine(Horizontal):
             await self.remove()
 
     async def _find(self, words: str, include_current: bool) -> None:
+        """Move the table's cursor to the next row with all words, or show that there is none."""
         was_found = await self.table.find_row(words, include_current)
         self.show_count("" if was_found else "no row contains this")
 

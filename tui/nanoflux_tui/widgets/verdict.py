@@ -1,4 +1,4 @@
-"""A verdict as a text: the decision, each check's finding with its evidence, and the explanation."""
+"""Formats a verdict: the decision, each check's finding with its evidence, and the explanation."""
 
 from rich.text import Text
 
@@ -7,15 +7,17 @@ from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import Colours
 
 AGREEMENT_MARKS = {True: "✓", False: "✗", None: "–"}
-"""Whether a solver's answer agrees with the attacker's; None if it could not be compared."""
+"""The mark of a blind solver's answer: whether it agrees with the attacker's answer; None if it was not comparable."""
 REASONING_WORDS = {True: "sound", False: "unsound", None: "not judged"}
 """The judge's rating of the defender's reasoning, in words."""
 SAMPLE_WORDS = {True: "right", False: "wrong", None: "not judged"}
-"""Whether a further answer of the defender is right, in words."""
+"""Whether a further answer of the defender is right, in words; None if the judge did not judge it."""
 
 
 def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = False) -> Text:
-    """A verdict. For a verdict on a question (`checkable`), the text also says if no check was run."""
+    """A verdict in several lines. If it is `checkable`, as a verdict on a question is, the text also says whether no
+    check was run.
+    """
     if verdict is None:
         return Text("Not judged.", style=colours["muted"])
     mark, colour = ("✓ yes", "success") if verdict.positive else ("✗ no", "error")
@@ -36,7 +38,9 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
 
 
 def _format_solver_answer(exhibit: Exhibit) -> str:
-    """A solver's answer, found by a program or in words, and whether it agrees with the attacker's."""
+    """A blind solver's answer, the way in which it was found (by a program or in words), and whether it agrees with the
+    attacker's answer.
+    """
     answer = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
     method = "a program" if exhibit.kind == "program" else "in words"
     if exhibit.outcome and exhibit.kind == "solution" and exhibit.detail:

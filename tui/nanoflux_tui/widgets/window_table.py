@@ -1,7 +1,7 @@
-"""A table for any number of rows: it has the keys of all rows, and fetches only the rows that are visible.
+"""A table for any number of rows. It has the keys of all rows, and fetches the cells of the visible rows only.
 
-The table does not depend on the content of a row. A page of rows is fetched when it becomes visible; the latest pages
-are kept. The user can filter and sort the rows, which reads all of them, and search for a text.
+A page of rows is fetched when one of its rows becomes visible; the latest pages are kept. To filter, sort or search the
+rows, the table fetches all of them, unless its screen does this for it.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -27,11 +27,11 @@ from nanoflux_tui.widgets.table_line import Purpose, TableLine
 PAGE_ROWS = 64
 """The number of rows of a page."""
 KEPT_PAGES = 12
-"""The number of pages that are kept."""
+"""The number of pages whose rows are kept; the page that was fetched first is dropped first."""
 BATCH_ROWS = 512
 """The number of rows that are fetched at once to filter, sort or search all rows."""
 SEARCHED_DISTANCE = 200
-"""How far from the cursor a refresh searches the row that was under the cursor."""
+"""Number of rows before and after the cursor in which a refresh looks for the key that was under the cursor."""
 LOADING = "loading…"
 """The text of a table before the first call of `show`."""
 Match = Callable[[str], Awaitable[Sequence[Hashable]]]
@@ -97,14 +97,14 @@ class WindowTable(ScrollView, can_focus=True):
         empty: str = "",
         match: Match | None = None,
     ) -> None:
-        """With `match`, the screen arranges the rows: `show` receives keys that are already filtered and sorted, and
-        `match` returns the keys of the rows that contain all words of a text.
+        """With `match`, the screen arranges the rows instead of the table: the screen passes keys to `show` that are
+        already filtered and sorted, and `match` finds the rows that contain all words of a text.
         """
         super().__init__(id=id)
         self.arrangement = Arrangement()
         self._match = match
         self._source_keys: Sequence[Hashable] = ()
-        self._last_show = 0
+        self._last_show = 0  # the number of the latest call of `show`
         self._is_loaded = False
         self._empty = empty
         self._columns = tuple(columns)
@@ -130,18 +130,18 @@ class WindowTable(ScrollView, can_focus=True):
         return "" if column is None else self._columns[column].title
 
     async def show(self, keys: Sequence[Hashable], select: Hashable = None) -> None:
-        """Show the rows of these keys, or refresh them if the keys are the same. The visible rows are fetched before
-        drawing. The cursor moves to the key `select`; without `select`, it stays on its current key.
+        """Show the rows of these keys in the current arrangement. The visible rows are fetched before they are drawn.
+        The cursor moves to the key `select` if the table lists that key; otherwise it stays on its current key.
         """
         self._source_keys = keys
         self._last_show += 1
-        this_show = self._last_show
+        show_number = self._last_show
         if self._match is None and self.arrangement != Arrangement():
             keys = await self._arrange(keys)
         first, end = self._find_visible_range(len(keys))
         visible_keys = keys[first:end]
         rows = dict(enumerate(await self._fetch(visible_keys), first)) if len(visible_keys) else {}
-        if this_show != self._last_show:  # a later call has newer keys or a different arrangement
+        if show_number != self._last_show:  # a later call has newer keys or a different arrangement
             return
         cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
         self._is_loaded = True
@@ -153,19 +153,21 @@ class WindowTable(ScrollView, can_focus=True):
         self._show_count()
 
     async def _arrange(self, keys: Sequence[Hashable]) -> list[Hashable]:
-        """The keys of the rows that the arrangement selects, in its order."""
+        """Fetch all rows, and return the keys of those that the arrangement selects, in its order."""
         rows: list[Cells] = []
         for start in range(0, len(keys), BATCH_ROWS):
             rows += await self._fetch(keys[start : start + BATCH_ROWS])
         return arrange_keys(keys, rows, self.arrangement)
 
     def _show_count(self) -> None:
-        for line in self._find_lines():
+        """Show in the input line how many rows the filter selects."""
+        for line in self._find_input_lines():
             if self.arrangement.words:
                 total = "" if self._match else f" of {len(self._source_keys):,}"
                 line.show_count(f"{len(self._keys):,}{total}")
 
-    def _find_lines(self) -> list[TableLine]:
+    def _find_input_lines(self) -> list[TableLine]:
+        """The input lines of this table that are open."""
         return [line for line in self.screen.query(TableLine) if line.table is self]
 
     def filter_rows(self, words: str) -> None:
@@ -177,8 +179,8 @@ class WindowTable(ScrollView, can_focus=True):
         self._rearrange(replace(self.arrangement, column=column, descending=descending))
 
     def clear_filter(self) -> bool:
-        """Show all rows again and close the line above the table. Returns whether there was a filter or a line."""
-        lines = self._find_lines()
+        """Show all rows again, and close the input line above the table. Returns whether there was a filter or a line."""
+        lines = self._find_input_lines()
         for line in lines:
             line.remove()
         if self.arrangement.words:
@@ -222,18 +224,20 @@ class WindowTable(ScrollView, can_focus=True):
         return False
 
     def _find_position(self, key: Hashable) -> int:
-        """The position of `key`, which was under the cursor; the cursor's position if the key is not near it any more.
-        Only rows near the cursor are searched, since there may be 100,000.
+        """The position of `key`, which was under the cursor before a refresh. If the key is no longer near the cursor,
+        the position of the cursor. Only rows near the cursor are searched, since a table may have 100,000 rows.
         """
         cursor, total = int(self.cursor), len(self._keys)
-        nearby: list[int] = [cursor, *range(max(0, cursor - SEARCHED_DISTANCE), min(total, cursor + SEARCHED_DISTANCE))]
-        for position in nearby:
+        start, end = max(0, cursor - SEARCHED_DISTANCE), min(total, cursor + SEARCHED_DISTANCE)
+        for position in (cursor, *range(start, end)):
             if key is not None and position < total and self._keys[position] == key:
                 return position
         return min(cursor, max(0, total - 1))
 
     def _find_visible_range(self, total: int) -> tuple[int, int]:
-        """The start and the end of the visible rows of a table with `total` rows, with a margin of a few rows."""
+        """The first and the end position of the visible rows of a table with `total` rows, and of a few rows around
+        them.
+        """
         first = max(0, min(int(self.scroll_offset.y), total) - 4)
         return first, min(total, first + max(self.size.height, 12) + 8)
 
@@ -267,9 +271,10 @@ class WindowTable(ScrollView, can_focus=True):
         return self._render_strip(cells, width, "▸" if is_current else " ").apply_style(style)
 
     def _format_titles(self) -> list[str]:
-        """The titles of the columns; that of the sorted column has an arrow."""
+        """The titles of the columns. The title of the sorted column ends with an arrow."""
         titles = [column.title for column in self._columns]
-        if (index := self.arrangement.column) is not None:
+        index = self.arrangement.column
+        if index is not None:
             arrow = "▼" if self.arrangement.descending else "▲"
             titles[index] = f"{titles[index][: self._columns[index].width - 1]}{arrow}"
         return titles
@@ -285,10 +290,11 @@ class WindowTable(ScrollView, can_focus=True):
             self.run_worker(self._load_page(page), group=f"{self.id}-{page}", exit_on_error=False)
 
     async def _load_page(self, page: int) -> None:
+        """Fetch the rows of a page, and drop the oldest page if there are too many."""
         keys = self._keys
         start = page * PAGE_ROWS
         rows = await self._fetch(keys[start : start + PAGE_ROWS])
-        if keys is not self._keys:
+        if keys is not self._keys:  # `show` was called during the fetch
             return
         self._rows.update(enumerate(rows, start))
         self._loaded_pages.append(page)
@@ -308,13 +314,16 @@ class WindowTable(ScrollView, can_focus=True):
         if self._is_loaded:
             self.post_message(self.RowHighlighted(self, self.key))
 
-    def action_move(self, by: int) -> None:
-        self.action_jump(max(0, self.cursor + by))
+    def action_move(self, offset: int) -> None:
+        """Move the cursor down by `offset` rows; a negative offset moves it up."""
+        self.action_jump(max(0, self.cursor + offset))
 
-    def action_page(self, by: int) -> None:
-        self.action_move(by * max(1, self.size.height - 2))
+    def action_page(self, offset: int) -> None:
+        """Move the cursor down by `offset` screens of rows."""
+        self.action_move(offset * max(1, self.size.height - 2))
 
     def action_jump(self, row: int) -> None:
+        """Move the cursor to a row; a negative number stands for the last row."""
         last = max(0, len(self._keys) - 1)
         self.cursor = last if row < 0 else min(row, last)
 
@@ -330,7 +339,7 @@ class WindowTable(ScrollView, can_focus=True):
 
     async def _open_line(self, purpose: Purpose, words: str = "") -> None:
         """Open the input line for `purpose` unless it is open, and focus it before the next key is handled."""
-        line = next((line for line in self._find_lines() if line.purpose == purpose), None)
+        line = next((line for line in self._find_input_lines() if line.purpose == purpose), None)
         if line is None:
             line = TableLine(self, purpose, words)
             assert isinstance(self.parent, Widget)
@@ -341,7 +350,8 @@ class WindowTable(ScrollView, can_focus=True):
         """Sort by the next visible column; after the last column, restore the table's own order."""
         columns: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
         current_column = self.arrangement.column if self.arrangement.column in columns else None
-        self.sort_by(columns[(columns.index(current_column) + 1) % len(columns)])
+        next_position = (columns.index(current_column) + 1) % len(columns)
+        self.sort_by(columns[next_position])
 
     def action_reverse(self) -> None:
         if self.arrangement.column is None:
@@ -356,8 +366,8 @@ class WindowTable(ScrollView, can_focus=True):
         return [(self._columns.index(column), column_width) for column, column_width in visible_columns]
 
     def _sort_by_clicked_title(self, x: int) -> None:
-        """Sort by the column whose title is at `x`; reverse the order if it is sorted by that column already."""
-        column_end = 2
+        """Sort by the column whose title is at the cell `x`; if the table is sorted by that column, reverse the order."""
+        column_end = 2  # the width of the rows' marks
         for index, width in self._list_visible_columns():
             column_end += width + 2
             if x < column_end:
@@ -366,6 +376,9 @@ class WindowTable(ScrollView, can_focus=True):
                 return
 
     def on_click(self, event: events.Click) -> None:
+        """Sort by a title; or move the cursor to a row, and select the row if it already had the cursor or was clicked
+        twice.
+        """
         index = int(self.scroll_offset.y) + event.y - 1
         if event.y == 0:
             self._sort_by_clicked_title(event.x)
