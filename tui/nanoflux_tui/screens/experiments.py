@@ -129,8 +129,8 @@ space resumes one that was stopped or killed."""
         )
         note = (
             f"Experiments: {grid_names}, or the path of your own grid. Scale tiny takes minutes and checks that "
-            "everything works, small takes about a day, paper needs large GPUs. The experiment continues when you close "
-            "this application."
+            "everything works, small takes about a day, paper needs large GPUs. The experiment continues when you "
+            "close this application."
         )
         self.app.push_screen(FormDialog("New experiment", fields, "Start", note), self._start_experiment)
 

@@ -238,8 +238,8 @@ def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -
     """
     lost_count = sum(not flip.is_gained for flip in flips)
     gained_count = len(flips) - lost_count
-    lost_items = format_quantity(lost_count, "item")
-    text = Text.assemble((f"{other} lost {lost_items} and gained {gained_count} against {base}\n", "bold"))
+    noun = "item" if lost_count == 1 else "items"
+    text = Text.assemble((f"{other} lost {lost_count} {noun} and gained {gained_count} against {base}\n", "bold"))
     for flip in flips[:MAX_FLIPS]:
         mark, colour = ("▲ gained ", "success") if flip.is_gained else ("▼ lost   ", "error")
         text.append(mark, style=colours[colour])

@@ -89,7 +89,7 @@ def compute_widths(columns: Sequence[Column], width: int, mark_width: int) -> li
 
 
 def _select_visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[TableCell]:
-    """The cells of the columns that a table of this width shows; all cells of a row that has not one for each column."""
+    """The cells that a table of this width shows: those of its visible columns, or all cells of a message."""
     if len(cells) != len(columns):
         return list(cells)
     return [cell for cell, column in zip(cells, columns, strict=True) if width >= column.from_width]
