@@ -1,12 +1,13 @@
-"""Measures the terminal application with a large ledger: first frame, keys, memory, and its effect on a run.
+"""Measures the terminal application with a large ledger: its first frame, its response to keys, its memory, and how
+much it slows down a run.
 
     python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
 
-A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
-a compaction). The application then runs in a pseudo-terminal. The script measures the times from the start of its
-process to its first frame and to its first rows, and from a key press to the first byte that is drawn. Then it executes
-a run of scripted models alternately with and without the application; such a run is affected most, because it never
-waits for a server.
+A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls; the calls have no texts,
+as after a compaction. The application then runs in a pseudo-terminal. The script measures the times from the start of
+the application to its first frame and to its first rows, and from a key press to the first byte that is drawn. Then it
+executes a run of scripted models alternately with and without the application. The application slows down such a run
+more than any other, because a scripted run never waits for a server.
 """
 
 import argparse
@@ -35,18 +36,19 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 
 QUIET_S, TIMEOUT_S = 0.08, 60.0
-"""The seconds without output after which the screen counts as complete, and the timeout of the first frame."""
-SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
+"""Seconds without output after which the screen counts as complete, and seconds to wait for a text on the screen."""
+RUN_SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
+"""Settings with which scripted models keep many examples: no question is rejected because it resembles another one."""
 
 
 class Terminal:
     """The application in a pseudo-terminal of 120 x 40 cells."""
 
     def __init__(self, home: Path) -> None:
-        self._file, terminal = pty.openpty()
+        self._controller, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         command = [sys.executable, "-m", "nanoflux_tui", "--home", str(home)]
-        self.start = time.perf_counter()
+        self.start_s = time.perf_counter()
         env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self.process = subprocess.Popen(
             command, stdin=terminal, stdout=terminal, stderr=terminal, env=env, start_new_session=True
@@ -55,65 +57,75 @@ class Terminal:
         self.output = b""
 
     def wait_for(self, text: bytes) -> float:
-        """Wait until `text` is drawn. Returns the seconds since the start."""
+        """Wait until `text` is drawn. Returns the seconds since the start of the application."""
         while text not in self.output:
             if not self._receive(TIMEOUT_S):
                 raise SystemExit(f"{text!r} was never drawn")
-        return time.perf_counter() - self.start
+        return time.perf_counter() - self.start_s
 
     def press(self, keys: bytes) -> float:
         """Press keys once the screen is complete. Returns the seconds until the first byte is drawn."""
         while self._receive(QUIET_S):
             pass
-        start = time.perf_counter()
-        os.write(self._file, keys)
+        start_s = time.perf_counter()
+        self.write(keys)
         if not self._receive(5.0):
-            raise SystemExit(f"nothing was drawn after {keys!r}")
-        return time.perf_counter() - start
+            raise SystemExit(f"nothing was drawn within 5 s after {keys!r}")
+        return time.perf_counter() - start_s
+
+    def write(self, keys: bytes) -> None:
+        """Send the bytes of keys without waiting for a reaction."""
+        os.write(self._controller, keys)
 
     def drain(self) -> None:
+        """Discard the output until now."""
         self.output = b""
         while self._receive(0.0):
             pass
 
     def _receive(self, timeout_s: float) -> bool:
-        ready, _, _ = select.select([self._file], [], [], timeout_s)
-        if ready:
-            self.output += os.read(self._file, 1 << 16)
-        return bool(ready)
+        """Append the next output to `output`. Returns whether there was output within `timeout_s`."""
+        readable, _, _ = select.select([self._controller], [], [], timeout_s)
+        if readable:
+            self.output += os.read(self._controller, 1 << 16)
+        return bool(readable)
 
     @property
-    def megabytes(self) -> float:
+    def memory_mib(self) -> float:
+        """The resident memory of the application."""
         return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
     @property
     def cpu_s(self) -> float:
+        """The CPU time that the application has used."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(30)
-        os.close(self._file)
+        os.close(self._controller)
 
 
 def execute_run(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
-    """Execute one scripted run. Returns its id and its seconds."""
-    settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    """Execute one scripted run. Returns its id and the seconds that it took."""
+    settings = {**RUN_SETTINGS, "max_turns": turns, "target": target, "seed": seed}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
 
     async def start_and_finish() -> tuple[str, float]:
         run = await runs.start(home, config)
-        start = time.perf_counter()
+        start_s = time.perf_counter()
         await runs.execute(home, run)
-        return run, time.perf_counter() - start
+        return run, time.perf_counter() - start_s
 
     return asyncio.run(start_and_finish())
 
 
-def fill(home: Home, run_count: int) -> dict[str, int]:
-    """Copy one run with 100 examples until there are `run_count` runs. Returns the number of rows by table."""
-    run, _ = execute_run(home, 10_000, 100, 1)
+def fill_ledger(home: Home, run_count: int) -> dict[str, int]:
+    """Execute one run with 100 examples, and copy it until there are `run_count` runs with 1,000 calls each. Returns
+    the number of rows of each table.
+    """
+    run, _ = execute_run(home, turns=10_000, target=100, seed=1)
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -500000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
@@ -123,47 +135,48 @@ def fill(home: Home, run_count: int) -> dict[str, int]:
         connection.execute(f"CREATE TEMP TABLE first_{table} AS SELECT * FROM {table} WHERE run = ?", (run,))
     connection.execute("CREATE TEMP TABLE first_turn_calls AS SELECT * FROM turn_calls")
     connection.execute("CREATE TEMP TABLE first_examples AS SELECT * FROM examples")
-    calls = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
-    missing_calls = max(0, 1000 - calls)
-    for copy in range(1, run_count):
-        _copy_run(connection, columns, run, copy, missing_calls)
+    call_count = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
+    missing_calls = max(0, 1000 - call_count)
+    for copy_number in range(1, run_count):
+        _copy_run(connection, columns, run, copy_number, missing_calls)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    row_counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
              for table in ("runs", "turns", "examples", "calls")}  # fmt: skip
     connection.close()
-    return counts
+    return row_counts
 
 
 def _copy_run(
-    connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy: int, added_calls: int
+    connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy_number: int, added_calls: int
 ) -> None:
-    """Copy the run with other ids, and add `added_calls` calls."""
-    name = f"copy-{copy:05}"
+    """Copy the run `run` with new ids, and add `added_calls` more calls. `columns` lists the columns of each table."""
+    copy_id = f"copy-{copy_number:05}"
     max_call_id, max_turn_id = (
         connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns")
     )
 
-    def copy_rows(table: str, source: str, **changed: str) -> None:
-        values = ", ".join(changed.get(column, column) for column in columns[table])
+    def copy_rows(table: str, source: str, **new_values: str) -> None:
+        """Copy the rows of `source` into `table`, with SQL expressions for the columns that get new values."""
+        values = ", ".join(new_values.get(column, column) for column in columns[table])
         connection.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
 
     max_copied_id = connection.execute("SELECT max(id) FROM first_calls").fetchone()[0]
-    new_id, no_text = f"'{name}'", {"request": "''", "reply": "''"}
+    new_id, no_text = f"'{copy_id}'", {"request": "''", "reply": "''"}
     connection.execute("BEGIN")
-    status = "'done'" if copy % 7 else "'stopped'"
+    status = "'stopped'" if copy_number % 7 == 0 else "'done'"
     copy_rows("runs", f"runs WHERE id = '{run}'", id=new_id, name=new_id, status=status)
     copy_rows("calls", "first_calls", run=new_id, id=f"id + {max_call_id}", key=f"key || {new_id}", **no_text)
     added_key, added_id = f"key || 'more' || {new_id}", f"id + {max_call_id + max_copied_id}"
     copy_rows("calls", f"first_calls LIMIT {added_calls}", run=new_id, id=added_id, key=added_key, **no_text)
     copy_rows("turns", "first_turns", run=new_id, id=f"id + {max_turn_id}")
-    shifted = f"turn + {max_turn_id}, position, call + {max_call_id}"
-    connection.execute(f"INSERT INTO turn_calls SELECT {shifted} FROM first_turn_calls")
+    shifted_columns = f"turn + {max_turn_id}, position, call + {max_call_id}"
+    connection.execute(f"INSERT INTO turn_calls SELECT {shifted_columns} FROM first_turn_calls")
     copy_rows("examples", "first_examples", run=new_id, id=f"id || {new_id}")
     connection.execute("COMMIT")
 
 
 def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
-    """Measure the first frame, keys and memory with a filled ledger."""
+    """Measure the first frame, the response to about `keys` keys, and the memory with a filled ledger."""
     first_frame_s, first_rows_s = [], []
     for _ in range(5):
         terminal = Terminal(home.root)
@@ -172,27 +185,31 @@ def measure_with_large_ledger(home: Home, keys: int) -> dict[str, object]:
         terminal.close()
     terminal = Terminal(home.root)
     terminal.wait_for(b"copy-0")
-    times: list[float] = []
+    key_times_s: list[float] = []
     for part, presses in _list_presses(keys):
         terminal.drain()
-        times += [terminal.press(key) for key in presses]
-        part_times = sorted(times[-len(presses) :])
-        median, slowest = part_times[len(part_times) // 2], part_times[-1]
-        print(f"  {part}: median {median * 1000:.0f}, slowest {slowest * 1000:.0f} ms", file=sys.stderr)
-    memory = terminal.megabytes
+        part_times_s = sorted(terminal.press(key) for key in presses)
+        key_times_s += part_times_s
+        median_s, slowest_s = part_times_s[len(part_times_s) // 2], part_times_s[-1]
+        print(f"  {part}: median {median_s * 1000:.0f}, slowest {slowest_s * 1000:.0f} ms", file=sys.stderr)
+    memory_mib = terminal.memory_mib
     terminal.close()
-    times.sort()
+    key_times_s.sort()
     return {
         "first_frame_s": round(statistics.median(first_frame_s), 3),
         "first_rows_s": round(statistics.median(first_rows_s), 3),
-        "keys": len(times), "key_p50_ms": round(statistics.median(times) * 1000, 1),
-        "key_p95_ms": round(times[int(len(times) * 0.95)] * 1000, 1), "key_max_ms": round(times[-1] * 1000, 1),
-        "memory_mb": round(memory, 1),
-    }  # fmt: skip
+        "keys": len(key_times_s),
+        "key_p50_ms": round(statistics.median(key_times_s) * 1000, 1),
+        "key_p95_ms": round(key_times_s[int(len(key_times_s) * 0.95)] * 1000, 1),
+        "key_max_ms": round(key_times_s[-1] * 1000, 1),
+        "memory_mb": round(memory_mib, 1),
+    }
 
 
 def _list_presses(keys: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Keys that visit the board, the examples, a filter, one example and a run, each with a name."""
+    """The names of the parts of the measurement, each with the bytes of its key presses: moving on Home, moving in the
+    list of examples, typing a filter, stepping through examples, and opening the help of a run.
+    """
     down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
     yield "home", [down, page, end, home, down, up] * (keys // 24)
     yield "examples", [b"2", *([down, page, end, up, home] * (keys // 20))]
@@ -203,7 +220,7 @@ def _list_presses(keys: int) -> Iterator[tuple[str, list[bytes]]]:
 
 @contextmanager
 def run_application(home: Path, enabled: bool) -> Iterator[Terminal | None]:
-    """Run the application, if enabled; yields its terminal, or None."""
+    """Run the application during the block, if `enabled`. Yields its terminal, or None."""
     if not enabled:
         yield None
         return
@@ -214,53 +231,62 @@ def run_application(home: Path, enabled: bool) -> Iterator[Terminal | None]:
 
 
 def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
-    """Play the same run with and without the application, alternating; the first pair is discarded."""
-    times: dict[bool, list[float]] = {True: [], False: []}
-    shares = []
+    """Execute the same run with and without the application, alternately. The first pair of runs warms up and is not
+    counted.
+    """
+    watched_times_s, unwatched_times_s, cpu_shares = list[float](), list[float](), list[float]()
     for pair_number in range(rounds + 1):
-        for is_watched in (pair_number % 2 == 0, pair_number % 2 == 1):
+        watched_first = pair_number % 2 == 0
+        for is_watched in (watched_first, not watched_first):
             with tempfile.TemporaryDirectory() as folder:
                 home = Home(Path(folder) / "home").prepare()
-                seconds, share = _execute_with_application(home, turns, is_watched)
-                if pair_number:
-                    times[is_watched].append(seconds)
-                    if is_watched:
-                        shares.append(share)
-    ratios = [watched_s / unwatched_s for watched_s, unwatched_s in zip(times[True], times[False], strict=True)]
+                run_s, cpu_share = _execute_with_application(home, turns, is_watched)
+            if pair_number == 0:
+                continue
+            if is_watched:
+                watched_times_s.append(run_s)
+                cpu_shares.append(cpu_share)
+            else:
+                unwatched_times_s.append(run_s)
+    pairs = zip(watched_times_s, unwatched_times_s, strict=True)
+    ratios = [watched_s / unwatched_s for watched_s, unwatched_s in pairs]
     return {
-        "unwatched_s": round(statistics.median(times[False]), 3),
-        "watched_s": round(statistics.median(times[True]), 3),
+        "unwatched_s": round(statistics.median(unwatched_times_s), 3),
+        "watched_s": round(statistics.median(watched_times_s), 3),
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "share_of_a_core": round(statistics.median(shares), 4),
+        "share_of_a_core": round(statistics.median(cpu_shares), 4),
     }
 
 
 def _execute_with_application(home: Home, turns: int, is_watched: bool) -> tuple[float, float]:
-    """Play a run. Returns its seconds, and the share of one core that the application used meanwhile."""
-    execute_run(home, 2, 2, 5)  # so that the application has a run to show
+    """Execute a run of `turns` turns, with the application if `is_watched`. Returns the seconds that the run took, and
+    the share of one core that the application used during the run.
+    """
+    execute_run(home, turns=2, target=2, seed=5)  # so that the application has a run to show
     with run_application(home.root, is_watched) as terminal:
         if terminal is None:
-            return execute_run(home, turns, 10**6, 9)[1], 0.0
-        stop = threading.Event()
+            _, run_s = execute_run(home, turns, target=10**6, seed=9)
+            return run_s, 0.0
+        run_ended = threading.Event()
 
         def open_run_and_drain() -> None:
             is_run_open = False
-            while not stop.wait(0.05):
+            while not run_ended.wait(0.05):
                 terminal.drain()
-                if not is_run_open and time.perf_counter() - terminal.start > 3.0:
-                    os.write(terminal._file, b"\r")
+                if not is_run_open and time.perf_counter() - terminal.start_s > 3.0:
+                    terminal.write(b"\r")
                     is_run_open = True
 
-        reader = threading.Thread(target=open_run_and_drain)
-        reader.start()
+        drain_thread = threading.Thread(target=open_run_and_drain)
+        drain_thread.start()
         time.sleep(1.0)
-        cpu_before, start = terminal.cpu_s, time.perf_counter()
-        seconds = execute_run(home, turns, 10**6, 9)[1]
-        share = (terminal.cpu_s - cpu_before) / (time.perf_counter() - start)
-        stop.set()
-        reader.join()
-    return seconds, share
+        cpu_s_before, start_s = terminal.cpu_s, time.perf_counter()
+        _, run_s = execute_run(home, turns, target=10**6, seed=9)
+        cpu_share = (terminal.cpu_s - cpu_s_before) / (time.perf_counter() - start_s)
+        run_ended.set()
+        drain_thread.join()
+    return run_s, cpu_share
 
 
 def main() -> None:
@@ -272,7 +298,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home").prepare()
-        print(json.dumps({"holds": fill(home, options.runs), **measure_with_large_ledger(home, options.keys)}))
+        print(json.dumps({"holds": fill_ledger(home, options.runs), **measure_with_large_ledger(home, options.keys)}))
     if options.rounds:
         print(json.dumps({"watched": measure_effect_on_run(options.rounds, options.turns)}))
 

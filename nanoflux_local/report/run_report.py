@@ -76,12 +76,13 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
 
 
 def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
-    """How many examples have each pass rate, such as "0 of 4 for 12, 1 of 4 for 3"; "" if the defender answered each
-    question only once.
+    """How many questions have each pass rate, such as "0 of 4 for 12 questions, 1 of 4 for 1 question"; "" if the
+    defender answered each question only once.
     """
     if set(count_by_rate) <= {"0 of 1", "1 of 1"}:
         return ""
-    return ", ".join(f"{rate} for {count}" for rate, count in count_by_rate.items())
+    parts = [f"{rate} for {count} question{'' if count == 1 else 's'}" for rate, count in count_by_rate.items()]
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

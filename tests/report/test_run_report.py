@@ -1,4 +1,6 @@
-"""The report: generated text is escaped, nothing is fetched, and a page is written completely or not at all."""
+"""Tests of a run's report: generated text is escaped, the page fetches nothing, it states the results in the ledger,
+and it is written completely or not at all.
+"""
 
 import json
 import os
@@ -21,8 +23,8 @@ HOSTILE_TEXT = (
     "<script>alert(1)</script> ]]> \x1b[31mred\x1b]0;title\x07 {{ 7*7 }} {% raw %}"
     " \" onload='x' & \u202eevil </pre></svg> \x00"
 )
+"""A text with HTML, terminal escapes, template syntax and control characters, none of which the page may interpret."""
 CONFIG = {"domain": "starter", "target": 9, "max_turns": 9, "note": HOSTILE_TEXT}
-FLOPS = {"6nd": 1e12, "measured": 8e11}
 TRAINING_RESULT = {
     "examples": 3,
     "steps": 4,
@@ -30,12 +32,13 @@ TRAINING_RESULT = {
     "seconds": 12.5,
     "tokens_per_s": 72.0,
     "truncated": 1,
-    "flops": FLOPS,
+    "flops": {"6nd": 1e12, "measured": 8e11},
 }
 TRAINING_SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batch": 4, "epochs": 5}
 
 
 def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
+    """A turn with one attempt, in which every role wrote `text`. If it is not `kept`, the defender was right."""
     verdict = Verdict(not kept, 0.95, text, findings=(Finding("code", "supports", text),))
     attempt = Attempt(
         0, (text,), "kept_failed" if kept else "defender_right", attack=Attack(text, text, text, program=text),
@@ -44,29 +47,32 @@ def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
     return TurnRecord(number, text, text, text, (attempt,))
 
 
-def add_evaluation(ledger: Ledger, name: str, adapter: str, marks: list[bool]) -> None:
+def add_evaluation(ledger: Ledger, evaluation: str, adapter: str, is_right_by_item: list[bool]) -> None:
+    """Add a finished evaluation with one reply to each item."""
     identity = Identity("scripted", HOSTILE_TEXT, adapter=adapter)
-    ledger.start_evaluation(name, HOSTILE_TEXT, adapter, HOSTILE_TEXT, "test", {"runs": 1, "items": "the same"})
+    ledger.start_evaluation(evaluation, HOSTILE_TEXT, adapter, HOSTILE_TEXT, "test", {"runs": 1, "items": "the same"})
     call, _ = ledger.remember("run", ChatRequest(identity, ()), ChatReply("x", "stop"))
-    for number, is_right in enumerate(marks):
-        ledger.add_evaluation_item(name, 0, str(number), call, HOSTILE_TEXT, "right" if is_right else "wrong")
-    mean = sum(marks) / len(marks)
+    for item, is_right in enumerate(is_right_by_item):
+        ledger.add_evaluation_item(evaluation, 0, str(item), call, HOSTILE_TEXT, "right" if is_right else "wrong")
+    mean = sum(is_right_by_item) / len(is_right_by_item)
     strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.1, mean + 0.1]}
     result = {
         "model": HOSTILE_TEXT,
         "adapter": adapter or None,
         "data": HOSTILE_TEXT,
         "split": "test",
-        "n": len(marks),
+        "n": len(is_right_by_item),
         "runs": 1,
     }
     result |= {"strict": strict, "unanswered": 0, "unscored": 0}
-    ledger.finish_evaluation(name, "done", result)
+    ledger.finish_evaluation(evaluation, "done", result)
 
 
 @pytest.fixture
 def ledger_path(tmp_path: Path) -> Path:
-    """A ledger in which every string from a model, a file or a person is hostile."""
+    """A ledger with a run of five turns, in which every string from a model, a file or a person is hostile. The
+    question of turn 2 is rejected.
+    """
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run(
             "run",
@@ -82,7 +88,7 @@ def ledger_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained_ledger_path(ledger_path: Path) -> Path:
-    """The same ledger with a training and its two evaluations, so that the page has all its sections."""
+    """The ledger of `ledger_path` with a training run and two evaluations, so that the page has all its sections."""
     with Ledger(ledger_path) as ledger:
         ledger.create_training("t", "run", HOSTILE_TEXT, "hash", TRAINING_SETTINGS, {})
         for step in range(1, 5):
@@ -117,6 +123,7 @@ class Page(HTMLParser):
 
 
 def write_page(ledger_path: Path, out: Path, run: str = "run") -> Page:
+    """Write the report of a run, and read the page that was written."""
     return Page(write_report(ledger_path, run, out).read_text(encoding="utf-8"))
 
 
@@ -149,27 +156,31 @@ def test_report_fetches_nothing(fixture: str, tmp_path: Path, request: pytest.Fi
     style_targets = re.findall(r"url\(\s*['\"]?([^)]*)", page.source)
     assert [target for target in style_targets if not target.startswith("#")] == []
     assert "@import" not in page.source
-    (policy,) = [
-        attributes["content"] for tag, attributes in page.tags if "content-security-policy" in str(attributes).lower()
+    policies = [
+        attributes["content"]
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv", "").lower() == "content-security-policy"
     ]
+    (policy,) = policies
     assert policy.startswith("default-src 'none'")
 
 
 def test_report_states_the_results_in_the_ledger(trained_ledger_path: Path, tmp_path: Path) -> None:
     page = write_page(trained_ledger_path, tmp_path / "out")
     text = " ".join(page.text.split())
-    for part in (
+    for statement in (
         "Accuracy on held-out items rose from 50.0% to 90.0%", "The paired difference is +40.0 points",
         "Do 4 adversarial examples help", "kept: the defender failed 4", "solved by the defender in a familiar way 1",
         "attempts 5", "3 examples, 4 steps over 900 tokens", "1 example exceeded the length limit",
         "may answer equal requests with different replies", "nanoflux run replay run",
     ):  # fmt: skip
-        assert part in text, part
-    assert [tag for tag, _ in page.tags].count("svg") == 2
+        assert statement in text, f"the page does not state: {statement}"
+    assert [tag for tag, _ in page.tags].count("svg") == 2, "expected the plots of the accuracies and of the losses"
 
 
 def test_report_shows_examples_from_the_beginning_middle_and_end(ledger_path: Path, tmp_path: Path) -> None:
     page = write_page(ledger_path, tmp_path / "out")
+    # Turns 0, 1, 3 and 4 kept an example each; the page shows three of them.
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
@@ -203,7 +214,8 @@ def test_report_counts_the_scored_items_of_a_partial_evaluation(ledger_path: Pat
         }
         ledger.finish_evaluation("after", "partial", result)
     text = " ".join(write_page(ledger_path, tmp_path / "out").text.split())
-    assert "15 of 20" in text and "5 items that only one of the two evaluations scored are left out" in text
+    assert "15 of 20" in text, "the table has the number of scored items and of all items"
+    assert "5 items that only one of the two evaluations scored are left out" in text
 
 
 def test_report_is_deterministic(trained_ledger_path: Path, tmp_path: Path) -> None:
@@ -211,7 +223,7 @@ def test_report_is_deterministic(trained_ledger_path: Path, tmp_path: Path) -> N
     assert first_page.source == second_page.source
 
 
-# Writing a page completely or not at all
+# The page is written completely or not at all.
 
 
 def test_report_of_an_unknown_run_creates_no_directory(ledger_path: Path, tmp_path: Path) -> None:
@@ -238,6 +250,7 @@ def test_failed_write_of_a_report_keeps_the_old_page(
 
 
 def test_report_replaces_the_page_atomically(ledger_path: Path, tmp_path: Path) -> None:
+    """A process that has opened the old page still reads all of it after the page was replaced."""
     old_source = write_page(ledger_path, tmp_path / "out").source
     with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(ledger_path) as ledger:
         ledger.set_run_status("run", "done")
@@ -253,8 +266,9 @@ def test_output_path_that_is_a_file_is_refused_and_kept(ledger_path: Path, tmp_p
     assert "-o" in error.value.fix and (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["run", "../../escaped", "ru"])
+@pytest.mark.parametrize("name", ["run", "../../escaped", "ru"], ids=["id", "name", "start of the id"])
 def test_report_command_writes_into_the_home(ledger_path: Path, name: str) -> None:
+    """The directory of the report has the run's id, never the run's name, which may be a path."""
     with Ledger(ledger_path) as ledger:
         ledger.rows("UPDATE runs SET name = '../../escaped'")
     process = subprocess.run(

@@ -64,7 +64,7 @@ class TableLine(Horizontal):
 
     @on(Input.Submitted)
     async def _submit(self, event: Input.Submitted) -> None:
-        """Find the next row; or apply the filter at once, return to the table, and close the line of an empty filter."""
+        """Find the next row; or filter the rows at once and return to the table, and close the line if it is empty."""
         event.stop()
         if self.purpose == "find":
             await self._find(event.value, include_current=False)

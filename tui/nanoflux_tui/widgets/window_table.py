@@ -366,7 +366,7 @@ class WindowTable(ScrollView, can_focus=True):
         return [(self._columns.index(column), column_width) for column, column_width in visible_columns]
 
     def _sort_by_clicked_title(self, x: int) -> None:
-        """Sort by the column whose title is at the cell `x`; if the table is already sorted by it, reverse the order."""
+        """Sort by the column whose title is at the cell `x`. If it is the sorted column already, reverse the order."""
         column_end = 2  # the width of the rows' marks
         for index, width in self._list_visible_columns():
             column_end += width + 2
