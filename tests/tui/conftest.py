@@ -1,5 +1,5 @@
-"""Fixtures for the terminal application: a home with finished work, of which each test gets a copy, and a driver for
-the application.
+"""Fixtures for tests of the terminal application: a home with finished jobs, of which each test gets a copy, and
+drivers that press keys and read the screen.
 """
 
 import asyncio
@@ -27,14 +27,17 @@ from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import ErrorBar
 
 DRIVER_TIMEOUT_S = 60.0
-"""Seconds that a driver waits for the screen, which are enough on a loaded machine."""
+"""Seconds that a `Driver` waits for the screen, which is enough on a loaded machine."""
 TERMINAL_TIMEOUT_S = 240.0
-SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
+"""Seconds that a `Terminal` waits for the screen; some tests wait for a model to load."""
+RUN_SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
+EXPERIMENT = "table1-tiny-01234567"
+"""The id of the experiment in `home_with_results`."""
 
 
 def generate_run(home: Home, name: str, turns: int, target: int, seed: int) -> str:
     """Generate a scripted run until it is done, and return its id."""
-    settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    settings = {**RUN_SETTINGS, "max_turns": turns, "target": target, "seed": seed}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
 
     async def generate() -> str:
@@ -47,11 +50,14 @@ def generate_run(home: Home, name: str, turns: int, target: int, seed: int) -> s
 
 @pytest.fixture(scope="session")
 def home_with_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with two finished runs, a training with its curve, and two evaluations of the same items."""
+    """A home with two finished runs ("first" with 24 examples, "second" with 12), a paused training run with its curve,
+    two evaluations of the same items, and a failed experiment.
+    """
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
-    with pytest.MonkeyPatch.context() as patched:  # fixed ids, so that the screens of each test run are equal
+    with pytest.MonkeyPatch.context() as monkeypatch:  # the runs get fixed ids, which the snapshots show
         ids = itertools.count(1)
-        patched.setattr("nanoflux_local.run.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
+        sequential_ids = SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}")
+        monkeypatch.setattr("nanoflux_local.run.runs.secrets", sequential_ids)
         first_run = generate_run(home, "first", 60, 24, 7)
         second_run = generate_run(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
@@ -62,6 +68,7 @@ def home_with_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _add_training(ledger: Ledger, run: str) -> None:
+    """Add a training run on the examples of `run`, paused after 30 of 40 steps."""
     ledger.create_training("train-0123456789ab", run, "smollm2-135m", "0" * 64, {"epochs": 2}, {"source": {"run": run}})
     for step in range(1, 31):
         event = {"step": step, "steps": 40, "epoch": step / 20, "loss": 3.0 - step / 20, "learning_rate": 2e-4,
@@ -72,6 +79,9 @@ def _add_training(ledger: Ledger, run: str) -> None:
 
 
 def _add_evaluations(ledger: Ledger) -> None:
+    """Add an evaluation of the untuned model (4 of 20 items right) and one of an adapter (10 right). The adapter's
+    evaluation gained 7 items and lost item 1.
+    """
     call = ledger.rows("SELECT min(id) FROM calls")[0][0]
     for name, adapter, right_items in (
         ("aaaaaaaaaaaa", "", {1, 2, 3, 4}),
@@ -79,16 +89,12 @@ def _add_evaluations(ledger: Ledger) -> None:
     ):
         ledger.start_evaluation(name, "smollm2-135m", adapter, "starter-easy", "test", {"n": 20, "runs": 1})
         for item in range(20):
-            ledger.add_evaluation_item(
-                name, 0, f"item-{item:02}", call, "7", "right" if item in right_items else "wrong"
-            )
+            mark = "right" if item in right_items else "wrong"
+            ledger.add_evaluation_item(name, 0, f"item-{item:02}", call, "7", mark)
         mean = len(right_items) / 20
         strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.15, mean + 0.2]}
         ledger.finish_evaluation(name, "done", {"eval": name, "strict": strict, "by_run": [mean], "unscored": 0,
                                                 "unanswered": 1})  # fmt: skip
-
-
-EXPERIMENT = "table1-tiny-01234567"
 
 
 def _add_experiment(ledger: Ledger, run: str) -> None:
@@ -109,13 +115,13 @@ def _add_experiment(ledger: Ledger, run: str) -> None:
 
 @pytest.fixture
 def home(home_with_results: Path, tmp_path: Path) -> Home:
-    """A copy of the `home_with_results` home, which a test may change."""
+    """A copy of `home_with_results`, which the test may change."""
     shutil.copytree(home_with_results, tmp_path / "home")
     return Home(tmp_path / "home")
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Home:
+def empty_home(tmp_path: Path) -> Home:
     """A home without a ledger."""
     return Home(tmp_path / "empty").prepare()
 
@@ -142,17 +148,17 @@ class Driver:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
-    async def type(self, selector: str, text: str) -> None:
-        """Set the value of an input field."""
+    async def set_value(self, selector: str, text: str) -> None:
+        """Set the value of the input field that the selector matches."""
         self.app.screen.query_one(selector, Input).value = text
         await self.pilot.pause()
 
     async def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds, at most `DRIVER_TIMEOUT_S`."""
+        """Wait until the condition is true. Fails after `DRIVER_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRIVER_TIMEOUT_S
-        while not _holds(condition):
-            assert loop.time() < deadline, f"the condition never held; the screen:\n{self.text}"
+        while not _is_true(condition):
+            assert loop.time() < deadline, f"the condition did not become true; the screen:\n{self.text}"
             await self.pilot.pause(0.05)
 
     async def wait_for(self, *texts: str) -> None:
@@ -160,8 +166,9 @@ class Driver:
         await self.wait_until(lambda: all(text in self.text for text in texts))
 
     async def match_snapshot(self, snapshot: Path, folder: Path) -> bool:
-        """Wait until the screen is stable, and return whether it equals the file `snapshot`. A screen that differs is
-        written to `folder`. With `NANOFLUX_SNAPSHOTS=write`, nothing is compared: the screen is written to `snapshot`.
+        """Wait until the screen no longer changes, and return whether it equals the file `snapshot`. A screen that
+        differs is written to `folder` for a comparison. With `NANOFLUX_SNAPSHOTS=write`, the screen is not compared but
+        written to `snapshot`.
         """
         screenshot, previous = self.app.export_screenshot(title="NanoFlux"), ""
         while screenshot != previous:
@@ -182,14 +189,15 @@ class Driver:
 
     @property
     def error(self) -> str:
-        """The text of the visible error bar."""
+        """The text of the visible error bar; "" if no error is shown."""
         return "\n".join(str(bar.content) for bar in self.app.screen.query(ErrorBar) if bar.has_class("shown"))
 
 
-def _holds(condition: Callable[[], object]) -> object:
+def _is_true(condition: Callable[[], object]) -> bool:
+    """Whether the condition is true; False if it asks for a widget that is not mounted yet."""
     try:
-        return condition()
-    except LookupError:  # a widget is not mounted yet
+        return bool(condition())
+    except LookupError:
         return False
 
 
@@ -198,9 +206,9 @@ Flow = Callable[[Driver], Awaitable[None]]
 
 @pytest.fixture(scope="session")
 def drive() -> Callable[..., None]:
-    """`drive(home, flow)` runs the application, or a subclass `app`, on a home and awaits `flow(driver)`."""
+    """A function that runs the application (`app` may be a subclass) with a home, and awaits `flow(driver)`."""
 
-    def run(
+    def drive_home(
         home: Home, flow: Flow, size: tuple[int, int] = (100, 36), light: bool = False,
         app: type[NanofluxApp] = NanofluxApp,
     ) -> None:  # fmt: skip
@@ -210,20 +218,22 @@ def drive() -> Callable[..., None]:
 
         asyncio.run(drive_app())
 
-    return run
+    return drive_home
 
 
 class Terminal:
-    """A separate tmux server with one window of 120 x 40."""
+    """A real terminal of 120 x 40 cells: a window of a separate tmux server."""
 
     def __init__(self, socket: Path) -> None:
         self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
 
     def start(self, command: list[str], env: dict[str, str]) -> None:
-        words = [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", *command]
-        subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
+        """Run the command in the terminal."""
+        tmux_command = [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", *command]
+        subprocess.run(tmux_command, check=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
 
     def press(self, *keys: str) -> None:
+        """Press keys, given by their names in tmux."""
         for key in keys:
             subprocess.run([*self._tmux, "send-keys", key], check=True, timeout=60)
             time.sleep(0.1)
@@ -232,15 +242,17 @@ class Terminal:
         subprocess.run([*self._tmux, "send-keys", "-l", text], check=True, timeout=60)
 
     def text(self) -> str:
+        """The text on the screen."""
         result = subprocess.run([*self._tmux, "capture-pane", "-p"], capture_output=True, text=True, timeout=60)
         return result.stdout
 
     def pid(self) -> int:
-        words = [*self._tmux, "display-message", "-p", "#{pane_pid}"]
-        return int(subprocess.check_output(words, text=True, timeout=60))
+        """The process id of the command."""
+        tmux_command = [*self._tmux, "display-message", "-p", "#{pane_pid}"]
+        return int(subprocess.check_output(tmux_command, text=True, timeout=60))
 
     def wait_for(self, *patterns: str) -> re.Match[str]:
-        """Wait until all patterns are on the screen. Returns the match of the last one."""
+        """Wait until all of these regular expressions match the screen. Returns the match of the last one."""
         deadline = time.monotonic() + TERMINAL_TIMEOUT_S
         while True:
             text = self.text()
@@ -257,8 +269,9 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """A terminal in which no command has been started yet."""
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed: apt-get install tmux")
-    tmux = Terminal(tmp_path / "tmux")
-    yield tmux
-    tmux.close()
+    terminal = Terminal(tmp_path / "tmux")
+    yield terminal
+    terminal.close()

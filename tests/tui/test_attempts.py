@@ -1,4 +1,6 @@
-"""What a run's screen opens: every attempt with its raw calls, the problems with their fixes, and the worker's log."""
+"""The screens that open from a run's screen: its attempts with their raw calls, its problems with their fixes, and the
+log of its worker.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,34 +16,34 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.bars import ProblemBar
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 
 
-def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_rejected_attempt_opens_with_its_replies_and_raw_calls(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     with LedgerView(home.ledger) as view:
-        total, invalid = len(list_attempts(view, run)), list_attempts(view, run, ["invalid"])
-    assert total > len(invalid) > 1
+        attempt_count, invalid_keys = len(list_attempts(view, run)), list_attempts(view, run, ["invalid"])
+    assert attempt_count > len(invalid_keys) > 1
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(run))
         await driver.wait_for("24 of 24", "Attempts")
         await driver.press("a")
-        await driver.wait_for(f"{total} attempts of")
-        await driver.press("r", "r", "r")  # unreadable, too similar, invalid
-        await driver.wait_for(f"{len(invalid)} attempts of", "question invalid")
+        await driver.wait_for(f"{attempt_count} attempts of")
+        await driver.press("r", "r", "r")  # the filters: attack unreadable, too similar, question invalid
+        await driver.wait_for(f"{len(invalid_keys)} attempts of", "question invalid")
         await driver.press("enter")
-        turn, attempt = invalid[0]
+        turn, attempt = invalid_keys[0]
         await driver.wait_for(f"turn {turn}, attempt {attempt}", "✗ no", "The defender was not asked.", "c Raw calls")
         await driver.press("right")
-        await driver.wait_for(f"turn {invalid[1][0]}, attempt {invalid[1][1]}")
-        turn, attempt = invalid[-1]
-        await driver.press("escape", "o", "O")  # sorted by turn, the last one first
+        turn, attempt = invalid_keys[1]
+        await driver.wait_for(f"turn {turn}, attempt {attempt}")
+        await driver.press("escape", "o", "O")  # sort by turn, the last turn first
         table = driver.app.screen.query_one("WindowTable")
-        await driver.wait_until(lambda: list(table.keys) == invalid[::-1])
+        await driver.wait_until(lambda: list(table.keys) == invalid_keys[::-1])
         await driver.press("home", "enter")
-        await driver.wait_for(f"turn {turn}, attempt {attempt}", f"1 of {len(invalid)}")
+        turn, attempt = invalid_keys[-1]
+        await driver.wait_for(f"turn {turn}, attempt {attempt}", f"1 of {len(invalid_keys)}")
         await driver.press("c")
         await driver.wait_for(f"turn {turn}, attempt {attempt}:", "attacker", "validation", "[user]")
         await driver.press("escape", "escape", "escape")
@@ -50,9 +52,7 @@ def test_rejected_attempt_opens_with_its_replies_and_raw_calls(
     drive(home, flow, size=(80, 24))
 
 
-def test_problems_of_a_run_are_counted_and_open_with_their_fixes(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_problems_of_a_run_are_counted_and_open_with_their_fixes(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
@@ -72,9 +72,7 @@ def test_problems_of_a_run_are_counted_and_open_with_their_fixes(
     drive(home, flow, size=(80, 24))
 
 
-def test_log_of_the_worker_is_shown_without_secrets(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_log_of_the_worker_is_shown_without_secrets(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     log = Job(RUN, run).log(home)
 
@@ -90,9 +88,7 @@ def test_log_of_the_worker_is_shown_without_secrets(
     drive(home, flow, size=(80, 24))
 
 
-def test_one_call_and_one_warning_are_counted_in_the_singular(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_one_call_and_one_warning_are_counted_in_the_singular(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24", "press w to see")

@@ -1,4 +1,4 @@
-"""The screen of an example about documents, at both sizes: its citations are shown below the question."""
+"""The screen of an example about documents shows the question's citations below the question."""
 
 import asyncio
 import re
@@ -16,12 +16,12 @@ from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_tui.widgets import bars
 
 GUIDELINES = Path(__file__).parents[2] / "examples" / "guidelines"
-FOLDER = Path(__file__).parent / "snapshots"
+SNAPSHOT_FOLDER = Path(__file__).parent / "snapshots"
 
 
 @pytest.fixture(scope="module")
 def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a run on the example guidelines."""
+    """A home with a scripted run whose questions are about the documents in examples/guidelines."""
     home = Home(tmp_path_factory.mktemp("citations") / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [GUIDELINES]))
     config = configs.resolve("documents", "scripted", {"target": 2, "max_turns": 20, "concurrency": 1}, home)
@@ -29,8 +29,8 @@ def document_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     async def generate() -> None:
         await runs.execute(home, await runs.start(home, config, "rules"))
 
-    with pytest.MonkeyPatch.context() as patched:  # a fixed id, so that the screens are equal
-        patched.setattr("nanoflux_local.run.runs.secrets.token_hex", lambda _: "00000001")
+    with pytest.MonkeyPatch.context() as monkeypatch:  # the run gets a fixed id, which the snapshots show
+        monkeypatch.setattr("nanoflux_local.run.runs.secrets.token_hex", lambda _: "00000001")
         asyncio.run(generate())
     return home
 
@@ -44,8 +44,9 @@ def test_example_screen_shows_citations(
     drive: Callable[..., None], document_home: Home, size: tuple[int, int], tmp_path: Path, monkeypatch
 ) -> None:
     original_init = bars.TopBar.__init__
-    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
-    snapshot = FOLDER / f"citations-{size[0]}x{size[1]}-dark.svg.gz"
+    # The top bar shows the home directory, which is a different temporary directory in each run of the tests.
+    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _home: original_init(bar, mode, "~/nanoflux"))
+    snapshot = SNAPSHOT_FOLDER / f"citations-{size[0]}x{size[1]}-dark.svg.gz"
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
@@ -53,6 +54,6 @@ def test_example_screen_shows_citations(
         await driver.press("enter")
         await driver.wait_for("example 1 of 2", "Citations", "Which word ends")
         assert re.search(r"│ [a-z-]+\.(md|txt|html|docx|pdf), ", driver.text)
-        assert await driver.match_snapshot(snapshot, tmp_path), f"the screen changed, see {tmp_path}"
+        assert await driver.match_snapshot(snapshot, tmp_path), f"the screen differs from the snapshot; see {tmp_path}"
 
     drive(document_home, flow, size=size)

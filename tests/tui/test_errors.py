@@ -23,6 +23,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.text import format_line, format_pace, sanitize
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 HOSTILE_TEXT = (
     "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\u2066\x00\r\x08 "
     "👩‍👩‍👧 שלום مرحبا e\u0301\u0301\u0301 [bold red]no markup[/] \ud800 $HOME"
@@ -123,9 +124,7 @@ def test_locked_ledger_is_reported_and_keys_still_work(
     writer.close()
 
 
-def test_damaged_record_is_reported_on_its_screen(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_damaged_record_is_reported_on_its_screen(drive: Drive, home: Home, find_run: FindRun) -> None:
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE turns SET record = 'torn'")
     connection.close()
@@ -139,9 +138,7 @@ def test_damaged_record_is_reported_on_its_screen(
     drive(home, flow)
 
 
-def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER_SCRIPT, str(home.root), run], stdout=subprocess.PIPE, text=True
@@ -234,9 +231,7 @@ def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (300, 100)])
-def test_screens_fit_any_size(
-    drive: Drive, home: Home, size: tuple[int, int], find_run: Callable[[Home, str], str]
-) -> None:
+def test_screens_fit_any_size(drive: Drive, home: Home, size: tuple[int, int], find_run: FindRun) -> None:
     run = find_run(home, "second")
 
     async def flow(driver: Any) -> None:

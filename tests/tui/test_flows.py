@@ -23,7 +23,9 @@ Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 
 
-def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Drive, home: Home, empty: Home) -> None:
+def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(
+    drive: Drive, home: Home, empty_home: Home
+) -> None:
     async def visit_full_home(driver: Any) -> None:
         await driver.wait_for("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
         kinds = [key.kind for key in driver.app.screen.query_one(WindowTable).keys]
@@ -39,7 +41,7 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
         assert not driver.error
 
     drive(home, visit_full_home)
-    drive(empty, visit_empty_home)
+    drive(empty_home, visit_empty_home)
 
 
 def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, home: Home, find_run: FindRun) -> None:
@@ -96,32 +98,32 @@ def test_stop_says_that_work_has_already_ended(drive: Drive, home: Home, find_ru
     drive(home, flow)
 
 
-def test_run_form_previews_the_run_without_starting_it(drive: Drive, empty: Home) -> None:
+def test_run_form_previews_the_run_without_starting_it(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
-        await driver.type("#settings", "novelty.question=0.8")
+        await driver.set_value("#settings", "novelty.question=0.8")
         await driver.wait_for("novelty.question=0.8 --detach")
         await driver.press("f3")
         await driver.wait_for("Preview of the run", "novelty.question", "0.8", "--set")
 
-    drive(empty, flow, size=(80, 24))
-    assert not empty.ledger.exists()
+    drive(empty_home, flow, size=(80, 24))
+    assert not empty_home.ledger.exists()
 
 
-def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Drive, empty: Home) -> None:
+def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.wait_for("This home is empty")
         await driver.press("n")
         await driver.wait_until(lambda: driver.app.screen.query_one("#domain", Select).value == "starter")
         driver.app.screen.query_one("#domain", Select).value = "starter-genetics"
         driver.app.screen.query_one("#profile", Select).value = "scripted"
-        await driver.type("#examples", "many")
+        await driver.set_value("#examples", "many")
         await driver.wait_for("'many' is not a whole number")
-        await driver.type("#examples", "400")
-        await driver.type("#settings", "seeds.min=2 concurrency=2 endpoints.arbiter.delay_s=0.3 nonsense=1")
+        await driver.set_value("#examples", "400")
+        await driver.set_value("#settings", "seeds.min=2 concurrency=2 endpoints.arbiter.delay_s=0.3 nonsense=1")
         await driver.wait_for("unknown key 'nonsense'")
-        await driver.type("#settings", "seeds.min=2 concurrency=2 endpoints.arbiter.delay_s=0.3")
+        await driver.set_value("#settings", "seeds.min=2 concurrency=2 endpoints.arbiter.delay_s=0.3")
         await driver.wait_for("Ready to start", "$ nanoflux run start --domain starter-genetics --profile scripted")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
@@ -131,7 +133,7 @@ def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Dri
         await driver.wait_for("‖ paused")
         await driver.press("c")
         await driver.wait_until(lambda: driver.app.screen.query_one("#f-target", Input))
-        await driver.type("#f-target", "399")
+        await driver.set_value("#f-target", "399")
         await driver.press("enter")
         await driver.wait_for("of 399")
         turns = driver.app.screen._tally.turns
@@ -142,17 +144,19 @@ def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Dri
         await driver.press("y")
         await driver.wait_for("■ stopped")
 
-    drive(empty, flow)
-    with LedgerView(empty.ledger) as view:
+    drive(empty_home, flow)
+    with LedgerView(empty_home.ledger) as view:
         row = view.row("SELECT status, target FROM runs")
         assert row is not None and (row["status"], row["target"]) == ("stopped", 399)
 
 
-def test_run_screen_shows_the_judges_trial(drive: Drive, empty: Home) -> None:
+def test_run_screen_shows_the_judges_trial(drive: Drive, empty_home: Home) -> None:
     async def generate() -> None:
         judge = {"trial": 4, "trial_kinds": ["slip", "answer"]}
-        config = configs.resolve("starter-genetics", "scripted", {"max_turns": 6, "seed": 7, "judge": judge}, empty)
-        await runs.execute(empty, await runs.start(empty, config, "tried"))
+        config = configs.resolve(
+            "starter-genetics", "scripted", {"max_turns": 6, "seed": 7, "judge": judge}, empty_home
+        )
+        await runs.execute(empty_home, await runs.start(empty_home, config, "tried"))
 
     asyncio.run(generate())
 
@@ -161,7 +165,7 @@ def test_run_screen_shows_the_judges_trial(drive: Drive, empty: Home) -> None:
         await driver.press("enter")
         await driver.wait_for("Judge's trial, 8 known solutions", "rejects ", "accepts ", "predicted right")
 
-    drive(empty, flow)
+    drive(empty_home, flow)
 
 
 def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home) -> None:
@@ -228,7 +232,7 @@ def test_review_keys_record_a_review_and_undo_it(drive: Drive, home: Home) -> No
                               ("keep", ""), ("keep", "fine")]  # fmt: skip
 
 
-def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:
+def test_run_is_exported_and_verified(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
@@ -263,13 +267,13 @@ def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: 
         driver.app.screen.query_one("#profile", Select).value = "hosted"
         await driver.press("f4")
         await driver.wait_for("Save the profile as", "my-hosted", "key variable")
-        await driver.type("#save-as", "lab")
-        await driver.type("#model-0", "claude-of-the-lab")
-        await driver.type("#key-env-0", "LAB_KEY")
+        await driver.set_value("#save-as", "lab")
+        await driver.set_value("#model-0", "claude-of-the-lab")
+        await driver.set_value("#key-env-0", "LAB_KEY")
         await driver.wait_for("profiles set lab endpoints.claude.model=claude-of-the-lab")
         await driver.press("ctrl+s")
         await driver.wait_for("LAB_KEY is not set")
-        await driver.type("#url-0", "http://me:secret@10.0.0.7/v1")
+        await driver.set_value("#url-0", "http://me:secret@10.0.0.7/v1")
         await driver.press("ctrl+s")
         await driver.wait_for("put the key into the")
         await driver.press("escape")
@@ -361,7 +365,7 @@ def test_training_shows_its_curve_and_a_new_training_requires_an_audit(drive: Dr
         await driver.press("3")
         await driver.wait_for("‖ paused", "30/40", "loss 1.500", "train loss", "dev loss")
         await driver.press("t")
-        await driver.type("#run", "second")
+        await driver.set_value("#run", "second")
         await driver.wait_for("$ nanoflux train second --base smollm2-135m --detach", "are not installed")
         assert driver.app.screen.query_one("#train").disabled
         await driver.press("ctrl+s")
@@ -395,7 +399,7 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
 
 
 def test_tour_continues_after_a_key_pressed_before_its_run_started(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+    drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Home may list the run before the command that starts it has exited; a key in that moment is not lost."""
     started = asyncio.Event()

@@ -19,14 +19,15 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 PROFILES = Path(profiles.__file__).parent
 
 
-def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, empty: Home) -> None:
+def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
-        await driver.type("#name", "my run")
+        await driver.set_value("#name", "my run")
         driver.app.screen.query_one("#profile", Select).value = "scripted"
         await driver.press("escape")
         await driver.wait_for("This home is empty")
@@ -40,17 +41,17 @@ def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, e
         await driver.wait_until(lambda: not driver.app.screen.query_one("#name", Input).value)
         assert driver.app.screen.query_one("#profile", Select).value == "embedded"
 
-    drive(empty, flow, size=(80, 24))
+    drive(empty_home, flow, size=(80, 24))
 
 
-def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty: Home) -> None:
+def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
         await driver.press("escape")
         await driver.wait_for("This home is empty")
-        empty.profiles.mkdir()
-        (empty.profiles / "mine.toml").write_text((PROFILES / "scripted.toml").read_text())
+        empty_home.profiles.mkdir()
+        (empty_home.profiles / "mine.toml").write_text((PROFILES / "scripted.toml").read_text())
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
         driver.app.screen.query_one("#profile", Select).value = "mine"
@@ -58,10 +59,10 @@ def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty: Home) 
         await driver.press("escape", "n")
         await driver.wait_for("--profile mine", "This is your earlier input.")
 
-    drive(empty, flow, size=(80, 24))
+    drive(empty_home, flow, size=(80, 24))
 
 
-def test_run_form_names_all_missing_weights_and_the_command_that_installs_them(drive: Drive, empty: Home) -> None:
+def test_run_form_names_all_missing_weights_and_the_command_that_installs_them(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for(
@@ -72,11 +73,11 @@ def test_run_form_names_all_missing_weights_and_the_command_that_installs_them(d
         driver.app.screen.query_one("#profile", Select).value = "scripted"
         await driver.wait_for("Ready to start")
 
-    drive(empty, flow)
+    drive(empty_home, flow)
 
 
 def test_submitted_run_form_is_empty_the_next_time(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+    drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = find_run(home, "first")
 
@@ -89,7 +90,7 @@ def test_submitted_run_form_is_empty_the_next_time(
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
         driver.app.screen.query_one("#profile", Select).value = "scripted"
-        await driver.type("#name", "my run")
+        await driver.set_value("#name", "my run")
         await driver.wait_for("Ready to start")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
@@ -102,9 +103,7 @@ def test_submitted_run_form_is_empty_the_next_time(
     drive(home, flow)
 
 
-def test_dialog_asks_before_it_discards_what_was_entered(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_dialog_asks_before_it_discards_what_was_entered(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24")
@@ -114,7 +113,7 @@ def test_dialog_asks_before_it_discards_what_was_entered(
         await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
         await driver.press("c")
         await driver.wait_for("Change this run")
-        await driver.type("#f-target", "99")
+        await driver.set_value("#f-target", "99")
         await driver.press("escape")
         await driver.wait_for("Discard what you entered?")
         await driver.press("n")
@@ -126,7 +125,7 @@ def test_dialog_asks_before_it_discards_what_was_entered(
 
 
 def test_started_training_is_selected_in_the_list(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+    drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, new_training = find_run(home, "first"), "train-new"
     audit = {"rows": 1, "usable": 1, "validation": 0, "tokens": {"total": 1, "most": 1}, "cut_rows": 0, "leaked": [],
@@ -177,7 +176,7 @@ def test_characters_typed_outside_the_fields_do_not_leave_a_form(drive: Drive, h
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
-        await driver.type("#name", "my run")
+        await driver.set_value("#name", "my run")
         for field in ("#profile", "#preview"):
             driver.app.screen.query_one(field).focus()
             await driver.press(*"nosuch 24 quit")

@@ -23,6 +23,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.key_bar import KeyBar
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 MISTAKES = {
     '[run]\nexprot = "X"': (2, "unknown action 'exprot' in [run]", "did you mean 'export'?"),
     '# keys\n\n[runs]\nexport = "X"': (3, "unknown section 'runs'", "did you mean 'run'?"),
@@ -46,19 +47,19 @@ def test_keymap_mistake_names_its_line_and_a_fix(text: str, tmp_path: Path) -> N
     assert fix in raised.value.fix
 
 
-def test_keymap_that_is_not_toml_is_refused_before_the_application_starts(empty: Home) -> None:
-    empty.keymap.write_text("[run]\nexport = X\n")
+def test_keymap_that_is_not_toml_is_refused_before_the_application_starts(empty_home: Home) -> None:
+    empty_home.keymap.write_text("[run]\nexport = X\n")
     with pytest.raises(ConfigError, match=r"keymap\.toml: .*line 2"):
-        CliRunner().invoke(tui, ["--home", str(empty.root)], catch_exceptions=False)
+        CliRunner().invoke(tui, ["--home", str(empty_home.root)], catch_exceptions=False)
 
 
-def test_printed_keymap_lists_every_action_and_can_be_used(empty: Home) -> None:
-    keymap_text = CliRunner().invoke(tui, ["--home", str(empty.root), "--keys"]).output
-    assert keymap_text == format_keymap(empty.keymap)
+def test_printed_keymap_lists_every_action_and_can_be_used(empty_home: Home) -> None:
+    keymap_text = CliRunner().invoke(tui, ["--home", str(empty_home.root), "--keys"]).output
+    assert keymap_text == format_keymap(empty_home.keymap)
     assert "\n[run]\n" in keymap_text and '# pause = "space"' in keymap_text and '# up = ["up", "k"]' in keymap_text
     assert keymap_text.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
-    empty.keymap.write_text(keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
-    assert load_keymap(empty.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
+    empty_home.keymap.write_text(keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
+    assert load_keymap(empty_home.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
 
 
 def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
@@ -76,9 +77,7 @@ def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
     return [screen for child in parent.__subclasses__() for screen in (child, *list_subclasses(child))]
 
 
-def test_keys_of_the_keymap_replace_the_defaults(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_keys_of_the_keymap_replace_the_defaults(drive: Drive, home: Home, find_run: FindRun) -> None:
     home.keymap.write_text(
         '[run]\nexport = ["X", "f7"]\nproblems = "W"\n[everywhere]\nquit = "ctrl+q"\n[table]\nsort = "z"\n'
     )
@@ -124,9 +123,7 @@ def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, hom
     drive(home, flow, size=(80, 24))
 
 
-def test_copy_mode_copies_a_selection_a_line_or_everything(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_copy_mode_copies_a_selection_a_line_or_everything(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24", "Outcomes of attempts")
@@ -149,9 +146,7 @@ def test_copy_mode_copies_a_selection_a_line_or_everything(
     drive(home, flow, size=(80, 24))
 
 
-def test_notes_on_runs_and_trainings_are_saved_and_shown(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_notes_on_runs_and_trainings_are_saved_and_shown(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
@@ -192,9 +187,7 @@ def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home
     terminal.press("q")
 
 
-def test_footers_list_every_key_of_a_run_in_three_lines(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_footers_list_every_key_of_a_run_in_three_lines(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def check_height(driver: Any, *texts: str) -> None:
         await driver.wait_for(*texts)
         bar = driver.app.screen.query_one(KeyBar)

@@ -28,6 +28,7 @@ from nanoflux_tui.screens.models import ModelsScreen
 from nanoflux_tui.screens.run import RunScreen, RunState
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 EXPERIMENT = "table1-tiny-01234567"
 
 
@@ -65,7 +66,7 @@ def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -
 
 
 def test_screen_shows_that_it_is_loading_until_its_first_read(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+    drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = asyncio.Event()
     original_read = LedgerReader.read
@@ -112,7 +113,7 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
     drive(home, flow, size=(80, 24))
 
 
-def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: Callable[[Home, str], str]) -> None:
+def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: FindRun) -> None:
     """A killed worker leaves the ledger unchanged."""
     job = Job(RUN, find_run(home, "first"))
     with Ledger(home.ledger) as ledger:

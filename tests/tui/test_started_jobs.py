@@ -26,6 +26,7 @@ from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in"
 GRID = """
 title = "A grid of two"
@@ -63,14 +64,14 @@ def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_experiment_is_started_killed_resumed_and_reported(
-    drive: Drive, empty: Home, tiny_base: Path, tmp_path: Path, opened_urls: list[str]
+    drive: Drive, empty_home: Home, tiny_base: Path, tmp_path: Path, opened_urls: list[str]
 ) -> None:
-    import_path(tiny_base, "tiny", empty.root)
+    import_path(tiny_base, "tiny", empty_home.root)
     grid = tmp_path / "two.toml"
     grid.write_text(GRID)
 
     def kill_worker() -> None:
-        with LedgerView(empty.ledger) as view:
+        with LedgerView(empty_home.ledger) as view:
             row = view.row("SELECT id FROM experiments")
             execution = current_execution(view, Job(EXPERIMENT, row["id"])) if row else None
         assert execution is not None
@@ -80,11 +81,11 @@ def test_experiment_is_started_killed_resumed_and_reported(
         await driver.press("6")
         await driver.wait_for("No experiments yet", "table1", "Figure 4: loss curves")
         await driver.press("e")
-        await driver.type("#f-grid", "nothing.toml")
+        await driver.set_value("#f-grid", "nothing.toml")
         await driver.press("enter")
         await driver.wait_for("Failed", "nothing.toml")
         await driver.press("e")
-        await driver.type("#f-grid", str(grid))
+        await driver.set_value("#f-grid", str(grid))
         await driver.press("enter")
         await driver.wait_for("● running", "two", "cells")
         kill_worker()
@@ -102,7 +103,7 @@ def test_experiment_is_started_killed_resumed_and_reported(
         await driver.press("r")
         await driver.wait_until(lambda: opened_urls)
 
-    drive(empty, flow, size=(120, 40))
+    drive(empty_home, flow, size=(120, 40))
     (page,) = opened_urls
     assert "Do two examples teach anything?" in Path(page.removeprefix("file://")).read_text()
 
@@ -128,24 +129,24 @@ def test_training_and_evaluation_start_from_their_forms_and_finish(drive: Drive,
         await driver.press("3")
         await driver.wait_for("train-0123456789ab")
         await driver.press("t")
-        await driver.type("#run", "second")
-        await driver.type("#size", "4")
-        await driver.type("#mix", "starter=0.5")
-        await driver.type("#epochs", "1")
-        await driver.type("#settings", "max_length=1024 val_fraction=0 batch=2")
+        await driver.set_value("#run", "second")
+        await driver.set_value("#size", "4")
+        await driver.set_value("#mix", "starter=0.5")
+        await driver.set_value("#epochs", "1")
+        await driver.set_value("#settings", "max_length=1024 val_fraction=0 batch=2")
         await driver.wait_for("$ nanoflux train second --base tiny --size 4 --mix starter=0.5", "mixed in", "expected")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: driver.app.current_mode == "training" and len(driver.app.screen_stack) == 1)
         await driver.wait_for("✓ done", "train loss", "tokens/s")
         await driver.wait_until(lambda: len(driver.app.screen.query_one("#adapters", WindowTable).keys) == 1)
         await driver.press("4", "e")
-        await driver.type("#f-data", "nothing")
+        await driver.set_value("#f-data", "nothing")
         await driver.press("enter")
         await driver.wait_for("evaluating tiny:", "nothing")  # a failed background command is reported
         await driver.press("e")
         await driver.wait_until(lambda: driver.app.screen.query_one("#f-limit", Input))
-        await driver.type("#f-limit", "2")
-        await driver.type("#f-runs", "1")
+        await driver.set_value("#f-limit", "2")
+        await driver.set_value("#f-runs", "1")
         await driver.press("enter")
         await driver.wait_until(lambda: driver.app.screen.query_one("#evaluations", WindowTable).keys[0] not in (
             "aaaaaaaaaaaa", "bbbbbbbbbbbb"))  # fmt: skip
@@ -154,7 +155,9 @@ def test_training_and_evaluation_start_from_their_forms_and_finish(drive: Drive,
     drive(home, flow, size=(120, 40))
 
 
-def test_models_screen_shows_gauges_and_the_progress_of_commands(drive: Drive, empty: Home, tmp_path: Path) -> None:
+def test_models_screen_shows_gauges_and_the_progress_of_commands(
+    drive: Drive, empty_home: Home, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     progress_line = "downloading own 120/500 MiB, 12.3 MiB/s, 31 s left"
     with log.open("wb") as file:
@@ -170,16 +173,16 @@ def test_models_screen_shows_gauges_and_the_progress_of_commands(drive: Drive, e
         )
 
     try:
-        drive(empty, flow, size=(80, 24))
+        drive(empty_home, flow, size=(80, 24))
     finally:
         process.kill()
         process.wait()
 
 
 def test_model_is_planned_verified_served_and_stopped(
-    drive: Drive, empty: Home, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drive: Drive, empty_home: Home, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_path(tiny_base, "smollm2-135m", empty.root)  # a name with a manifest, which says what to serve
+    import_path(tiny_base, "smollm2-135m", empty_home.root)  # a name with a manifest, which says what to serve
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexport PYTHONPATH='{STAND_IN}'\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
     python.chmod(0o700)
@@ -190,7 +193,7 @@ def test_model_is_planned_verified_served_and_stopped(
         await driver.wait_for("smollm2-135m", "No server is running")
         await driver.wait_until(lambda: _select_model(driver, "smollm2-135m"))
         await driver.press("g")
-        await driver.type("#f-gpus", "40,40")
+        await driver.set_value("#f-gpus", "40,40")
         await driver.press("enter")
         await driver.wait_for("models plan a100-40g-x2 --gpus 40,40", "utilisation")
         await driver.press("escape", "p")
@@ -209,11 +212,11 @@ def test_model_is_planned_verified_served_and_stopped(
         await driver.wait_for("No server is running")
 
     try:
-        drive(empty, flow, size=(120, 40))
-        assert not read_records(empty.root)
+        drive(empty_home, flow, size=(120, 40))
+        assert not read_records(empty_home.root)
     finally:
-        for record in read_records(empty.root):
-            Supervisor(empty.root).stop(record, grace_s=1.0)
+        for record in read_records(empty_home.root):
+            Supervisor(empty_home.root).stop(record, grace_s=1.0)
 
 
 def _select_model(driver: Any, model: str) -> bool:
@@ -222,9 +225,7 @@ def _select_model(driver: Any, model: str) -> bool:
     return bool(table.key == model)
 
 
-def test_run_report_is_written_and_opened(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str], opened_urls: list[str]
-) -> None:
+def test_run_report_is_written_and_opened(drive: Drive, home: Home, find_run: FindRun, opened_urls: list[str]) -> None:
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:

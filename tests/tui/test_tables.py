@@ -24,6 +24,7 @@ from nanoflux_tui.widgets.table_line import TableLine
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
+FindRun = Callable[[Home, str], str]
 ROWS = [
     ["beta", "12.5%", SortableCell("2 min", 120.0)],
     [Text("Alpha"), "9.0%", SortableCell("90 s", 90.0)],
@@ -152,9 +153,7 @@ def test_find_in_examples_searches_the_whole_text(drive: Drive, home: Home) -> N
     drive(home, flow, size=(80, 24))
 
 
-def test_review_queue_continues_with_the_next_unreviewed_example(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, home: Home, find_run: FindRun) -> None:
     with LedgerView(home.ledger) as view:
         keys = list(board.example_keys(view, ExampleSelection(find_run(home, "second"))))
         ids = [board.example_rows(view, [key])[key]["id"] for key in keys]
@@ -182,9 +181,7 @@ def test_review_queue_continues_with_the_next_unreviewed_example(
     drive(home, flow, size=(80, 24))
 
 
-def test_run_and_example_scroll_without_a_change_of_focus(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_run_and_example_scroll_without_a_change_of_focus(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24", "Outcomes of attempts")
@@ -207,9 +204,7 @@ def test_run_and_example_scroll_without_a_change_of_focus(
     drive(home, flow, size=(80, 24))
 
 
-def test_keys_of_a_run_are_in_the_footer_and_the_palette(
-    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
-) -> None:
+def test_keys_of_a_run_are_in_the_footer_and_the_palette(drive: Drive, home: Home, find_run: FindRun) -> None:
     descriptions = ("Export", "Report", "Verify", "Copy")
 
     async def flow(driver: Any) -> None:
@@ -240,7 +235,7 @@ def test_click_on_a_key_in_the_footer_presses_it(drive: Drive, home: Home) -> No
     drive(home, flow, size=(80, 24))
 
 
-def test_help_text_fills_its_lines(drive: Drive, home: Home, find_run: Callable[[Home, str], str]) -> None:
+def test_help_text_fills_its_lines(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24")
@@ -302,10 +297,10 @@ def test_running_evaluation_shows_its_progress_as_its_state(drive: Drive, home: 
         drive(home, flow, size=size)
 
 
-def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty: Home, tiny_base: Any) -> None:
+def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty_home: Home, tiny_base: Any) -> None:
     from nanoflux_models.weights import import_path
 
-    import_path(tiny_base, "smollm2-135m", empty.root)
+    import_path(tiny_base, "smollm2-135m", empty_home.root)
 
     async def flow(driver: Any) -> None:
         await driver.press("5")
@@ -316,4 +311,4 @@ def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty: Home, tin
         await driver.press("p")
         await driver.wait_for("The weights of smollm2-135m are installed", "verify them")
 
-    drive(empty, flow)
+    drive(empty_home, flow)

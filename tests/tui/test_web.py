@@ -88,11 +88,11 @@ def test_socket_serves_the_application(address: str) -> None:
     assert "NanoFlux" in asyncio.run(asyncio.wait_for(read_first_screen(), 120))
 
 
-def test_occupied_port_is_reported(empty: Home) -> None:
+def test_occupied_port_is_reported(empty_home: Home) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        command = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
+        command = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty_home.root), "--web", "--port",
                  str(listener.getsockname()[1])]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and "cannot be used" in result.stderr and "choose another port" in result.stderr
