@@ -1,4 +1,6 @@
-"""Errors: a message with a fix, never a traceback, and no control character that reaches the terminal."""
+"""The application reports errors and ended processes with a message and a fix, and never sends a control character of a
+foreign text to the terminal.
+"""
 
 import os
 import shutil
@@ -28,16 +30,36 @@ HOSTILE_TEXT = (
     "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\u2066\x00\r\x08 "
     "👩‍👩‍👧 שלום مرحبا e\u0301\u0301\u0301 [bold red]no markup[/] \ud800 $HOME"
 )
+"""A text with escapes that control a terminal, marks of the writing direction, markup and combined characters."""
+WORKER_SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from nanoflux_local.jobs import RUN, Job, boot_id, hold_lock
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+home, run = Home(Path(sys.argv[1])), sys.argv[2]
+with hold_lock(home, Job(RUN, run)), Ledger(home.ledger) as ledger:
+    ledger.start_execution("run", run, os.getpid(), boot_id())
+    ledger.set_run_status(run, "running")
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+"""A program that holds the lock of a run as the run's worker does, until it is killed. Arguments: the home, the run."""
 
 
 def test_sanitize_removes_every_control_character() -> None:
     all_characters = "".join(map(chr, range(0x3000))) + "\u202e\ud800\U000e0001"
     for clean in (sanitize(all_characters), format_line(all_characters, 100_000)):
         categories = {unicodedata.category(character) for character in clean if character != "\n"}
+        # control, format and surrogate characters, and separators of lines and paragraphs
         assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def test_sanitize_and_format_line_replace_tabs_and_truncate_text() -> None:
     assert sanitize("a\tb\r\nc") == "a    b\nc"
     assert sanitize("x" * 1_000_000).endswith("… and 980,000 more characters")
-    assert format_line("a\nb\n" + "c" * 900).count("\n") == 0 and len(format_line("c" * 900)) == 401
+    assert "\n" not in format_line("a\nb\n" + "c" * 900)
+    assert len(format_line("c" * 900)) == 401, "expected 400 characters and the mark of truncation"
 
 
 def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home: Home) -> None:
@@ -48,7 +70,7 @@ def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home:
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("owned")
-        for keys in (("end", "enter"), ("2",), ("enter",)):
+        for keys in (("end", "enter"), ("2",), ("enter",)):  # open a run, the list of examples, and an example
             await driver.press(*keys)
             await driver.wait_until(lambda: "evil" in driver.text or "owned" in driver.text)
             screen_output = driver.text + driver.app.export_screenshot()
@@ -56,7 +78,7 @@ def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home:
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
         await driver.wait_for("[bold red]no markup[/]", "more characters")
 
-    drive(home, flow, size=(120, 400))
+    drive(home, flow, size=(120, 400))  # so high that no text is scrolled out of view
 
 
 def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, home: Home) -> None:
@@ -66,6 +88,7 @@ def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, hom
     connection.close()
 
     def replace_ledger(content: bytes | None) -> None:
+        """Remove the ledger, and put a file with this content in its place."""
         for suffix in ("", "-wal", "-shm"):
             Path(f"{home.ledger}{suffix}").unlink(missing_ok=True)
         if content is not None:
@@ -104,7 +127,7 @@ def test_locked_ledger_is_reported_and_keys_still_work(
 ) -> None:
     monkeypatch.setattr("nanoflux_tui.reader.WAIT_S", 0.05)
     with sqlite3.connect(home.ledger) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # without a write-ahead log, a writer locks readers out
+        connection.execute("PRAGMA journal_mode = DELETE")  # without a write-ahead log, a writer also locks out readers
     connection.close()
     writer = sqlite3.connect(home.ledger, isolation_level=None)
 
@@ -143,7 +166,7 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, hom
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER_SCRIPT, str(home.root), run], stdout=subprocess.PIPE, text=True
     )
-    assert worker.stdout is not None and worker.stdout.readline() == "held\n"
+    assert worker.stdout is not None and worker.stdout.readline() == "locked\n"
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("● running")
@@ -152,7 +175,7 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, hom
         await driver.wait_for("! interrupted")
         await driver.press("home")
         await driver.wait_for("its process ended")
-        assert driver.app.screen.query_one("#board").key.status == "interrupted"  # the first line
+        assert driver.app.screen.query_one("#board").key.status == "interrupted", "it is not the first line"
         await driver.press("space")
         await driver.wait_for("Resumed first.")
         await driver.wait_until(lambda: "! interrupted" not in driver.text)
@@ -172,7 +195,7 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("! interrupted")
-        assert driver.app.screen.query_one("#board").key.kind == "evaluation"
+        assert driver.app.screen.query_one("#board").key.kind == "evaluation", "it is not the first line"
         await driver.wait_for("its process ended; run the same command again to resume")
         await driver.press("space")
         await driver.wait_for("To resume an evaluation")
@@ -182,7 +205,7 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
     drive(home, flow, size=(120, 40))
 
 
-def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home) -> None:
+def test_partial_evaluation_shows_its_accuracy_and_message(drive: Drive, home: Home) -> None:
     with Ledger(home.ledger) as ledger:
         ledger.set_status("evaluations", "bbbbbbbbbbbb", "partial", "5 replies are missing: answered 429: no quota (5)")
 
@@ -194,22 +217,6 @@ def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home
         await driver.wait_for("answered 429: no quota")
 
     drive(home, flow, size=(120, 40))
-
-
-WORKER_SCRIPT = """
-# Holds the lock of a run as its worker does, until it is killed.
-import os, sys, time
-from pathlib import Path
-from nanoflux_local.jobs import RUN, Job, boot_id, hold_lock
-from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.paths import Home
-home, run = Home(Path(sys.argv[1])), sys.argv[2]
-with hold_lock(home, Job(RUN, run)), Ledger(home.ledger) as ledger:
-    ledger.start_execution("run", run, os.getpid(), boot_id())
-    ledger.set_run_status(run, "running")
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
@@ -252,15 +259,15 @@ def test_screens_fit_any_size(drive: Drive, home: Home, size: tuple[int, int], f
 
 
 def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
-    dump_before = _dump(home)
+    dump_before = _dump_ledger(home)
     code = "import sys, nanoflux_tui.app, nanoflux_tui.tour, nanoflux_tui.web; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NANOFLUX_HOME": str(home.root)})
     with Ledger(home.ledger):
         pass
-    assert _dump(home) == dump_before
+    assert _dump_ledger(home) == dump_before
 
 
-def _dump(home: Home) -> list[Any]:
+def _dump_ledger(home: Home) -> list[Any]:
     """The content of the ledger as SQL statements."""
     with sqlite3.connect(home.ledger) as connection:
         return list(connection.iterdump())

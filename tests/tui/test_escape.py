@@ -1,7 +1,8 @@
-"""The shortened Escape delay applies to the installed Textual."""
+"""The module that shortens the delay of the Escape key works with the installed version of Textual."""
 
 import inspect
 import selectors
+from typing import Any
 
 import pytest
 from textual.drivers import linux_driver
@@ -10,12 +11,17 @@ from nanoflux_tui.escape import POLL_S, shorten_escape_delay
 
 
 def test_textual_reads_keys_through_the_replaced_selector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a new version of Textual reads keys in another way: Escape would then be slow again."""
+    """Fails if a new version of Textual reads keys in a different way: the delay would then be long again."""
     assert "selectors.SelectSelector()" in inspect.getsource(linux_driver)
-    monkeypatch.setenv("ESCDELAY", "25")  # set here, so that monkeypatch restores it
+    monkeypatch.setenv("ESCDELAY", "25")  # set by the test, so that monkeypatch restores it after the test
     timeouts: list[float | None] = []
     monkeypatch.setattr(linux_driver, "selectors", selectors)
-    monkeypatch.setattr(selectors.SelectSelector, "select", lambda self, timeout=None: timeouts.append(timeout) or [])
+
+    def record_timeout(_: selectors.SelectSelector, timeout: float | None = None) -> list[Any]:
+        timeouts.append(timeout)
+        return []
+
+    monkeypatch.setattr(selectors.SelectSelector, "select", record_timeout)
     shorten_escape_delay()
     selector = linux_driver.selectors.SelectSelector()
     assert isinstance(selector, selectors.SelectSelector)

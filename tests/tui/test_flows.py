@@ -1,4 +1,4 @@
-"""The main tasks, driven by keys: look, start, watch, steer, review, export, train, compare."""
+"""The main tasks of a user, done with keys: start, watch and steer runs; review and export examples; train; compare."""
 
 import asyncio
 import json
@@ -26,22 +26,26 @@ FindRun = Callable[[Home, str], str]
 def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(
     drive: Drive, home: Home, empty_home: Home
 ) -> None:
-    async def visit_full_home(driver: Any) -> None:
+    async def check_full_home(driver: Any) -> None:
         await driver.wait_for("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
         kinds = [key.kind for key in driver.app.screen.query_one(WindowTable).keys]
         assert kinds[:2] == ["experiment", "training"]  # failed jobs first, then waiting jobs, then finished jobs
 
-    async def visit_empty_home(driver: Any) -> None:
+    async def check_empty_home(driver: Any) -> None:
         await driver.wait_for("This home is empty", "Start a run")
-        for digit, hint in (("2", "No example has been kept yet"), ("3", "No trainings yet"),
-                            ("4", "No evaluations yet"),
-                            ("5", "No server is running"), ("6", "No experiments yet")):  # fmt: skip
+        for digit, hint in (
+            ("2", "No example has been kept yet"),
+            ("3", "No trainings yet"),
+            ("4", "No evaluations yet"),
+            ("5", "No server is running"),
+            ("6", "No experiments yet"),
+        ):
             await driver.press(digit)
             await driver.wait_for(hint)
         assert not driver.error
 
-    drive(home, visit_full_home)
-    drive(empty_home, visit_empty_home)
+    drive(home, check_full_home)
+    drive(empty_home, check_empty_home)
 
 
 def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, home: Home, find_run: FindRun) -> None:
@@ -59,9 +63,8 @@ def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, hom
             ("evaluation", "Press Enter to watch it. It ends by itself, and its replies are kept."),
             ("experiment", "Press Enter to watch it, space or s to stop it after its current cell."),
         ):
-            table.cursor = next(
-                row for row, key in enumerate(table.keys) if key.kind == kind and key.status == "running"
-            )
+            (row,) = [row for row, key in enumerate(table.keys) if key.kind == kind and key.status == "running"]
+            table.cursor = row
             await driver.wait_for(hint)
             if kind == "evaluation":
                 await driver.press("space")
@@ -136,9 +139,9 @@ def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Dri
         await driver.set_value("#f-target", "399")
         await driver.press("enter")
         await driver.wait_for("of 399")
-        turns = driver.app.screen._tally.turns
+        turns_before_resume = driver.app.screen._tally.turns
         await driver.press("space")
-        await driver.wait_until(lambda: driver.app.screen._tally.turns > turns)
+        await driver.wait_until(lambda: driver.app.screen._tally.turns > turns_before_resume)
         await driver.press("s")
         await driver.wait_for("Stop this run?")
         await driver.press("y")
@@ -213,7 +216,7 @@ def test_review_keys_record_a_review_and_undo_it(drive: Drive, home: Home) -> No
         await driver.press("m")
         await driver.wait_for("Review this example")
         await driver.press(*"the unit is missing")
-        await driver.press("ctrl+s")  # without a verdict
+        await driver.press("ctrl+s")  # submits the form without a verdict
         await driver.wait_for("Choose the verdict first: keep, drop, fix.", "Review this example")
         driver.app.screen.query_one("#f-verdict", Select).value = "fix"
         driver.app.screen.query_one("#yes").press()
@@ -282,24 +285,26 @@ def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: 
         await driver.wait_until(lambda: driver.app.screen.query_one("#profile", Select).value == "lab")
 
     drive(home, flow, size=(80, 24))
-    values = tomllib.loads((home.profiles / "lab.toml").read_text())
-    assert values["endpoints"]["claude"]["model"] == "claude-of-the-lab"
-    assert values["endpoints"]["claude"]["key_env"] == "LAB_KEY"
+    profile = tomllib.loads((home.profiles / "lab.toml").read_text())
+    assert profile["endpoints"]["claude"]["model"] == "claude-of-the-lab"
+    assert profile["endpoints"]["claude"]["key_env"] == "LAB_KEY"
 
 
 def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
     drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored: list[str] = []
-    gate = asyncio.Event()
+    stored_verdicts: list[str] = []
+    keep_may_end = asyncio.Event()
 
-    async def store(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
-        if words[4] == "keep":
-            await gate.wait()
-        stored.append(words[4])
+    async def store_verdict(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        """Stands in for `examples review ID --verdict VERDICT`; the verdict "keep" is stored late."""
+        verdict = words[4]
+        if verdict == "keep":
+            await keep_may_end.wait()
+        stored_verdicts.append(verdict)
         return CommandResult(0, "", "")
 
-    monkeypatch.setattr(CommandRunner, "run", store)
+    monkeypatch.setattr(CommandRunner, "run", store_verdict)
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
@@ -308,10 +313,11 @@ def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
         await driver.wait_for("example 1 of")
         await driver.press("k", "u")
         await driver.pilot.pause(0.5)
-        gate.set()
-        await driver.wait_until(lambda: len(stored) == 2)
+        keep_may_end.set()
+        await driver.wait_until(lambda: len(stored_verdicts) == 2)
         await driver.pilot.pause(0.5)
-        assert stored == ["keep", "open"] and "example 1 of" in driver.text
+        assert stored_verdicts == ["keep", "open"], "the undo did not wait for the review"
+        assert "example 1 of" in driver.text
 
     drive(home, flow)
 
@@ -381,7 +387,7 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
             await driver.wait_for("Everywhere", "New run", "Light or dark")
             await driver.press("escape")
         await driver.press("3", "question_mark")
-        await driver.wait_for("Adapter", "Evaluate")  # keys that the footer does not show
+        await driver.wait_for("Adapter", "Evaluate")  # the footer does not show the key of "Evaluate"
         await driver.press("escape")
         assert driver.app.theme == "nanoflux-dark"
         await driver.press("f2")
@@ -401,11 +407,13 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
 def test_tour_continues_after_a_key_pressed_before_its_run_started(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Home may list the run before the command that starts it has exited; a key in that moment is not lost."""
-    started = asyncio.Event()
+    """Home may list the run before the command that starts it has ended. A key that is pressed then still has its
+    effect later.
+    """
+    start_may_end = asyncio.Event()
 
     async def start_slowly(*_: Any, **__: Any) -> CommandResult:
-        await started.wait()
+        await start_may_end.wait()
         return CommandResult(0, json.dumps({"run": find_run(home, "first")}), "")
 
     monkeypatch.setattr(CommandRunner, "run", start_slowly)
@@ -414,7 +422,7 @@ def test_tour_continues_after_a_key_pressed_before_its_run_started(
         await driver.wait_for("Tour 1/9")
         await driver.press("f9")
         await driver.wait_for("Tour 1/9", "The run is starting")
-        started.set()
+        start_may_end.set()
         await driver.wait_for("Tour 2/9", "24 of 24")
         await driver.press("f8")
         await driver.wait_for("Tour 1/9")

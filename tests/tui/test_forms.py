@@ -1,4 +1,4 @@
-"""Forms keep their input, and the screen selects a training that was just started."""
+"""Forms keep their input, ask before they discard it, and handle all keys that were typed into them."""
 
 import json
 from collections.abc import Callable
@@ -81,10 +81,11 @@ def test_submitted_run_form_is_empty_the_next_time(
 ) -> None:
     run = find_run(home, "first")
 
-    async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+    async def report_started_run(*_: Any, **__: Any) -> CommandResult:
+        """Stands in for `run start`, which prints the run, and for `doctor`, which prints its checks."""
         return CommandResult(0, json.dumps({"run": run, "checks": []}), "")
 
-    monkeypatch.setattr(CommandRunner, "run", answer)
+    monkeypatch.setattr(CommandRunner, "run", report_started_run)
 
     async def flow(driver: Any) -> None:
         await driver.press("n")
@@ -109,7 +110,7 @@ def test_dialog_asks_before_it_discards_what_was_entered(drive: Drive, home: Hom
         await driver.wait_for("24 of 24")
         await driver.press("c")
         await driver.wait_for("Change this run")
-        await driver.press("escape")  # nothing was entered
+        await driver.press("escape")  # closes the form at once, since nothing was entered
         await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen))
         await driver.press("c")
         await driver.wait_for("Change this run")
@@ -132,14 +133,15 @@ def test_started_training_is_selected_in_the_list(
              "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
              "source": {}}  # fmt: skip
 
-    async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+    async def audit_or_start_training(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        """Stands in for `train --dry-run`, which prints an audit, and `train --detach`, which prints the training."""
         if "--detach" not in words:
             return CommandResult(0, json.dumps(audit), "")
         with Ledger(home.ledger) as ledger:
             ledger.create_training(new_training, run, "smollm2-135m", "1" * 64, {"epochs": 1}, {"source": {"run": run}})
         return CommandResult(0, json.dumps({"training": new_training}), "")
 
-    monkeypatch.setattr(CommandRunner, "run", answer)
+    monkeypatch.setattr(CommandRunner, "run", audit_or_start_training)
 
     async def flow(driver: Any) -> None:
         await driver.press("3")
@@ -164,7 +166,7 @@ def test_submit_key_saves_everything_that_was_typed_before_it(drive: Drive, home
         await driver.press("m")
         await driver.wait_for("Note on train-0123456789ab")
         await driver.wait_until(lambda: isinstance(driver.app.focused, TextArea))
-        for character in "irrelevant":  # a burst, without a pause in which the field could handle its keys
+        for character in "irrelevant":  # all keys at once, so that the field has handled none of them before Ctrl+S
             driver.app.post_message(events.Key(character, character))
         driver.app.post_message(events.Key("ctrl+s", None))
         await driver.wait_for("note: irrelevant")
@@ -177,10 +179,11 @@ def test_characters_typed_outside_the_fields_do_not_leave_a_form(drive: Drive, h
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
         await driver.set_value("#name", "my run")
-        for field in ("#profile", "#preview"):
-            driver.app.screen.query_one(field).focus()
+        for selector in ("#profile", "#preview"):  # a list and a button
+            driver.app.screen.query_one(selector).focus()
             await driver.press(*"nosuch 24 quit")
-            await driver.press("escape" if driver.app.screen.query_one("#profile", Select).expanded else "tab")
+            is_list_open = driver.app.screen.query_one("#profile", Select).expanded
+            await driver.press("escape" if is_list_open else "tab")
         driver.app.screen.set_focus(None)
         await driver.press(*"q2n")
         assert isinstance(driver.app.screen, NewRunScreen) and "q Quit" not in driver.text

@@ -1,4 +1,4 @@
-"""Stepping through the turns of a run: the screen as of an earlier turn, and the way back to the live view."""
+"""A run's screen shows the run as of an earlier turn, and returns to the live view."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,25 +16,23 @@ Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 
 
-def test_history_counts_the_turns_up_to_any_turn(
+def test_history_tallies_the_turns_up_to_any_turn(
     home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "COPY_EVERY", 7)
     run = find_run(home, "first")
     with LedgerView(home.ledger) as view:
         records, run_history = view.turn_records(run), RunHistory(run)
-        for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):
+        for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):  # back and forth, next to and between the copies
             moment = run_history.load_moment(view, turn)
             records_so_far = records[: turn + 1]
             assert moment.turn == records[turn] and moment.tally.turns == turn + 1
             assert moment.tally.kept == sum(record.kept for record in records_so_far)
             outcomes = Counter(attempt.outcome for record in records_so_far for attempt in record.attempts)
             assert moment.tally.outcomes == outcomes and list(moment.tally.kept_by_turn)[-1] == moment.tally.kept
-            answered_calls = view.row(
-                "SELECT count(*) AS n FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at
-            )
-            assert answered_calls is not None
-            assert sum(usage.calls for usage in moment.tally.usage.values()) == answered_calls["n"]
+            row = view.row("SELECT count(*) AS calls FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at)
+            assert row is not None
+            assert sum(usage.calls for usage in moment.tally.usage.values()) == row["calls"]
 
 
 def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
@@ -56,7 +54,7 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
         await driver.press("left")
         await driver.wait_for(f"◷ As of turn {last_turn}; the last turn is {last_turn}.", "f Live", f"Turn {last_turn}")
         await driver.press("left")
-        await driver.wait_for(f"◷ As of turn {last_turn - 1};", f"kept   {23:>2} of 24")
+        await driver.wait_for(f"◷ As of turn {last_turn - 1};", "kept   23 of 24")
         await driver.press("shift+left")
         turn = last_turn - 21
         kept_count = sum(record.kept for record in records[: turn + 1])

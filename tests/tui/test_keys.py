@@ -1,4 +1,4 @@
-"""The user's keymap, jump mode, copy mode, and the user's editor."""
+"""Keys: the user's keymap, jump mode, copy mode, notes in the user's editor, and the keys in the footer."""
 
 import inspect
 import os
@@ -57,24 +57,31 @@ def test_printed_keymap_lists_every_action_and_can_be_used(empty_home: Home) -> 
     keymap_text = CliRunner().invoke(tui, ["--home", str(empty_home.root), "--keys"]).output
     assert keymap_text == format_keymap(empty_home.keymap)
     assert "\n[run]\n" in keymap_text and '# pause = "space"' in keymap_text and '# up = ["up", "k"]' in keymap_text
-    assert keymap_text.count("\n# ") - 1 == sum(map(len, ACTIONS.values()))
-    empty_home.keymap.write_text(keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove"))
+    action_count = sum(len(actions) for actions in ACTIONS.values())
+    assert keymap_text.count("\n# ") == action_count + 1, (
+        "expected a line for each action, and the second line of prose"
+    )
+    uncommented_text = keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove")
+    empty_home.keymap.write_text(uncommented_text)
     assert load_keymap(empty_home.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
 
 
 def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
-    format_keymap(tmp_path)  # imports every screen
+    format_keymap(tmp_path)  # imports every screen, so that `list_subclasses` finds it
     table_keys = {key for keys in ACTIONS["table"].values() for key in keys}
     screens = [screen for screen in list_subclasses(BaseScreen) if "WindowTable(" in inspect.getsource(screen)]
-    assert len(screens) > 6
+    assert len(screens) > 6, "the test finds too few screens with a table"
     for screen in screens:
         keys = {binding.key for binding in Binding.make_bindings(screen.BINDINGS)}
         assert not keys & table_keys, f"{screen.__name__}: the table would take {keys & table_keys}"
 
 
 def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
-    """All subclasses of a screen, direct or not."""
-    return [screen for child in parent.__subclasses__() for screen in (child, *list_subclasses(child))]
+    """All direct and indirect subclasses of a screen's class."""
+    subclasses: list[type[BaseScreen]] = []
+    for child in parent.__subclasses__():
+        subclasses += [child, *list_subclasses(child)]
+    return subclasses
 
 
 def test_keys_of_the_keymap_replace_the_defaults(drive: Drive, home: Home, find_run: FindRun) -> None:
@@ -115,9 +122,13 @@ def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, hom
         driver.app.screen.query_one("#name", Input).focus()
         await driver.press("ctrl+o")  # also while a field has the focus
         await driver.wait_until(lambda: type(driver.app.screen).__name__ == "JumpDialog")
-        widgets = driver.app.screen._widget_by_letter
-        (letter,) = [key for key, widget in widgets.items() if isinstance(widget, Button) and widget.id == "preview"]
-        await driver.press(letter)
+        widget_by_letter = driver.app.screen._widget_by_letter
+        (preview_letter,) = [
+            letter
+            for letter, widget in widget_by_letter.items()
+            if isinstance(widget, Button) and widget.id == "preview"
+        ]
+        await driver.press(preview_letter)
         await driver.wait_for("Preview of the run")
 
     drive(home, flow, size=(80, 24))
@@ -128,9 +139,9 @@ def test_copy_mode_copies_a_selection_a_line_or_everything(drive: Drive, home: H
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24", "Outcomes of attempts")
         for keys, expected in (
-            (("a",), "Latest events"),
-            (("y",), "✓ done"),
-            (("shift+right",) * 3 + ("enter",), "✓ d"),
+            (("a",), "Latest events"),  # everything
+            (("y",), "✓ done"),  # the line of the cursor
+            (("shift+right",) * 3 + ("enter",), "✓ d"),  # the selection
         ):
             await driver.press("f6")
             await driver.wait_until(lambda: isinstance(driver.app.screen, CopyDialog))
@@ -141,6 +152,7 @@ def test_copy_mode_copies_a_selection_a_line_or_everything(drive: Drive, home: H
         await driver.press("1")
         await driver.wait_for("second")
         await driver.press("f6", "a")
+        # The copied text contains the table, but not the top bar with its mark.
         await driver.wait_until(lambda: "second" in driver.app.clipboard and "▞" not in driver.app.clipboard)
 
     drive(home, flow, size=(80, 24))
@@ -187,8 +199,9 @@ def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home
     terminal.press("q")
 
 
-def test_footers_list_every_key_of_a_run_in_three_lines(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_footers_have_at_most_three_lines_and_help_lists_every_key(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def check_height(driver: Any, *texts: str) -> None:
+        """Wait for the texts on the screen, and check the height of the footer."""
         await driver.wait_for(*texts)
         bar = driver.app.screen.query_one(KeyBar)
         await driver.wait_until(lambda: "Quit" in bar.render().plain)

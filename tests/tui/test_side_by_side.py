@@ -1,4 +1,4 @@
-"""Two runs or two trainings side by side, on the command line and on the screen."""
+"""The comparison of two runs or of two training runs, by the command line and on the screen."""
 
 import json
 import sqlite3
@@ -17,10 +17,11 @@ from nanoflux_tui.screens.run import RunScreen
 Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 TRAINING, SECOND_TRAINING = "train-0123456789ab", "train-ba9876543210"
+"""The ids of the training run in the home, and of the one that `add_second_training` adds."""
 
 
-def add_training(home: Home) -> None:
-    """A second training, with a different number of epochs and different losses."""
+def add_second_training(home: Home) -> None:
+    """Add a second training run with a different number of epochs and different losses."""
     with Ledger(home.ledger) as ledger:
         ledger.create_training(
             SECOND_TRAINING, "", "smollm2-135m", "0" * 64, {"epochs": 3}, {"source": {"file": "rows.jsonl"}}
@@ -31,6 +32,7 @@ def add_training(home: Home) -> None:
 
 
 def run_cli(home: Home, *words: str) -> str:
+    """Run a `nanoflux` command, which must succeed, and return its standard output."""
     result = CliRunner().invoke(nanoflux, words, env={"NANOFLUX_HOME": str(home.root)})
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -40,9 +42,8 @@ def test_run_compare_shows_figures_curves_and_only_settings_that_differ(home: Ho
     first_run, second_run = find_run(home, "first"), find_run(home, "second")
     comparison = json.loads(run_cli(home, "run", "compare", "first", second_run, "--json"))
     assert comparison["first"] == first_run and comparison["second"] == second_run
-    assert {setting["key"]: (setting["first"], setting["second"]) for setting in comparison["settings"]} == {
-        "seed": (7, 8), "target": (24, 12), "max_turns": (60, 40),
-    }  # fmt: skip
+    values_by_key = {setting["key"]: (setting["first"], setting["second"]) for setting in comparison["settings"]}
+    assert values_by_key == {"seed": (7, 8), "target": (24, 12), "max_turns": (60, 40)}
     assert comparison["figures"]["kept"] == [24, 12]
     first_summary = json.loads(run_cli(home, "run", "show", first_run, "--json"))
     assert comparison["figures"]["turns"][0] == first_summary["turns"] == len(comparison["curves"][0]["x"])
@@ -53,7 +54,7 @@ def test_run_compare_shows_figures_curves_and_only_settings_that_differ(home: Ho
 
 
 def test_trainings_compare_shows_losses_and_settings(home: Home) -> None:
-    add_training(home)
+    add_second_training(home)
     comparison = json.loads(run_cli(home, "trainings", "compare", TRAINING, SECOND_TRAINING, "--json"))
     assert comparison["settings"] == [{"key": "epochs", "first": 2, "second": 3}]
     assert comparison["figures"]["train loss"] == [1.5, 1.0] and comparison["figures"]["dev loss"] == [2.4, None]
@@ -65,7 +66,7 @@ def test_trainings_compare_shows_losses_and_settings(home: Home) -> None:
 
 
 async def show_next_to_second(driver: Any, run: str) -> None:
-    """Open the screen of a run, and from it the comparison with the run named second."""
+    """Open the screen of a run, and from there its comparison with the run named "second"."""
     driver.app.push_screen(RunScreen(run))
     await driver.wait_for("24 of 24")
     await driver.press("b")
@@ -87,7 +88,7 @@ def test_two_runs_are_shown_side_by_side(drive: Drive, home: Home, find_run: Fin
 
 
 def test_two_trainings_are_shown_side_by_side(drive: Drive, home: Home) -> None:
-    add_training(home)
+    add_second_training(home)
 
     async def flow(driver: Any) -> None:
         await driver.press("3")
@@ -125,12 +126,12 @@ def test_refresh_reads_only_the_side_that_changed(drive: Drive, home: Home, find
 
     original_funnel = LedgerView.funnel
 
-    def record_funnel(view: LedgerView, run: str) -> dict[str, int]:
+    def record_run_and_read_funnel(view: LedgerView, run: str) -> dict[str, int]:
         read_runs.append(run)
         return original_funnel(view, run)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(LedgerView, "funnel", record_funnel)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(LedgerView, "funnel", record_run_and_read_funnel)
         drive(home, flow, size=(120, 40))
 
 
@@ -143,7 +144,8 @@ def test_killed_run_is_compared_as_interrupted_with_its_working_time(home: Home,
         connection.execute("UPDATE runs SET seconds = 5.0 WHERE id = ?", (run,))
     connection.close()
     figures = json.loads(run_cli(home, "run", "compare", "first", "second", "--json"))["figures"]
-    assert figures["status"] == ["interrupted", "done"] and figures["seconds"][0] == 65.0
+    assert figures["status"] == ["interrupted", "done"]
+    assert figures["seconds"][0] == 65.0, "expected the recorded 5 s, and 60 s until the last heartbeat"
 
 
 def test_titles_of_long_ids_keep_the_end_in_which_they_differ(drive: Drive, home: Home, find_run: FindRun) -> None:

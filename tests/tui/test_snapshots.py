@@ -1,6 +1,7 @@
-"""Every screen at 80x24 and 120x40, dark and light, equals its reviewed snapshot: an SVG file, compressed with gzip.
+"""Every screen equals its reviewed snapshot (an SVG file, compressed with gzip) at 80x24 and 120x40, dark and light.
 
-With `NANOFLUX_SNAPSHOTS=write`, the tests write new snapshots instead: view each of them before you commit it.
+With `NANOFLUX_SNAPSHOTS=write`, the tests write new snapshots instead of comparing them: view each new snapshot before
+you commit it.
 """
 
 import json
@@ -21,13 +22,15 @@ from nanoflux_tui.screens.endpoints import open_endpoints
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.widgets import bars
 
-FOLDER = Path(__file__).parent / "snapshots"
-DOCTOR = {"checks": [{"name": "vLLM", "ok": False, "found": "not here", "fix": "make vllm"}]}
+SNAPSHOT_FOLDER = Path(__file__).parent / "snapshots"
+DOCTOR_REPORT = {"checks": [{"name": "vLLM", "ok": False, "found": "not here", "fix": "make vllm"}]}
 
 
 @pytest.fixture
 def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A home whose screens do not depend on the time or the machine."""
+    """A home whose screens do not depend on the time or the machine, and in which the run "first" has a fault. Commands
+    are not run: `experiment show` gives the results in the ledger, and any other command gives `DOCTOR_REPORT`.
+    """
     with sqlite3.connect(home.ledger) as connection:
         for table, column in (("runs", "updated_at"), ("trainings", "updated_at"), ("evaluations", "updated_at"),
                               ("experiments", "updated_at"), ("turns", "at")):  # fmt: skip
@@ -42,19 +45,23 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     connection.close()
     monkeypatch.setattr("nanoflux_tui.screens.home.format_age", lambda _: "5 min")
     monkeypatch.setattr("nanoflux_tui.screens.models._query_gpus", lambda: [["NVIDIA A100", "20480", "40960", "87"]])
-    gauges = Gauges(0.45, 16, 12 << 30, 64 << 30, 700 << 30, 1000 << 30)
+    gib = 2**30
+    gauges = Gauges(
+        busy=0.45, cores=16, memory_used=12 * gib, memory_total=64 * gib, disk_used=700 * gib, disk_total=1000 * gib
+    )
     monkeypatch.setattr("nanoflux_models.machine.MachineMeter.read", lambda _: gauges)
     original_init = bars.TopBar.__init__
-    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original_init(bar, mode, "~/nanoflux"))
-
+    # The top bar shows the home directory, which is a different temporary directory in each run of the tests.
+    monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _home: original_init(bar, mode, "~/nanoflux"))
     monkeypatch.setattr("nanoflux_local.endpoints.build.require_weights", lambda *_: None)
     monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
-    async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
-        document = load_results(home, words[2]).to_json() if words[:2] == ("experiment", "show") else DOCTOR
+    async def answer_without_running(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+        is_experiment = words[:2] == ("experiment", "show")
+        document = load_results(home, words[2]).to_json() if is_experiment else DOCTOR_REPORT
         return CommandResult(0, json.dumps(document), "")
 
-    monkeypatch.setattr(CommandRunner, "run", answer)
+    monkeypatch.setattr(CommandRunner, "run", answer_without_running)
     return home
 
 
@@ -72,9 +79,10 @@ def test_screens_match_their_snapshots(
 
     async def flow(driver: Any) -> None:
         async def compare(name: str, *texts: str) -> None:
+            """Wait for the texts, and compare the screen with the snapshot `name`."""
             await driver.wait_for(*texts)
             await driver.wait_until(lambda: not driver.app.screen.query("AgeBar.shown"))
-            snapshot = FOLDER / f"{name}-{size[0]}x{size[1]}-{'light' if light else 'dark'}.svg.gz"
+            snapshot = SNAPSHOT_FOLDER / f"{name}-{size[0]}x{size[1]}-{'light' if light else 'dark'}.svg.gz"
             if not await driver.match_snapshot(snapshot, tmp_path):
                 changed_snapshots.append(snapshot.name)
 
@@ -89,7 +97,7 @@ def test_screens_match_their_snapshots(
         await compare("new-run", "Ready to start", "make vllm")
         open_endpoints(driver.app.screen, "hosted", "starter")
         await driver.wait_for("my-hosted", "key variable")
-        driver.app.screen.query_one("#save").focus()  # the cursor of a field blinks
+        driver.app.screen.query_one("#save").focus()  # not a field, whose cursor would blink
         await compare("endpoints", "my-hosted", "key variable")
         await driver.press("escape", "escape")
         driver.app.push_screen(RunScreen(run))
@@ -133,4 +141,4 @@ def test_screens_match_their_snapshots(
         await compare("experiment", "the model as it is", "item-01")
 
     drive(frozen_home, flow, size=size, light=light)
-    assert not changed_snapshots, f"these screens changed, see {tmp_path}: {changed_snapshots}"
+    assert not changed_snapshots, f"screens differ from their snapshots; see {tmp_path}: {changed_snapshots}"

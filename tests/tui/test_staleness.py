@@ -1,4 +1,6 @@
-"""Refreshes on a busy machine: the pause after an expensive refresh is bounded, and an outdated screen says so."""
+"""Refreshes on a busy machine: the pause after an expensive refresh is bounded, and a screen with old content shows the
+time of that content.
+"""
 
 import asyncio
 import json
@@ -30,36 +32,40 @@ from nanoflux_tui.screens.run import RunScreen, RunState
 Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 EXPERIMENT = "table1-tiny-01234567"
+"""The id of the experiment in the home."""
 
 
 class CountingScreen(BaseScreen):
-    """Counts its refreshes; each takes `busy_s` of CPU time and then waits for `gate`."""
+    """A screen that counts its refreshes. Each refresh takes `busy_s` seconds of CPU time and then waits until
+    `refresh_may_end` is set.
+    """
 
     def __init__(self, busy_s: float = 0.0) -> None:
         super().__init__()
-        self.busy_s, self.count, self.gate = busy_s, 0, asyncio.Event()
-        self.gate.set()
+        self.busy_s, self.refresh_count, self.refresh_may_end = busy_s, 0, asyncio.Event()
+        self.refresh_may_end.set()
 
     def compose_body(self) -> ComposeResult:
         yield Static("body")
 
     async def load(self) -> None:
-        end = time.process_time() + self.busy_s
-        while time.process_time() < end:
+        end_cpu_s = time.process_time() + self.busy_s
+        while time.process_time() < end_cpu_s:
             await asyncio.sleep(0)
-        await self.gate.wait()
-        self.count += 1
+        await self.refresh_may_end.wait()
+        self.refresh_count += 1
 
 
 def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -> None:
-    """Without the bound, each refresh that takes 0.6 s of CPU time would be followed by a pause of 40 s."""
+    """Without the bound, a pause of 40 s would follow each refresh, which takes 0.6 s of CPU time."""
     screen = CountingScreen(busy_s=0.6)
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(screen)
-        await driver.wait_until(lambda: screen.count >= 1)
-        first_count = screen.count
-        await driver.wait_until(lambda: screen.count >= first_count + 3)  # before the driver's timeout of a minute
+        await driver.wait_until(lambda: screen.refresh_count >= 1)
+        first_count = screen.refresh_count
+        # Three more refreshes within the driver's timeout of a minute.
+        await driver.wait_until(lambda: screen.refresh_count >= first_count + 3)
 
     assert MAX_REFRESH_PAUSE_S < STALE_S
     drive(home, flow)
@@ -68,14 +74,14 @@ def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -
 def test_screen_shows_that_it_is_loading_until_its_first_read(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = asyncio.Event()
+    reads_may_start = asyncio.Event()
     original_read = LedgerReader.read
 
-    async def read_after_gate(reader: LedgerReader, query: Callable[[LedgerView], Any]) -> Any:
-        await gate.wait()
+    async def read_late(reader: LedgerReader, query: Callable[[LedgerView], Any]) -> Any:
+        await reads_may_start.wait()
         return await original_read(reader, query)
 
-    monkeypatch.setattr(LedgerReader, "read", read_after_gate)
+    monkeypatch.setattr(LedgerReader, "read", read_late)
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
@@ -90,7 +96,7 @@ def test_screen_shows_that_it_is_loading_until_its_first_read(
         driver.app.push_screen(CallsScreen(run, 0, 0))
         await driver.wait_for("prompt", "loading…")
         assert "used no call" not in driver.text
-        gate.set()
+        reads_may_start.set()
         await driver.wait_for("turn 0, attempt 0: ")
         await driver.press("3")
         await driver.wait_for("train-0123456789ab", "train loss")
@@ -104,17 +110,17 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(screen)
-        await driver.wait_until(lambda: screen.count >= 1)
-        screen.gate.clear()
+        await driver.wait_until(lambda: screen.refresh_count >= 1)
+        screen.refresh_may_end.clear()
         await driver.wait_for("◷ As of ")
-        screen.gate.set()
+        screen.refresh_may_end.set()
         await driver.wait_until(lambda: "◷ As of " not in driver.text)
 
     drive(home, flow, size=(80, 24))
 
 
 def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: FindRun) -> None:
-    """A killed worker leaves the ledger unchanged."""
+    """A killed worker does not write to the ledger, so only its lock shows that it has ended."""
     job = Job(RUN, find_run(home, "first"))
     with Ledger(home.ledger) as ledger:
         ledger.start_execution("run", job.id, os.getpid(), boot_id(), "runs")
@@ -130,13 +136,13 @@ def test_screen_shows_its_age_after_a_failed_refresh(drive: Drive, home: Home) -
     class FailingScreen(CountingScreen):
         async def load(self) -> None:
             await super().load()
-            if self.count > 1:
+            if self.refresh_count > 1:
                 raise LedgerError("the ledger is locked", "wait")
 
     async def flow(driver: Any) -> None:
         screen = FailingScreen()
         driver.app.push_screen(screen)
-        await driver.wait_until(lambda: screen.count > 1)
+        await driver.wait_until(lambda: screen.refresh_count > 1)
         await driver.wait_for("the ledger is locked", "◷ As of ")
 
     drive(home, flow, size=(80, 24))
@@ -146,23 +152,24 @@ def test_unchanged_ledger_does_not_make_the_models_screen_current() -> None:
     screen = ModelsScreen()
     screen._has_loaded, screen._verified_s = True, 0.0
     screen.mark_current()
-    assert not screen._verified_s, "the load of the machine changes without the ledger"
+    assert screen._verified_s == 0.0, "the gauges of the machine change even if the ledger does not"
 
 
 def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
     drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = load_results(home, EXPERIMENT).to_json()
-    computations = 0
+    computation_count = 0
 
-    async def compute(*_: object, **__: object) -> CommandResult:
-        nonlocal computations
-        computations += 1
-        if computations > 1:
+    async def compute_results(*_: object, **__: object) -> CommandResult:
+        """Stands in for `experiment show`; the second computation never ends."""
+        nonlocal computation_count
+        computation_count += 1
+        if computation_count > 1:
             await asyncio.Event().wait()
         return CommandResult(0, json.dumps(results), "")
 
-    monkeypatch.setattr(CommandRunner, "run", compute)
+    monkeypatch.setattr(CommandRunner, "run", compute_results)
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(ExperimentScreen(EXPERIMENT))
@@ -175,9 +182,10 @@ def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
     drive(home, flow, size=(80, 24))
 
 
-def test_forecast_shows_its_time_after_further_turns() -> None:
+def test_old_forecast_shows_its_time_once_more_turns_are_committed() -> None:
     span = Span(10.0, 8.0, 12.0)
-    screen, state = RunScreen("a-run"), RunState({}, {}, "running", "", "", 60.0, None)
+    screen = RunScreen("a-run")
+    state = RunState(row={}, config={}, status="running", message="", note="", seconds=60.0, worker=None)
     screen._forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)
     screen._forecast_turns, screen._forecast_clock = 0, "12:34:56"
     screen._forecast_at = time.monotonic() - 2 * STALE_S

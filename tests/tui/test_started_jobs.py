@@ -1,5 +1,4 @@
-"""Jobs that the screens start through real commands and show until they are done: an experiment that is killed and
-resumed, a training, an evaluation, a server, a plan, weights, reports."""
+"""The screens start jobs, servers and reports with real commands, and show their progress until they are done."""
 
 import os
 import signal
@@ -27,7 +26,8 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
-STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in"
+VLLM_STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in"
+"""The directory of a module `vllm` that answers as a vLLM server does."""
 GRID = """
 title = "A grid of two"
 question = "Do two examples teach anything?"
@@ -53,14 +53,17 @@ train_seeds = [0]
 test = ["starter-easy"]
 limit = 2
 """
+"""An experiment with three cells, which take seconds: it generates a scripted run with two examples, evaluates the
+base, and evaluates a model that was trained on these examples.
+"""
 
 
 @pytest.fixture
 def opened_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URLs that the application opened in a browser."""
-    pages: list[str] = []
-    monkeypatch.setattr(NanofluxApp, "open_url", lambda _, url, **__: pages.append(url))
-    return pages
+    """The URLs that the application has opened; no browser is started."""
+    urls: list[str] = []
+    monkeypatch.setattr(NanofluxApp, "open_url", lambda _app, url, **_options: urls.append(url))
+    return urls
 
 
 def test_experiment_is_started_killed_resumed_and_reported(
@@ -104,8 +107,8 @@ def test_experiment_is_started_killed_resumed_and_reported(
         await driver.wait_until(lambda: opened_urls)
 
     drive(empty_home, flow, size=(120, 40))
-    (page,) = opened_urls
-    assert "Do two examples teach anything?" in Path(page.removeprefix("file://")).read_text()
+    (url,) = opened_urls
+    assert "Do two examples teach anything?" in Path(url.removeprefix("file://")).read_text()
 
 
 def test_experiment_shows_its_table_pairs_and_cells(drive: Drive, home: Home) -> None:
@@ -142,14 +145,16 @@ def test_training_and_evaluation_start_from_their_forms_and_finish(drive: Drive,
         await driver.press("4", "e")
         await driver.set_value("#f-data", "nothing")
         await driver.press("enter")
-        await driver.wait_for("evaluating tiny:", "nothing")  # a failed background command is reported
+        await driver.wait_for("evaluating tiny:", "nothing")  # the notification of the failed background command
         await driver.press("e")
         await driver.wait_until(lambda: driver.app.screen.query_one("#f-limit", Input))
         await driver.set_value("#f-limit", "2")
         await driver.set_value("#f-runs", "1")
         await driver.press("enter")
-        await driver.wait_until(lambda: driver.app.screen.query_one("#evaluations", WindowTable).keys[0] not in (
-            "aaaaaaaaaaaa", "bbbbbbbbbbbb"))  # fmt: skip
+        earlier_evaluations = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+        await driver.wait_until(
+            lambda: driver.app.screen.query_one("#evaluations", WindowTable).keys[0] not in earlier_evaluations
+        )
         await driver.wait_until(lambda: "tiny" in driver.text and driver.text.count("✓ done") == 3)
 
     drive(home, flow, size=(120, 40))
@@ -182,9 +187,11 @@ def test_models_screen_shows_gauges_and_the_progress_of_commands(
 def test_model_is_planned_verified_served_and_stopped(
     drive: Drive, empty_home: Home, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_path(tiny_base, "smollm2-135m", empty_home.root)  # a name with a manifest, which says what to serve
+    import_path(tiny_base, "smollm2-135m", empty_home.root)  # this model has a manifest, which `models serve` needs
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nexport PYTHONPATH='{STAND_IN}'\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
+    python.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH='{VLLM_STAND_IN}'\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n"
+    )
     python.chmod(0o700)
     monkeypatch.setenv(VARIABLE, str(python))
 
@@ -220,6 +227,7 @@ def test_model_is_planned_verified_served_and_stopped(
 
 
 def _select_model(driver: Any, model: str) -> bool:
+    """Move the cursor to the row of a model. Returns whether the cursor is there."""
     table = driver.app.screen.query_one("#weights", WindowTable)
     table.cursor = list(table.keys).index(model)
     return bool(table.key == model)

@@ -1,4 +1,4 @@
-"""Tables: filter, order and search; the keys of a screen; and the review queue."""
+"""Tables can be filtered, sorted and searched; the keys of the queue, the footer and the menu work."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,8 @@ ROWS = [
     ],
 )
 def test_arrangement_filters_and_sorts_rows(arrangement: Arrangement, expected: str) -> None:
-    assert "".join(map(str, arrange_keys("bag", ROWS, arrangement))) == expected
+    keys = "bag"  # each character is the key of a row
+    assert "".join(map(str, arrange_keys(keys, ROWS, arrangement))) == expected
 
 
 def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
@@ -63,13 +64,14 @@ def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
         for order in EXAMPLE_ORDERS:
             keys = list(board.example_keys(view, ExampleSelection(order=order)))
             assert sorted(keys) == sorted(all_keys), order
-        turns = [board.example_rows(view, [key])[key]["turn"] for key in
-                 board.example_keys(view, ExampleSelection(order="turn", descending=True))]  # fmt: skip
-        assert turns == sorted(turns, reverse=True) != turns[::-1]
+        keys_by_turn = list(board.example_keys(view, ExampleSelection(order="turn", descending=True)))
+        row_by_key = board.example_rows(view, keys_by_turn)
+        turns = [row_by_key[key]["turn"] for key in keys_by_turn]
+        assert turns == sorted(turns, reverse=True) and turns != turns[::-1]
         assert board.example_keys(view, ExampleSelection(order="review"))[0] == all_keys[0]
     record_review(home, first_example["id"], "open")
     with LedgerView(home.ledger) as view:
-        assert board.find_unreviewed(view, all_keys) == all_keys[0], "a withdrawn review counts as none"
+        assert board.find_unreviewed(view, all_keys) == all_keys[0], "the withdrawn review still counts"
 
 
 def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home) -> None:
@@ -107,11 +109,13 @@ def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Ho
         await driver.wait_for("first", "second")
         table = driver.app.screen.query_one(WindowTable)
         await driver.wait_until(lambda: driver.app.focused is table)
-        for key, character in (("slash", "/"), *((letter, letter) for letter in "seconds")):
-            driver.app.post_message(events.Key(key, character))  # in a single batch, as a terminal delivers them
+        # All keys are posted before the first is handled, as a terminal delivers keys that were typed ahead.
+        driver.app.post_message(events.Key("slash", "/"))
+        for letter in "seconds":
+            driver.app.post_message(events.Key(letter, letter))
         await driver.wait_until(lambda: [field.value for field in driver.app.screen.query(Input)] == ["seconds"])
         await driver.wait_for("0 of 6")
-        assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, "no character was taken as a command"
+        assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, "a character was taken as a command"
 
     drive(home, flow)
 
@@ -132,19 +136,20 @@ def test_examples_of_all_runs_have_a_run_column_and_a_review_filter(drive: Drive
     drive(home, flow, size=(80, 24))
 
 
-def test_find_in_examples_searches_the_whole_text(drive: Drive, home: Home) -> None:
+def test_find_in_examples_searches_texts_that_the_table_does_not_show(drive: Drive, home: Home) -> None:
     with LedgerView(home.ledger) as view:
         rows = list(view.rows("SELECT rowid, solution FROM examples ORDER BY rowid DESC"))
-    word = rows[20]["solution"].split(";")[0]  # the table does not show solutions
-    positions = [position for position, row in enumerate(rows) if word in row["solution"]]
+    words = rows[20]["solution"].split(";")[0]  # the table does not show solutions
+    first_position = min(position for position, row in enumerate(rows) if words in row["solution"])
+    assert first_position > 0, "the cursor would already be at the first example with these words"
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
         await driver.wait_for("36 examples of all runs")
         table = driver.app.screen.query_one(WindowTable)
         await driver.press("ctrl+f")
-        driver.app.screen.query_one(Input).value = word
-        await driver.wait_until(lambda: table.cursor == positions[0] and positions[0] > 0)
+        driver.app.screen.query_one(Input).value = words
+        await driver.wait_until(lambda: table.cursor == first_position)
         await driver.press(*"zzz")
         await driver.wait_for("no row contains this")
         await driver.press("escape")
@@ -156,9 +161,9 @@ def test_find_in_examples_searches_the_whole_text(drive: Drive, home: Home) -> N
 def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, home: Home, find_run: FindRun) -> None:
     with LedgerView(home.ledger) as view:
         keys = list(board.example_keys(view, ExampleSelection(find_run(home, "second"))))
-        ids = [board.example_rows(view, [key])[key]["id"] for key in keys]
-    for example in ids[1:10]:
-        record_review(home, example, "keep")
+        row_by_key = board.example_rows(view, keys)
+    for key in keys[1:10]:  # so that the first and the last two of the 12 examples have no review
+        record_review(home, row_by_key[key]["id"], "keep")
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(ExamplesScreen(find_run(home, "second")))
@@ -198,13 +203,13 @@ def test_run_and_example_scroll_without_a_change_of_focus(drive: Drive, home: Ho
         await driver.wait_for("example 1 of 36", "defends", "← Prev", "→ Next")
         await driver.press("end")
         await driver.wait_for("seeds:")
-        await driver.press("right")  # scrolling does not take the keys of the screen
+        await driver.press("right")  # shows the next example instead of scrolling sideways
         await driver.wait_for("example 2 of 36")
 
     drive(home, flow, size=(80, 24))
 
 
-def test_keys_of_a_run_are_in_the_footer_and_the_palette(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_keys_of_a_run_are_in_the_footer_and_the_menu(drive: Drive, home: Home, find_run: FindRun) -> None:
     descriptions = ("Export", "Report", "Verify", "Copy")
 
     async def flow(driver: Any) -> None:
@@ -243,7 +248,8 @@ def test_help_text_fills_its_lines(drive: Drive, home: Home, find_run: FindRun) 
         await driver.wait_for("Everywhere")
         paragraph = driver.text.split("A live run.")[1].split("On this screen")[0]
         lines = [line.strip(" │") for line in paragraph.splitlines() if line.strip(" │")]
-        assert len(lines) > 3 and all(len(line) > 50 for line in lines[:-1]), "only the last line may end early"
+        assert len(lines) > 3
+        assert all(len(line) > 50 for line in lines[:-1]), "a line other than the last ends early"
 
     drive(home, flow, size=(80, 70))
 
@@ -252,11 +258,12 @@ def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> 
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT question FROM examples WHERE rowid = 3")
     assert row is not None
+    question = row["question"]
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
         await driver.wait_for("36 examples of all runs")
-        driver.app.screen.query_one(WindowTable).filter_rows(row[0])
+        driver.app.screen.query_one(WindowTable).filter_rows(question)
         await driver.wait_for("1 example of all runs")
 
     drive(home, flow)
@@ -274,7 +281,7 @@ def test_sampling_of_an_evaluation_is_shown_as_text(drive: Drive, home: Home) ->
         await driver.wait_for("cccccccccccc")
         await driver.press("d")
         await driver.wait_for("sampling    max tokens 512, temperature 0.7, top p 0.95")
-        assert "{" not in driver.text
+        assert "{" not in driver.text, "the settings are shown as JSON"
 
     drive(home, flow)
 
@@ -291,7 +298,7 @@ def test_running_evaluation_shows_its_progress_as_its_state(drive: Drive, home: 
     async def flow(driver: Any) -> None:
         await driver.press("4")
         await driver.wait_for("● running 2/3", "50.0%")
-        assert "67%" not in driver.text
+        assert "67%" not in driver.text, "the progress is shown as an accuracy"
 
     with hold_lock(home, Job(EVALUATION, "cccccccccccc")):
         drive(home, flow, size=size)

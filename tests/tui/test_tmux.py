@@ -1,8 +1,9 @@
-"""The application in a real terminal: a run survives when the application that started it is killed, and the
-application, started again, pauses and stops that run.
+"""The application in a real terminal: a run continues after the application that started it was killed, and the tour
+leaves no files.
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,18 +15,22 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 TIMEOUT_S = 240.0
+"""Seconds to wait for a change of the ledger or of the temporary files."""
 
 
 def build_environment() -> dict[str, str]:
-    """This process's environment without variables that describe another terminal."""
-    excluded = ("TMUX", "NO_COLOR", "COLUMNS", "LINES")
-    return {key: value for key, value in os.environ.items() if key not in excluded}
+    """The environment of the application: this process's variables except those that describe the terminal of the
+    tests.
+    """
+    excluded_names = ("TMUX", "NO_COLOR", "COLUMNS", "LINES")
+    return {name: value for name, value in os.environ.items() if name not in excluded_names}
 
 
 @pytest.mark.real_model
 def test_run_started_from_the_form_survives_the_application(
     terminal: Any, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
+    """After the application was killed, a second application finds the run, pauses it and stops it."""
     home = Home(tmp_path / "home").prepare()
     (home.root / "weights").symlink_to(smollm2_dir.parent)
     env = build_environment()
@@ -35,22 +40,20 @@ def test_run_started_from_the_form_survives_the_application(
     terminal.wait_for("This home is empty")
     terminal.press("n")
     terminal.wait_for("Ready to start")
-    terminal.press("C-s")  # the embedded profile, the default of the form
+    terminal.press("C-s")  # with the defaults of the form, which include the profile `embedded`
     kept_before_kill = int(terminal.wait_for(r"● running", r"kept +([1-9]\d*) of 24")[1])
     terminal.press("c")
     terminal.wait_for("Change this run")
-    terminal.type("2")  # concurrent requests, not 8, so that a pause waits for few turns in progress
+    terminal.type("2")  # concurrent requests instead of 8, so that a pause waits for fewer turns in progress
     terminal.press("Tab")
-    terminal.type("200")  # examples to keep, so many that the run cannot finish during the test
+    terminal.type("200")  # examples to keep instead of 24, so that the run does not finish during the test
     terminal.press("Enter")
     terminal.wait_for("2 concurrent requests", "of 200")
-    pid = terminal.pid()
-    os.kill(pid, 9)
+    os.kill(terminal.pid(), signal.SIGKILL)
     deadline = time.monotonic() + TIMEOUT_S
-    # the run continues without the application
     while _count_examples(home) <= kept_before_kill and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _count_examples(home) > kept_before_kill
+    assert _count_examples(home) > kept_before_kill, "the run did not continue without the application"
     terminal.close()
     terminal.start(command, env)
     terminal.wait_for("● running", r"\d+/200")
@@ -58,7 +61,7 @@ def test_run_started_from_the_form_survives_the_application(
     assert int(terminal.wait_for(r"kept +(\d+) of 200")[1]) > kept_before_kill
     terminal.press("Space")
     terminal.wait_for("‖ paused|◐ draining")
-    for _ in range(2):  # a second stop does not wait for the turns in progress
+    for _ in range(2):  # the second stop ends the run without waiting for the turns in progress
         terminal.press("s")
         terminal.wait_for("Stop this run|End this run at once")
         terminal.press("y")
@@ -77,18 +80,27 @@ def _count_examples(home: Home) -> int:
 
 
 def test_tour_leaves_no_files(terminal: Any, tmp_path: Path) -> None:
-    env = {**build_environment(), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TMPDIR": str(tmp_path / "tmp"),
-           "NANOFLUX_HOME": str(tmp_path / "untouched")}  # fmt: skip
-    (tmp_path / "tmp").mkdir()
+    temporary_folder, user_home = tmp_path / "tmp", tmp_path / "untouched"
+    temporary_folder.mkdir()
+    env = build_environment()
+    env.update(TERM="xterm-256color", LC_ALL="C.UTF-8", TMPDIR=str(temporary_folder), NANOFLUX_HOME=str(user_home))
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--tour"], env)
     terminal.wait_for("Tour 1/9", "the tour's run", "● running")
-    for stop, pattern in ((2, r"kept +\d+ of 60"), (3, "Steer the run"), (4, "Press /"), (5, "k keeps it"),
-                       (6, "Generate examples for domain"), (7, "No trainings yet"), (8, "No evaluations yet"),
-                       (9, "licence")):  # fmt: skip
+    for stop, pattern in (
+        (2, r"kept +\d+ of 60"),
+        (3, "Steer the run"),
+        (4, "Press /"),
+        (5, "k keeps it"),
+        (6, "Generate examples for domain"),
+        (7, "No trainings yet"),
+        (8, "No evaluations yet"),
+        (9, "licence"),
+    ):
         terminal.press("F9")
         terminal.wait_for(f"Tour {stop}/9", pattern)
     terminal.press("q")
     deadline = time.monotonic() + TIMEOUT_S
-    while list((tmp_path / "tmp").glob("nanoflux-tour-*")) and time.monotonic() < deadline:
+    while list(temporary_folder.glob("nanoflux-tour-*")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not list((tmp_path / "tmp").glob("nanoflux-tour-*")) and not (tmp_path / "untouched").exists()
+    assert not list(temporary_folder.glob("nanoflux-tour-*"))
+    assert not user_home.exists(), "the tour used the user's own home directory"

@@ -1,5 +1,5 @@
-"""The application in a browser: requests need the token and this machine's origin, and the page loads nothing from
-other hosts.
+"""The application in a browser: a request needs the token and must not come from a page of another site, and the page
+loads nothing from other hosts.
 """
 
 import asyncio
@@ -21,12 +21,14 @@ from aiohttp import ClientSession
 from nanoflux_local.paths import Home
 
 RUN_NAME = "second"
-"""A run in the home, which the first screen lists."""
+"""The name of a run in the home, which the first screen shows."""
 
 
 @pytest.fixture(scope="module")
 def address(home_with_results: Path, hostile_folder: Path) -> Iterator[str]:
-    """Start `nanoflux tui --web` in a directory whose files must not be executed, and yield the address it prints."""
+    """The address that `nanoflux tui --web` prints. The command runs in a directory whose Python files must not be
+    executed.
+    """
     command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home_with_results), "tui", "--web"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
@@ -39,7 +41,9 @@ def address(home_with_results: Path, hostile_folder: Path) -> Iterator[str]:
 
 
 def send_get_request(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-    """Status, headers and body of a GET request; redirects are not followed."""
+    """The status, the headers and the body of the response to a GET request. Redirects are not followed. In the names
+    of `headers`, an underscore stands for a hyphen.
+    """
     parts = urlsplit(address)
     for _ in range(300):
         connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
@@ -64,7 +68,9 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     status, headers, page = send_get_request(address, "/", Cookie=cookie_pair)
     assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
     assert send_get_request(address, "/static/js/textual.js", Cookie=cookie_pair)[0] == 200
-    assert send_get_request(address, "/", Cookie=cookie_pair, Host="evil.example:80")[0] == 403, "DNS rebinding"
+    assert send_get_request(address, "/", Cookie=cookie_pair, Host="evil.example:80")[0] == 403, (
+        "DNS rebinding would give another site access"
+    )
     assert send_get_request(address, "/ws", Cookie=cookie_pair, Origin="http://evil.example")[0] == 403
     loaded_urls = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
     assert loaded_urls and all(urlsplit(url).netloc == parts.netloc for url in loaded_urls)
@@ -72,12 +78,13 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
 
 def test_socket_serves_the_application(address: str) -> None:
     async def read_first_screen() -> str:
+        """The output of the application until its first screen lists the run."""
         parts = urlsplit(address)
         async with ClientSession() as session:
             async with session.get(address, allow_redirects=False) as response:
                 token = response.cookies["nanoflux-token"].value
-            url, cookie = f"http://{parts.netloc}/ws?width=100&height=30", {"Cookie": f"nanoflux-token={token}"}
-            async with session.ws_connect(url, headers=cookie) as websocket:
+            url, headers = f"http://{parts.netloc}/ws?width=100&height=30", {"Cookie": f"nanoflux-token={token}"}
+            async with session.ws_connect(url, headers=headers) as websocket:
                 output = ""
                 async for message in websocket:
                     output += message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else ""
