@@ -296,9 +296,9 @@ def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
     stored_verdicts: list[str] = []
     keep_may_end = asyncio.Event()
 
-    async def store_verdict(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+    async def store_verdict(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
         """Stands in for `examples review ID --verdict VERDICT`; the verdict "keep" is stored late."""
-        verdict = words[4]
+        verdict = arguments[4]
         if verdict == "keep":
             await keep_may_end.wait()
         stored_verdicts.append(verdict)

@@ -133,7 +133,7 @@ def test_started_training_is_selected_in_the_list(
              "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
              "source": {}}  # fmt: skip
 
-    async def audit_or_start_training(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
+    async def audit_or_start_training(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
         """Stands in for `train --dry-run`, which prints an audit, and `train --detach`, which prints the training."""
         if "--detach" not in words:
             return CommandResult(0, json.dumps(audit), "")

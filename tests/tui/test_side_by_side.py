@@ -31,9 +31,9 @@ def add_second_training(home: Home) -> None:
             ledger.add_training_event(SECOND_TRAINING, "step", step, event)
 
 
-def run_cli(home: Home, *words: str) -> str:
+def run_cli(home: Home, *arguments: str) -> str:
     """Run a `nanoflux` command, which must succeed, and return its standard output."""
-    result = CliRunner().invoke(nanoflux, words, env={"NANOFLUX_HOME": str(home.root)})
+    result = CliRunner().invoke(nanoflux, arguments, env={"NANOFLUX_HOME": str(home.root)})
     assert result.exit_code == 0, result.output
     return result.stdout
 

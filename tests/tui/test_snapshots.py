@@ -56,9 +56,9 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr("nanoflux_local.endpoints.build.require_weights", lambda *_: None)
     monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
-    async def answer_without_running(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
-        is_experiment = words[:2] == ("experiment", "show")
-        document = load_results(home, words[2]).to_json() if is_experiment else DOCTOR_REPORT
+    async def answer_without_running(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
+        is_experiment = arguments[:2] == ("experiment", "show")
+        document = load_results(home, arguments[2]).to_json() if is_experiment else DOCTOR_REPORT
         return CommandResult(0, json.dumps(document), "")
 
     monkeypatch.setattr(CommandRunner, "run", answer_without_running)

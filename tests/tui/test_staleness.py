@@ -187,8 +187,8 @@ def test_old_forecast_shows_its_time_once_more_turns_are_committed() -> None:
     screen = RunScreen("a-run")
     state = RunState(row={}, config={}, status="running", message="", note="", seconds=60.0, worker=None)
     screen._forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)
-    screen._forecast_turns, screen._forecast_clock = 0, "12:34:56"
-    screen._forecast_at = time.monotonic() - 2 * STALE_S
+    screen._forecast_turns, screen._forecast_time = 0, "12:34:56"
+    screen._forecast_s = time.monotonic() - 2 * STALE_S
     assert "as of" not in screen._format_forecast(state)
     screen._tally.turns = 1
     assert screen._format_forecast(state).endswith("(as of 12:34:56)")

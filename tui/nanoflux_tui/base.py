@@ -227,13 +227,13 @@ class BaseScreen(Screen[None]):
 
     @work(group="commands", exit_on_error=False)
     async def run_command(
-        self, *words: str, success: str = "", on_result: Callable[[CommandResult], None] | None = None
+        self, *arguments: str, success: str = "", on_result: Callable[[CommandResult], None] | None = None
     ) -> None:
-        """Run the `nanoflux` command with the arguments `words`, show its outcome as a notification, and refresh the
+        """Run the `nanoflux` command with these arguments, show its outcome as a notification, and refresh the
         screen. If the command succeeds, the notification shows the text `success`, or else the command's messages.
         `on_result` is called in either case.
         """
-        result = await self.commands.run(*words)
+        result = await self.commands.run(*arguments)
         if result.ok:
             message = success or result.stderr or "The command succeeded."
             self.notify(Text(sanitize(message, 400)).plain, title="Done", markup=False)

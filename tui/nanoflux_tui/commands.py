@@ -69,13 +69,13 @@ class CommandResult:
 @dataclass(slots=True)
 class BackgroundCommand:
     """A long command that the application started. `label` describes it to the user, `log` is the file with its
-    messages, and `words` are its arguments.
+    messages, and `arguments` are those of its command line.
     """
 
     label: str
     process: subprocess.Popen[bytes]
     log: Path
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     reported: bool = False
     """Whether the application has shown that the command failed."""
 
@@ -105,18 +105,18 @@ class CommandRunner:
         self.home = home
         self.background: list[BackgroundCommand] = []
 
-    def _build_argv(self, words: Sequence[str]) -> list[str]:
-        """The command line that runs `nanoflux` with the arguments `words` for this home."""
-        return build_module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
+    def _build_argv(self, arguments: Sequence[str]) -> list[str]:
+        """The command line that runs `nanoflux` with these arguments for this home."""
+        return build_module_command("nanoflux_local.cli", "--home", str(self.home.root), *arguments)
 
-    async def run(self, *words: str, read_only: bool = False) -> CommandResult:
-        """Run the command with the arguments `words` and wait until it ends. If the wait is cancelled, a `read_only`
-        command is terminated; other commands continue, as they would in another terminal.
+    async def run(self, *arguments: str, read_only: bool = False) -> CommandResult:
+        """Run the `nanoflux` command with these arguments and wait until it ends. If the wait is cancelled, a
+        `read_only` command is terminated; other commands continue, as they would in another terminal.
         """
         # The output goes to files, since a command that writes to a full pipe would wait forever.
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(
-                self._build_argv(words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
+                self._build_argv(arguments), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
                 env={**os.environ, "NO_COLOR": "1"},
             )  # fmt: skip
             try:
@@ -130,17 +130,17 @@ class CommandRunner:
         messages = messages.strip().removeprefix("nanoflux: ")
         return CommandResult(process.returncode, output, sanitize(messages[-MAX_LOG_TAIL:]))
 
-    def start_in_background(self, label: str, *words: str) -> BackgroundCommand:
-        """Start the command with the arguments `words`, which outlives this application."""
+    def start_in_background(self, label: str, *arguments: str) -> BackgroundCommand:
+        """Start the `nanoflux` command with these arguments; it outlives this application."""
         logs = self.home.root / "logs"
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = logs / f"background-{os.getpid()}-{len(self.background)}.log"
         with log.open("wb") as file:
             log.chmod(0o600)
             process = subprocess.Popen(
-                self._build_argv(words), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                self._build_argv(arguments), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
-        command = BackgroundCommand(label, process, log, tuple(words))
+        command = BackgroundCommand(label, process, log, tuple(arguments))
         self.background.append(command)
         return command
 

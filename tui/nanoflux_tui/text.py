@@ -101,6 +101,6 @@ def format_clock(timestamp: str) -> str:
     return timestamp[11:19]
 
 
-def format_command(words: Sequence[str]) -> str:
+def format_command(arguments: Sequence[str]) -> str:
     """The `nanoflux` command line with these arguments, quoted for a shell."""
-    return shlex.join(["nanoflux", *words])
+    return shlex.join(["nanoflux", *arguments])

@@ -152,7 +152,8 @@ the top. F3 also asks each server whether it serves its model."""
 
     @on(Input.Changed)
     def _show_commands(self) -> None:
-        lines = [f"$ {sanitize(format_command(words), 1_000)}" for words in self._build_commands()]
+        command_lines = [format_command(arguments) for arguments in self._build_commands()]
+        lines = [f"$ {sanitize(command_line, 1_000)}" for command_line in command_lines]
         self.query_one("#line", Static).update("\n".join(lines))
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -174,12 +175,12 @@ the top. F3 also asks each server whether it serves its model."""
         """Save the form, then check the saved profile. If a command fails, show its message and stop."""
         try:
             name = self.value("save-as")
-            for words in self._build_commands():
-                result = await self.commands.run(*words)
+            for arguments in self._build_commands():
+                result = await self.commands.run(*arguments)
                 if not result.ok:
                     self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
                     return
-                if words[1] == "new":  # the command has copied the profile; from here on, the form edits the copy
+                if arguments[1] == "new":  # the command has copied the profile; from here on, the form edits the copy
                     self._profile = name
             self._endpoints = read_fields(name, self.home)
             self._show_commands()
@@ -199,8 +200,8 @@ the top. F3 also asks each server whether it serves its model."""
     async def _check_profile(self, *options: str) -> None:
         """Run `nanoflux profiles check` with these options, and show the result of each check."""
         self._show_checks(Text("Checking …"))
-        words = ("profiles", "check", self._profile, "--domain", self._domain, "--json", *options)
-        result = await self.commands.run(*words, read_only=True)
+        arguments = ("profiles", "check", self._profile, "--domain", self._domain, "--json", *options)
+        result = await self.commands.run(*arguments, read_only=True)
         report = result.json()
         if report is None:
             self._show_checks(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))

@@ -227,10 +227,10 @@ an evaluation, those that flip against a marked one (or the untuned model) first
     def _evaluate(self, values: dict[str, str] | None) -> None:
         if not values:
             return
-        words = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
-        words += ["--adapter", values["adapter"]] if values["adapter"] != NO_ADAPTER else []
-        words += ["--limit", values["limit"]] if values["limit"] else []
-        self.commands.start_in_background(f"evaluating {values['model']}", *words, "--json")
+        arguments = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
+        arguments += ["--adapter", values["adapter"]] if values["adapter"] != NO_ADAPTER else []
+        arguments += ["--limit", values["limit"]] if values["limit"] else []
+        self.commands.start_in_background(f"evaluating {values['model']}", *arguments, "--json")
         self.notify("Started the evaluation. Its progress appears here.")
 
 

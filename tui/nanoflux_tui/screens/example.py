@@ -228,9 +228,9 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         """Save a review. In the review queue, a review that `advances` then opens the next example."""
         self._review_count += 1
         review_number = self._review_count
-        words = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
+        arguments = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
         async with self._review_lock:  # so that an undo is stored after the review that it undoes
-            result = await self.commands.run(*words)
+            result = await self.commands.run(*arguments)
         if not result.ok:
             self.application.show_failure(result)
         elif self._in_queue and advances and review_number == self._review_count:

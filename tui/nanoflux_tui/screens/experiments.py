@@ -137,14 +137,14 @@ space resumes one that was stopped or killed."""
     def _start_experiment(self, values: dict[str, str] | None) -> None:
         if not values:
             return
-        words = ["experiment", "run", values["grid"], "--scale", values["scale"] or "tiny"]
-        words += ["--run", values["run"]] if values["run"] else []
+        arguments = ["experiment", "run", values["grid"], "--scale", values["scale"] or "tiny"]
+        arguments += ["--run", values["run"]] if values["run"] else []
         self.notify("Starting the experiment in a separate process …")
-        self._run_start_command([*words, "--detach", "--json"])
+        self._run_start_command([*arguments, "--detach", "--json"])
 
     @work(group="start", exit_on_error=False)
-    async def _run_start_command(self, words: list[str]) -> None:
-        result = await self.commands.run(*words)
+    async def _run_start_command(self, arguments: list[str]) -> None:
+        result = await self.commands.run(*arguments)
         if not result.ok:
             self.application.show_failure(result)
         self.reload()

@@ -269,14 +269,14 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def _plan(self, values: dict[str, str] | None) -> None:
         if values:
-            words = ["models", "plan", values["profile"], *(["--gpus", values["gpus"]] if values["gpus"] else [])]
-            self._show_plan(words)
+            arguments = ["models", "plan", values["profile"], *(["--gpus", values["gpus"]] if values["gpus"] else [])]
+            self._show_plan(arguments)
 
     @work(group="plan", exclusive=True, exit_on_error=False)
-    async def _show_plan(self, words: list[str]) -> None:
-        result = await self.commands.run(*words)
+    async def _show_plan(self, arguments: list[str]) -> None:
+        result = await self.commands.run(*arguments)
         text = sanitize(f"{result.stdout}\n{result.stderr}".strip())
-        self.app.push_screen(TextDialog(" ".join(words), text, wide=True))
+        self.app.push_screen(TextDialog(" ".join(arguments), text, wide=True))
 
 
 def _format_model_cells(manifest: Manifest, record: WeightsRecord | None) -> Cells:

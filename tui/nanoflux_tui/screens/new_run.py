@@ -126,20 +126,20 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
     def _build_arguments(self) -> list[str]:
         """The arguments of the equivalent command."""
-        words = ["run", "start", "--domain", self.value("domain")]
+        arguments = ["run", "start", "--domain", self.value("domain")]
         profile = self.value("profile")
         if profile != "embedded":
-            words += ["--profile", profile]
+            arguments += ["--profile", profile]
         for name in ("examples", "max-turns", "seed", "rules", "budget-usd", "name"):
             value = self.value(name)
             if value and value != OMITTED_VALUES.get(name):
-                words += [f"--{name}", value]
+                arguments += [f"--{name}", value]
         for role in ROLES:
             if endpoint := self.value(role):
-                words += ["--set", f"roles.{role}.endpoint={endpoint}"]
+                arguments += ["--set", f"roles.{role}.endpoint={endpoint}"]
         for setting in self.value("settings").split():
-            words += ["--set", setting]
-        return [*words, "--detach"]
+            arguments += ["--set", setting]
+        return [*arguments, "--detach"]
 
     @work(group="check", exclusive=True, exit_on_error=False)
     async def _check_input(self) -> None:
@@ -148,8 +148,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         """
         from nanoflux_local.endpoints.build import require_weights
 
-        words = self._build_arguments()
-        self.query_one("#line", Static).update(f"$ {sanitize(format_command(words), 1_000)}")
+        arguments = self._build_arguments()
+        self.query_one("#line", Static).update(f"$ {sanitize(format_command(arguments), 1_000)}")
         await asyncio.sleep(TYPING_PAUSE_S)
         try:
             settings = self._read_settings()
@@ -249,10 +249,10 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         self._start_run(self._build_arguments())
 
     @work(group="start", exit_on_error=False)
-    async def _start_run(self, words: list[str]) -> None:
+    async def _start_run(self, arguments: list[str]) -> None:
         from nanoflux_tui.screens.run import RunScreen
 
-        result = await self.commands.run(*words, "--json")
+        result = await self.commands.run(*arguments, "--json")
         self._is_starting = False
         started_run = result.json()
         if result.ok and started_run:
@@ -268,8 +268,8 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
     async def action_preview(self) -> None:
         """Show what `run start --dry-run` prints: settings, GPU plan, expected cost, and what would prevent a start."""
         self.notify("Computing the preview …")
-        words = [word for word in self._build_arguments() if word != "--detach"]
-        result = await self.commands.run(*words, "--dry-run", read_only=True)
+        arguments = [argument for argument in self._build_arguments() if argument != "--detach"]
+        result = await self.commands.run(*arguments, "--dry-run", read_only=True)
         outputs = (result.stdout, result.stderr)
         text = "\n".join(output.rstrip() for output in outputs if output.strip())
         self.app.push_screen(TextDialog("Preview of the run", text, wide=True))

@@ -119,49 +119,49 @@ Ctrl+S starts the training in a separate process."""
     @on(Select.Changed)
     def _update_command(self) -> None:
         """Show the command for the current input, and start an audit if the input has changed since the last audit."""
-        words = self._build_arguments()
-        self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
-        self.query_one("#train", Button).disabled = words != self._audited_arguments or self._is_starting
-        if words != self._requested_arguments:  # a refresh does not restart a running audit
-            self._requested_arguments = words
+        arguments = self._build_arguments()
+        self.query_one("#line", Static).update(f"$ {sanitize(format_command([*arguments, '--detach']), 1_000)}")
+        self.query_one("#train", Button).disabled = arguments != self._audited_arguments or self._is_starting
+        if arguments != self._requested_arguments:  # a refresh does not restart a running audit
+            self._requested_arguments = arguments
             self._run_audit()
 
     def _build_arguments(self) -> list[str]:
         """The arguments of the equivalent command, without --detach."""
         value = self.value
-        words = ["train", value("run"), "--base", value("base")]
+        arguments = ["train", value("run"), "--base", value("base")]
         if value("reason") != ANY_REASON:
-            words += ["--reason", REASONS[value("reason")]]
+            arguments += ["--reason", REASONS[value("reason")]]
         for name in ("size", "where"):
-            words += [f"--{name}", value(name)] if value(name) else []
+            arguments += [f"--{name}", value(name)] if value(name) else []
         if value("solution") != AUTHOR:
-            words += ["--solution", SOLUTIONS[value("solution")]]
+            arguments += ["--solution", SOLUTIONS[value("solution")]]
         for mix in value("mix").split():
-            words += ["--mix", mix]
+            arguments += ["--mix", mix]
         if value("epochs") not in ("", DEFAULT_EPOCHS):
-            words += ["--set", f"epochs={value('epochs')}"]
+            arguments += ["--set", f"epochs={value('epochs')}"]
         if value("precision") == QUANTIZED:
-            words.append("--qlora")
+            arguments.append("--qlora")
         for setting in value("settings").split():
-            words += ["--set", setting]
-        return words
+            arguments += ["--set", setting]
+        return arguments
 
     @work(group="audit", exclusive=True, exit_on_error=False)
     async def _run_audit(self) -> None:
         """Audit the current input once the user has stopped typing, and then offer the training."""
-        words, panel = self._build_arguments(), self.query_one("#audit-result", Panel)
-        if not words[1]:
+        arguments, panel = self._build_arguments(), self.query_one("#audit-result", Panel)
+        if not arguments[1]:
             panel.show("Enter a run: the audit needs its examples.")
             return
         await asyncio.sleep(TYPING_PAUSE_S)
         panel.show("Auditing the rows and timing a matrix product …")
-        result = await self.commands.run(*words, "--dry-run", "--json", read_only=True)
+        result = await self.commands.run(*arguments, "--dry-run", "--json", read_only=True)
         audit = result.json()
         if not result.ok or not audit:
             panel.show(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
             return
         panel.show(self._format_audit(audit))
-        self._audited_arguments = words
+        self._audited_arguments = arguments
         self.query_one("#train", Button).disabled = False
 
     def _format_audit(self, audit: dict[str, Any]) -> Text:
@@ -211,8 +211,8 @@ Ctrl+S starts the training in a separate process."""
         self._start_training([*self._audited_arguments, "--detach", "--json"])
 
     @work(group="train", exit_on_error=False)
-    async def _start_training(self, words: list[str]) -> None:
-        result = await self.commands.run(*words)
+    async def _start_training(self, arguments: list[str]) -> None:
+        result = await self.commands.run(*arguments)
         self._is_starting = False
         if not result.ok:
             self.application.show_failure(result)

@@ -35,7 +35,7 @@ from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.bars import ProblemBar
 from nanoflux_tui.widgets.panel import Panel
 
-FORECAST_S = 15.0
+FORECAST_PAUSE_S = 15.0
 """Minimum seconds between two forecasts, since a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
 """Maximum number of turns in progress that are shown."""
@@ -119,8 +119,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._tally = Tally(run)
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
-        self._forecast_at, self._forecast_turns, self._forecast_clock = 0.0, -1, ""
-        """When the forecast was computed: on the monotonic clock, in turns, and in local time (hh:mm:ss)."""
+        self._forecast_s, self._forecast_turns, self._forecast_time = 0.0, -1, ""
+        """When the forecast was computed: in seconds of the monotonic clock, in turns, and in local time (hh:mm:ss)."""
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._past_turn: int | None = None
@@ -171,9 +171,16 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if row["status"] == "running" and not self._tally.steps:
             self._tally.steps = load_steps(self.home, config)
         has_more = self._tally.update(view)
-        current = check_job(self.home, view, Job(RUN, row["id"]), row)
-        note = view.note("run", row["id"])
-        state = RunState(row, config, current.status, current.message, note, current.seconds, current.worker)
+        job_state = check_job(self.home, view, Job(RUN, row["id"]), row)
+        state = RunState(
+            row,
+            config,
+            job_state.status,
+            job_state.message,
+            view.note("run", row["id"]),
+            job_state.seconds,
+            job_state.worker,
+        )
         if not has_more:
             self._update_forecast(view, state)
             self._update_moment(view)
@@ -189,10 +196,10 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self._past_moment = self._history.load_moment(view, self._past_turn)
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Update the forecast and the judge's trial if turns were committed since the last forecast, but at most once
-        in `FORECAST_S`.
+        """Update the forecast and the judge's trial if turns were committed since the last forecast, but not before
+        `FORECAST_PAUSE_S` have passed.
         """
-        if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
+        if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_s < FORECAST_PAUSE_S:
             return
         row = view.row("SELECT coalesce(sum(fresh), 0) AS calls FROM turns WHERE run = ?", self.run_id)
         calls_in_committed_turns = row["calls"] if row else 0
@@ -208,11 +215,12 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             calls_wasted=calls_made - calls_in_committed_turns,
         )
         self._forecast = forecast(view, position)
-        self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
-        self._forecast_clock = f"{datetime.now():%H:%M:%S}"
+        self._forecast_s, self._forecast_turns = time.monotonic(), self._tally.turns
+        self._forecast_time = f"{datetime.now():%H:%M:%S}"
         self._trial = summarize_trial(view, self.run_id)
 
     def _show_head(self) -> None:
+        """Show the run's status and figures, and the number of its problems."""
         if self._state is not None:
             state = self._state
             self.query_one("#head", Panel).show(lambda width: self._format_head(state, width))
@@ -280,8 +288,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if run_forecast is None or run_forecast.turns is None or run_forecast.seconds is None:
             return "forecast: " + (run_forecast.reason if run_forecast else "too early")
         turns, seconds = run_forecast.turns, run_forecast.seconds
-        is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_at > STALE_S
-        age_note = f" (as of {self._forecast_clock})" if is_old else ""
+        is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_s > STALE_S
+        age_note = f" (as of {self._forecast_time})" if is_old else ""
         expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
         return (
             f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
@@ -294,25 +302,24 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._show_turns(state)
         self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
         self.query_one("#kept", Panel).show(lambda width: charts.draw_kept_curve(tally.kept_by_turn, colours, width))
-        worked_s = 0.0 if self._past_moment else state.seconds
+        worked_s = 0.0 if self._past_moment else state.seconds  # not known as of an earlier turn
         self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours, worked_s))
-        trial = self.query_one("#trial", Panel)
-        trial.display = self._trial is not None
+        trial_panel = self.query_one("#trial", Panel)
+        trial_panel.display = self._trial is not None
         if self._trial is not None:
-            trial.show(
-                charts.draw_trial(self._trial, colours), f"Judge's trial, {self._trial.solutions} known solutions"
-            )
+            title = f"Judge's trial, {self._trial.solutions} known solutions"
+            trial_panel.show(charts.draw_trial(self._trial, colours), title)
         threshold = state.config["novelty"]["question"]
         self.query_one("#similarity", Panel).show(
             lambda width: charts.draw_histogram(tally.similarities, colours, width, threshold),
             f"Question similarity; rejected above {threshold:g}",
         )
-        minimum = state.config["judge"]["confidence"]
+        min_confidence = state.config["judge"]["confidence"]
         self.query_one("#confidence", Panel).show(
             lambda width: charts.draw_histogram(
-                tally.confidences, colours, width, minimum, height=3, highlights_below=True
+                tally.confidences, colours, width, min_confidence, height=3, highlights_below=True
             ),
-            f"Judge confidence; asked again below {minimum:g}",
+            f"Judge confidence; asked again below {min_confidence:g}",
         )
         self.query_one("#quality", Panel).show(lambda width: charts.draw_quality(tally.levels, colours, width))
         self.query_one("#events", Panel).show(lambda width: charts.draw_events(list(tally.events), colours, width, 12))
