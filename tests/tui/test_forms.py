@@ -135,7 +135,7 @@ def test_started_training_is_selected_in_the_list(
 
     async def audit_or_start_training(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
         """Stands in for `train --dry-run`, which prints an audit, and `train --detach`, which prints the training."""
-        if "--detach" not in words:
+        if "--detach" not in arguments:
             return CommandResult(0, json.dumps(audit), "")
         with Ledger(home.ledger) as ledger:
             ledger.create_training(new_training, run, "smollm2-135m", "1" * 64, {"epochs": 1}, {"source": {"run": run}})

@@ -1,8 +1,8 @@
-"""The application: its tabs, its keys, and the watch that refreshes the visible screen.
+"""The application: its tabs, its keys, and the loop that refreshes the visible screen.
 
-The watch checks a few times a second whether the ledger or its workers have changed, and then refreshes the screen;
-without a change, it refreshes the screen every few seconds. The more CPU time a refresh takes, the longer the pause
-before the next one, so that watching a run does not slow the run down. The pause is limited to a few seconds; a screen
+The loop checks a few times a second whether the ledger or its workers have changed. It refreshes the screen after each
+change, and every few seconds if nothing has changed. The more CPU time a refresh takes, the longer the loop waits
+before the next refresh, so that the application does not slow down a run. But it waits at most a few seconds; a screen
 with older content shows the time of that content.
 """
 
@@ -51,7 +51,7 @@ AGE_CHECK_S = 1.0
 IMPORT_DELAY_S = 1.0
 """Seconds after the start at which the modules of more screens are imported; by then Home shows its rows."""
 LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
-"""The actions that leave a screen and whose keys are single characters."""
+"""The actions that leave the current screen, and that have single characters as keys."""
 
 
 def _build_screen(mode: str) -> BaseScreen:
@@ -116,6 +116,7 @@ class NanofluxApp(BaseApp):
             self.visible_screen.show_age()
 
     def on_unmount(self) -> None:
+        """Close the ledger when the application ends."""
         self.reader.close()
 
     @property

@@ -178,7 +178,7 @@ class BaseScreen(Screen[None]):
         """Call `load`; if it raises a NanofluxError, show the error. Does nothing until the screen is mounted."""
         if not self._is_mounted:
             return
-        async with self._refresh_lock:  # the ledger watch and a key press can both request a refresh
+        async with self._refresh_lock:  # `watch_ledger` and a key press can both request a refresh
             started_s, started_at = time.monotonic(), datetime.now()
             try:
                 await self.load()

@@ -116,9 +116,13 @@ class CommandRunner:
         # The output goes to files, since a command that writes to a full pipe would wait forever.
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(
-                self._build_argv(arguments), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
+                self._build_argv(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
                 env={**os.environ, "NO_COLOR": "1"},
-            )  # fmt: skip
+            )
             try:
                 while process.poll() is None:
                     await asyncio.sleep(POLL_S)
