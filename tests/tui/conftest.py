@@ -194,7 +194,7 @@ class Driver:
 
 
 def _is_true(condition: Callable[[], object]) -> bool:
-    """Whether the condition is true; False if it asks for a widget that is not mounted yet."""
+    """Whether the condition is true; False if it raises a LookupError, such as `table.keys[0]` on an empty table."""
     try:
         return bool(condition())
     except LookupError:

@@ -39,7 +39,7 @@ ADVICE = {
     "running": "Press Enter to watch it, space to pause it, s to stop it.",
     "ready": "Press Enter to open the list of servers, s to stop it.",
 }
-"""What the user can do with a job or a server, by its status. `_advise` has the advice for kinds with other keys."""
+"""What the user can do with a job or a server, by its status. `_advise` has different advice for some kinds of jobs."""
 EVALUATION_END_NOTE = "It ends by itself, and its replies are kept."
 EVALUATION_RESUME_NOTE = "To resume an evaluation, start the same one again (4, then e): its replies are kept."
 
@@ -53,7 +53,7 @@ class ServerKey:
 
 
 class HomeScreen(BaseScreen):
-    """All jobs and servers of this home."""
+    """The board: a line for each job and each server of this home."""
 
     mode = "home"
     HELP = """All work of this home: first what failed or was interrupted in the last day, then what runs, what waits,
@@ -72,6 +72,7 @@ and the rest by time. Enter opens a line."""
     def __init__(self) -> None:
         super().__init__()
         self._line_by_key: dict[object, board.BoardLine] = {}
+        """The lines that were fetched, by a `board.LineKey` or a `ServerKey`."""
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -156,7 +157,7 @@ and the rest by time. Enter opens a line."""
                 f" {format_count(line.done)}/{format_count(line.total)}",
             )
         rate_per_hour = line.done / line.seconds * 3600 if line.seconds else 0.0
-        seconds_left = None
+        seconds_left: float | None = None
         if rate_per_hour and line.status == "running":
             seconds_left = (line.total - line.done) / rate_per_hour * 3600
         time_left = "" if seconds_left is None else format_duration(seconds_left)
@@ -199,12 +200,13 @@ and the rest by time. Enter opens a line."""
 
             self.app.push_screen(ExperimentScreen(line.id))
         elif line.kind in ("training", "evaluation"):
-            self.application.requested_rows[line.kind] = line.id
+            self.application.requested_key_by_tab[line.kind] = line.id
             self.application.action_go(line.kind)
         else:
             self.application.action_go("models")
 
     def action_pause(self) -> None:
+        """Pause the selected job if it runs, else resume it. An experiment is stopped instead of paused."""
         line = self._selected_line()
         if line is not None and line.kind == "evaluation":
             is_running = line.status in ("running", "stalled")
