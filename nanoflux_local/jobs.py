@@ -203,6 +203,9 @@ class Heartbeat:
             self._poll()
 
     def _poll(self) -> None:
+        """Call back if there is a new stop request or if the settings have changed, and record a heartbeat if one is
+        due.
+        """
         request, settings = self._read()
         if request != self._request:
             self._request = request

@@ -26,16 +26,19 @@ from nanoflux_local.report.tables import as_csv, as_markdown
 TableRows = list[list[object]]
 """The rows of a table, each a list of its cells."""
 UNFINISHED_ANSWER = "Too few cells are done to answer the question yet."
+"""The answer that the report gives while the experiment's results are incomplete."""
 CurvePoints = dict[str, list[plots.LossPoint]]
 """The points of a loss curve for each condition, by the condition's title."""
 HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
     "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
 )  # fmt: skip
+"""The columns of the table of conditions. `low` and `high` are the bounds of the accuracy's 95% interval."""
 PAIR_HEADINGS = (
     "b minus a", "on", "items", "difference", "low", "high", "McNemar p", "Holm p", "bootstrap p", "t over seeds p",
     "detectable",
 )  # fmt: skip
+"""The columns of the table of paired tests. `low` and `high` are the bounds of the difference's 95% interval."""
 
 
 def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
@@ -276,6 +279,6 @@ def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePo
 
 
 def _count_epochs(step_events: Sequence[dict[str, Any]]) -> int:
-    """The number of epochs of a training: of runs of consecutive step events with the same epoch."""
+    """The number of epochs of a training, counted as groups of consecutive step events with the same epoch."""
     events_by_epoch = groupby(step_events, key=lambda event: int(event.get("epoch", 0)))
     return sum(1 for _epoch in events_by_epoch)

@@ -12,6 +12,7 @@ from nanoflux_local.experiments.tables import format_percent, format_points
 MAX_CHARACTERS = 20_000
 """Maximum length of a string on a page, since a model may write a line of several megabytes."""
 _CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except tabs and line breaks, marks that change the writing direction, and surrogates."""
 
 
 def render_page(template: str, values: dict[str, Any]) -> str:

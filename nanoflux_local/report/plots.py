@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 INK, GREY, BLUE, ORANGE = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
+"""Colours of the plots; `INK` is that of texts and error bars."""
 COLOURS = (BLUE, ORANGE, "#059669", "#9333ea", GREY)
 """The colours of the lines of a plot, in the order of their use; the third is green and the fourth purple."""
 AccuracyPoint = tuple[float, float, float, float]
@@ -14,6 +15,7 @@ LossPoint = tuple[float, float]
 
 
 def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
+    """An empty matplotlib figure of this size in inches, with a transparent background, and its axes."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -20,6 +20,7 @@ def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _escape_cell(value: object) -> object:
+    """A cell of a CSV table; "" for None."""
     if not isinstance(value, str):
         return "" if value is None else value
     text = str(sanitize(value))
@@ -34,6 +35,7 @@ def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> st
 
 
 def _escape_markdown(value: object) -> str:
+    """A cell of a Markdown table, in one line."""
     text = " ".join(str(sanitize(str(value))).split())
     for character in "\\`|*_<[":
         text = text.replace(character, f"\\{character}")

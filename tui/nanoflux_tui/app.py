@@ -297,6 +297,7 @@ class NanofluxApp(BaseApp):
         )
 
     def _log_traceback(self, error: Exception) -> None:
+        """Append the traceback to the file logs/tui.log in the home directory, without secrets."""
         with suppress(OSError):
             log = self.home.root / "logs" / "tui.log"
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

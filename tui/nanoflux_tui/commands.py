@@ -25,6 +25,7 @@ MAX_LOG_TAIL = 4_000
 POLL_S = 0.03
 """Seconds between two checks whether a command has ended."""
 _PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
+"""A line such as "training 3/10 steps, 1.2 steps/s, 6 s left"."""
 
 
 @dataclass(frozen=True, slots=True)

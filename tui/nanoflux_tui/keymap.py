@@ -22,6 +22,7 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 KEY_NAMES = {*(str(key.value) for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
 """Textual's names of keys that are longer than a character, such as "f5" or "slash"."""
 MODIFIERS = ("ctrl", "shift", "alt")
+"""The names that may precede a key's name, each followed by "+"."""
 ACTIONS: dict[str, dict[str, list[str]]] = {}
 """The default keys by section and action. Importing a class adds the actions that the class binds."""
 

@@ -51,6 +51,7 @@ class LedgerReader:
         self._executor.shutdown(wait=False)
 
     def _run_query(self, query: Callable[[LedgerView], T]) -> T:
+        """The result of `query`; a record that cannot be read raises a LedgerError."""
         view = self._open_view()
         try:
             return query(view)
@@ -74,6 +75,7 @@ class LedgerReader:
         return self._view
 
     def _compute_version(self) -> tuple[object, ...]:
+        """The value that `read_version` returns."""
         try:
             view = self._open_view()
             row = view.row("PRAGMA data_version")

@@ -32,8 +32,8 @@ END_TIMEOUT_S = 20.0
 RUN_COMMAND = (
     "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--examples", "60", "--seed", "7",
     "--name", "the tour's run", "--concurrency", "3", "--set", "seeds.min=2",
-    *(word for name in ("duelist-a", "duelist-b", "arbiter") for word in ("--set", f"endpoints.{name}.delay_s=0.4")),
-    "--detach", "--json",
+    "--set", "endpoints.duelist-a.delay_s=0.4", "--set", "endpoints.duelist-b.delay_s=0.4",
+    "--set", "endpoints.arbiter.delay_s=0.4", "--detach", "--json",
 )  # fmt: skip
 """The arguments that start the tour's run. Each scripted reply takes 0.4 s, so that the user can watch the turns."""
 
@@ -88,7 +88,7 @@ class TourApp(NanofluxApp):
 
     def action_move_tour(self, offset: int) -> None:
         """Show the next stop (`offset` 1) or the previous stop (`offset` -1)."""
-        if not self.tour_run:  # Home may list the run before the command that starts it has exited
+        if not self.tour_run:  # Home may list the run before the command that starts the run has ended
             self._next_requested = offset > 0
             self.notify("The run is starting. The tour continues in a moment.")
             return
@@ -97,6 +97,7 @@ class TourApp(NanofluxApp):
         self.call_later(self._update_tour_bar)
 
     def _update_tour_bar(self) -> None:
+        """Show the text of the current stop on a screen that was composed for an earlier stop."""
         for bar in self.screen.query(TourBar):
             bar.update(self._format_stop())
 

@@ -22,11 +22,14 @@ from nanoflux_models.child import build_module_command
 
 HOST, COOKIE = "127.0.0.1", "nanoflux-token"
 PAGES = Path(__file__).parent / "pages"
+"""The directory with the template of the page in which the application is shown."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+"""The policy that the browser applies to the page: it loads resources from this server only."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Answers a request."""
 
 
 class Gate:
@@ -37,6 +40,9 @@ class Gate:
         self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle a request with the token's cookie. A request with the token in its address gets the cookie and is
+        redirected to the same page without the token; any other request is rejected with status 403.
+        """
         if request.host not in self._hosts or not self._is_same_origin(request):
             raise web.HTTPForbidden(text="This page is served to this machine only.")
         if self._is_token(request.query.get("token", "")):

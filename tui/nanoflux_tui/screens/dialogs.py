@@ -255,6 +255,7 @@ class HelpDialog(TextDialog):
 
 
 def _build_help(screen: BaseScreen) -> Text:
+    """The help of a screen: its `HELP`, then its own keys, then the keys that work on every screen."""
     text = Text(" ".join(screen.HELP.split()) + "\n\n")
     screen_keys = _list_keys(screen, everywhere=False)
     application_keys = {f"1 to {len(TABS)}": "Tabs", **_list_keys(screen, everywhere=True)}

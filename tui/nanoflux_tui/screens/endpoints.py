@@ -222,6 +222,7 @@ the top. F3 also asks each server whether it serves its model."""
         self.call_after_refresh(self.query_one("#form", VerticalScroll).scroll_end, animate=False)
 
     def action_back(self) -> None:
+        """Leave the form; if values were changed and not saved, ask for a confirmation first."""
         if self._read_changes():
             question = "Leave without saving the changes?"
             self.app.push_screen(ConfirmDialog(question, "Leave"), lambda yes: self._leave() if yes else None)

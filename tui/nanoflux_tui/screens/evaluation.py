@@ -125,6 +125,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         return Text(f"{mark} {mean:.0%}", style=self.colours["warning"])
 
     def action_mark(self) -> None:
+        """Mark the selected evaluation, or remove its mark."""
         key = self.query_one(WindowTable).key
         if key is None:
             return
@@ -137,6 +138,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.reload()
 
     def action_compare(self) -> None:
+        """Compare the marked evaluations with `nanoflux compare`, and show the result."""
         if len(self._marked_ids) < 2:
             self.notify("Mark two or more evaluations of the same items with space first.", severity="warning")
             return
@@ -151,6 +153,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.run_command("compare", *compared_ids, "--json", success=success, on_result=show_unless_marks_changed)
 
     def _show_comparison(self, result: CommandResult) -> None:
+        """Show the pairs that `nanoflux compare` tested; for a single pair, also the items that flipped."""
         comparison = result.json()
         panel = self.query_one("#comparison", Panel)
         if not result.ok or not comparison:
@@ -202,6 +205,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.app.push_screen(ItemsScreen(evaluation, base))
 
     def action_evaluate(self) -> None:
+        """Open the form that starts an evaluation of an installed chat model."""
         installed = {record.name for record in list_installed(self.home.root)}
         models = [
             manifest.name
@@ -225,6 +229,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         self.app.push_screen(FormDialog("New evaluation", fields, "Evaluate", note), self._evaluate)
 
     def _evaluate(self, values: dict[str, str] | None) -> None:
+        """Start an evaluation with the values of the form; None means that the user cancelled."""
         if not values:
             return
         arguments = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]

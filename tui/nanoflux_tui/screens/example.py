@@ -118,6 +118,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self.query_one("#citations").display = bool(text_and_title_by_panel["citations"][0])
 
     def _format_head(self, example: dict[str, Any]) -> Text:
+        """The example's position in the list, its turn, the reason for keeping it, its pass rate and its review."""
         reason, colour = describe_outcome(example["reason"])
         queue_label = "queue: " if self._in_queue else ""
         text = Text.assemble(
@@ -198,6 +199,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             self._save_review(self._example["id"], verdict, "")
 
     def action_note(self) -> None:
+        """Ask for a verdict and a note, and save both as the review of the example."""
         if self._example is not None:
             fields = (
                 Field("verdict", "verdict", self._example.get("review") or "", "keep, drop or fix", VERDICTS),
@@ -211,6 +213,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             self._save_review(self._example["id"], values["verdict"], values["note"])
 
     def action_undo(self) -> None:
+        """Restore the review that the latest change of a review replaced."""
         if not self._undo_stack:
             self.notify("There is no review to undo.")
             return

@@ -37,6 +37,7 @@ CELL_COLUMNS = (
     Column("adapter", 8, from_width=66),
     Column("message", 20, share=3),
 )
+"""The columns of the table of an experiment's cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         return self._current
 
     def _format_head(self, experiment: CurrentExperiment, width: int) -> Text:
+        """The experiment's status, title, question and progress."""
         colours, overview, state = self.colours, experiment.overview, experiment.state
         text = colours.format_status(state.status)
         text.append(f"  {format_line(overview.title, 90)}", style="bold")
@@ -185,6 +187,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         return text
 
     def _format_cell(self, cell: dict[str, Any]) -> Cells:
+        """The row of a cell in the table of cells."""
         result = cell["result"]
         rows = str(result["rows"]) if isinstance(result.get("rows"), int) else ""
         message = cell["message"] or (f"run {result['run']}" if "run" in result else "")

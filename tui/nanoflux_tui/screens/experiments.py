@@ -102,6 +102,7 @@ space resumes one that was stopped or killed."""
 
     @on(WindowTable.RowHighlighted)
     def _show_details(self) -> None:
+        """Show the question of the selected experiment, and its message or what the user can do with it."""
         experiment, panel = self.current_experiment(), self.query_one("#about", Panel)
         if experiment is None:
             panel.show("No experiments yet. Press e to start one.")
@@ -121,6 +122,7 @@ space resumes one that was stopped or killed."""
             self.app.push_screen(ExperimentScreen(experiment.id))
 
     def action_new(self) -> None:
+        """Open the form that starts an experiment."""
         grid_names = ", ".join(name for name, _ in self._grids)
         fields = (
             Field("grid", "experiment", "table1", "a name, or the path of your own .toml file"),

@@ -29,6 +29,7 @@ EMPTY = """This home is empty.
 A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
+"""The text of a home without jobs and servers."""
 JOB_KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """The kinds of jobs in the table, by the name that the column `kind` shows. The table's other lines are servers."""
 ADVICE = {
@@ -174,6 +175,7 @@ and the rest by time. Enter opens a line."""
 
     @on(WindowTable.RowHighlighted)
     def _show_details(self) -> None:
+        """Show the selected line's model and data, and its message or what the user can do with it."""
         line = self._selected_line()
         if line is None:
             self.query_one("#about", Panel).show("")
@@ -188,6 +190,7 @@ and the rest by time. Enter opens a line."""
 
     @on(WindowTable.RowSelected)
     def _open_line(self) -> None:
+        """Open the screen of the selected run or experiment, or the tab that lists the selected line."""
         line = self._selected_line()
         if line is None:
             return

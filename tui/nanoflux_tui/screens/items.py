@@ -94,6 +94,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         return True
 
     def _format_caption(self) -> Text:
+        """The evaluation's model, adapter, data and state, and how many items it gained and lost against the base."""
         row = self._evaluation_row
         adapter = f" + {row['adapter'][:12]}" if row["adapter"] else ""
         name = f"{format_line(row['model'], 40)}{adapter} on {format_line(row['data'], 40)} {row['split']}"

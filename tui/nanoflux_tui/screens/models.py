@@ -244,6 +244,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), LOG_TAIL_BYTES)))
 
     def action_pull(self) -> None:
+        """Ask for a confirmation, and download the weights of the selected model."""
         model = self._selected_model()
         if any(record.name == model for record in list_installed(self.home.root)):
             self.notify(f"The weights of {model} are installed. Press v to verify them.")
@@ -261,6 +262,7 @@ until that panel is marked, then scroll it with the arrow keys."""
             self.reload()
 
     def action_plan(self) -> None:
+        """Open the form that plans the placement of a profile's models on GPUs."""
         fields = (
             Field("profile", "profile", "a100-40g-x2", options=list_profiles(self.home)),
             Field("gpus", "GiB of each GPU", "", "detected, or e.g. 40,40"),

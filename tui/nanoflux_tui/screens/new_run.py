@@ -238,6 +238,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         call_after_typing(self, self._start)
 
     def _start(self) -> None:
+        """Start the run, unless the input has an error or the run is being started already."""
         if self._is_starting:
             return
         if not self._is_ready:
@@ -250,6 +251,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
 
     @work(group="start", exit_on_error=False)
     async def _start_run(self, arguments: list[str]) -> None:
+        """Run the command that starts the run; then show the run's screen, or the error in the form."""
         from nanoflux_tui.screens.run import RunScreen
 
         result = await self.commands.run(*arguments, "--json")

@@ -165,6 +165,7 @@ Ctrl+S starts the training in a separate process."""
         self.query_one("#train", Button).disabled = False
 
     def _format_audit(self, audit: dict[str, Any]) -> Text:
+        """The audit as a table of its figures, its findings, and the first training row."""
         colours, text, tokens = self.colours, Text(), audit["tokens"]
         lines = [
             ("rows", f"{audit['rows']}: {audit['usable']} for training, {audit['validation']} for validation"),
@@ -200,6 +201,7 @@ Ctrl+S starts the training in a separate process."""
         call_after_typing(self, self._train)
 
     def _train(self) -> None:
+        """Start the training with the audited input. Input without an audit is refused."""
         if self._is_starting:
             return
         if self._build_arguments() != self._audited_arguments:

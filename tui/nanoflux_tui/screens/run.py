@@ -46,6 +46,7 @@ FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 ANY_TRAINER = "any"
 """The option for an export without the files of a certain trainer."""
 TRAINERS = (ANY_TRAINER, "trl", "llama-factory", "axolotl")
+"""The trainers for which the form can add a configuration to the exported rows."""
 SOLUTIONS = ("author", "solver", "own", "shortest")
 """The solutions that the form offers. The choice `likeliest` needs a model; only the command line offers it."""
 
@@ -238,6 +239,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.query_one(ProblemBar).show_counts(fault_count, warning_count)
 
     def _format_head(self, state: RunState, width: int) -> Text:
+        """The run's status, name and origin, its progress, its figures, its forecast, its note and its message."""
         colours, tally = self.colours, self._shown_tally
         text = colours.format_status(state.shown_status)
         text.append(f"  {format_line(state.row['name'], 60)}", style="bold")
@@ -382,12 +384,14 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self.reload()
 
     def action_back(self) -> None:
+        """Return from an earlier turn to the live view; from the live view, close the screen."""
         if self._past_turn is None:
             super().action_back()
         else:
             self.action_live()
 
     def action_pause(self) -> None:
+        """Pause the run if it runs; resume it if it was paused, stopped or interrupted."""
         status = self._state.shown_status if self._state else ""
         if status in ("running", "stalled"):
             self.run_command("run", "pause", self.run_id)
@@ -401,6 +405,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self.run_command("run", "resume", self.run_id, "--detach", "--json", success="Resumed the run.")
 
     def action_stop(self) -> None:
+        """Ask for a confirmation, and stop the run; if it is stopping already, end it at once."""
         if self._state is None:
             return
         worker = self._state.worker
@@ -420,6 +425,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             self.run_command("run", "stop", self.run_id)
 
     def action_change(self) -> None:
+        """Open the form with the settings that may change while the run runs."""
         if self._state is None:
             return
         state, budget = self._state, self._state.config.get("budget", {})
@@ -469,6 +475,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(ChoiceDialog("Show this run next to", label_by_run), self._compare)
 
     def _compare(self, other_run: str | None) -> None:
+        """Show the run `other_run` next to this one; None means that the user cancelled."""
         if other_run is None:
             return
         # Imported here, since these modules import libraries that a run's screen does not need.
@@ -487,6 +494,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.application.open_form(f"new training on {run}", lambda: NewTrainingScreen(run))
 
     def action_export(self) -> None:
+        """Open the form that exports the kept examples."""
         fields = (
             Field("format", "format", "chat", options=FORMATS),
             Field("for", "for the trainer", ANY_TRAINER, options=TRAINERS),
@@ -496,6 +504,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(FormDialog("Export the kept examples", fields, "Export"), self._export)
 
     def _export(self, values: dict[str, str] | None) -> None:
+        """Export the kept examples with the values of the form. An export for a trainer also shows how to start it."""
         if values:
             trainer = "" if values["for"] == ANY_TRAINER else values["for"]
             path = values["path"] or str(self._default_export_path(values["format"], trainer))

@@ -148,6 +148,7 @@ next to another one, and l shows the log of its worker."""
         return [self._format_adapter(adapter_by_key[key]) if key in adapter_by_key else ["deleted"] for key in keys]
 
     def _format_adapter(self, adapter: Adapter | DamagedAdapter) -> Cells:
+        """The row of an adapter in the table of adapters."""
         if isinstance(adapter, DamagedAdapter):
             return [adapter.hash[:12], "damaged", "", "", "–"]
         training, probe = adapter.training, adapter.probe
@@ -172,6 +173,7 @@ next to another one, and l shows the log of its worker."""
         await self._show_selected_training()
 
     async def _show_selected_training(self) -> None:
+        """Show the details and the loss curve of the training run under the cursor."""
         training = self.query_one("#trainings", WindowTable).key
         panel = self.query_one("#about", Panel)
         if training is None:
@@ -191,6 +193,7 @@ next to another one, and l shows the log of its worker."""
         return await self.read_ledger(lambda view: view.note("training", training)) or ""
 
     def _format_details(self, training: CurrentTraining, note: str) -> Text:
+        """The status, last step, rate, checkpoints, note and message of a training run."""
         last_step, state = training.last_step, training.state
         text = self.colours.format_status(state.status)
         text.append(f"  {training.stored.id}", style="bold")
@@ -245,6 +248,7 @@ next to another one, and l shows the log of its worker."""
         self.application.open_form("new training", NewTrainingScreen)
 
     async def action_pause(self) -> None:
+        """Pause the selected training run if it runs; otherwise resume it from its last checkpoint."""
         training = self._selected_training()
         if not training:
             return
@@ -265,6 +269,7 @@ next to another one, and l shows the log of its worker."""
             )
 
     async def action_stop(self) -> None:
+        """Ask for a confirmation, and stop the selected training run after its current step."""
         training = self._selected_training()
         current = await self.read_ledger(lambda view: self._read_training(view, training)) if training else None
         if current is not None and current.state.worker is None and current.state.status in ENDED:

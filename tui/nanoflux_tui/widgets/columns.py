@@ -20,6 +20,7 @@ class SortableCell:
 
 
 TableCell = str | Text | SortableCell
+"""A cell of a table: plain text, styled text, or a text with the value by which it is sorted."""
 Cells = Sequence[TableCell]
 """The cells of a row: one for each column, or a single message such as "deleted"."""
 

@@ -94,6 +94,7 @@ class KeyBar(Widget):
         return Text("\n").join(lines)
 
     def on_click(self, event: events.Click) -> None:
+        """Simulate the key that was clicked."""
         lines = self._arrange_lines(self.size.width)
         if event.y >= len(lines):
             return

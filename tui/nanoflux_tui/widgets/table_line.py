@@ -20,6 +20,7 @@ HINTS = {
     "filter": "show the rows that contain all these words; Esc shows all rows",
     "find": "Enter goes to the next row that contains all these words; Esc closes",
 }
+"""The text that the empty input shows, by purpose."""
 
 
 class TableLine(Horizontal):

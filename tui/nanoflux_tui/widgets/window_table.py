@@ -191,6 +191,7 @@ class WindowTable(ScrollView, can_focus=True):
         return True
 
     def _rearrange(self, arrangement: Arrangement) -> None:
+        """Show the rows in a new arrangement, or let the screen arrange them."""
         if arrangement == self.arrangement:
             return
         self.arrangement = arrangement
@@ -247,6 +248,7 @@ class WindowTable(ScrollView, can_focus=True):
         return lines[: len(self._keys) + 1]
 
     def render_line(self, y: int) -> Strip:
+        """Draw the line `y` of the table: the titles, a row, or a message if there are no rows."""
         width = self.scrollable_content_region.width or self.size.width
         if y == 0:
             style = self.get_component_rich_style("table--head")
@@ -309,6 +311,7 @@ class WindowTable(ScrollView, can_focus=True):
         self.virtual_size = Size(self.size.width, len(self._keys) + 1)
 
     def watch_cursor(self) -> None:
+        """Scroll to the cursor, and report the highlighted row."""
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True, immediate=True)
         self.refresh()
         if self._is_loaded:
