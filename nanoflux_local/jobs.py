@@ -153,7 +153,7 @@ def record_execution(ledger: Ledger, job: Job) -> Iterator[ActiveExecution]:
     NanofluxError whose `pauses` is true, "failed" after any other NanofluxError, and otherwise "interrupted".
     """
     execution = ActiveExecution(ledger.start_execution(job.kind.name, job.id, os.getpid(), boot_id(), job.kind.table))
-    start = time.monotonic()
+    start_s = time.monotonic()
     try:
         yield execution
     except NanofluxError as error:
@@ -162,7 +162,7 @@ def record_execution(ledger: Ledger, job: Job) -> Iterator[ActiveExecution]:
             execution.message = f"{error.message} → {error.fix}" if error.fix else error.message
         raise
     finally:
-        ledger.set_status(job.kind.table, job.id, execution.status, execution.message, time.monotonic() - start)
+        ledger.set_status(job.kind.table, job.id, execution.status, execution.message, time.monotonic() - start_s)
         ledger.finish_execution(execution.id, execution.status, execution.message)
 
 

@@ -20,8 +20,8 @@ MAX_SHOWN_FLIPS = 8
 
 @dataclass(frozen=True, slots=True)
 class ShownReply:
-    """One evaluation's replies to a flipped item: the share of right replies in words, and the mark, the extracted
-    answer and the text of the first scored reply.
+    """One evaluation's replies to a flipped item: the share of right replies, such as "50% right", and the mark, the
+    extracted answer and the text of the first scored reply.
     """
 
     share: str
@@ -62,7 +62,7 @@ class FlipSection:
 
 
 def gather_flips(view: LedgerView, base: str, other: str) -> FlipSection:
-    """The items that the evaluation `other` gained and lost against the evaluation `base`, with both sides' replies."""
+    """The items that the evaluation `other` gained and lost against the evaluation `base`, with the replies of both."""
     flips = list_flips(view, base, other)
     questions = load_questions(view, base)
     items_scored_by_both = _list_scored_items(view, base) & _list_scored_items(view, other)
