@@ -74,6 +74,7 @@ def test_experiment_is_started_killed_resumed_and_reported(
     grid.write_text(GRID)
 
     def kill_worker() -> None:
+        """Kill the worker of the only experiment."""
         with LedgerView(empty_home.ledger) as view:
             row = view.row("SELECT id FROM experiments")
             execution = current_execution(view, Job(EXPERIMENT, row["id"])) if row else None

@@ -226,7 +226,7 @@ and the rest by time. Enter opens a line."""
         elif line.kind == "experiment" and line.status == "done":
             self.notify("This experiment is done. Press Enter to see its results.")
         elif line.status == "draining":
-            self.notify("It is already draining: work in progress is finished first.")
+            self.notify("This job is already draining: it finishes its work in progress.")
         else:
             self.run_command(command, "resume", line.id, "--detach", "--json", success=f"Resumed {line.name}.")
 

@@ -154,7 +154,7 @@ Ctrl+S starts the training in a separate process."""
             panel.show("Enter a run: the audit needs its examples.")
             return
         await asyncio.sleep(TYPING_PAUSE_S)
-        panel.show("Auditing the rows and timing a matrix product …")
+        panel.show("Auditing the rows and timing a matrix multiplication …")
         result = await self.commands.run(*arguments, "--dry-run", "--json", read_only=True)
         audit = result.json()
         if not result.ok or not audit:

@@ -396,7 +396,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if status in ("running", "stalled"):
             self.run_command("run", "pause", self.run_id)
         elif status == "draining":
-            self.notify("It is already draining: turns in progress are finished first. Press s to end it at once.")
+            self.notify("This run is already draining: it finishes its turns in progress. Press s to end it at once.")
         elif status == "done":
             self.notify(
                 "This run is done. To continue it, raise its target with c, then press space.", severity="warning"
