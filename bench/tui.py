@@ -210,11 +210,11 @@ def _list_presses(keys: int) -> Iterator[tuple[str, list[bytes]]]:
     """The names of the parts of the measurement, each with the bytes of its key presses: moving on Home, moving in the
     list of examples, typing a filter, stepping through examples, and opening the help of a run.
     """
-    down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
+    down, up, right, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[C", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
     yield "home", [down, page, end, home, down, up] * (keys // 24)
     yield "examples", [b"2", *([down, page, end, up, home] * (keys // 20))]
     yield "filter", [b"/", *(bytes([letter]) for letter in b"boxes of lamps")]
-    yield "example", [b"\r", b"\r", *([b"\x1b[C"] * (keys // 6))]
+    yield "example", [b"\r", b"\r", *([right] * (keys // 6))]
     yield "run", [b"1", b"\r", *([b"?", b"\x1b"] * (keys // 12))]
 
 

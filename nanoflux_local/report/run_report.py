@@ -198,7 +198,8 @@ def _choose_examples(view: LedgerView, run: str) -> list[ReportedExample]:
     # A set, since several of these indices are equal if the run kept fewer examples than are shown.
     indices = sorted({round(number * spacing) for number in range(SHOWN_EXAMPLES)})
     examples = []
-    for row in (rows[index] for index in indices):
+    for index in indices:
+        row = rows[index]
         turn = json.loads(row["record"])
         last_attempt = turn["attempts"][-1]
         validation = verdict_from_json(**last_attempt["validation"]) if last_attempt["validation"] else None

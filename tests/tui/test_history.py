@@ -28,7 +28,9 @@ def test_history_tallies_the_turns_up_to_any_turn(
             records_so_far = records[: turn + 1]
             assert moment.turn == records[turn] and moment.tally.turns == turn + 1
             assert moment.tally.kept == sum(record.kept for record in records_so_far)
-            outcomes = Counter(attempt.outcome for record in records_so_far for attempt in record.attempts)
+            outcomes = Counter[str]()
+            for record in records_so_far:
+                outcomes.update(attempt.outcome for attempt in record.attempts)
             assert moment.tally.outcomes == outcomes and list(moment.tally.kept_by_turn)[-1] == moment.tally.kept
             row = view.row("SELECT count(*) AS calls FROM calls WHERE run = ? AND at <= ?", run, moment.committed_at)
             assert row is not None

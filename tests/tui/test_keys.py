@@ -68,7 +68,7 @@ def test_printed_keymap_lists_every_action_and_can_be_used(empty_home: Home) -> 
 
 def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
     format_keymap(tmp_path)  # imports every screen, so that `list_subclasses` finds it
-    table_keys = {key for keys in ACTIONS["table"].values() for key in keys}
+    table_keys = set[str]().union(*ACTIONS["table"].values())
     screens = [screen for screen in list_subclasses(BaseScreen) if "WindowTable(" in inspect.getsource(screen)]
     assert len(screens) > 6, "the test finds too few screens with a table"
     for screen in screens:

@@ -79,8 +79,9 @@ def _import_screens() -> None:
     from pkgutil import iter_modules
 
     folder = Path(__file__).parent / "screens"
-    for name in ("app", *(f"screens.{module.name}" for module in iter_modules([str(folder)]))):
-        import_module(f"nanoflux_tui.{name}")
+    import_module("nanoflux_tui.app")
+    for module in iter_modules([str(folder)]):
+        import_module(f"nanoflux_tui.screens.{module.name}")
 
 
 class _KeymapReader:

@@ -97,7 +97,8 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
         UsageError: the port cannot be bound.
     """
     port, token = _find_free_port(port), secrets.token_urlsafe(24)
-    command = build_module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
+    options = ["--light"] if light else []
+    command = build_module_command("nanoflux_tui", "--home", str(home), *options)
     server = LocalServer(shlex.join(command), port, token)
     click.echo(f"http://{HOST}:{port}/?token={token}")
     click.echo("Open this address in a browser on this machine. Ctrl-C stops the server; runs continue.", err=True)

@@ -233,8 +233,10 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         if not values:
             return
         arguments = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
-        arguments += ["--adapter", values["adapter"]] if values["adapter"] != NO_ADAPTER else []
-        arguments += ["--limit", values["limit"]] if values["limit"] else []
+        if values["adapter"] != NO_ADAPTER:
+            arguments += ["--adapter", values["adapter"]]
+        if values["limit"]:
+            arguments += ["--limit", values["limit"]]
         self.commands.start_in_background(f"evaluating {values['model']}", *arguments, "--json")
         self.notify("Started the evaluation. Its progress appears here.")
 

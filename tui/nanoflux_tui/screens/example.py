@@ -163,17 +163,19 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def _format_origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
         """Where the example comes from: its seeds, its turn's attempts, its similarities, its run and its id."""
         last_attempt = record["attempts"][-1]
-        nearest, similarity = last_attempt.get("nearest"), last_attempt.get("solution_similarity")
+        question_similarity = last_attempt.get("nearest")
+        solution_similarity = last_attempt.get("solution_similarity")
         outcomes = [_format_outcome(attempt) for attempt in record["attempts"]]
         rows = [
             ("seeds", ", ".join(last_attempt.get("seeds", ()))),
             ("attempts", f"{len(outcomes)}: {'; '.join(outcomes)}"),
-            ("similarity to the nearest question", "none" if nearest is None else f"{nearest:.3f}"),
-            *([("similarity of both solutions", f"{similarity:.3f}")] if similarity is not None else []),
-            *((name.lower().replace("_", " "), value) for name, value in _list_other_sections(attack)),
-            ("run", example["run"]),
-            ("id", example["id"]),
+            ("similarity to the nearest question", _format_similarity(question_similarity)),
         ]
+        if solution_similarity is not None:
+            rows.append(("similarity of both solutions", _format_similarity(solution_similarity)))
+        for name, section_text in _list_other_sections(attack):
+            rows.append((name.lower().replace("_", " "), section_text))
+        rows += [("run", example["run"]), ("id", example["id"])]
         text = Text()
         for name, value in rows:
             text.append(f"{format_line(name, 40)}: ", style=self.colours["secondary"])
@@ -231,7 +233,9 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         """Save a review. In the review queue, a review that `advances` then opens the next example."""
         self._review_count += 1
         review_number = self._review_count
-        arguments = ["examples", "review", example, "--verdict", verdict, *(["--note", note] if note else [])]
+        arguments = ["examples", "review", example, "--verdict", verdict]
+        if note:
+            arguments += ["--note", note]
         async with self._review_lock:  # so that an undo is stored after the review that it undoes
             result = await self.commands.run(*arguments)
         if not result.ok:
@@ -249,7 +253,12 @@ def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
 
 def _list_other_sections(attack: dict[str, Any]) -> list[tuple[str, str]]:
     """The names and texts of an attack's additional sections, except its citations, which have a separate panel."""
-    return [(name, text) for name, text in (attack.get("notes") or {}).items() if name != "CITATIONS"]
+    sections = attack.get("notes") or {}
+    return [(name, text) for name, text in sections.items() if name != "CITATIONS"]
+
+
+def _format_similarity(similarity: float | None) -> str:
+    return "none" if similarity is None else f"{similarity:.3f}"
 
 
 def _format_outcome(attempt: dict[str, Any]) -> str:

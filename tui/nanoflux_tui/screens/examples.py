@@ -131,6 +131,7 @@ undoes your last review. w opens the examples without a review one after the oth
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
         _, colour = describe_outcome(row["reason"])
+        run_cells = [] if self._run else [format_line(row["run_name"] or row["run"], 40)]
         return [
             str(row["turn"]),
             Text(f"✓ {describe_reason(row['reason'])}", style=self.colours[colour]),
@@ -138,7 +139,7 @@ undoes your last review. w opens the examples without a review one after the oth
             f"L{row['level']}" if row["level"] else "–",
             format_line(row["review"] or "", 20),
             format_line(row["answer"], 60),
-            *([] if self._run else [format_line(row["run_name"] or row["run"], 40)]),
+            *run_cells,
             format_line(row["question"], 300),
         ]
 

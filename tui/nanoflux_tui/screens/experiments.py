@@ -69,7 +69,8 @@ space resumes one that was stopped or killed."""
         if not self._grids:
             self._grids = await asyncio.to_thread(_list_grids)
             self.query_one("#grids", Panel).show(self._format_grids())
-        await self.query_one(WindowTable).show(await self.read_ledger(_list_experiments) or [])
+        experiment_ids = await self.read_ledger(_list_experiments) or []
+        await self.query_one(WindowTable).show(experiment_ids)
         self._show_details()
 
     def _format_grids(self) -> Text:
@@ -140,7 +141,8 @@ space resumes one that was stopped or killed."""
         if not values:
             return
         arguments = ["experiment", "run", values["grid"], "--scale", values["scale"] or "tiny"]
-        arguments += ["--run", values["run"]] if values["run"] else []
+        if values["run"]:
+            arguments += ["--run", values["run"]]
         self.notify("Starting the experiment in a separate process …")
         self._run_start_command([*arguments, "--detach", "--json"])
 

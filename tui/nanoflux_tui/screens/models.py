@@ -216,7 +216,8 @@ until that panel is marked, then scroll it with the arrow keys."""
         if values is not None:
             options: list[str] = []
             for name, value in values.items():
-                options += [f"--{name}", value] if value else []
+                if value:
+                    options += [f"--{name}", value]
             self.commands.start_in_background(f"serving {model}", "models", "serve", model, *options)
             self.reload()
 
@@ -271,7 +272,9 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def _plan(self, values: dict[str, str] | None) -> None:
         if values:
-            arguments = ["models", "plan", values["profile"], *(["--gpus", values["gpus"]] if values["gpus"] else [])]
+            arguments = ["models", "plan", values["profile"]]
+            if values["gpus"]:
+                arguments += ["--gpus", values["gpus"]]
             self._show_plan(arguments)
 
     @work(group="plan", exclusive=True, exit_on_error=False)

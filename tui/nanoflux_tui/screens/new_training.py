@@ -133,7 +133,8 @@ Ctrl+S starts the training in a separate process."""
         if value("reason") != ANY_REASON:
             arguments += ["--reason", REASONS[value("reason")]]
         for name in ("size", "where"):
-            arguments += [f"--{name}", value(name)] if value(name) else []
+            if value(name):
+                arguments += [f"--{name}", value(name)]
         if value("solution") != AUTHOR:
             arguments += ["--solution", SOLUTIONS[value("solution")]]
         for mix in value("mix").split():
@@ -220,7 +221,8 @@ Ctrl+S starts the training in a separate process."""
             self.application.show_failure(result)
             self.query_one("#train", Button).disabled = False
             return
-        self.application.requested_key_by_tab["training"] = (result.json() or {}).get("training", "")
+        started_training = result.json() or {}
+        self.application.requested_key_by_tab["training"] = started_training.get("training", "")
         self.app.call_later(self._show_training)  # closing the form ends this worker
 
     def _show_training(self) -> None:
