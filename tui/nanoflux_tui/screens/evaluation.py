@@ -23,7 +23,7 @@ from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.items import ItemsScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.widgets import charts
-from nanoflux_tui.widgets.columns import Cells, Column, SortableCell
+from nanoflux_tui.widgets.columns import Cells, Column, SortableCell, TableCell
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
@@ -50,8 +50,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows_by_id: dict[str, dict[str, Any]] = {}
-        self._marked_ids: list[str] = []
+        self._row_by_id: dict[str, dict[str, Any]] = {}
+        self._marked_ids: list[str] = []  # in the order in which the user marked them
 
     def compose_body(self) -> ComposeResult:
         columns = (
@@ -73,10 +73,10 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     async def load(self) -> None:
         evaluations = await self.read_ledger(self._read_evaluations) or []
-        self._rows_by_id = {row["id"]: row for row in evaluations}
-        self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._rows_by_id]
+        self._row_by_id = {row["id"]: row for row in evaluations}
+        self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._row_by_id]
         requested_key = self.application.requested_key_by_tab.pop("evaluation", None)
-        await self.query_one(WindowTable).show(list(self._rows_by_id), requested_key)
+        await self.query_one(WindowTable).show(list(self._row_by_id), requested_key)
         if not self._marked_ids:
             empty_text = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
             self.query_one("#comparison", Panel).show(HINT if evaluations else empty_text)
@@ -88,17 +88,25 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         rows: list[dict[str, Any]] = []
         for row in board.evaluations(view):
             if row["status"] == "running":
-                rows.append({**row, **check_job(self.home, view, Job(EVALUATION, row["id"]), row).to_json()})
+                state = check_job(self.home, view, Job(EVALUATION, row["id"]), row)
+                rows.append({**row, **state.to_json()})
             else:
                 rows.append(row)
         return rows
 
     async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._format_cells(self._rows_by_id[key]) if key in self._rows_by_id else ["deleted"] for key in keys]
+        return [self._format_cells(self._row_by_id[key]) if key in self._row_by_id else ["deleted"] for key in keys]
 
     def _format_cells(self, row: dict[str, Any]) -> Cells:
-        strict = row["result"].get("strict")
-        low, high = strict["ci95"] if strict else (0.0, 0.0)
+        strict_accuracy = row["result"].get("strict")
+        accuracy_cells: list[TableCell] = [SortableCell("", None), "–", ""]
+        if strict_accuracy:
+            mean, (low, high) = strict_accuracy["mean"], strict_accuracy["ci95"]
+            accuracy_cells = [
+                SortableCell(self._format_mean(row), mean),
+                SortableCell(f"{low:.1%} – {high:.1%}", low),
+                SortableCell(_draw_interval(mean, low, high, 22), mean),
+            ]
         total_replies = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
         state = self.colours.format_status(row["status"])
         if total_replies and row["status"] in ("running", PARTIAL):
@@ -110,9 +118,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
             row["adapter"][:8] or "–",
             format_line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            SortableCell(self._format_mean(row), strict["mean"]) if strict else SortableCell("", None),
-            SortableCell(f"{low:.1%} – {high:.1%}", low) if strict else "–",
-            SortableCell(_draw_interval(strict["mean"], low, high, 22), strict["mean"]) if strict else "",
+            *accuracy_cells,
             state,
         ]
 
@@ -175,11 +181,11 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     def _find_data(self, evaluation: str) -> str:
         """The name of the benchmark of an evaluation; "" if the evaluation is not listed."""
-        return str(self._rows_by_id[evaluation]["data"]) if evaluation in self._rows_by_id else ""
+        return str(self._row_by_id[evaluation]["data"]) if evaluation in self._row_by_id else ""
 
     def _shorten_name(self, evaluation: str) -> str:
         """The adapter of an evaluation, or its model if it has no adapter; the evaluation's id if it is not listed."""
-        row = self._rows_by_id.get(evaluation)
+        row = self._row_by_id.get(evaluation)
         return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
     def _show_flips(self, base: str, other: str) -> None:
@@ -198,7 +204,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         there is exactly one.
         """
         evaluation = str(self.query_one(WindowTable).key)
-        if evaluation not in self._rows_by_id:
+        if evaluation not in self._row_by_id:
             return
         other_marked_ids = [marked_id for marked_id in self._marked_ids if marked_id != evaluation]
         base = other_marked_ids[0] if len(other_marked_ids) == 1 else ""

@@ -18,7 +18,7 @@ from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.machine import Gauges, MachineMeter
 from nanoflux_models.manifest import Manifest, list_manifests
 from nanoflux_models.record import WeightsRecord
-from nanoflux_models.server_record import log_path, read_records
+from nanoflux_models.server_record import ServerRecord, log_path, read_records
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.commands import BackgroundCommand
@@ -67,8 +67,8 @@ until that panel is marked, then scroll it with the arrow keys."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._weight_cells: dict[str, Cells] = {}
-        self._server_cells: dict[str, Cells] = {}
+        self._weight_cells: dict[str, Cells] = {}  # by the name of the model
+        self._server_cells: dict[str, Cells] = {}  # by the name of the server
         self._meter: MachineMeter | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -103,13 +103,8 @@ until that panel is marked, then scroll it with the arrow keys."""
             manifest.name: _format_model_cells(manifest, installed.get(manifest.name))
             for manifest in list_manifests(self.home.root)
         }
-        self._server_cells = {
-            record.name: [
-                record.name, self.colours.format_status("ready" if record.alive else "ended"), record.url,
-                f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),  # the owner's pid
-            ]
-            for record in read_records(self.home.root)
-        }  # fmt: skip
+        servers = read_records(self.home.root)
+        self._server_cells = {server.name: self._format_server_cells(server) for server in servers}
         self.query_one("#servers").display = bool(self._server_cells)
         await self.query_one("#servers", WindowTable).show(list(self._server_cells))
         await self.query_one("#weights", WindowTable).show(list(self._weight_cells))
@@ -117,6 +112,17 @@ until that panel is marked, then scroll it with the arrow keys."""
         gauges = self._meter.read()
         gpus = await asyncio.to_thread(_query_gpus)
         self.query_one("#machine", Panel).show(lambda width: self._format_machine(gauges, gpus, width))
+
+    def _format_server_cells(self, server: ServerRecord) -> Cells:
+        """A server's row in the table."""
+        owner_pid = server.owner[0] if server.owner else None
+        return [
+            server.name,
+            self.colours.format_status("ready" if server.alive else "ended"),
+            server.url,
+            "–" if owner_pid is None else f"process {owner_pid}",
+            str(len(server.proved)),
+        ]
 
     async def _fetch_server_rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._server_cells.get(key, ["deleted"]) for key in keys]
@@ -171,8 +177,9 @@ until that panel is marked, then scroll it with the arrow keys."""
         """
         text = Text(f"GPU {index} {format_line(name, 30)}  ")
         if used.isdigit() and total.isdigit():
-            text.append(draw_bar(float(used), float(total), 12), style=self._choose_colour(float(used) / float(total)))
-            text.append(f" {float(used) / 1024:.1f}/{float(total) / 1024:.1f} GiB  ")
+            used_mib, total_mib = float(used), float(total)
+            text.append(draw_bar(used_mib, total_mib, 12), style=self._choose_colour(used_mib / total_mib))
+            text.append(f" {used_mib / 1024:.1f}/{total_mib / 1024:.1f} GiB  ")
         else:
             text.append(f"memory not reported ({format_line(total, 30)})  ")
         if utilization.isdigit():
