@@ -54,7 +54,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         super().__init__()
         self._evaluation, self._base = evaluation, base
         self._evaluation_row: dict[str, Any] = {}
-        self._scores: dict[str, ItemScore] = {}
+        self._scores: dict[str, ItemScore] = {}  # these three by item
         self._flips: dict[str, Flip] = {}
         self._questions: dict[str, Seed] = {}
 
@@ -84,7 +84,8 @@ the same model without the adapter. Enter shows an item: its question, the expec
         if self._base:
             self._base, self._evaluation = order_base_first(view, [self._base, self._evaluation])
         row = asdict(find_evaluation(view, self._evaluation))
-        self._evaluation_row = {**row, **check_job(self.home, view, Job(EVALUATION, row["id"]), row).to_json()}
+        state = check_job(self.home, view, Job(EVALUATION, row["id"]), row)
+        self._evaluation_row = {**row, **state.to_json()}
         self._base = self._base or find_base(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}
         flips = list_flips(view, self._base, self._evaluation) if self._base else []
@@ -99,9 +100,11 @@ the same model without the adapter. Enter shows an item: its question, the expec
         adapter = f" + {row['adapter'][:12]}" if row["adapter"] else ""
         name = f"{format_line(row['model'], 40)}{adapter} on {format_line(row['data'], 40)} {row['split']}"
         text = Text.assemble((f"{row['id']}  ", "bold"), name, "  ", self.colours.format_status(row["status"]))
-        gained = sum(flip.is_gained for flip in self._flips.values())
-        lost = len(self._flips) - gained
-        comparison = f"against {self._base}: {gained} gained, {lost} lost" if self._base else "no base to compare with"
+        comparison = "no base to compare with"
+        if self._base:
+            gained_count = sum(flip.is_gained for flip in self._flips.values())
+            lost_count = len(self._flips) - gained_count
+            comparison = f"against {self._base}: {gained_count} gained, {lost_count} lost"
         text.append(f"\n{format_quantity(len(self._scores), 'item')}, {comparison}", style=self.colours["muted"])
         if row["message"]:
             text.append(f"\n{format_line(row['message'], 300)}", style=self.colours["warning"])

@@ -104,15 +104,19 @@ class WindowTable(ScrollView, can_focus=True):
         self.arrangement = Arrangement()
         self._match = match
         self._source_keys: Sequence[Hashable] = ()
+        """The keys that the screen passed to `show`, before the table has filtered and sorted them."""
         self._last_show = 0  # the number of the latest call of `show`
         self._is_loaded = False
         self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
         self._keys: Sequence[Hashable] = ()
+        """The keys of the table's rows, in the order on the screen."""
         self._rows: dict[int, Cells] = {}
+        """The rows that have been fetched, by their positions."""
         self._requested_pages: set[int] = set()
         self._loaded_pages: list[int] = []
+        """The numbers of the pages that have been fetched, in the order of their arrival."""
 
     @property
     def keys(self) -> Sequence[Hashable]:
@@ -129,26 +133,28 @@ class WindowTable(ScrollView, can_focus=True):
         column = self.arrangement.column
         return "" if column is None else self._columns[column].title
 
-    async def show(self, keys: Sequence[Hashable], select: Hashable = None) -> None:
+    async def show(self, keys: Sequence[Hashable], selected_key: Hashable = None) -> None:
         """Show the rows of these keys in the current arrangement. The visible rows are fetched before they are drawn.
-        The cursor moves to the key `select` if the table lists that key; otherwise it stays on its current key.
+        The cursor moves to `selected_key` if the table lists that key; otherwise it stays on its current key.
         """
         self._source_keys = keys
         self._last_show += 1
         show_number = self._last_show
         if self._match is None and self.arrangement != Arrangement():
             keys = await self._arrange(keys)
-        first, end = self._find_visible_range(len(keys))
-        visible_keys = keys[first:end]
-        rows = dict(enumerate(await self._fetch(visible_keys), first)) if len(visible_keys) else {}
+        start, end = self._find_visible_range(len(keys))
+        visible_keys = keys[start:end]
+        rows = dict(enumerate(await self._fetch(visible_keys), start)) if len(visible_keys) else {}
         if show_number != self._last_show:  # a later call has newer keys or a different arrangement
             return
         cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
         self._is_loaded = True
         self._keys, self._rows, self._requested_pages, self._loaded_pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        is_selected_listed = select is not None and select in keys
-        self.cursor = keys.index(select) if is_selected_listed else self._find_position(cursor_key)
+        if selected_key is not None and selected_key in keys:
+            self.cursor = keys.index(selected_key)
+        else:
+            self.cursor = self._find_position(cursor_key)
         self.refresh()
         self._show_count()
 
@@ -163,8 +169,8 @@ class WindowTable(ScrollView, can_focus=True):
         """Show in the input line how many rows the filter selects."""
         for line in self._find_input_lines():
             if self.arrangement.words:
-                total = "" if self._match else f" of {len(self._source_keys):,}"
-                line.show_count(f"{len(self._keys):,}{total}")
+                total_note = "" if self._match else f" of {len(self._source_keys):,}"
+                line.show_count(f"{len(self._keys):,}{total_note}")
 
     def _find_input_lines(self) -> list[TableLine]:
         """The input lines of this table that are open."""
@@ -205,9 +211,9 @@ class WindowTable(ScrollView, can_focus=True):
         """Move the cursor to the next row that contains every word; after the last row, the search continues from the
         first. Returns whether there is such a row.
         """
-        keys, total = self._keys, len(self._keys)
-        start = self.cursor + (0 if include_current else 1)
-        positions = [position % total for position in range(start, start + total)]
+        keys, row_count = self._keys, len(self._keys)
+        start = self.cursor if include_current else self.cursor + 1
+        positions = [position % row_count for position in range(start, start + row_count)]
         if self._match is not None:
             matching_keys = set(await self._match(words))
             for position in positions:
@@ -215,7 +221,7 @@ class WindowTable(ScrollView, can_focus=True):
                     self.cursor = position
                     return True
             return False
-        for batch_start in range(0, total, BATCH_ROWS):
+        for batch_start in range(0, row_count, BATCH_ROWS):
             batch = positions[batch_start : batch_start + BATCH_ROWS]
             rows = await self._fetch([keys[position] for position in batch])
             for position, row in zip(batch, rows, strict=True):
@@ -228,19 +234,19 @@ class WindowTable(ScrollView, can_focus=True):
         """The position of `key`, which was under the cursor before a refresh. If the key is no longer near the cursor,
         the position of the cursor. Only rows near the cursor are searched, since a table may have 100,000 rows.
         """
-        cursor, total = int(self.cursor), len(self._keys)
-        start, end = max(0, cursor - SEARCHED_DISTANCE), min(total, cursor + SEARCHED_DISTANCE)
+        cursor, row_count = int(self.cursor), len(self._keys)
+        start, end = max(0, cursor - SEARCHED_DISTANCE), min(row_count, cursor + SEARCHED_DISTANCE)
         for position in (cursor, *range(start, end)):
-            if key is not None and position < total and self._keys[position] == key:
+            if key is not None and position < row_count and self._keys[position] == key:
                 return position
-        return min(cursor, max(0, total - 1))
+        return min(cursor, max(0, row_count - 1))
 
-    def _find_visible_range(self, total: int) -> tuple[int, int]:
-        """The first and the end position of the visible rows of a table with `total` rows, and of a few rows around
-        them.
+    def _find_visible_range(self, row_count: int) -> tuple[int, int]:
+        """The range (start, end) of the positions that are visible in a table with `row_count` rows, and of a few rows
+        above and below.
         """
-        first = max(0, min(int(self.scroll_offset.y), total) - 4)
-        return first, min(total, first + max(self.size.height, 12) + 8)
+        start = max(0, min(int(self.scroll_offset.y), row_count) - 4)
+        return start, min(row_count, start + max(self.size.height, 12) + 8)
 
     def read_visible_rows(self) -> list[str]:
         """The titles and the rows on the screen as lines of text, as wide as the table."""
