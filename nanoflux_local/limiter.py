@@ -1,4 +1,4 @@
-"""Limits how many tasks run a section of code concurrently, and orders those that wait. The limit may change at any
+"""Limits how many tasks run a section of code concurrently, and queues the others by rank. The limit may change at any
 time.
 """
 
@@ -19,7 +19,9 @@ admitted before all others.
 
 
 class _Waiter(NamedTuple):
-    """A waiting task. Waiters are ordered by their rank, then by their arrival, which is different for each."""
+    """A waiting task. Waiters are ordered by rank, then by `arrival`, a number that is unique. `admitted` is done when
+    the task may proceed.
+    """
 
     rank: tuple[int, ...]
     arrival: int
@@ -28,12 +30,15 @@ class _Waiter(NamedTuple):
 
 
 class Limiter:
-    """`async with limiter:` waits until fewer than `limit` tasks are inside."""
+    """Admits tasks to a section of code: `async with limiter:` waits until fewer than `limit` tasks are inside.
+
+    `limit` may be infinite or a fraction; `busy` is the number of tasks inside.
+    """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.busy = 0
-        self._waiting: list[_Waiter] = []
+        self._waiting: list[_Waiter] = []  # a heap
         self._arrivals = itertools.count()
 
     @property
@@ -42,6 +47,7 @@ class Limiter:
         return (self.busy + len(self._waiting)) / self.limit
 
     def resize(self, limit: float) -> None:
+        """Change the limit, and admit the tasks that may now proceed."""
         self.limit = limit
         self._admit()
 
@@ -62,7 +68,9 @@ class Limiter:
         self._leave()
 
     async def _wait_in_queue(self) -> None:
-        """Wait for a slot; a leaving task hands its slot to the next one, so that no later task overtakes."""
+        """Wait for a slot. A leaving task hands its slot to the first task in the queue, so that no later task overtakes
+        it.
+        """
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         compute_rank = RANK.get()
         heapq.heappush(self._waiting, _Waiter(compute_rank(), next(self._arrivals), compute_rank, admitted))
@@ -81,8 +89,9 @@ class Limiter:
         self._admit()
 
     def _admit(self) -> None:
+        """Admit waiting tasks while there are free slots."""
         while self._waiting and self.busy < self.limit:
             admitted = heapq.heappop(self._waiting).admitted
-            if not admitted.done():
+            if not admitted.done():  # the future of a cancelled task is done
                 self.busy += 1
                 admitted.set_result(None)

@@ -8,9 +8,11 @@ import re
 from collections.abc import Sequence
 
 TAGS = ("think", "thinking", "reasoning")
+"""The tags of reasoning blocks; `with_reasoning` writes one of them."""
 CUT_IN_REASONING = "cut inside its reasoning"
 """The reason shown for a reply that reached its token limit before its answer."""
 _FURTHER_TAGS = ("thought", "thoughts", "seed:think")
+"""Tags that some models write, but `with_reasoning` does not."""
 _TAG_PAIRS = (
     *((f"<{tag}>", f"</{tag}>") for tag in (*TAGS, *_FURTHER_TAGS)),
     ("[THINK]", "[/THINK]"),
@@ -18,7 +20,7 @@ _TAG_PAIRS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""The tags that open and close a block; case does not matter."""
+"""The opening and the closing tag of each kind of block; case does not matter."""
 _BLOCK = re.compile(
     "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _TAG_PAIRS),
     re.DOTALL | re.IGNORECASE,
@@ -31,9 +33,9 @@ _CHANNEL = re.compile(
     r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)(?P<end>(?:<\|(?:end|return|call)\|>)?)",
     re.DOTALL,
 )
-"""A message of OpenAI's harmony format, which gpt-oss writes."""
+"""A message in OpenAI's harmony format, which gpt-oss writes: its channel (`name`), its text and its end token."""
 _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOTALL)
-"""The same format from a server that drops the special tokens."""
+"""The reasoning of a reply in the harmony format whose special tokens the server has dropped."""
 
 
 def strip_reasoning(text: str) -> str:
@@ -48,10 +50,14 @@ def strip_reasoning(text: str) -> str:
 
 
 def with_reasoning(reasoning: str, text: str) -> str:
-    """The raw reply that combines separately sent reasoning with the text after it; `strip_reasoning` undoes this."""
+    """The raw reply that combines separately sent reasoning with the text after it; `strip_reasoning` undoes this.
+
+    The reasoning may itself mention a tag, so a tag is used whose closing form it does not contain.
+    """
     if not reasoning:
         return text
-    tag = next((tag for tag in TAGS if f"</{tag}>" not in reasoning.lower()), TAGS[0])  # reasoning may mention tags
+    unmentioned_tags = [tag for tag in TAGS if f"</{tag}>" not in reasoning.lower()]
+    tag = unmentioned_tags[0] if unmentioned_tags else TAGS[0]
     return f"<{tag}>\n{reasoning}\n</{tag}>\n{text}"
 
 
@@ -73,24 +79,27 @@ def answer_start(text: str) -> int:
 
 
 def cut_answer(text: str, stop: Sequence[str]) -> str:
-    """A raw reply up to the first stop string of its answer. Stop strings inside the reasoning are skipped, since
-    models reason in paragraphs; a blank line directly below a heading ("## ANSWER") is skipped as well.
+    """A raw reply up to the first stop string of its answer. Stop strings inside the reasoning are skipped, since they
+    can occur there: models reason in paragraphs, and a blank line is a common stop string. A blank line directly below
+    a heading ("## ANSWER") is skipped as well.
     """
     start = answer_start(text)
-    stop_indices = [_find_stop(text, string, start) for string in stop]
+    stop_indices = [_find_stop(text, stop_string, start) for stop_string in stop]
     end = min((index for index in stop_indices if index >= 0), default=len(text))
     return text[:end]
 
 
-def _find_stop(text: str, string: str, start: int) -> int:
-    """The index of the first occurrence of `string` that ends the answer, or -1."""
-    index = text.find(string, start)
-    is_blank_line = not string.strip()
+def _find_stop(text: str, stop_string: str, start: int) -> int:
+    """The index of the first occurrence of `stop_string` that ends the answer, or -1. `start` is the index at which the
+    answer begins.
+    """
+    index = text.find(stop_string, start)
+    is_blank_line = not stop_string.strip()
     while index >= 0 and is_blank_line:
         line_before = text[start:index].rpartition("\n")[2]
         if not _HEADING.fullmatch(line_before):
             break
-        index = text.find(string, index + len(string))
+        index = text.find(stop_string, index + len(stop_string))
     return index
 
 
@@ -106,4 +115,9 @@ def _remove_other_channels(text: str) -> str:
     """The text without the messages of all channels but `final`, whose messages keep their end tokens."""
     if "<|channel|>" not in text:
         return _BARE_CHANNELS.sub("", text, count=1)
-    return _CHANNEL.sub(lambda match: match["text"] + match["end"] if match["name"] == "final" else "", text)
+    return _CHANNEL.sub(_keep_final_message, text)
+
+
+def _keep_final_message(message: re.Match[str]) -> str:
+    """The replacement of a message that `_CHANNEL` matches: its text and end token in the final channel, else ""."""
+    return message["text"] + message["end"] if message["name"] == "final" else ""

@@ -13,9 +13,13 @@ from types import TracebackType
 from typing import Any
 
 MARK = "[secret]"
+"""The text that replaces a secret."""
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\Z", re.IGNORECASE)
+"""The end of the name of an environment variable whose value is a secret."""
 MIN_CHARS = 8
-"""Values with fewer characters are probably words, and removing them would make messages unreadable."""
+"""The minimum length of a secret. Shorter values are probably words, and removing them would make messages
+unreadable.
+"""
 SECRET_PATTERN = re.compile(
     r"\b(?:sk|pk|rk)-[\w-]{16,}"  # OpenAI, Anthropic and many others
     r"|\bhf_[A-Za-z0-9]{16,}"
@@ -23,8 +27,9 @@ SECRET_PATTERN = re.compile(
     r"|\bAKIA[A-Z0-9]{16}\b"
     r"|\bAIza[\w-]{30,}"
     r"|(?<=Bearer )[\w.~+/=-]{8,}"
-    r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
+    r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"  # user and password in a url
 )
+"""Strings in the format of well-known providers' keys, and credentials in headers and urls."""
 
 _registered_secrets: set[str] = set()
 
@@ -50,6 +55,7 @@ def install() -> None:
 
 
 def _environment_secrets() -> set[str]:
+    """The values of environment variables whose names mark them as secrets."""
     return {
         value.strip()
         for name, value in os.environ.items()

@@ -1,4 +1,5 @@
-"""Finds the end of a reply: a control token that the server left in its text, or a next turn that the model invents.
+"""Finds where a reply ends: at a control token that the server left in its text, or at a next turn that the model
+invents.
 
 Models that miss their stop token continue with an invented user message, which is not part of the reply.
 """
@@ -12,31 +13,38 @@ _CONTROL_TOKEN = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
 )
 _OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL_TOKEN.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
+"""Control tokens before the reply's text, each perhaps followed by the name of the role that speaks."""
 
 
 def _compile_next_turn(labels: str) -> re.Pattern[str]:
+    """Compile a pattern for a control token, or for a line that starts with one of the `labels` (alternatives of a
+    regular expression) and a colon.
+    """
     return re.compile(
         rf"{_CONTROL_TOKEN.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]",
         re.IGNORECASE | re.MULTILINE,
     )
 
 
-_NEXT_SPEAKER, _NEXT_TURN = _compile_next_turn(_SPEAKER_LABELS), _compile_next_turn(f"{_SPEAKER_LABELS}|{_TASK_LABELS}")
+_NEXT_SPEAKER = _compile_next_turn(_SPEAKER_LABELS)
+_NEXT_TURN = _compile_next_turn(f"{_SPEAKER_LABELS}|{_TASK_LABELS}")
 
 
 def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
     """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
 
-    Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section
-    instead of ending the text. With `speakers_only`, labels of tasks do not end the text, since prose uses them too
-    ("Problem: …").
+    Control tokens before the first word are dropped. `sections` are the names of the reply's sections in upper case; a
+    label that is one of these names opens a section and does not end the text. With `speakers_only`, labels of tasks do
+    not end the text, since prose uses them too ("Problem: …").
     """
     opening = _OPENING_TOKENS.match(text)
     text = text[opening.end() :] if opening else text
     first_word = re.search(r"\w", text)
     if first_word is None:
         return text
-    for match in (_NEXT_SPEAKER if speakers_only else _NEXT_TURN).finditer(text, first_word.end()):
-        if (match["label"] or "").upper() not in sections:
+    next_turn = _NEXT_SPEAKER if speakers_only else _NEXT_TURN
+    for match in next_turn.finditer(text, first_word.end()):
+        label = match["label"]  # None if the match is a control token
+        if label is None or label.upper() not in sections:
             return text[: match.start()].rstrip()
     return text

@@ -16,7 +16,7 @@ MIN_FREE_GIB = 2.0
 MAX_HASHED_GIB = 1.0
 """Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
 MAX_LISTED = 3
-"""The maximum number of damaged files that the line lists; it also states how many more there are."""
+"""The maximum number of damaged files that the check lists; it only counts the others."""
 REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
 
@@ -25,10 +25,10 @@ def check_home(home: Home) -> MachineCheck:
     """Check that the home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
-        is_creatable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
-        fix = "" if is_creatable else "choose another home with --home or NANOFLUX_HOME"
-        state = f"{root} does not exist yet" + ("" if is_creatable else " and cannot be created")
-        return MachineCheck("home", is_creatable, state, fix)
+        if os.access(_nearest_existing(root), os.W_OK | os.X_OK):
+            return MachineCheck("home", True, f"{root} does not exist yet")
+        fix = "choose another home with --home or NANOFLUX_HOME"
+        return MachineCheck("home", False, f"{root} does not exist yet and cannot be created", fix)
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         return MachineCheck(
@@ -63,36 +63,35 @@ def check_ledger(home: Home) -> MachineCheck:
             run_count = view.contents()["runs"]
     except NanofluxError as error:
         return MachineCheck("ledger", False, error.message, error.fix)
-    return MachineCheck(
-        "ledger",
-        True,
-        f"{run_count} {'run' if run_count == 1 else 'runs'}, {home.ledger.stat().st_size / 2**20:.1f} MiB",
-    )
+    size_mib = home.ledger.stat().st_size / 2**20
+    return MachineCheck("ledger", True, f"{run_count} {'run' if run_count == 1 else 'runs'}, {size_mib:.1f} MiB")
 
 
 def check_weights(home: Home) -> MachineCheck:
     """Compare each model's files with the hashes in its record."""
-    names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
-    if not names:
+    record_files = (home.root / "weights").glob(f"[!.]*/{RECORD}")
+    model_names = sorted(record_file.parent.name for record_file in record_files)
+    if not model_names:
         return MachineCheck("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
     records = list_installed(home.root)
     size_gib = sum(file.bytes for record in records for file in record.files.values()) / GIB
     is_hashed = size_gib <= MAX_HASHED_GIB
-    recorded_names = {record.name for record in records}
-    problems = [f"{name}: no valid record" for name in names if name not in recorded_names]
+    names_with_valid_record = {record.name for record in records}
+    problems = [f"{name}: no valid record" for name in model_names if name not in names_with_valid_record]
     for record in records:
         folder = home.root / "weights" / record.name
         problems += find_problems(folder) if is_hashed else _list_wrong_sizes(folder, record)
     if problems:
-        more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+        unlisted_count = len(problems) - MAX_LISTED
+        ending = f" and {unlisted_count} more" if unlisted_count > 0 else ""
         return MachineCheck(
             "weights",
             False,
-            "; ".join(problems[:MAX_LISTED]) + more,
+            "; ".join(problems[:MAX_LISTED]) + ending,
             "pull or import them again; `nanoflux models verify` lists every damaged file",
         )
     summary = "all hashes match" if is_hashed else "all sizes match; `nanoflux models verify` checks the hashes"
-    return MachineCheck("weights", True, f"{', '.join(names)}: {summary}")
+    return MachineCheck("weights", True, f"{', '.join(model_names)}: {summary}")
 
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
@@ -110,14 +109,18 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _file_system_type(path: Path) -> str:
-    """The type of the file system that contains `path`; "" if it is unknown. The mount point that contains `path` is
-    the longest one above it; if several file systems are mounted there, the last one is visible.
+    """The type of the file system that contains `path`, such as "ext4"; "" if it is unknown.
+
+    The mount point that contains `path` is the longest one above it. If several file systems are mounted there, the
+    last one hides the others.
     """
     try:
-        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
+        lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
     except OSError:
         return ""
+    mounts = [line.split()[1:3] for line in lines]  # the mount point and the type of the file system
     real_path = path.resolve()
-    mounts_above = [(point, kind) for point, kind in mounts if real_path.is_relative_to(point)]
-    mount_point = max((point for point, _ in mounts_above), key=len, default="")
-    return next((kind for point, kind in reversed(mounts_above) if point == mount_point), "")
+    mounts_above = [(mount_point, fs_type) for mount_point, fs_type in mounts if real_path.is_relative_to(mount_point)]
+    longest_mount_point = max((mount_point for mount_point, _ in mounts_above), key=len, default="")
+    types_at_mount_point = [fs_type for mount_point, fs_type in mounts_above if mount_point == longest_mount_point]
+    return types_at_mount_point[-1] if types_at_mount_point else ""

@@ -7,20 +7,22 @@ from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
-MIN_CORES, MIN_MEMORY_GIB = 2, 6
-"""The cores and the memory that the embedded default model needs."""
-NVIDIA_VENDOR, DISPLAY_CLASSES = "0x10de", ("0x0300", "0x0302")
-"""The vendor code and the class codes of a GPU on the PCI bus."""
+MIN_CORES = 2
+"""The number of processor cores for which the embedded default model is tuned."""
+MIN_MEMORY_GIB = 6
+"""The memory that training the embedded default model needs."""
+NVIDIA_VENDOR = "0x10de"
+"""NVIDIA's vendor code on the PCI bus."""
+DISPLAY_CLASSES = ("0x0300", "0x0302")
+"""The first digits of the class codes of GPUs on the PCI bus: VGA and 3D controllers."""
 
 
 def check_processors() -> MachineCheck:
     """Check the number of processor cores that this process may use."""
     core_count = len(os.sched_getaffinity(0))
-    fix = (
-        ""
-        if core_count >= MIN_CORES
-        else f"expect slow runs, or use a machine with {MIN_CORES} cores, which the embedded default is tuned for"
-    )
+    fix = ""
+    if core_count < MIN_CORES:
+        fix = f"expect slow runs, or use a machine with {MIN_CORES} cores, which the embedded default is tuned for"
     return MachineCheck("processors", True, f"{core_count} cores", fix)
 
 
@@ -28,11 +30,9 @@ def check_memory() -> MachineCheck:
     """Check the machine's memory, or the limit of its container."""
     physical_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     memory_gib = min(physical_bytes, _memory_limit()) / GIB
-    fix = (
-        ""
-        if memory_gib >= MIN_MEMORY_GIB
-        else f"use a machine with {MIN_MEMORY_GIB} GiB, which training the embedded default needs"
-    )
+    fix = ""
+    if memory_gib < MIN_MEMORY_GIB:
+        fix = f"use a machine with {MIN_MEMORY_GIB} GiB, which training the embedded default needs"
     return MachineCheck("memory", not fix, f"{memory_gib:.1f} GiB", fix)
 
 
@@ -40,10 +40,10 @@ def check_gpus() -> MachineCheck:
     """Check the GPUs that the driver lists. A card without a driver is a problem; a machine without a card is fine."""
     survey, card_count = survey_gpus(), _count_cards()
     if survey.gpus:
-        parts = [str(gpu) for gpu in survey.gpus]
+        statements = [str(gpu) for gpu in survey.gpus]
         if survey.problem:
-            parts.append(survey.problem)
-        return MachineCheck("gpus", not survey.problem, "; ".join(parts), _suggest_gpu_fix(survey))
+            statements.append(survey.problem)
+        return MachineCheck("gpus", not survey.problem, "; ".join(statements), _suggest_gpu_fix(survey))
     if survey.timed_out:
         return MachineCheck(
             "gpus",
@@ -58,10 +58,11 @@ def check_gpus() -> MachineCheck:
 
 
 def _suggest_gpu_fix(survey: Survey) -> str:
+    """The fix for a problem with the GPUs, or for GPUs that do not report their memory; "" if neither applies."""
     if survey.problem:
         return "run nvidia-smi and fix the problem that it reports"
     if survey.gpus_without_memory:
-        return "pass the sizes in nvidia-smi's order: `nanoflux models plan PROFILE --gpus GIB,GIB`"
+        return "state each GPU's memory, in the order of nvidia-smi: `nanoflux models plan PROFILE --gpus GIB,GIB`"
     return ""
 
 
@@ -82,6 +83,7 @@ def _memory_limit() -> float:
 
 
 def _read_text(path: Path) -> str:
+    """The text of a file of the kernel, without white space around it; "" if the file cannot be read."""
     try:
         return path.read_text("ascii", "replace").strip()
     except OSError:

@@ -14,9 +14,9 @@ from nanoflux_models.supervisor import Supervisor, find_free_port
 UNREACHABLE = "192.0.2.1"
 """An address that is reserved for documentation (RFC 5737), so no host has it."""
 CHILD_TIMEOUT_S = 60.0
-"""Seconds after which the child process that tests the guard is given up."""
+"""Seconds after which the child process that tests the guard is stopped."""
 _CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{UNREACHABLE}', 9))"
-"""A program that connects a datagram socket. This sends nothing, even if the guard is missing."""
+"""A program that connects a datagram socket to `UNREACHABLE`. This sends nothing, even if the guard is missing."""
 
 
 def check_sandbox() -> MachineCheck:

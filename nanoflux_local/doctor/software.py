@@ -16,7 +16,7 @@ from nanoflux_models.manifest import list_manifests
 NEWEST_TESTED = (3, 12)
 """The newest version of Python with which the tests are run."""
 MAX_LISTED = 6
-"""The maximum number of packages that a line lists; the line also states how many more there are."""
+"""The maximum number of packages that a check lists; it only counts the others."""
 
 
 def check_python() -> MachineCheck:
@@ -65,14 +65,14 @@ def check_vllm(home: Home) -> MachineCheck:
         chat_models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
     except ModelsError as error:
         return MachineCheck("vllm", True, summary, error.fix)
-    reasons = find_unservable(interpreter, chat_models)
+    reasons = find_unservable(interpreter, chat_models)  # why a model cannot be served, by the model's name
     if not reasons:
         return MachineCheck("vllm", True, f"{summary}, serves all {len(chat_models)} chat models of the catalog")
-    exceptions = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
+    unservable_models = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
     return MachineCheck(
         "vllm",
         True,
-        f"{summary}, serves the catalog's chat models, but {exceptions}",
+        f"{summary}, serves the catalog's chat models, but {unservable_models}",
         "run `make vllm`, or install a newer vLLM",
     )
 
@@ -83,11 +83,11 @@ def check_versions() -> MachineCheck:
     """
     fix = f"run `pip install -c {packages.find_constraints_file()} {packages.PROJECT}`"
     problems = packages.list_unmet_requirements()
-    needed_packages = packages.list_required_packages()
-    tested_versions = packages.load_tested_versions()
+    required_packages = packages.list_required_packages()
+    tested_versions = packages.load_tested_versions()  # by the package's name
     problems += [
         f"{package.name} is missing"
-        for package in needed_packages
+        for package in required_packages
         if not package.version and package.name in tested_versions
     ]
     if problems:
@@ -95,7 +95,7 @@ def check_versions() -> MachineCheck:
         return MachineCheck("versions", False, _list_some(distinct_problems), fix)
     untested_versions = [
         f"{package.name} {package.version} (tested: {tested_versions[package.name]})"
-        for package in needed_packages
+        for package in required_packages
         if package.name in tested_versions
         and _drop_build_tag(package.version) != _drop_build_tag(tested_versions[package.name])
     ]
@@ -103,10 +103,10 @@ def check_versions() -> MachineCheck:
         return MachineCheck(
             "versions",
             True,
-            f"{len(needed_packages)} packages, in untested versions: {_list_some(untested_versions)}",
+            f"{len(required_packages)} packages, in untested versions: {_list_some(untested_versions)}",
             fix,
         )
-    return MachineCheck("versions", True, f"{len(needed_packages)} packages, all in tested versions")
+    return MachineCheck("versions", True, f"{len(required_packages)} packages, all in tested versions")
 
 
 def _drop_build_tag(package_version: str) -> str:
@@ -115,5 +115,7 @@ def _drop_build_tag(package_version: str) -> str:
 
 
 def _list_some(entries: list[str]) -> str:
-    more = f" and {len(entries) - MAX_LISTED} more" if len(entries) > MAX_LISTED else ""
-    return ", ".join(entries[:MAX_LISTED]) + more
+    """The first `MAX_LISTED` entries as one text, with the number of the others."""
+    unlisted_count = len(entries) - MAX_LISTED
+    ending = f" and {unlisted_count} more" if unlisted_count > 0 else ""
+    return ", ".join(entries[:MAX_LISTED]) + ending
