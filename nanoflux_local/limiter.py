@@ -68,8 +68,8 @@ class Limiter:
         self._leave()
 
     async def _wait_in_queue(self) -> None:
-        """Wait for a slot. A leaving task hands its slot to the first task in the queue, so that no later task overtakes
-        it.
+        """Wait for a slot. A leaving task hands its slot to the first task in the queue, so that no later task
+        overtakes that task.
         """
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         compute_rank = RANK.get()

@@ -1,5 +1,5 @@
-"""Builds endpoints and embedders of every kind, and checks that each endpoint's kind supports its settings. `config`
-cannot make that check, since it does not know the kinds.
+"""Builds endpoints and embedders of every kind, and checks that each endpoint's kind supports its settings. The module
+`config` cannot make that check, since it does not know the kinds.
 """
 
 from collections.abc import Mapping
@@ -84,17 +84,17 @@ def check_endpoint(config: EndpointConfig, location: str) -> None:
     try:
         kind = find_kind(config.interface)
     except ConfigError as error:
-        raise ConfigError(f"{location}.{error.message}", error.fix) from None
+        raise ConfigError(f"{location}.{error.message}", error.fix) from None  # the message starts with "interface: "
     if not kind.in_profiles:
         raise ConfigError(
             f"{location}: the interface {kind.name!r} cannot be part of a profile", "choose another interface"
         )
-    unsupported = {
+    is_unsupported_by_setting = {
         "batch_invariant": config.batch_invariant and not kind.batch_invariant,
         "structured": config.structured and not kind.structured,
         "send": config.send != Send() and not kind.takes_send,
     }
-    for setting, is_unsupported in unsupported.items():
+    for setting, is_unsupported in is_unsupported_by_setting.items():
         if is_unsupported:
             message = f"{location}: {setting}: the interface {kind.name!r} does not support it"
             raise ConfigError(message, f"remove {setting}, or choose another interface")
@@ -109,8 +109,8 @@ def check_endpoints(config: RunConfig, location: str) -> None:
     """
     for name, endpoint in config.endpoints.items():
         check_endpoint(endpoint, f"{location}: endpoints.{name}")
-    budgets = (config.budget, *(getattr(config.budget.roles, role) for role in ROLES))
-    if all(budget.usd is None for budget in budgets):
+    role_budgets = [getattr(config.budget.roles, role) for role in ROLES]
+    if all(budget.usd is None for budget in (config.budget, *role_budgets)):
         return
     for name in (*config.role_endpoints, config.embedder):
         if lacks_price(config.endpoints[name]):

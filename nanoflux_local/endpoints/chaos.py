@@ -12,7 +12,9 @@ from nanoflux_local.records import derive_seed
 
 InjectedFault = Literal["rate_limited", "server_error", "reset", "stall", "garbled", "empty"]
 INJECTED_FAULTS: tuple[InjectedFault, ...] = get_args(InjectedFault)
-"""The names are those of the faults that a client reports, except that it reports a "stall" as a timeout."""
+"""All kinds of faults. A client reports each fault under the same name, except that it reports a "stall" as a
+timeout.
+"""
 
 
 @dataclass(slots=True)

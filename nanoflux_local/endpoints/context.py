@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from nanoflux_local.endpoints.base import Endpoint
 
 BYTES_PER_TOKEN = 4
-"""Assumed bytes per token for endpoints without a tokenizer: a high value, so that prompts are not overestimated."""
+"""The assumed number of bytes per token for endpoints without a tokenizer. It is rather high, so that the tokens of a
+prompt are not overestimated.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Context:
 
 
 def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_tokens: int) -> str:
-    """Describe how a request exceeds its endpoint's context; "" if it fits or the context is unknown. `answer_tokens`
-    is the maximum number of tokens of the answer.
+    """Describe how a request exceeds its endpoint's context; "" if the request fits or the context's length is unknown.
+    `answer_tokens` is the maximum number of tokens of the answer.
     """
     context = endpoint.context
     if not context.tokens:

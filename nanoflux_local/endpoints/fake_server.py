@@ -23,6 +23,7 @@ from nanoflux_local.records import derive_seed
 
 Json = dict[str, Any]
 EMBEDDINGS = "/v1/embeddings"
+"""The path of requests for embeddings."""
 UNUSABLE_BODIES = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choices": []}', b"\xff\xfe\x00")
 
 
@@ -34,7 +35,7 @@ class ParsedRequest:
     prompt: str
     """The text of the last message."""
     seed: str
-    """"" if the protocol has no seed."""
+    """The seed as text; empty if the protocol has no seed."""
     keys: tuple[str, ...]
     """The keys of the requested JSON object; empty if text is requested."""
 
@@ -50,13 +51,19 @@ class FakeReply:
 
 
 class FakeServer:
-    """Answers requests, or fails as `chaos` determines. Counts the requests, and the disconnects of waiting clients."""
+    """Answers requests with the replies of `script`, or fails as `chaos` determines.
+
+    `requests` counts the requests, and `disconnects` the clients that disconnected while they waited for a response.
+    """
 
     def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = write_reply) -> None:
         self.chaos = chaos or Chaos()
-        self.requests = self.disconnects = 0
-        self.queued_requests = self.cache_usage = 0.0
-        """The number of waiting requests, and the share of the KV cache in use, both reported as vLLM reports them."""
+        self.requests = 0
+        self.disconnects = 0
+        self.queued_requests = 0.0
+        """The number of waiting requests that the server reports, as vLLM does, at /metrics."""
+        self.cache_usage = 0.0
+        """The share of the KV cache in use that the server reports at /metrics."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -109,7 +116,7 @@ class FakeServer:
         fault, rng = self.chaos.draw_fault(hashlib.sha256(body).hexdigest())
         answer = self._build_answer(path, json.loads(body), rng)
         if fault == "empty" and path == EMBEDDINGS:
-            fault = "garbled"
+            fault = "garbled"  # a vector has no text that could be empty
         if fault is not None:
             self.chaos.fault_counts[fault] += 1
         if fault == "rate_limited":
@@ -120,7 +127,8 @@ class FakeServer:
         if fault == "garbled":
             return _send(writer, 200, rng.choice([*UNUSABLE_BODIES, answer[: len(answer) // 2]]))
         if fault == "empty":
-            empty_request, empty_reply = ParsedRequest("", "", "", ()), FakeReply("", "", 1, 0)
+            empty_request = ParsedRequest(model="", prompt="", seed="", keys=())
+            empty_reply = FakeReply(text="", reasoning="", prompt_tokens=1, completion_tokens=0)
             return _send(writer, 200, REPLY_WRITERS[path](empty_request, empty_reply))
         if fault == "reset":
             _send(writer, 200, answer, sent_bytes=len(answer) // 2)
@@ -131,8 +139,8 @@ class FakeServer:
         return _send(writer, 200, answer)
 
     async def _stall(self, reader: asyncio.StreamReader) -> bool:
-        """Wait for `stall_s`; return whether the client is still connected. A waiting client sends nothing, so a read
-        that returns means that the client closed the connection.
+        """Wait for `stall_s` seconds; return whether the client is still connected. A waiting client sends nothing, so
+        the read returns only when the client has closed the connection.
         """
         try:
             async with asyncio.timeout(self.chaos.stall_s):
@@ -214,6 +222,7 @@ def _last_text(messages: list[Json]) -> str:
 
 
 def _required_keys(schema: Json) -> tuple[str, ...]:
+    """The keys of the JSON object that a request's schema describes."""
     return tuple(schema.get("required", ()))
 
 
@@ -265,16 +274,18 @@ async def serve(port: int, chaos: Chaos) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run a fake server with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 for any free port")
     parser.add_argument(
         "--faults", type=float, default=0.0, help="share of responses that fail; all kinds of faults are equally likely"
     )
     parser.add_argument("--thinking", type=float, default=0.0, help="share of replies with a reasoning block")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stall-s", type=float, default=60.0)
-    parser.add_argument("--retry-after-s", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0, help="seed from which faults are drawn")
+    parser.add_argument("--stall-s", type=float, default=60.0, help="seconds by which a stalled response is delayed")
+    parser.add_argument(
+        "--retry-after-s", type=float, default=0.05, help="seconds that a rate-limited client is asked to wait"
+    )
     options = parser.parse_args()
     chaos_settings = {
         "reasoning_share": options.thinking,

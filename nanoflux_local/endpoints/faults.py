@@ -25,6 +25,7 @@ BUSY_STATUSES = (429, 529)
 RETRYABLE_STATUSES = (408, 409, 425)
 """Statuses below 500 after which a retry may succeed."""
 NOT_FOUND_STATUSES = (404, 405)
+"""Statuses of a wrong path or an unknown model."""
 REDIRECT_STATUSES = range(300, 400)
 FIX_BY_STATUS = {
     401: "check the key that the endpoint's key_env or key_file names",
@@ -39,17 +40,20 @@ ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 """The paths that the SDKs append to an endpoint's url."""
 MAX_RAW_CHARS = 4096
 """The maximum number of characters of an unusable reply that are recorded."""
+MAX_LOCATION_CHARS = 300
+"""The maximum number of characters of a redirect's address that are read."""
 
 FaultListener = Callable[[Fault], None]
 
 
 def _log(fault: Fault) -> None:
+    """The default listener: log a fault as a warning."""
     logging.getLogger(__name__).warning("%s: %s: %s", fault.model, fault.kind, fault.message)
 
 
 FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("fault_listener", default=_log)
-"""The listener to which faults are reported. An error that the listener raises ends the call: a budget can stop a retry
-in this way.
+"""The listener to which faults are reported. An error that the listener raises ends the call, so a budget can prevent
+the retry.
 """
 
 
@@ -109,11 +113,13 @@ class EmptyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClassifiedFault:
-    """One failed attempt. `kind` is None if a retry cannot succeed.
+    """The fault of one attempt to send a request. `kind` is None if a retry cannot succeed.
 
-    `status` is the HTTP status of the response, or the status that its body states (0: none). `codes` are the server's
-    error codes, and `server_message` is its message. `fix` says what the user should do ("" if that depends on more
-    than the fault), and `setting` is the endpoint's setting to which the fix applies ("url" or "model").
+    `message` completes the sentence "the server …", and `raw` is an unusable reply as received. `retry_after_s` is the
+    pause that the server asks for, and `reply` is a reply without text. `status` is the HTTP status of the response, or
+    the status that its body states (0: none). `codes` are the server's error codes, and `server_message` is its
+    message. `fix` says what the user should do ("" if that depends on more than the fault), and `setting` is the
+    endpoint's setting to which the fix applies ("url", "model", or "" for none).
     """
 
     kind: FaultKind | None
@@ -133,8 +139,8 @@ class ClassifiedFault:
         return self.kind in ("unreachable", "reset", "timeout")
 
 
-def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """Classify the exception of an attempt whose timeout was `limit_s`; None if the exception shows a bug in this
+def classify_error(error: Exception, sdk: ModuleType, timeout_s: float) -> ClassifiedFault | None:
+    """Classify the exception of an attempt whose timeout was `timeout_s`; None if the exception shows a bug in this
     program.
     """
     if isinstance(error, EmptyError):
@@ -142,26 +148,26 @@ def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> Classif
     if isinstance(error, NoAnswerError):
         return ClassifiedFault(None, f"sent no answer: {error}", server_message=str(error))
     if isinstance(error, WebPageError):
-        return ClassifiedFault(None, f"answered with a web page: {error}", status=200, setting="url",
-                               fix=_suggest_address(error.url))  # fmt: skip
+        fix = _suggest_address_or_model(error.url)
+        return ClassifiedFault(None, f"answered with a web page: {error}", status=200, fix=fix, setting="url")
     if isinstance(error, ResponseBodyError):
         return _classify_status(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}", error.raw)
     if isinstance(error, TimeoutError):
-        return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
+        return ClassifiedFault("timeout", f"did not answer within {timeout_s:.3g} s")
     if isinstance(error, sdk.APIResponseValidationError):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     if isinstance(error, sdk.APIStatusError):
         return _classify_response(error)
     if isinstance(error, sdk.APIConnectionError):
-        return _classify_connection(error, limit_s)
+        return _classify_connection(error, timeout_s)
     if isinstance(error, (ValueError, sdk.APIError)):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     return None
 
 
-def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
+def _classify_connection(error: Any, timeout_s: float) -> ClassifiedFault:
     """Classify a request without a response by the cause that the HTTP client states."""
     import httpx2
 
@@ -170,7 +176,7 @@ def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
     if isinstance(cause, unreachable_errors):
         return ClassifiedFault("unreachable", f"does not answer: {cause}")
     if isinstance(cause, httpx2.TimeoutException):
-        return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
+        return ClassifiedFault("timeout", f"did not answer within {timeout_s:.3g} s")
     if isinstance(cause, httpx2.DecodingError):
         return ClassifiedFault("garbled", f"sent no usable reply: {cause}")
     return ClassifiedFault("reset", f"closed the connection: {cause or error}")
@@ -181,14 +187,15 @@ def _classify_response(error: Any) -> ClassifiedFault:
     response = error.response
     fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
     if fault.status in REDIRECT_STATUSES:
-        location = urlsplit(str(response.headers.get("location", ""))[:300])
+        location = urlsplit(str(response.headers.get("location", ""))[:MAX_LOCATION_CHARS])
         new_url = redact(location._replace(query="", fragment="").geturl())
         message = f"answered {fault.status}: a redirect to {new_url}"
         fix = "set the server's new address as the endpoint's url: redirects are not followed"
         return replace(fault, message=message, fix=fix, setting="url")
     if fault.status in NOT_FOUND_STATUSES:
         setting = "model" if _names_model(fault.server_message) else "url"
-        return replace(fault, fix=_suggest_address(str(response.request.url), fault.server_message), setting=setting)
+        fix = _suggest_address_or_model(str(response.request.url), fault.server_message)
+        return replace(fault, fix=fix, setting=setting)
     return fault
 
 
@@ -217,15 +224,17 @@ def _names_model(server_message: str) -> bool:
     return "model" in server_message.lower()
 
 
-def _suggest_address(requested_url: str, server_message: str = "") -> str:
-    """The fix for a 404 or 405, which usually means a wrong path in the url, and sometimes a wrong model name."""
-    parts = urlsplit(requested_url)
-    route = next((route for route in ROUTES if parts.path.endswith(route)), "")
-    base_url = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
+def _suggest_address_or_model(requested_url: str, server_message: str = "") -> str:
+    """The fix for a 404, a 405 or a web page: usually the url has a wrong path, and sometimes the model's name is
+    wrong.
+    """
     if _names_model(server_message):
         return "correct the endpoint's model: the server does not have it"
+    parts = urlsplit(requested_url)
     if re.search(r"/v\d", parts.path):
         return f"correct the endpoint's url: no model answers at {parts.path}"
+    route = next((route for route in ROUTES if parts.path.endswith(route)), "")
+    base_url = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
     return f'correct the endpoint\'s url: no model answers at {parts.path} (did you mean url = "{base_url}/v1"?)'
 
 
@@ -235,7 +244,7 @@ def read_retry_after(headers: Any) -> float | None:
     """
     for name, units_per_s in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = _parse_delay(headers.get(name), units_per_s)
-        if seconds is not None and 0 <= seconds < float("inf"):  # this is also false for NaN
+        if seconds is not None and 0 <= seconds < float("inf"):  # the comparison is false for NaN
             return seconds
     return None
 

@@ -13,7 +13,9 @@ from nanoflux_local.config import EndpointConfig, Price, read_toml, validate_mod
 from nanoflux_local.endpoints.kinds.base import find_kind
 
 FILE = "prices.toml"
+"""The name of the packaged table, and of the user's table in the home."""
 _DATE_SUFFIX = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
+"""The date at the end of a model's name."""
 
 
 def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
@@ -32,14 +34,15 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
         return None
     user_file = home / FILE
     user_prices = read_toml(user_file) if user_file.exists() else {}
-    for path, table in ((user_file, user_prices), (Path(FILE), _packaged_prices())):
+    undated_name = _DATE_SUFFIX.sub("", endpoint.model)
+    for path, table in ((user_file, user_prices), (Path(FILE), _load_packaged_prices())):
         price_by_model = table.get(host, {})
-        undated_name = _DATE_SUFFIX.sub("", endpoint.model)
         for name in (endpoint.model, undated_name):
             if name in price_by_model:
                 return validate_model(Price, price_by_model[name], f"{path}: {host}: {name}")
     return None
 
 
-def _packaged_prices() -> dict[str, Any]:
+def _load_packaged_prices() -> dict[str, Any]:
+    """The packaged table: prices by host, then by model."""
     return read_toml(Path(str(resources.files(__package__) / FILE)))

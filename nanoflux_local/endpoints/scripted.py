@@ -28,11 +28,15 @@ from nanoflux_local.records import (
 )
 
 Script = Callable[[str, random.Random], str]
+"""Writes the reply to a prompt, with a random generator that depends only on the request."""
 DIMENSIONS = 64
+"""The number of elements of the fake embedder's vectors."""
 
 
 class ScriptedEndpoint:
-    """A chat endpoint that answers after a mean delay of `delay_s`. Reply and delay depend only on the request."""
+    """A chat endpoint that answers after a delay of `delay_s` seconds on average. Reply and delay depend only on the
+    request.
+    """
 
     repeatable = True
     context = Context()
@@ -137,7 +141,7 @@ def _write_attack(prompt: str, rng: random.Random) -> str:
 def _write_defence(prompt: str, rng: random.Random) -> str:
     """An answer that is right two times in three; half of the solutions differ from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
-    boxes, per_box, gift = [*numbers, 2, 3, 1][:3]
+    boxes, per_box, gift = [*numbers, 2, 3, 1][:3]  # the fixed numbers are for problems with fewer than three
     answer = boxes * per_box - gift + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
     steps = rng.choice([
         f"{boxes} * {per_box} = {boxes * per_box}; {boxes * per_box} - {gift} = {answer}.",
@@ -166,7 +170,7 @@ def _write_program(prompt: str, rng: random.Random) -> str:
     calculates nothing.
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
-    rows, each, lost = [*numbers, "2", "3", "1"][:3]
+    rows, each, lost = [*numbers, "2", "3", "1"][:3]  # the fixed numbers are for problems with fewer than three
     left_expression = rng.choice(["total", *["total - lost"] * 7])
     steps = f"# STEPS\ntotal = rows * each\nleft = {left_expression}\n# CHECK\nanswer = left\n"
     program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"

@@ -12,6 +12,7 @@ _PASSAGE = re.compile(r"^Passage (\d+)(?: \(.*?\))?: (.+)$", re.MULTILINE)
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)|.+$")
 _OPTION = re.compile(r"^([A-D])\. (.+)$", re.MULTILINE)
 _QUOTED_OPENING = re.compile(r"“(.+?) …”")
+"""The first words of a sentence, as a question of `write_document_attack` quotes them."""
 OPENING_WORDS = 6
 """The number of words with which a question quotes the beginning of a sentence."""
 
@@ -67,6 +68,7 @@ def write_document_premises(prompt: str, rng: random.Random) -> str:
     return "PREMISES:\n" + ("\n".join(quotation_lines) or "NONE") + f"\nUNSUPPORTED: {unsupported}"
 
 
+# The sentences with which questions begin, so that questions differ.
 _SITUATIONS = (
     "A new colleague asks about two rules.", "The night shift starts.", "An audit is announced.", "A visitor waits.",
     "The store is being checked.", "A form is filled in.", "Two teams disagree.", "The weekly meeting begins.",

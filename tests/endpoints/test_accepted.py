@@ -97,8 +97,9 @@ def test_send_settings_override_the_models_name(server: Any) -> None:
 
 
 def test_thinking_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
-    assert infer_accepted("m", thinks=True).stop_strings(STOPS) == []
-    assert infer_accepted("m", thinks=True, send=Send(stop=True)).stop_strings(STOPS) == list(STOPS)
+    assert infer_accepted("m", is_reasoning_model=True).stop_strings(STOPS) == []
+    accepted_with_send = infer_accepted("m", is_reasoning_model=True, send=Send(stop=True))
+    assert accepted_with_send.stop_strings(STOPS) == list(STOPS)
 
 
 def test_send_settings_do_not_change_the_identity(server: Any) -> None:

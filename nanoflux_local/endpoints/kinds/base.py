@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run concurrently; 0 means no limit. Returns two dictionaries by name: the
-        endpoints, and the groups in which they take turns on a GPU. An endpoint that the second dictionary lacks stays
-        in the group that the profile sets.
+        At most `concurrency` requests run concurrently; 0 means no limit. Returns two dictionaries whose keys are the
+        endpoints' names: the endpoints, and the groups in which they take turns on a GPU. An endpoint that is missing
+        from the second dictionary stays in the group that the profile sets.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 
@@ -107,6 +107,8 @@ def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
 
 
 def interface_supports_prefill(interface: str) -> bool:
-    """Whether endpoints of this kind continue a reply. False for a kind in an old ledger that no longer exists."""
+    """Whether endpoints of this kind continue the beginning of a reply. False for a kind in an old ledger that no
+    longer exists.
+    """
     kind = endpoint_kinds().get(interface)
     return kind is not None and kind.supports_prefill

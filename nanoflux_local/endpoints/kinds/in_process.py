@@ -31,14 +31,14 @@ class InProcessKind(EndpointKind):
 
         manifest, weights = load_manifest(config.model, home.root), weights_dir(config.model, home.root)
         require_template(config.model, weights)
-        reasoning = config.reasoning_tokens
+        reasoning_tokens = config.reasoning_tokens
         return InProcessEndpoint(
             weights,
             adapter=find_adapter(home.adapters, config.adapter) if config.adapter else None,
             rows=config.rows or ROWS,
             system_role=manifest.chat.system_role,
             # Only requests to a reasoning model are checked against the context: other replies may be cut short.
-            context=Context(manifest.context, reasoning) if reasoning else None,
+            context=Context(manifest.context, reasoning_tokens) if reasoning_tokens else None,
         )
 
 

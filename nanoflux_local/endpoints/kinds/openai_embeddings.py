@@ -10,7 +10,7 @@ from nanoflux_local.paths import Home
 
 class OpenAIEmbeddingsKind(EndpointKind):
     name: ClassVar[str] = "openai_embeddings"
-    structured: ClassVar[bool] = True  # older profiles set it; it has no effect
+    structured: ClassVar[bool] = True  # accepted without effect, since older profiles set `structured`
     charges: ClassVar[bool] = True
     default_host: ClassVar[str] = "api.openai.com"
 

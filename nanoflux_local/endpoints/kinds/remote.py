@@ -23,7 +23,7 @@ class RemoteKind(EndpointKind):
     charges: ClassVar[bool] = True
 
     def import_client_class(self) -> "type[ServedEndpoint]":
-        """Import and return the client's class."""
+        """Import and return the class of the client. The import is deferred, since it takes time."""
         raise NotImplementedError
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:

@@ -18,7 +18,8 @@ class VllmKind(EndpointKind):
     batch_invariant: ClassVar[bool] = True
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
-        return self.build_together({name: config}, home, 0)[0][name]
+        endpoint_by_name, _ = self.build_together({name: config}, home, 0)
+        return endpoint_by_name[name]
 
     def build_together(
         self, configs: Mapping[str, EndpointConfig], home: Home, concurrency: int

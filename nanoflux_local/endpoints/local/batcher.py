@@ -21,15 +21,19 @@ from nanoflux_local.records import ChatReply, ChatRequest, Finish
 if TYPE_CHECKING:
     from nanoflux_local.endpoints.local.decoder import Decoder
 
+UNUSED_ROW_TOKEN = 0
+"""The token id that a decoding step processes in a row without a request; its logits are ignored."""
 LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
+"""Loads a model."""
 
 
 @dataclass(eq=False)
 class DecodingRequest:
-    """A chat request in the queue or in a row. Its future can be cancelled until the reply is set. `max_tokens` is the
-    maximum number of tokens in the reply, `token_ids` are the tokens drawn so far, and `generator` is the random
-    generator of the draws. `opening_tag` is the tag with which the prompt opens the reply's reasoning; the reply's
-    text starts with this tag.
+    """A chat request in the queue or in a row. Its future can be cancelled until the reply is set.
+
+    `created_at` is a time of the monotonic clock. `max_tokens` is the maximum number of tokens in the reply,
+    `token_ids` are the tokens drawn so far, and `generator` is the `torch.Generator` of the draws. `opening_tag` is the
+    tag with which the prompt opens the reply's reasoning; the reply's text starts with this tag.
     """
 
     chat_request: ChatRequest
@@ -42,25 +46,30 @@ class DecodingRequest:
     generator: Any = None
 
     def finish(self, text: str, finish_reason: Finish) -> None:
+        """Set the reply, unless the future was cancelled."""
         seconds = time.monotonic() - self.created_at
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(ChatReply(text, finish_reason, self.prompt_tokens, len(self.token_ids), seconds))
 
     def fail(self, error: NanofluxError) -> None:
+        """Set the error, unless the future was cancelled."""
         if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
 class Batcher:
-    """Accepts requests from any thread; `load` is called once, in the worker thread, with the first request."""
+    """Accepts requests from any thread, and decodes them in a worker thread, which starts with the first request.
+
+    The worker thread calls `load` once. `rows` is the number of requests that are decoded together.
+    """
 
     def __init__(self, rows: int, load: LoadDecoder) -> None:
         self._load = load
         self._queue: deque[DecodingRequest] = deque()
         self._request_by_row: list[DecodingRequest | None] = [None] * rows
-        self._work_available = threading.Condition()
+        self._work_available = threading.Condition()  # its lock guards the queue, the rows and the final error
         self._thread: threading.Thread | None = None
-        self._final_error: NanofluxError | None = None
+        self._final_error: NanofluxError | None = None  # why the worker accepts no more requests
 
     def submit(self, chat_request: ChatRequest) -> "Future[ChatReply]":
         """Queue a request.
@@ -102,6 +111,7 @@ class Batcher:
             self._fail_all(_make_closed_error())
 
     def _fail_all(self, error: NanofluxError) -> None:
+        """Stop accepting requests, and fail those in the queue and in the rows."""
         with self._work_available:
             self._final_error = self._final_error or error
             unfinished_requests = [*self._queue, *(request for request in self._request_by_row if request)]
@@ -112,8 +122,8 @@ class Batcher:
                 request.fail(error)
 
     def _fill_rows(self) -> bool:
-        """Assign free rows to the oldest waiting requests; wait while there are no requests. Return False once the
-        worker is closed.
+        """Assign free rows to the oldest waiting requests; if there are no requests at all, wait for one. Return False
+        once the worker is closed.
         """
         while True:
             self._drop_cancelled()
@@ -131,6 +141,7 @@ class Batcher:
             self._start_request(free_row, request)
 
     def _drop_cancelled(self) -> None:
+        """Remove cancelled requests from the rows and the queue."""
         for row, request in enumerate(self._request_by_row):
             if request and request.future.cancelled():
                 self._free(row)
@@ -160,7 +171,7 @@ class Batcher:
 
     def _decode_step(self) -> None:
         """Run one decoding step, and draw the next token of every request in a row."""
-        newest_tokens = [request.token_ids[-1] if request else 0 for request in self._request_by_row]
+        newest_tokens = [request.token_ids[-1] if request else UNUSED_ROW_TOKEN for request in self._request_by_row]
         logits = self._decoder.step(newest_tokens)
         for row, request in enumerate(self._request_by_row):
             if request:
@@ -176,10 +187,10 @@ class Batcher:
             self._free(row)
             request.fail(error)
             return
-        text_and_reason = self._find_end(request)
-        if text_and_reason:
+        text_and_finish_reason = self._find_end(request)
+        if text_and_finish_reason:
             self._free(row)
-            request.finish(*text_and_reason)
+            request.finish(*text_and_finish_reason)
 
     def _find_end(self, request: DecodingRequest) -> tuple[str, Finish] | None:
         """The reply's text and finish reason if the newest token ends the reply, else None."""

@@ -15,10 +15,11 @@ from nanoflux_local.records import Message, without_system
 from nanoflux_models.chat_template import examine_template
 from nanoflux_models.offline import go_offline
 
-# Tokens that end a turn in common chat formats. Not every model's configuration lists the token that it uses.
+# Tokens that end a turn in common chat formats. A model's configuration may lack the token that the model writes.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
 
-# Tokens that separate reasoning from the answer. They remain in the text even if the tokenizer declares them special.
+# Tokens that separate reasoning from the answer: tags, and the channels of the harmony format. They remain in decoded
+# text even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MIN_SHARED_TOKENS = 48
@@ -43,14 +44,18 @@ class ChatCodec:
         self.end_ids = self._find_end_ids(folder)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Encode a prompt. If its last message is the assistant's, the model continues that message."""
+        """Encode a prompt. If its last message is the assistant's, the model continues that message.
+
+        Raises:
+            EndpointError: the chat template is missing, or refuses the messages.
+        """
         if self._tokenizer.chat_template is None:
             raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE_FIX)
         chat = self._format_messages(messages)
         try:
-            continues = bool(chat) and chat[-1]["role"] == "assistant"
+            has_prefill = bool(chat) and chat[-1]["role"] == "assistant"
             prompt_ids = self._tokenizer.apply_chat_template(
-                chat, add_generation_prompt=not continues, continue_final_message=continues, return_dict=False
+                chat, add_generation_prompt=not has_prefill, continue_final_message=has_prefill, return_dict=False
             )
         except Exception as error:
             fix = "use a model whose chat template accepts a system message, or correct the template"
@@ -62,8 +67,8 @@ class ChatCodec:
         prompts share. `prompt_ids` is the encoded conversation. Returns 0 if there are no worked examples, or fewer
         tokens than `MIN_SHARED_TOKENS`. The result depends only on the messages.
         """
-        last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
-        earlier_messages = messages[:last_question]
+        question_indices = [index for index, message in enumerate(messages) if message.role == "user"]
+        earlier_messages = messages[: question_indices[-1]] if question_indices else []
         if not any(message.role == "assistant" for message in earlier_messages):
             return 0
         try:
@@ -88,15 +93,16 @@ class ChatCodec:
         )
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
-        """The text before the answer's first stop string, if the newest token completed one; else None. `opening_tag`
-        is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning are ignored.
+        """The text before the answer's first stop string, if the newest token completed a stop string; else None.
+        `opening_tag` is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning
+        are ignored.
         """
         if not stop:
             return None
         # A token has at least one byte and a character at most four bytes, so these last tokens contain any new match.
         tail_tokens = 4 * max(map(len, stop)) + 4
         tail = self.decode(ids[-tail_tokens:])
-        if not any(string in tail for string in stop):
+        if not any(stop_string in tail for stop_string in stop):
             return None
         text = opening_tag + self.decode(ids)
         answer = cut_answer(text, stop)
@@ -124,9 +130,10 @@ class ChatCodec:
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
         unknown_id = self._tokenizer.unk_token_id
         end_ids = {self._tokenizer.eos_token_id, *(end_id for end_id in turn_end_ids if end_id != unknown_id)}
-        for name in ("config.json", "generation_config.json"):
-            if (folder / name).is_file():
-                eos_token_id = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
+        for config_name in ("config.json", "generation_config.json"):
+            config_file = folder / config_name
+            if config_file.is_file():
+                eos_token_id = json.loads(config_file.read_text("utf-8")).get("eos_token_id")
                 end_ids.update(eos_token_id if isinstance(eos_token_id, list) else [eos_token_id])
         return frozenset(end_id for end_id in end_ids if end_id is not None)
 

@@ -1,6 +1,7 @@
-"""A decoder whose rows advance together: the arithmetic of the in-process endpoint.
+"""A decoder whose rows advance together: it computes the logits of the in-process endpoint.
 
-A row's logits depend only on its tokens, and not on the other rows, the row's index, or the time at which it joined.
+A row's logits depend only on the row's tokens, and not on the other rows, its index, or the step at which it was
+filled.
 Four design choices ensure this:
 
 - a prompt is processed alone, at its exact length, in one pass or two: a prefix that prompts share is always processed
@@ -27,6 +28,7 @@ from torch.nn import functional
 from nanoflux_local.errors import EndpointError, RefusedError
 
 ATTENTION = "nanoflux_rows"
+"""The name under which `attend` is registered with transformers."""
 GRANULE = 64
 """The number of positions of a block; attention reads whole blocks."""
 ALLOCATION_STEP = 256
@@ -37,19 +39,23 @@ MIN_SIMILARITY = 0.99
 """The cosine similarity above which two rows of logits agree up to rounding."""
 MIN_EFFECT = 1e-4
 """The smallest change of a logit, in float32, that counts as an adapter's effect; an all-zero adapter has none."""
+TEST_TOKENS = [7, 11, 13, 17, 19, 23, 29]
+"""The token ids on which a loaded model is tested; any ids that every vocabulary contains would do."""
+ONEDNN_BATCH_SIZE = 32
+"""The batch size for which oneDNN chooses the memory format of a weight."""
 
 
 class CacheRows:
     """The KV cache of every row and layer, and the filled length of each row.
 
-    A cache has the shape (rows, positions, heads, width). `fill` appends a prompt to the row `filling`; `append` adds
-    one position to each row in a decoding step.
+    The cache of a layer has the shape (rows, positions, heads, width). `fill` appends a prompt to the row with index
+    `row_to_fill`, which is None in a decoding step; `append` adds one position to each row in a decoding step.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.lengths = [0] * count
-        self.filling: int | None = None
+        self.row_to_fill: int | None = None
         self._reserved = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
@@ -79,16 +85,16 @@ class CacheRows:
         """Store a prompt's keys and values, shaped (1, heads, positions, width), after the row's content; return all
         keys and values of the row.
         """
-        assert self.filling is not None
+        assert self.row_to_fill is not None
         self._allocate(layer, keys, values)
-        start = self.lengths[self.filling]
+        start = self.lengths[self.row_to_fill]
         end = start + keys.shape[2]
         for cache, new_entries in ((self._keys[layer], keys), (self._values[layer], values)):
-            cache[self.filling, start:end] = new_entries[0].transpose(0, 1)
+            cache[self.row_to_fill, start:end] = new_entries[0].transpose(0, 1)
         if not start:
             return keys, values
-        all_keys = self._keys[layer][self.filling, :end]
-        all_values = self._values[layer][self.filling, :end]
+        all_keys = self._keys[layer][self.row_to_fill, :end]
+        all_values = self._values[layer][self.row_to_fill, :end]
         return all_keys.transpose(0, 1)[None], all_values.transpose(0, 1)[None]
 
     @torch.inference_mode()
@@ -113,15 +119,14 @@ class CacheRows:
         """
         self._allocate(layer, keys, values)
         length = self._read_length
-        attended = []
         for cache, new_entries in ((self._keys[layer], keys), (self._values[layer], values)):
-            cache.view(-1, *cache.shape[2:]).index_copy_(0, self._slots, new_entries[:, :, 0])
-            attended.append(cache[:, :length].transpose(1, 2))
-        return attended[0], attended[1]
+            flattened_cache = cache.view(-1, *cache.shape[2:])
+            flattened_cache.index_copy_(0, self._slots, new_entries[:, :, 0])
+        return self._keys[layer][:, :length].transpose(1, 2), self._values[layer][:, :length].transpose(1, 2)
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """The attention mask of a decoding step. Each row attends to its filled positions, or to those of them inside
-        the sliding window.
+        """The attention mask of a decoding step, of shape (rows, 1, 1, positions). Each row attends to its filled
+        positions; with a sliding `window`, only to the last `window` of them.
         """
         if window not in self._masks:
             newest_positions = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
@@ -136,12 +141,14 @@ class CacheRows:
         return min(_round_up(max(self.lengths) + 1, GRANULE), self._reserved)
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Create the caches of a layer, whose sizes are not known before its first keys and values."""
         if layer not in self._keys:
             self._keys[layer] = keys.new_zeros(self.count, self._reserved, keys.shape[1], keys.shape[3])
             self._values[layer] = values.new_zeros(self.count, self._reserved, values.shape[1], values.shape[3])
 
 
 def _round_up(number: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `number`."""
     return math.ceil(number / multiple) * multiple
 
 
@@ -165,11 +172,14 @@ def attend(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over `CacheRows`, with the signature that transformers expects; `attention_mask` is None here."""
+    """Attention over the keys and values in `nanoflux_rows`, with the signature that transformers expects.
+
+    `attention_mask` is always None: this function computes the masks itself.
+    """
     assert nanoflux_rows is not None and attention_mask is None
     layer, device, length = int(module.layer_idx), query.device, query.shape[2]  # type: ignore[arg-type]
     mask: torch.Tensor | None
-    if nanoflux_rows.filling is not None:
+    if nanoflux_rows.row_to_fill is not None:
         keys, values = nanoflux_rows.fill(layer, key, value)
         total_length = keys.shape[2]
         needs_mask = total_length > length or (sliding_window and sliding_window < length)
@@ -188,7 +198,7 @@ def attend(
 
 def _band_mask(length: int, total_length: int, window: int | None, device: torch.device) -> torch.Tensor:
     """The attention mask of the last `length` of `total_length` positions, of shape (length, total_length). A position
-    attends to itself and to the earlier positions, or to those of them inside the sliding window.
+    attends to itself and to the earlier positions; with a sliding `window`, only to the last `window` of them.
     """
     positions = torch.arange(total_length, device=device)
     distance = positions[total_length - length :, None] - positions[None, :]
@@ -213,9 +223,9 @@ class Decoder:
             pack_linears(self.model)
 
     def prefill(self, row: int, ids: list[int], max_length: int, prefix_length: int = 0) -> torch.Tensor:
-        """Fill a row with a prompt; return the logits after it in float32. `max_length` is the greatest length that the
-        row can reach. The first `prefix_length` tokens are cached, since other prompts are likely to begin with them
-        too.
+        """Fill a row with a prompt; return the float32 logits of the next token. `max_length` is the greatest length
+        that the row can reach. The keys and values of the first `prefix_length` tokens are cached, since other prompts
+        are likely to begin with these tokens too.
         """
         self.rows.reserve(max_length)
         self.rows.lengths[row] = 0
@@ -236,9 +246,9 @@ class Decoder:
             self._prefixes.popitem(last=False)
 
     def _process_prompt(self, row: int, ids: list[int]) -> torch.Tensor:
-        """Append a prompt's tokens to a row; return the logits after them in float32."""
+        """Append a prompt's tokens to a row; return the float32 logits of the next token."""
         start, end = self.rows.lengths[row], self.rows.lengths[row] + len(ids)
-        with self._filling(row):
+        with self._select_row_to_fill(row):
             logits = self._run_model(torch.tensor([ids]), torch.arange(start, end)[None])
         self.rows.lengths[row] = end
         return logits[0]
@@ -258,7 +268,7 @@ class Decoder:
         """Whether a row's logits are bit-identical when the row is alone and when it is at another index, next to
         longer rows.
         """
-        prompt, other_prompt = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
+        prompt, other_prompt = TEST_TOKENS[:5], [23, 29, 31] * (GRANULE // 2)
         last_row = self.rows.count - 1
         logits_alone = self._probe({0: prompt})
         other_prompts = {row: other_prompt[row:] for row in range(last_row)}
@@ -269,8 +279,10 @@ class Decoder:
         """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to
         rounding.
         """
-        ids = [7, 11, 13, 17, 19, 23, 29]
-        step_logits = [self._probe({0: ids[:-1]}, token=ids[-1], prefix_length=length)[0] for length in (0, 4)]
+        ids = TEST_TOKENS
+        step_logits = [
+            self._probe({0: ids[:-1]}, token=ids[-1], prefix_length=prefix_length)[0] for prefix_length in (0, 4)
+        ]
         self.model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
@@ -308,18 +320,19 @@ class Decoder:
             return logits
 
     @contextmanager
-    def _filling(self, row: int) -> Iterator[None]:
-        self.rows.filling = row
+    def _select_row_to_fill(self, row: int) -> Iterator[None]:
+        """Append the tokens that the model processes inside the block to this row."""
+        self.rows.row_to_fill = row
         try:
             yield
         finally:
-            self.rows.filling = None
+            self.rows.row_to_fill = None
 
 
 def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
-    """Load the model of a weights folder, with `adapter` merged into its weights if there is one.
+    """Load the model of a weights folder, and merge `adapter` into its weights unless it is None.
 
-    The merge is computed in float32 and rounded once; a merged model decodes as fast as the base.
+    The merge is computed in float32, and its result is rounded once. A merged model decodes as fast as the base.
 
     Raises:
         RefusedError: the adapter has no effect.
@@ -348,14 +361,15 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
 
 def _measure_effect(model: Any) -> float:
     """The largest change of a logit that the adapter causes, over a short sequence of tokens."""
-    ids = torch.tensor([[7, 11, 13, 17, 19, 23, 29]])
+    ids = torch.tensor([TEST_TOKENS])
     base = model.get_base_model()
     base.set_attn_implementation("sdpa")
     try:
         with torch.inference_mode():
             tuned_logits = model(input_ids=ids, use_cache=False).logits
             with model.disable_adapter():
-                return float((tuned_logits - model(input_ids=ids, use_cache=False).logits).abs().max())
+                base_logits = model(input_ids=ids, use_cache=False).logits
+            return float((tuned_logits - base_logits).abs().max())
     finally:
         base.set_attn_implementation(ATTENTION)
 
@@ -365,7 +379,7 @@ class PackedLinear(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 32)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ONEDNN_BATCH_SIZE)
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,11 @@ class LocalEmbedder:
 
     @cached_property
     def _model(self) -> Any:
+        """The `SentenceTransformer`.
+
+        Raises:
+            EndpointError: the model cannot be loaded.
+        """
         go_offline()
         share_cores()
         from sentence_transformers import SentenceTransformer

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 ROWS = 16
 """The default number of requests that are decoded together."""
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
+"""The flags with which /proc/cpuinfo shows that a CPU computes in bfloat16."""
 
 
 class InProcessEndpoint:
-    """Chat with a local model. Up to `rows` requests are decoded together; further requests wait."""
+    """Chat with a local model. Up to `rows` requests are decoded together; further requests wait.
+
+    `system_role` is false if the model accepts no system message; its text is then put into the first user message.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class InProcessEndpoint:
         self.repeatable = self._device == "cpu"
         self._batcher = Batcher(rows, self._load)
         if not self.repeatable:
-            # On a GPU, `_load` tests repeatability, which must be known before a run records it.
+            # On a GPU, `_load` tests whether replies are repeatable, and a run records the result when it starts.
             decoder_and_codec = self._load()
             self._batcher = Batcher(rows, lambda: decoder_and_codec)
 

@@ -1,5 +1,5 @@
-"""The vLLM servers of one process. A server is reused or started on first use, restarted after a crash, and stopped
-when the process exits.
+"""The vLLM servers of one process. On first use, a suitable running server is found or a server is started. A started
+server is restarted after a crash, and stopped when the process exits.
 
 Endpoints of the same model share one server. `vllm` sends the requests; the supervisor manages the server processes.
 """
@@ -22,6 +22,7 @@ MAX_RESTARTS = 3
 HEALTH_TIMEOUT_S = 10.0
 """How long a server may fail its health check after a failed request: a crashing engine needs a moment to exit."""
 POLL_S = 0.2
+"""How long to wait between two checks of a server's health, or of the lock on starting servers."""
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +70,7 @@ class ManagedServer:
         return True
 
     def record_proof(self, adapter: str) -> None:
-        """Record that an adapter passed its probe on the running server."""
+        """Record that an adapter, given by its hash, passed its probe on the running server."""
         assert self._record is not None
         self._record = self.supervisor.record_proof(self._record, adapter)
 
@@ -85,7 +86,7 @@ class ManagedServer:
             await asyncio.to_thread(self.supervisor.stop, record)
 
     async def _find_or_start(self) -> None:
-        """Use a suitable running server, or start one. Before that, remove what remains of crashed servers."""
+        """Find a suitable running server, or start one. First, stop the remaining processes of crashed servers."""
         if self._record is not None:
             await self._handle_exit(self._record)
         else:
@@ -116,18 +117,20 @@ class ManagedServer:
             has_context = not launch.context or record.context >= launch.max_model_len
             has_adapter_buffers = record.rank >= launch.rank
             is_suitable = is_same_model and has_context and has_adapter_buffers and record.sleeps == launch.sleeps
-            if is_suitable and record.owner is None and record.alive:
+            started_by_user = record.owner is None
+            if is_suitable and started_by_user and record.alive:
                 return record
         return None
 
     async def _start(self) -> ServerRecord:
-        """Start a server, one at a time on this machine, and wait until it is ready."""
+        """Start a server, and wait until it is ready. On one machine, only one server starts at a time."""
         lock = self.supervisor.lock_start()
         while lock is None:
             await asyncio.sleep(POLL_S)
             lock = self.supervisor.lock_start()
         with lock:
-            # Started in this thread, which lives as long as the endpoints: an owned server ends with the thread.
+            # An owned server ends with the thread that starts it, so it is started in this thread, which lives as long
+            # as the endpoints.
             server = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
             log.info("starting the server of %s; its log: %s", self.launch.model, server.record.log)
             try:
@@ -165,11 +168,11 @@ def _watch_exit(pid: int) -> asyncio.Future[None]:
         future.set_result(None)
         return future
 
-    def mark_exit() -> None:
+    def set_exited() -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(descriptor, mark_exit)
+    loop.add_reader(descriptor, set_exited)
     return future

@@ -28,8 +28,10 @@ from nanoflux_models.placement import Demand, Placement, Server, compute_kv_gib,
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
-SEQUENCES, CONTEXT = 8, 4096
-"""By default, KV-cache memory is planned for this many concurrent requests, of this many tokens each."""
+SEQUENCES = 8
+"""The number of concurrent requests for which KV-cache memory is planned by default."""
+CONTEXT = 4096
+"""The number of tokens of each of these requests."""
 CONCURRENCY = 8
 """The number of concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
@@ -89,8 +91,8 @@ class Workload:
 
     @property
     def cpu_resources(self) -> ServerResources:
-        """The resources on a machine without GPUs. All processes share the machine's memory, so the server gets
-        memory for only a few requests, but for at least one.
+        """The resources on a machine without GPUs. All processes share the machine's memory, so the server gets memory
+        for about as many tokens as the default workload has, but for at least one request.
         """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return ServerResources(sequences=self.sequences)
@@ -126,8 +128,8 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
     """The context of an endpoint's server in tokens, including the tokens for reasoning."""
     stated_reasoning = _stated_reasoning(config)
-    reasoning = manifest.reasoning_limit if stated_reasoning is None else stated_reasoning
-    context = config.context or (CONTEXT_WITHOUT_REASONING + reasoning)
+    reasoning_tokens = manifest.reasoning_limit if stated_reasoning is None else stated_reasoning
+    context = config.context or (CONTEXT_WITHOUT_REASONING + reasoning_tokens)
     return min(context, manifest.context)
 
 
@@ -158,6 +160,7 @@ def plan_servers(
 
 
 def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
+    """The workload itself, or the workload of `sequences` requests of `context` tokens to a manifest's model."""
     return model if isinstance(model, Workload) else Workload(model, sequences, context)
 
 
@@ -198,12 +201,12 @@ def _make_resources(server: Server, sequences: int) -> ServerResources:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns the endpoints by name, and the group in which each takes turns on
-    a GPU ("": none), also by name.
+    """Build the endpoints on managed servers. Returns two dictionaries whose keys are the endpoints' names: the
+    endpoints, and the group in which each takes turns on a GPU ("": none).
 
     At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's sleep
-    group is the one that the placement requires, otherwise the one that the profile sets as `shares`. Endpoints of one
-    model share a server, which takes adapters if one of the endpoints has an adapter.
+    group is the one that the placement requires; if it requires none, the one that the profile sets as `shares`.
+    Endpoints of one model share a server, which takes adapters if one of the endpoints has an adapter.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.

@@ -22,8 +22,9 @@ from nanoflux_models.manifest import load_manifest
 
 
 class MergedCopy:
-    """A copy of an adapter's base with the adapter merged into it. Processes share the copy: the first one creates it,
-    and the last one that calls `release` removes it.
+    """A copy of an adapter's base with the adapter merged into it. Processes share the copy: the first process creates
+    it, and the last process that calls `release` removes it. A process holds an exclusive lock while it creates or
+    removes the copy, and a shared lock while it uses the copy.
 
     Raises:
         RefusedError: the adapter has no effect, the merged model disagrees with the base and the adapter, or the
@@ -85,7 +86,7 @@ def build_merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
         NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.
     """
     manifest = load_manifest(config.model, home.root).model_copy(update={"lora": None})
-    resources = assign_resources([manifest])[config.model][0]
+    resources, _sleep_group = assign_resources([manifest])[config.model]
     launch = replace(make_launch(config, home, resources, sleeps=False), manifest=manifest)
     if config.adapter:
         return MergedEndpoint(launch, find_adapter(home.adapters, config.adapter), home, config.reasoning_tokens)

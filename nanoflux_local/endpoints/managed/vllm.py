@@ -1,10 +1,10 @@
 """A model behind a managed vLLM server: `openai_chat` sends the requests, `fleet` manages the server.
 
-A running server is used, or one is started, when the first request arrives, so a run whose calls are all in its ledger
-starts none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded under
-its content hash and probed before the first request. A reasoning model's stop strings are not sent, since vLLM would
-apply them to the reasoning; instead, the client applies them to the answer. The other requests of a batch can change a
-reply, so the endpoint is repeatable only if its server is batch-invariant, which is tested.
+When the first request arrives, a running server is found or a server is started, so a run whose calls are all in its
+ledger starts none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded
+under its content hash and probed before the first request. A reasoning model's stop strings are not sent, since vLLM
+would apply them to the reasoning; instead, the client applies them to the answer. The other requests of a batch can
+change a reply, so the endpoint is repeatable only if its server is batch-invariant. A test confirms that it is.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class VllmEndpoint:
-    """Chat with a served model, or with an adapter on it. `reasoning_tokens` limits the reasoning of a reply; None uses
-    the limit in the model's manifest.
+    """Chat with a served model, with or without an adapter. `reasoning_tokens` limits the reasoning of a reply; None
+    uses the limit in the model's manifest.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class VllmEndpoint:
         launch = server.launch
         self.capacity = capacity
         self.repeatable = launch.batch_invariant  # `_test_batch_invariance` tests this once the server answers
-        reasoning = launch.manifest.reasoning_limit if reasoning_tokens is None else reasoning_tokens
-        self.context = Context(launch.max_model_len, reasoning)
+        reasoning_limit = launch.manifest.reasoning_limit if reasoning_tokens is None else reasoning_tokens
+        self.context = Context(launch.max_model_len, reasoning_limit)
         self._server, self._adapter = server, adapter
         # The model's name in requests to the server: an adapter is loaded under its hash.
         self._served_name = adapter_hash(adapter) if adapter else launch.model
@@ -56,9 +56,9 @@ class VllmEndpoint:
         self.identity = Identity("vllm", launch.model, launch.revision, self._served_name if adapter else "", variant)
         self._counter = TokenCounter(launch.weights)
         self._client: OpenAIChatEndpoint | None = None
-        self._url = ""
-        self._refusal: RefusedError | None = None
-        self._sentinel: Sentinel | None = None
+        self._url = ""  # the address of the server to which the client sends requests
+        self._refusal: RefusedError | None = None  # why every further request fails
+        self._sentinel: Sentinel | None = None  # shows after a wake whether the adapter still applies
         self._preparation_lock = asyncio.Lock()
 
     async def chat(self, request: ChatRequest) -> ChatReply:
@@ -100,6 +100,7 @@ class VllmEndpoint:
         await _run_in_thread(ServerClient(record.url).sleep)
 
     async def close(self) -> None:
+        """Close the client, and stop the server if this process started it. Safe to call twice."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -156,8 +157,10 @@ class VllmEndpoint:
             raise self._refusal from error
 
     async def _check_adapter(self, client: ServerClient, adapter: Path, sentinel: Sentinel) -> None:
-        """Check that the adapter still applies after a wake. If it does not, reload it; if that does not help, refuse
-        it.
+        """Check that the adapter still applies after a wake. If it does not, reload it.
+
+        Raises:
+            RefusedError: the reloaded adapter does not apply either.
         """
         if await _run_in_thread(still_applies, client, sentinel):
             return
@@ -169,6 +172,11 @@ class VllmEndpoint:
             raise self._refusal
 
     async def _test_batch_invariance(self, client: ServerClient) -> None:
+        """Test that the server's replies do not depend on the batch, and record the result.
+
+        Raises:
+            RefusedError: the replies depend on the batch.
+        """
         difference = await _run_in_thread(find_batch_dependence, client, self._served_name)
         if difference:
             problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"

@@ -41,7 +41,7 @@ class SharedGpu:
     """The endpoints of one GPU, of which at most one is awake. Use it only in one event loop."""
 
     def __init__(self, linger_s: float = LINGER_S) -> None:
-        self.swaps = 0
+        self.swaps = 0  # how often an endpoint was woken
         self._linger_s = linger_s
         self._resident: Sleeper | None = None  # the endpoint that occupies the GPU's memory
         self._answering: Sleeper | None = None  # the endpoint that may receive requests; None during a swap
@@ -82,6 +82,7 @@ class SharedGpu:
             self._fail(member, EndpointError("the endpoint was closed", "resume the run"))
 
     def _start_swap_if_idle(self) -> None:
+        """Start to end the wave if requests wait, none is in flight, and no swap is in progress."""
         if self._swap_task is None and not self._in_flight and any(self._waiting.values()):
             self._swap_task = asyncio.create_task(self._end_wave())
 
@@ -126,6 +127,7 @@ class SharedGpu:
                 future.set_result(None)
 
     def _fail(self, member: Sleeper, error: NanofluxError) -> None:
+        """Fail the waiting requests of a member."""
         for future in self._waiting.pop(member, {}).values():
             if not future.done():
                 future.set_exception(error)
@@ -191,9 +193,9 @@ def take_turns(
     gpu_by_group = {group: SharedGpu(linger_s) for group in groups.values() if group}
     wrapped_endpoints = dict(endpoints)
     for name, group in groups.items():
-        endpoint = endpoints[name]
         if not group:
             continue
+        endpoint = endpoints[name]
         if not isinstance(endpoint, Sleeper):
             fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)

@@ -17,15 +17,17 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""Servers that accept only 32-bit seeds get the seed modulo this number."""
+"""The number of seeds that a server with 32-bit seeds accepts; it is sent the seed modulo this number."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
+"""The names of OpenAI's reasoning models, which accept no sampling parameters and no stop strings."""
 _CLAUDE = re.compile(_PREFIX + r"claude-")
 _CLAUDE_WITH_SAMPLING = re.compile(
     _PREFIX + r"claude-(?:[23]|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-6])?(?:-\d{8}|-v\d|-latest|[@:]|$))"
 )
+"""The names of the Claude models up to version 4.6, which accept sampling parameters."""
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|(?:n't|not|no longer) (?:currently )?support|not permitted|not allowed|not accept"
@@ -61,8 +63,8 @@ class AcceptedParameters:
         return {"seed": seed} if self.seed else {}
 
     def sampling_parameters(self, sampling: Sampling) -> dict[str, float]:
-        """Temperature and top_p, if the server accepts them. If only one of the two may be sent, the temperature is,
-        unless only top_p differs from its default.
+        """Temperature and top_p, if the server accepts them. If it does not accept both together, only one is sent:
+        top_p if only top_p differs from its default, else the temperature.
         """
         sends_temperature, sends_top_p = self.temperature, self.top_p
         if sends_temperature and sends_top_p and not self.temperature_with_top_p:
@@ -90,7 +92,7 @@ class AcceptedParameters:
         return messages if self.system else without_system(messages)
 
 
-def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -> AcceptedParameters:
+def infer_accepted(model: str, is_reasoning_model: bool = False, send: Send | None = None) -> AcceptedParameters:
     """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. Stop
     strings are not sent to a reasoning model, since its server would apply them to the reasoning. The switches in
     `send` override both rules.
@@ -103,7 +105,7 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
         accepted = AcceptedParameters(
             temperature=accepts_sampling, top_p=accepts_sampling, temperature_with_top_p=False
         )
-    if thinks:
+    if is_reasoning_model:
         accepted = replace(accepted, stop=False)
     if send:
         accepted = replace(accepted, **send.model_dump(exclude_none=True))
@@ -111,8 +113,8 @@ def infer_accepted(model: str, thinks: bool = False, send: Send | None = None) -
 
 
 def learn_from_refusal(refusal: ErrorBody, accepted: AcceptedParameters, request: ChatRequest) -> dict[str, Any]:
-    """The switches to change after a refused request, with their new values. Empty if the refusal names no
-    parameter.
+    """The switches to change after a refused request, with their new values; empty if the refusal names no parameter.
+    `accepted` are the parameters with which the request was sent.
     """
     text = " ".join((refusal.message, *refusal.codes)).lower()
     says_unsupported = bool(_UNSUPPORTED.search(text))

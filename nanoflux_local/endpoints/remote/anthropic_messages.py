@@ -51,8 +51,8 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
-    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
-        return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
+    async def post(client: Any, body: RequestBody, timeout_s: float) -> Any:
+        return await client.messages.with_raw_response.create(**body, timeout=build_timeout(timeout_s))
 
     def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         sampling = request.sampling
@@ -64,13 +64,14 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"
             ],
             "max_tokens": sampling.max_tokens,
-            # In `extra_body`, since the SDK's types allow no sampling parameters for current models.
+            # The sampling parameters are in `extra_body`, since the SDK's types allow none for current models.
             "extra_body": accepted.sampling_parameters(sampling),
         }
         if system_text:
             body["system"] = system_text
-        nonblank_stop = tuple(string for string in sampling.stop if string.strip())  # the server refuses blank strings
-        stop = accepted.stop_strings(nonblank_stop)
+        # The server refuses blank stop strings.
+        nonblank_stop_strings = tuple(stop_string for stop_string in sampling.stop if stop_string.strip())
+        stop = accepted.stop_strings(nonblank_stop_strings)
         if stop:
             body["stop_sequences"] = stop
         if request.sections:

@@ -16,6 +16,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
 
 DEFAULT_URL = "https://api.openai.com/v1"
+"""The base URL that is used if a profile states none."""
 
 
 class ServedEmbedder:
@@ -56,9 +57,9 @@ class ServedEmbedder:
         """
         text = request.text.encode("utf-8", "replace").decode() or " "  # servers refuse an empty text
 
-        async def send_request(client: Any, limit_s: float) -> EmbedReply:
+        async def send_request(client: Any, timeout_s: float) -> EmbedReply:
             raw_response = await client.embeddings.with_raw_response.create(
-                model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(limit_s)
+                model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(timeout_s)
             )
             response = raw_response.http_response
             try:
@@ -68,9 +69,9 @@ class ServedEmbedder:
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 
-        max_prompt_tokens = len(text.encode())
+        max_prompt_tokens = len(text.encode())  # a token has at least one byte
         max_usd = 0.0 if self.price is None else self.price.cost(max_prompt_tokens, 0)
-        bounds = AttemptBounds(1, lost_tokens=max_prompt_tokens, lost_usd=max_usd)
+        bounds = AttemptBounds(tokens=1, lost_tokens=max_prompt_tokens, lost_usd=max_usd)
         return await self._service.ask(send_request, bounds)
 
     async def close(self) -> None:

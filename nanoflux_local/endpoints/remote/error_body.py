@@ -22,11 +22,16 @@ MAX_DEPTH = 8
 """The maximum number of levels of nested JSON that are read."""
 MAX_ENTRIES = 5
 """The maximum number of entries that are read from a list."""
+MAX_CODE_CHARS = 100
+"""The number of characters of a code or a parameter's name that are read."""
 MESSAGE_KEYS = (
     "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
 )  # fmt: skip
+"""The keys of an error's message; the first key with a message is used."""
 CODE_KEYS = ("code", "type", "status", "error_code", "error_type", "__type")
+"""The keys of error codes."""
 NESTED_KEYS = ("error", "errors", "message", "detail", "innererror", "metadata")
+"""The keys under which one error contains another."""
 STATUS_BY_CODE = (
     ("quota", 429),
     ("rate_limit", 429),
@@ -46,6 +51,7 @@ STATUS_BY_CODE = (
 the code is used.
 """
 UNKNOWN_STATUS = 500
+"""The status of an error whose codes imply none."""
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
 
@@ -136,22 +142,24 @@ def _walk_objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _find_codes(value: Any, depth: int) -> Iterator[str]:
-    for entry in _walk_objects(value, depth):
+    """Yield the error codes in lower case, innermost first."""
+    for error_object in _walk_objects(value, depth):
         for key in CODE_KEYS:
-            code = entry.get(key)
+            code = error_object.get(key)
             if isinstance(code, str) and code:
-                yield code[:100].lower()
+                yield code[:MAX_CODE_CHARS].lower()
             elif isinstance(code, int) and not isinstance(code, bool):
                 yield str(code) if abs(code) < 10**9 else "?"
 
 
 def _find_params(value: Any, depth: int) -> Iterator[str]:
-    for entry in _walk_objects(value, depth):
-        location = entry.get("loc")  # FastAPI names the parameter in `loc`, other servers in `param`
-        names = location if isinstance(location, list) else [entry.get("param")]
+    """Yield the names of the parameters that an error is about, in lower case, innermost first."""
+    for error_object in _walk_objects(value, depth):
+        location = error_object.get("loc")  # FastAPI names the parameter in `loc`, other servers in `param`
+        names = location if isinstance(location, list) else [error_object.get("param")]
         for name in names:
             if isinstance(name, str) and name:
-                yield name.lower()[:100]
+                yield name.lower()[:MAX_CODE_CHARS]
 
 
 def _read_page_title(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Lowers the concurrency limit of a local server when vLLM's metrics report many waiting requests or a full cache.
+"""Lowers the concurrency limit of a server when its vLLM metrics report many waiting requests or a full KV cache.
 
 A server without these metrics is queried only once.
 """
@@ -13,10 +13,12 @@ from nanoflux_local.endpoints.remote.replicas import Replica
 INTERVAL_S = 1.0
 """The minimum number of seconds between two readings of the metrics."""
 TIMEOUT_S = 5.0
+"""The timeout of one reading."""
 FULL_CACHE = 0.95
-"""The share of the cache in use above which requests evict each other."""
+"""The share of the KV cache in use above which requests evict each other."""
 LONG_QUEUE = 0.25
-"""The share of sent requests that may wait at the server. A few should wait, so that the server is never idle."""
+"""The share of the requests in flight that may wait at the server. A few should wait, so that the server is never idle.
+"""
 SETTLE_S = 0.5
 """A queue lowers the limit only if it lasts this long. Replies of equal length end together, and then many new requests
 arrive together.
@@ -42,7 +44,9 @@ class Gauge:
         self._task = asyncio.create_task(self._adapt_limit(now))
 
     async def _adapt_limit(self, start: float) -> None:
-        """Halve the concurrency limit if the server is crowded now, at `start`, and still after `SETTLE_S` seconds."""
+        """Halve the concurrency limit if the server is crowded now and again after `SETTLE_S` seconds. `start` is the
+        time of the call.
+        """
         import httpx2
 
         try:
@@ -58,8 +62,8 @@ class Gauge:
 
     async def _is_crowded(self, client: Any) -> bool:
         """Whether the server reports more requests than it can run concurrently."""
-        address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
-        response = await client.get(address)
+        metrics_url = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
+        response = await client.get(metrics_url)
         metrics = read_metrics(response.text) if response.status_code == 200 else {}
         self._has_no_metrics = not metrics
         is_cache_full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
@@ -75,8 +79,10 @@ class Gauge:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The two values in vLLM's metrics. If several engines report a value, the largest is used."""
-    values: dict[str, float] = {}
-    for name, value in _METRIC.findall(text):
-        values[name] = max(values.get(name, 0.0), float(value))
-    return values
+    """The number of waiting requests and the share of the KV cache in use, by the names of vLLM's metrics. If several
+    engines report a value, the largest value is used.
+    """
+    value_by_name: dict[str, float] = {}
+    for name, value_text in _METRIC.findall(text):
+        value_by_name[name] = max(value_by_name.get(name, 0.0), float(value_text))
+    return value_by_name

@@ -18,7 +18,9 @@ from nanoflux_local.endpoints.remote.shapes import value_at
 from nanoflux_local.errors import EndpointError
 
 TIMEOUT_S = 3.0
+"""The timeout of a query for a server's list."""
 PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
+"""The endings of host names in private networks."""
 MAX_SHOWN = 3
 """The number of listed models that a message shows."""
 
@@ -42,8 +44,11 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
     listed_names = await _try_fetch_listing(url, endpoint.service.key.text)
     if not listed_names or any(is_same_model(model, listed_name) for listed_name in listed_names):
         return ""
-    shown_names = ", ".join(listed_names[:MAX_SHOWN]) + (", …" if len(listed_names) > MAX_SHOWN else "")
-    return f"endpoints.{name}: {url} does not list the model {model}; it lists {shown_names}; correct model or url"
+    shown_names = ", ".join(listed_names[:MAX_SHOWN])
+    ending = ", …" if len(listed_names) > MAX_SHOWN else ""
+    return (
+        f"endpoints.{name}: {url} does not list the model {model}; it lists {shown_names}{ending}; correct model or url"
+    )
 
 
 async def _try_fetch_listing(url: str, key: str) -> list[str]:

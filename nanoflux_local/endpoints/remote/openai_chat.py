@@ -51,8 +51,8 @@ class OpenAIChatEndpoint(ServedEndpoint):
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
-    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
-        return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(limit_s))
+    async def post(client: Any, body: RequestBody, timeout_s: float) -> Any:
+        return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(timeout_s))
 
     def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         sampling = request.sampling
@@ -79,10 +79,10 @@ class OpenAIChatEndpoint(ServedEndpoint):
         message = value_at(choice, "message")
         if not isinstance(message, dict):
             raise ValueError(NO_TEXT)
-        check_error({"error": choice.get("error")}, "choices")
+        check_error({"error": choice.get("error")}, "choices")  # some gateways put an upstream error into the choice
         content = read_content(message.get("content"))
         finish_reason = choice.get("finish_reason")
-        refusal = content.refusal or message.get("refusal")
+        refusal = content.refusal or message.get("refusal")  # the provider's explanation instead of an answer
         if not content.text and not refusal:
             check_tool_call(finish_reason, message.get("tool_calls"), message.get("function_call"))
         text = content.text or ""

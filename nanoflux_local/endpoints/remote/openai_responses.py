@@ -31,8 +31,8 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     default_url = "https://api.openai.com/v1"
 
     @staticmethod
-    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
-        return await client.responses.with_raw_response.create(**body, timeout=build_timeout(limit_s))
+    async def post(client: Any, body: RequestBody, timeout_s: float) -> Any:
+        return await client.responses.with_raw_response.create(**body, timeout=build_timeout(timeout_s))
 
     def build_body(self, request: ChatRequest, accepted: AcceptedParameters) -> RequestBody:
         body: RequestBody = {
@@ -61,7 +61,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         if not isinstance(output, list):
             raise ValueError(NO_TEXT)
         contents = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
-        reasoning = [_read_reasoning(item) for item in output if value_at(item, "type") == "reasoning"]
+        reasoning_texts = [_read_reasoning(item) for item in output if value_at(item, "type") == "reasoning"]
         text = "".join(content.text or "" for content in contents)
         refusal = "".join(content.refusal for content in contents)
         if not text and not refusal:
@@ -73,7 +73,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             prompt_tokens=read_token_count(body, "usage", "input_tokens"),
             completion_tokens=read_token_count(body, "usage", "output_tokens"),
             cached_tokens=read_token_count(body, "usage", "input_tokens_details", "cached_tokens"),
-            reasoning="\n".join(text for text in reasoning if text),
+            reasoning="\n".join(reasoning_text for reasoning_text in reasoning_texts if reasoning_text),
             reasoning_tokens=read_token_count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
@@ -83,6 +83,7 @@ def _read_finish_reason(body: Any) -> Finish:
 
     Raises:
         ResponseBodyError: the server failed during the reply.
+        ValueError: the reply is unfinished.
     """
     status = value_at(body, "status")
     if status == "incomplete":
@@ -99,7 +100,7 @@ def _read_finish_reason(body: Any) -> Finish:
 
 
 def _read_reasoning(item: Any) -> str:
-    """The summary and the reasoning of a reasoning item, if the server sends them."""
+    """The summary and the content of a reasoning item; "" if the server sends neither."""
     contents = [read_content(value_at(item, key)) for key in ("summary", "content")]
     texts = [content.reasoning or content.text for content in contents]
     return "\n".join(text for text in texts if text)

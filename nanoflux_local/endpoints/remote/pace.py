@@ -22,29 +22,30 @@ MAX_SLACK = 16.0
 
 
 class AdaptiveTimeout:
-    """The timeout of a server's requests: at least `min_s`, and longer if the server's replies take longer."""
+    """The timeout of a server's requests: at least `min_s` seconds, and longer if the server's replies take longer."""
 
     def __init__(self, min_s: float) -> None:
         self._min_s = min_s
-        self._token_s: float | None = None
-        self._slack = 1.0
-        self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}
+        self._token_s: float | None = None  # seconds per token, once a reply was measured
+        self._slack = 1.0  # the factor by which requests that timed out have lengthened the timeout
+        self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}  # the running blocks of `time_limit`
 
     def limit(self, tokens: int) -> float:
-        """The timeout in seconds for a reply of at most `tokens`."""
+        """The timeout in seconds for a reply of at most `tokens` tokens."""
         if self._token_s is None:
             return self._min_s * FIRST_MULTIPLE * self._slack
         return max(self._min_s, MULTIPLE * self._token_s * max(tokens, MIN_TOKENS)) * self._slack
 
     @asynccontextmanager
-    async def time_limit(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
-        """Run the block with a timeout. The first measured speed also adapts the timeouts of running blocks.
+    async def time_limit(self, tokens: int, timeout_s: float) -> AsyncIterator[None]:
+        """Run the block, which waits for a reply of at most `tokens` tokens, with a timeout. The first measured speed
+        also adapts the timeouts of blocks that are running at that time.
 
         Raises:
             TimeoutError: the block took longer.
         """
         try:
-            async with asyncio.timeout(limit_s) as timeout:
+            async with asyncio.timeout(timeout_s) as timeout:
                 self._tokens_by_timeout[timeout] = tokens
                 try:
                     yield
@@ -53,14 +54,14 @@ class AdaptiveTimeout:
         except TimeoutError:
             # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
             # the same timeout lengthen it only once.
-            limit_without_slack = self.limit(tokens) / self._slack
-            doubled_slack = 2 * limit_s / limit_without_slack
+            timeout_without_slack = self.limit(tokens) / self._slack
+            doubled_slack = 2 * timeout_s / timeout_without_slack
             self._slack = min(MAX_SLACK, max(self._slack, doubled_slack))
             raise
 
     def note_answer(self, seconds: float, tokens: int) -> None:
-        """Adapt the timeout to an answer: immediately if the answer took longer per token, gradually if it took
-        less.
+        """Adapt the timeout to an answer. An answer that took longer per token than earlier answers lengthens the
+        timeout immediately; a faster answer shortens it gradually.
         """
         is_first = self._token_s is None
         token_s = seconds / max(tokens, MIN_TOKENS)
@@ -70,7 +71,8 @@ class AdaptiveTimeout:
         if is_first:
             now = asyncio.get_running_loop().time()
             for timeout, max_tokens in self._tokens_by_timeout.items():
-                timeout.reschedule(min(timeout.when() or now, now + self.limit(max_tokens)))
+                deadline = timeout.when() or now
+                timeout.reschedule(min(deadline, now + self.limit(max_tokens)))
 
 
 class AdaptiveLimiter(Limiter):
@@ -95,7 +97,7 @@ class AdaptiveLimiter(Limiter):
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def widen(self) -> None:
-        """Raise the limit after an answer."""
+        """Raise the limit after an answer: by about 1 in the time in which the server answers `limit` requests."""
         self.resize(min(float(self.capacity), self.limit + 1.0 / self.limit))
 
     def halve(self, start: float) -> None:

@@ -13,11 +13,13 @@ from nanoflux_local.endpoints.remote.pace import AdaptiveLimiter
 BACKOFF_S = 2.0
 """How long a replica is skipped after its first failure."""
 MAX_BACKOFF_S = 60.0
+"""How long a replica is skipped at most."""
 
 
 class Replica:
     """One server: its address, its client and its concurrency limiter. `has_responded` is true if the server ever
-    responded; `pause_message` is the last message in which it asked for a pause.
+    responded. After a failure, the replica is skipped until `retry_at`, a time of the monotonic clock. `pause_message`
+    is the last message in which the server asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, capacity: int) -> None:
@@ -30,7 +32,7 @@ class Replica:
 
     @property
     def is_available(self) -> bool:
-        """Whether the time for which the replica is skipped after a failure is over."""
+        """Whether the replica is not skipped because of a failure."""
         return self.retry_at <= time.monotonic()
 
     @property
@@ -49,18 +51,18 @@ class Replica:
 
 
 def pick_replica(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
-    """The least loaded free replica, preferably one that was not `tried`. If none is free, the failed replica whose
-    retry is due first; if all replicas ask for pauses, the one whose pause ends first.
+    """The least loaded free replica; one that is in `tried` only if all free replicas are. If no replica is free, the
+    failed replica whose retry is due first; if all replicas ask for pauses, the replica whose pause ends first.
     """
     free_replicas = [replica for replica in replicas if replica.is_free]
     if free_replicas:
         return min(free_replicas, key=lambda replica: (replica in tried, replica.limiter.load))
-    down_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
-    if down_replicas:
-        return min(down_replicas, key=lambda replica: replica.retry_at)
+    failed_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
+    if failed_replicas:
+        return min(failed_replicas, key=lambda replica: replica.retry_at)
     return min(replicas, key=lambda replica: replica.limiter.pause_left_s)
 
 
 def has_untried_replica(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
-    """Whether a replica that was not `tried` is free."""
+    """Whether a replica that is not in `tried` is free."""
     return any(replica.is_free for replica in replicas if replica not in tried)

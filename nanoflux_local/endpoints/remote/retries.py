@@ -13,11 +13,11 @@ from nanoflux_local.endpoints.remote.replicas import Replica
 ATTEMPTS = 12
 """A call fails after this many failed requests, which take about a minute and a half with the pauses between them."""
 FIRST_ATTEMPTS = 4
-"""The number of attempts for a server that has never responded, since its address is probably wrong."""
+"""The number of attempts for an unreachable server that has never responded: its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
 """After this many replies without text, the empty reply is accepted as the model's reply."""
 MAX_WAIT_S = 3600.0
-"""The total time that one call waits for busy servers."""
+"""The maximum total time that one call waits for busy servers."""
 BASE_S = 0.5
 """The upper bound of the first pause; the bound doubles with each pause, up to `MAX_PAUSE_S`."""
 MAX_PAUSE_S = 30.0
@@ -31,7 +31,7 @@ class RetryState:
 
     failed_replicas: list[Replica] = field(default_factory=list)
     waited_s: float = 0.0
-    _busy_s: float = 0.0
+    _busy_s: float = 0.0  # the part of `waited_s` that was spent on busy servers
     _failure_count: int = 0
     _empty_count: int = 0
     _busy_count: int = 0
@@ -79,4 +79,5 @@ class RetryState:
         return pause_s if self._busy_s <= MAX_WAIT_S else None
 
     def _draw_pause(self, doublings: int) -> float:
+        """Draw a pause between zero and `BASE_S`, doubled `doublings` times."""
         return self._random.uniform(0, min(MAX_PAUSE_S, BASE_S * 2 ** min(doublings, 16)))

@@ -43,7 +43,9 @@ END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
 CAPACITY = 32
 """The default number of concurrent requests to one server."""
 TIMEOUT_S = 60.0
+"""The default minimum of the timeout of a request."""
 CONNECT_S = 10.0
+"""The timeout of a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,9 @@ class ServedEndpoint(ABC):
             EndpointError: no usable reply was received after bounded retries.
         """
 
-        async def send_request(client: Any, limit_s: float) -> ChatReply:
+        async def send_request(client: Any, timeout_s: float) -> ChatReply:
             start = time.monotonic()
-            response = await self._post(client, request, limit_s)
+            response = await self._post_until_accepted(client, request, timeout_s)
             return self._read_response(request, response.http_response, time.monotonic() - start)
 
         max_tokens = request.sampling.max_tokens
@@ -135,7 +137,7 @@ class ServedEndpoint(ABC):
         bounds = AttemptBounds(max_tokens, lost_tokens=request.prompt_bytes + max_tokens, lost_usd=max_usd)
         return await self.service.ask(send_request, bounds)
 
-    async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
+    async def _post_until_accepted(self, client: Any, request: ChatRequest, timeout_s: float) -> Any:
         """Send the request. If the server refuses a parameter, resend the request immediately, without that parameter
         or with a different value.
 
@@ -147,7 +149,7 @@ class ServedEndpoint(ABC):
         changes_so_far: dict[str, Any] = {}
         while True:
             try:
-                response = await self.post(client, self.build_body(request, accepted), limit_s)
+                response = await self.post(client, self.build_body(request, accepted), timeout_s)
             except self.sdk().APIStatusError as error:
                 changes = self._find_changes(error, accepted, request, changes_so_far)
                 if not changes:
@@ -167,12 +169,12 @@ class ServedEndpoint(ABC):
         if error.status_code not in PARAMETER_REFUSAL_STATUSES:
             return {}
         changes = learn_from_refusal(read_error(error.response.content), accepted, request)
-        # "max_tokens" is changed only once, since its two names would otherwise alternate.
-        final_names = {name for name, value in changes_so_far.items() if value is False or name == "max_tokens"}
+        # "max_tokens" is changed only once, since the parameter's two names would otherwise alternate.
+        final_switches = {name for name, value in changes_so_far.items() if value is False or name == "max_tokens"}
         return {
             name: value
             for name, value in changes.items()
-            if name not in final_names and name not in self._user_switches
+            if name not in final_switches and name not in self._user_switches
         }
 
     def _apply_changes(self, changes: Mapping[str, Any]) -> None:
@@ -181,9 +183,9 @@ class ServedEndpoint(ABC):
         if not new_changes:
             return
         self.accepted = replace(self.accepted, **new_changes)
-        names, switches = " and ".join(new_changes), format_change(new_changes)
+        parameter_names = " and ".join(new_changes)
         message = (
-            f"the server refuses {names}; later requests use {switches}; "
+            f"the server refuses {parameter_names}; later requests use {format_change(new_changes)}; "
             "set this in the endpoint's table to avoid the refusal"
         )
         report_and_log(Fault(self.identity.model, "refused_parameter", message))
@@ -203,13 +205,13 @@ class ServedEndpoint(ABC):
         text = cut_answer(raw_reply, request.sampling.stop)
         ends_at_stop_string = text != raw_reply and parsed.finish != "refused"
         reply = ChatReply(
-            self.service.key.mask(text),
-            "stop" if ends_at_stop_string else parsed.finish,
-            parsed.prompt_tokens,
-            parsed.completion_tokens,
-            round(seconds, 3),
-            self._compute_cost(request, parsed),
-            parsed.reasoning_tokens,
+            text=self.service.key.mask(text),
+            finish="stop" if ends_at_stop_string else parsed.finish,
+            prompt_tokens=parsed.prompt_tokens,
+            completion_tokens=parsed.completion_tokens,
+            seconds=round(seconds, 3),
+            usd=self._compute_cost(request, parsed),
+            reasoning_tokens=parsed.reasoning_tokens,
         )
         if not parsed.text.strip() and parsed.finish == "stop":
             raise EmptyError(reply)
@@ -235,7 +237,7 @@ class ServedEndpoint(ABC):
 
     @staticmethod
     @abstractmethod
-    async def post(client: Any, body: RequestBody, limit_s: float) -> Any:
+    async def post(client: Any, body: RequestBody, timeout_s: float) -> Any:
         """Send the request, and return the SDK's raw response."""
 
     @abstractmethod
@@ -253,15 +255,17 @@ class ServedEndpoint(ABC):
         """
 
     def count_tokens(self, text: str) -> int | None:
-        del text  # the protocols offer no way to count tokens
+        """None: the protocols offer no way to count tokens."""
+        del text
         return None
 
     async def close(self) -> None:
+        """Close all connections. Safe to call twice."""
         await self.service.close()
 
 
 def _drop_lone_end_token(parsed: ParsedReply) -> ParsedReply:
-    """Treat a reply that consists only of its end token as empty: vLLM 0.32 sends the end token of gpt-oss as text."""
+    """Remove the text of a reply that consists only of its end token: vLLM 0.32 sends gpt-oss's end token as text."""
     return replace(parsed, text="") if END_TOKEN.fullmatch(parsed.text.strip()) else parsed
 
 
@@ -293,11 +297,11 @@ def check_address(url: str) -> None:
         raise ConfigError(f"the url {url} ends in {route}, which NanoFlux appends", f'write url = "{base_url}"')
 
 
-def build_timeout(limit_s: float) -> Any:
+def build_timeout(timeout_s: float) -> Any:
     """A request's timeouts, in the form that the SDKs expect."""
     import httpx2
 
-    return httpx2.Timeout(limit_s, connect=min(CONNECT_S, limit_s))
+    return httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
 
 
 def build_sections_schema(sections: Sequence[str]) -> dict[str, Any]:

@@ -34,8 +34,8 @@ SendRequest = Callable[[Any, float], Awaitable[T]]
 
 @dataclass(frozen=True, slots=True)
 class AttemptBounds:
-    """Upper bounds on one attempt: its completion tokens, and the tokens and dollars that it may cost if the reply is
-    lost.
+    """Upper bounds on one attempt: its completion tokens (`tokens`), and the tokens and dollars that the server may
+    charge if the reply is lost.
     """
 
     tokens: int = 1
@@ -68,7 +68,7 @@ class Service:
         self.model, self.urls, self.key = model, tuple(urls), key
         guard.allow(*self.urls)  # a configured address allows connections to its host, and to no other
         self.capacity = capacity * len(self.urls)
-        self._capacity, self._reads_metrics = capacity, reads_metrics
+        self._capacity_of_replica, self._reads_metrics = capacity, reads_metrics
         self._sdk, self._connect = sdk, connect
         self._timeout = AdaptiveTimeout(timeout_s)
         self._replicas: list[Replica] = []
@@ -92,8 +92,8 @@ class Service:
             async with replica.limiter:
                 if replica.limiter.pause_left_s:
                     continue  # the server asked for a pause while this call waited for its slot
-                start, limit_s = time.monotonic(), self._timeout.limit(bounds.tokens)
-                outcome = await self._attempt(send_request, replica, bounds.tokens, limit_s)
+                start, timeout_s = time.monotonic(), self._timeout.limit(bounds.tokens)
+                outcome = await self._attempt(send_request, replica, bounds.tokens, timeout_s)
             seconds = time.monotonic() - start
             if not isinstance(outcome, ClassifiedFault):
                 self._note_answer(replica, seconds, outcome)
@@ -105,7 +105,7 @@ class Service:
                 self._waits.note(replica.url, self.key.mask(outcome.message), pause_s, retries.waited_s)
                 await asyncio.sleep(pause_s)
             elif outcome.reply is not None:
-                return cast(T, outcome.reply)  # every reply was empty: the empty reply is accepted as the model's
+                return cast(T, outcome.reply)  # no retry is left after empty replies, so the last one is accepted
             else:
                 raise self._make_error(replica, outcome)
 
@@ -126,17 +126,17 @@ class Service:
         await asyncio.sleep(wait_s)
 
     async def _attempt(
-        self, send_request: SendRequest[T], replica: Replica, tokens: int, limit_s: float
+        self, send_request: SendRequest[T], replica: Replica, tokens: int, timeout_s: float
     ) -> T | ClassifiedFault:
         """Return the reply, or the classified fault. The SDK's exception is not raised, since it may contain a key."""
         try:
-            async with self._timeout.time_limit(tokens, limit_s):
-                return await send_request(replica.client, limit_s)
+            async with self._timeout.time_limit(tokens, timeout_s):
+                return await send_request(replica.client, timeout_s)
         except Exception as error:
             refusal = guard.find_refusal(error)
             if refusal:  # the network guard refused the connection
                 raise RefusedError(refusal.message, refusal.fix) from None
-            fault = classify_error(error, self._sdk(), limit_s)
+            fault = classify_error(error, self._sdk(), timeout_s)
             if fault is None:
                 raise
             proxy = find_proxy(replica.url)
@@ -145,6 +145,7 @@ class Service:
             return replace(fault, message=f"{fault.message} (using the proxy {proxy.address} of {proxy.variable})")
 
     def _note_answer(self, replica: Replica, seconds: float, reply: object) -> None:
+        """Adapt the replica, its limiter and the timeout to an answer."""
         replica.note_answer()
         replica.limiter.widen()
         self._timeout.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
@@ -169,7 +170,9 @@ class Service:
         return retries.compute_pause(fault, replica.has_responded, another_is_free)
 
     def _raise_if_refused(self, replica: Replica, fault: ClassifiedFault) -> None:
-        """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry is useless."""
+        """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry would be
+        useless.
+        """
         cause = find_refusal_cause(fault)
         if cause:
             replica.note_answer()
@@ -194,8 +197,8 @@ class Service:
         """
         message = f"{replica.url} {self.key.mask(fault.message)}"
         if fault.kind == "rate_limited":
-            hours = f"{MAX_WAIT_S / 3600:g} h"
-            return BusyError(f"{message}, for {hours}", "resume later with `nanoflux run resume`")
+            hours = MAX_WAIT_S / 3600
+            return BusyError(f"{message}, for {hours:g} h", "resume later with `nanoflux run resume`")
         proxy = find_proxy(replica.url)
         fix, setting = fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
@@ -215,7 +218,9 @@ class Service:
     def _connect_replicas(self) -> list[Replica]:
         """The replicas, which are connected on the first call. Each call also refreshes the gauges."""
         if not self._replicas:
-            self._replicas = [Replica(url, self._connect(url, self.key), self._capacity) for url in self.urls]
+            self._replicas = [
+                Replica(url, self._connect(url, self.key), self._capacity_of_replica) for url in self.urls
+            ]
             if self._reads_metrics:
                 self._gauges = [Gauge(replica) for replica in self._replicas]
         for gauge in self._gauges:

@@ -18,14 +18,17 @@ from nanoflux_local.records import Finish
 MAX_COUNT = 10**9
 """A larger number cannot be the token count of one reply."""
 MAX_DIGITS = 1000
-"""Longer integers are read as None: Python refuses to convert integers with thousands of digits."""
+"""Integers with this many digits or more are read as None: Python refuses to convert those with thousands of digits."""
 NO_TEXT = "a response without text"
+"""The message about a body in which there is no text to read."""
 _TRUNCATED = re.compile(r"length|max|limit|window|truncat")
 _REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
 _FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
 _REASONING_KINDS = ("thinking", "reasoning", "reasoning_text", "summary_text")
+"""The types of a message's parts that contain reasoning."""
 _INNER_KEYS = ("text", "thinking", "reasoning", "summary", "content")
+"""The keys under which a part contains a text or further parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,24 @@ def load_json(response: Any) -> Any:
 
 
 def _parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested too deeply.
+    """
     try:
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < MAX_DIGITS else None)
+        return json.loads(text, parse_int=_parse_integer)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
 
 
+def _parse_integer(digits: str) -> int | None:
+    """The integer, or None if it has `MAX_DIGITS` digits or more."""
+    return int(digits) if len(digits) < MAX_DIGITS else None
+
+
 def _parse_events(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a stream whose data are JSON objects."""
     for line in text.splitlines():
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data and data != "[DONE]":
@@ -132,16 +146,16 @@ def read_content(content: Any) -> Content:
         return Content(content)
     if not isinstance(content, list) or not all(isinstance(part, (str, dict)) for part in content):
         raise ValueError(NO_TEXT)
-    texts, reasoning, refusals = [], [], []
+    texts, reasoning_texts, refusals = [], [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else "text"
         if kind == "refusal":
             refusals += _collect_texts(part.get("refusal"))
         elif kind in _REASONING_KINDS:
-            reasoning += _collect_texts(part)
+            reasoning_texts += _collect_texts(part)
         elif isinstance(part, str) or isinstance(part.get("text"), str):
             texts.append(part if isinstance(part, str) else part["text"])
-    return Content("".join(texts) if texts else None, "\n".join(reasoning), "".join(refusals))
+    return Content("".join(texts) if texts else None, "\n".join(reasoning_texts), "".join(refusals))
 
 
 def _collect_texts(value: Any) -> list[str]:
@@ -175,21 +189,24 @@ def read_finish(reason: Any) -> Finish:
 
 
 def check_tool_call(reason: Any, *calls: Any) -> None:
-    """Check that a reply without text does not call a tool.
+    """Check that a reply without text does not call a tool. `reason` is its finish reason, and each of `calls` is a
+    tool call, a list of tool calls, or None.
 
     Raises:
         NoAnswerError: the reply calls a tool.
     """
-    tool_names = [name for call in calls for name in _list_tool_names(call)]
+    tool_names = [name for call_or_calls in calls for name in _list_tool_names(call_or_calls)]
     tool_name = tool_names[0] if tool_names else ""
     if tool_name or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
         tool_phrase = f"the tool {tool_name[:100]!r}" if tool_name else "a tool"
         raise NoAnswerError(f"the reply calls {tool_phrase} and has no text, though no tool was offered")
 
 
-def _list_tool_names(call: Any) -> Iterator[str]:
-    for entry in call if isinstance(call, list) else [call]:
-        name = value_at(entry, "function", "name") or value_at(entry, "name")
+def _list_tool_names(call_or_calls: Any) -> Iterator[str]:
+    """Yield the names of the tools that a tool call, or a list of tool calls, names."""
+    calls = call_or_calls if isinstance(call_or_calls, list) else [call_or_calls]
+    for call in calls:
+        name = value_at(call, "function", "name") or value_at(call, "name")
         if isinstance(name, str):
             yield name
 

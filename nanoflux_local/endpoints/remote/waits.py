@@ -13,10 +13,13 @@ from datetime import datetime, timedelta
 from nanoflux_local.redaction import redact
 
 ReportLine = Callable[[str], None]
+"""Shows one line about a wait to the user."""
 MIN_REPORTED_S = 5.0
 """A call's wait is reported once the call has waited this many seconds in total."""
 REPORT_INTERVAL_S = 30.0
-"""The minimum number of seconds between two reports on one endpoint, unless the wait becomes longer."""
+"""The minimum number of seconds between two reports on one endpoint. A wait that ends later than the reported wait is
+reported earlier.
+"""
 
 
 def log_wait(text: str) -> None:
@@ -51,7 +54,7 @@ class Waits:
     """Reports the waits for one endpoint's servers, at intervals."""
 
     def __init__(self) -> None:
-        self._reported_until = 0.0
+        self._reported_until = 0.0  # waits that end before this time of the monotonic clock are not reported
 
     def note(self, url: str, reason: str, seconds: float, waited_s: float) -> None:
         """Record that a call waits `seconds` for the server at `url`. After this wait, the call will have waited
