@@ -1,4 +1,4 @@
-"""The limiter admits as many tasks as its limit, by rank and then by arrival; a cancelled waiter keeps no slot."""
+"""The limiter admits as many tasks as its limit, by rank and then by arrival, and skips cancelled tasks."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,15 @@ from nanoflux_local.limiter import RANK, Limiter
 
 
 async def settle() -> None:
-    """Let the other tasks run until each of them waits."""
+    """Let the other tasks run until each of them waits, which takes a few steps of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 class Queue:
-    """A limiter, and the names of the tasks that it has admitted, in order."""
+    """A limiter, and the names of the tasks that it has admitted, in order. Admitted tasks keep their slots until
+    `release` is set.
+    """
 
     def __init__(self, limit: float) -> None:
         self.limiter = Limiter(limit)
@@ -21,6 +23,8 @@ class Queue:
         self.release = asyncio.Event()
 
     def start_task(self, name: str, *rank: int) -> asyncio.Task[None]:
+        """Start a task with this rank, which waits for a slot."""
+
         async def run_task() -> None:
             RANK.set(lambda: rank)
             async with self.limiter:
@@ -73,12 +77,12 @@ def test_limiter_reorder_applies_changed_ranks() -> None:
     assert asyncio.run(run_tasks()) == ["holder", "b", "a"]
 
 
-def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
+def test_limiter_skips_a_cancelled_task() -> None:
     async def run_tasks() -> tuple[list[str], int]:
         queue = Queue(1)
         holding_task = queue.start_task("holder")
         await settle()
-        cancelled_task, next_task = queue.start_task("gone", 1), queue.start_task("next", 2)
+        cancelled_task, next_task = queue.start_task("cancelled", 1), queue.start_task("next", 2)
         await settle()
         cancelled_task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

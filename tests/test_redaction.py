@@ -18,26 +18,29 @@ SECRETS = {
     "a bearer's": "canary.eyJhbGciOi.abc-def",
     "a password in an address": "canary:hunter22",
 }
+"""A secret of each kind. Each contains the word "canary", so that any leaked part is found."""
 MESSAGES = {
     "named by its variable": "the server says: canary-7f3a9c21 is no key",
     "a bearer's": "Authorization: Bearer canary.eyJhbGciOi.abc-def",
     "a password in an address": "http://canary:hunter22@proxy.lab:3128/ does not answer",
 }
+"""The messages for secrets that are recognised by their name or context."""
 
 
-def message_with(kind: str) -> str:
+def make_message(kind: str) -> str:
+    """A message that contains the secret of this kind."""
     return MESSAGES.get(kind, f"Incorrect API key provided: {SECRETS[kind]}. You can find it in")
 
 
 @pytest.fixture(autouse=True)
-def secret_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_secret_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_MODEL_KEY", SECRETS["named by its variable"])
 
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_redact_removes_secrets_and_keeps_the_rest(kind: str) -> None:
-    clean = redact(message_with(kind))
-    assert clean == message_with(kind).replace(SECRETS[kind], MARK) and MARK in clean
+    redacted_message = redact(make_message(kind))
+    assert redacted_message == make_message(kind).replace(SECRETS[kind], MARK) and MARK in redacted_message
 
 
 @pytest.mark.parametrize(
@@ -83,11 +86,13 @@ for text in texts:
 logging.getLogger("library").warning("a wrong format %d", "x")
 raise RuntimeError(" ".join(texts))
 """
+"""Logs each argument in a message and in a traceback, then fails with an uncaught exception that contains them all."""
 
 
 def test_log_lines_and_tracebacks_show_no_secrets() -> None:
+    messages = map(make_message, SECRETS)
     process = subprocess.run(
-        [sys.executable, "-c", LOGGING_SCRIPT, *map(message_with, SECRETS)],
+        [sys.executable, "-c", LOGGING_SCRIPT, *messages],
         env={**os.environ, "LAB_MODEL_KEY": SECRETS["named by its variable"]},
         capture_output=True,
         text=True,
@@ -101,7 +106,7 @@ def test_log_lines_and_tracebacks_show_no_secrets() -> None:
 def test_run_message_is_stored_without_secrets(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run("run", "name", {"domain": "starter", "target": 1, "max_turns": 1}, {})
-        ledger.set_run_status("run", "failed", " ".join(map(message_with, SECRETS)))
+        ledger.set_run_status("run", "failed", " ".join(map(make_message, SECRETS)))
     assert "does not answer" in str(Ledger(tmp_path / "ledger.db").rows("SELECT message FROM runs"))
     for path in tmp_path.iterdir():
         assert b"canary" not in path.read_bytes()

@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The reply is read without a retry; `tokens` are its prompt tokens and its completion tokens."""
+    """The outcome of a usable reply: it is read without a retry. `tokens` are its prompt and completion tokens."""
 
     text: str
     finish: str = "stop"
@@ -22,19 +22,21 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """The reply is empty: the request is retried a few times, then the reply is accepted."""
+    """The outcome of an empty reply: the request is retried a few times, then the reply is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request is permanently refused: it is not retried, and the error contains `message_part`."""
+    """The outcome of a permanent refusal: the request is not retried, and the error contains `message_part`."""
 
     message_part: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The reply is a fault of this kind whose message contains `message_part`; the request is sent again."""
+    """The outcome of a temporary failure: a fault of this kind, whose message contains `message_part`, is reported, and
+    the request is sent again.
+    """
 
     kind: str
     message_part: str = ""
@@ -64,18 +66,21 @@ USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
 
 
 def chat(message: Json, finish: Any = "stop", usage: Any = USAGE, **fields: Any) -> Json:
+    """A reply in the chat completions protocol, with additional `fields`."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     return {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
             "usage": usage, **fields}  # fmt: skip
 
 
 def response(output: list[Json], status: str = "completed", **fields: Any) -> Json:
+    """A reply in the responses protocol, with additional `fields`."""
     return {"id": "r-1", "object": "response", "created_at": 1, "status": status, "error": None, "output": output,
             "incomplete_details": None, "metadata": {}, "reasoning": {"effort": "medium", "summary": None},
             "usage": {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}, **fields}  # fmt: skip
 
 
 def message_item(*parts: Json, status: str = "completed") -> Json:
+    """A message in the output of a reply in the responses protocol."""
     return {"type": "message", "id": "m-1", "role": "assistant", "status": status, "content": list(parts)}
 
 
@@ -84,20 +89,25 @@ def output_text(text: str) -> Json:
 
 
 def messages(content: Any, reason: Any = "end_turn", **fields: Any) -> Json:
+    """A reply in the Anthropic messages protocol, with additional `fields`."""
     return {"id": "msg-1", "type": "message", "role": "assistant", "model": "m", "content": content,
             "stop_reason": reason, "stop_sequence": None, "usage": {"input_tokens": 12, "output_tokens": 3},
             **fields}  # fmt: skip
 
 
 def error(message: Any, **fields: Any) -> Json:
+    """The body of an error response in OpenAI's format, with additional `fields` of the error."""
     return {"error": {"message": message, **fields}}
 
 
 TOOL_CALLS = [{"id": "t-1", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
 OK = "ANSWER: 18"
+"""The text of a usable reply. Replies that end early have only its beginning, "ANSW", as text."""
 THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
+"""A block of reasoning in the Anthropic messages protocol."""
 OVERLONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
+# Each shape is a tuple of its name, the HTTP status, the body, and the expected outcome.
 OPENAI_CHAT = [
     ("good", 200, chat({"content": OK, "refusal": None, "annotations": []}, service_tier="default"), Read(OK)),
     ("truncated", 200, chat({"content": "ANSW", "refusal": None}, "length"), Read("ANSW", "length")),
@@ -148,6 +158,7 @@ OPENAI_RESPONSES = [
      Refused("Invalid prompt: flagged")),
 ]  # fmt: skip
 FILTERS = {"hate": {"filtered": False, "severity": "safe"}}
+"""The results of Azure's content filter."""
 AZURE = [
     ("good", 200, chat({"content": OK}, prompt_filter_results=[{"prompt_index": 0, "content_filter_results": FILTERS}]),
      Read(OK)),
@@ -365,7 +376,7 @@ _SHAPES_BY_SERVER: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]
 
 
 def make_shape(server: str, protocol: Protocol, name: str, status: int, body: Any, outcome: Outcome) -> Shape:
-    """A shape in the server's protocol; a name that starts with "responses" is in the responses protocol instead."""
+    """A shape in the server's protocol; if its name starts with "responses", in the responses protocol instead."""
     if name.startswith("responses"):
         protocol = "responses"
     return Shape(server, name, protocol, status, body, outcome)

@@ -26,12 +26,15 @@ GOOD_REPLY = {
 }
 """A reply that is valid in all three protocols."""
 SEED = 2**62 + 1
-STOPS = ("a1", "b2", "c3", "d4", "e5")
+"""A seed that needs more than 32 bits."""
+STOP_STRINGS = ("a1", "b2", "c3", "d4", "e5")
+"""More stop strings than some servers accept."""
 
 
 def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
+    """Send one request with every parameter several times, one after another, and close the endpoint."""
     messages = (Message("system", "Be terse."), Message("user", "2 + 2?"))
-    request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.9, 64, STOPS), SEED)
+    request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.9, 64, STOP_STRINGS), SEED)
 
     async def send() -> list[ChatReply]:
         try:
@@ -43,6 +46,7 @@ def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
 
 
 def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
+    """A refusal in OpenAI's format: its HTTP status and its body."""
     return status, {"error": {"message": message, "type": "invalid_request_error", **fields}}
 
 
@@ -96,10 +100,10 @@ def test_send_settings_override_the_models_name(server: Any) -> None:
     assert body["temperature"] == 0.7 and body["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(body)
 
 
-def test_thinking_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
-    assert infer_accepted("m", is_reasoning_model=True).stop_strings(STOPS) == []
+def test_reasoning_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
+    assert infer_accepted("m", is_reasoning_model=True).stop_strings(STOP_STRINGS) == []
     accepted_with_send = infer_accepted("m", is_reasoning_model=True, send=Send(stop=True))
-    assert accepted_with_send.stop_strings(STOPS) == list(STOPS)
+    assert accepted_with_send.stop_strings(STOP_STRINGS) == list(STOP_STRINGS)
 
 
 def test_send_settings_do_not_change_the_identity(server: Any) -> None:
@@ -131,10 +135,11 @@ SEED_ERROR = {
     "msg": "Extra inputs are not permitted",
     "input": SEED,
 }
+"""The error with which FastAPI refuses the parameter `seed`."""
 
 
 @pytest.mark.parametrize(
-    ("client", "answer", "removed", "added"),
+    ("client_class", "refusal", "removed_names", "added_parameters"),
     [
         (CHAT, (422, {"object": "error", "message": {"detail": [SEED_ERROR]}}), ["seed"], {}),
         (CHAT, (422, {"detail": [SEED_ERROR]}), ["seed"], {}),
@@ -152,10 +157,11 @@ SEED_ERROR = {
          ["temperature", "top_p"], {}),
         (CHAT, make_refusal("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
          ["top_p"], {}),
-        (CHAT, make_refusal("stop: too many"), [], {"stop": list(STOPS[:4])}),
+        (CHAT, make_refusal("stop: too many"), [], {"stop": list(STOP_STRINGS[:4])}),
         (CHAT, make_refusal("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a"
                        " valid string'} {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
-                       "items after validation, not 5'}", type="BadRequestError"), [], {"stop": list(STOPS[:4])}),
+                       "items after validation, not 5'}", type="BadRequestError"), [],
+         {"stop": list(STOP_STRINGS[:4])}),
         (CHAT, make_refusal("Unsupported parameter: 'stop' is not supported with this model.", param="stop"),
          ["stop"], {}),
         (CHAT, make_refusal("System role not supported", type="BadRequestError", code=400), [],
@@ -172,18 +178,23 @@ SEED_ERROR = {
     ],
 )  # fmt: skip
 def test_refused_parameter_is_omitted_from_later_requests_and_reported_once(
-    server: Any, caplog: Any, client: Any, answer: tuple[int, Any], removed: list[str], added: dict[str, Any]
+    server: Any,
+    caplog: Any,
+    client_class: Any,
+    refusal: tuple[int, Any],
+    removed_names: list[str],
+    added_parameters: dict[str, Any],
 ) -> None:
     faults: list[Fault] = []
-    server.answer(answer, (200, GOOD_REPLY))
+    server.answer(refusal, (200, GOOD_REPLY))
     with reporting_faults(faults.append), caplog.at_level(logging.WARNING):
         send = Send.model_validate(Send().model_dump())  # a run stores the switches and reads them again
-        replies = ask(client("m", server.url, send=send), times=2)
+        replies = ask(client_class("m", server.url, send=send), times=2)
     assert [reply.text for reply in replies] == ["yes", "yes"]
     first_body, *later_bodies = server.bodies
-    assert set(removed) <= set(first_body)
-    remaining_parameters = {name: value for name, value in first_body.items() if name not in removed}
-    assert later_bodies == [remaining_parameters | added] * 2
+    assert set(removed_names) <= set(first_body)
+    remaining_parameters = {name: value for name, value in first_body.items() if name not in removed_names}
+    assert later_bodies == [remaining_parameters | added_parameters] * 2
     assert [fault.kind for fault in faults] == ["refused_parameter"]
     assert "later requests use send = {" in faults[0].message
     assert caplog.text.count("later requests use send = {") == 1
@@ -260,7 +271,7 @@ def test_refusal_of_both_max_tokens_names_ends_the_retries(server: Any) -> None:
 # Addresses
 
 
-@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("client_class", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize(
     ("url", "message", "fix"),
     [
@@ -270,9 +281,9 @@ def test_refusal_of_both_max_tokens_names_ends_the_retries(server: Any) -> None:
         ("http://127.0.0.1:8000/v1/messages/", "ends in /messages", 'url = "http://127.0.0.1:8000/v1"'),
     ],
 )
-def test_url_with_a_route_or_an_invalid_port_is_refused(client: Any, url: str, message: str, fix: str) -> None:
+def test_url_with_a_route_or_an_invalid_port_is_refused(client_class: Any, url: str, message: str, fix: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        client("m", url)
+        client_class("m", url)
     assert fix in error.value.fix
 
 

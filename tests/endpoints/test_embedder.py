@@ -1,4 +1,4 @@
-"""The local embedder with its real model."""
+"""The local embedder computes unit vectors that depend only on the text; tested with its real model."""
 
 import asyncio
 from pathlib import Path
@@ -19,26 +19,29 @@ def embedder(minilm_dir: Path) -> LocalEmbedder:
 
 
 async def embed(embedder: LocalEmbedder, text: str) -> Vector:
+    """The vector of a text."""
     return (await embedder.embed(EmbedRequest(embedder.identity, text))).vector
 
 
 async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbedder) -> None:
-    cat, kitten, tax = [await embed(embedder, text) for text in ("A cat sleeps.", "A kitten naps.", "Tax law")]
-    assert cat.shape == (embedder.dimensions,) == (384,) and cat.dtype == np.float32
-    assert np.linalg.norm(cat) == pytest.approx(1.0, abs=1e-6)
-    assert cat @ kitten > cat @ tax + 0.2
+    cat_vector = await embed(embedder, "A cat sleeps.")
+    kitten_vector = await embed(embedder, "A kitten naps.")
+    tax_vector = await embed(embedder, "Tax law")
+    assert cat_vector.shape == (embedder.dimensions,) == (384,) and cat_vector.dtype == np.float32
+    assert np.linalg.norm(cat_vector) == pytest.approx(1.0, abs=1e-6)
+    assert cat_vector @ kitten_vector > cat_vector @ tax_vector + 0.2
 
 
 async def test_concurrent_and_sequential_vectors_are_bit_identical(embedder: LocalEmbedder) -> None:
-    texts = [f"Question {i}: {'how many apples are left ' * (i % 5)}" for i in range(24)]
+    texts = [f"Question {number}: {'how many apples are left ' * (number % 5)}" for number in range(24)]
     sequential = [await embed(embedder, text) for text in texts]
     concurrent = await asyncio.gather(*(embed(embedder, text) for text in reversed(texts)))
     assert all(map(np.array_equal, sequential, reversed(concurrent)))
 
 
 async def test_long_text_is_embedded_without_truncation(embedder: LocalEmbedder) -> None:
-    filler = "the train leaves the station and "
-    vectors = [await embed(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
+    long_beginning = "the train leaves the station and " * 60  # longer than the model's input
+    vectors = [await embed(embedder, long_beginning + end) for end in ("giraffes eat leaves", "inflation rises fast")]
     assert not np.array_equal(*vectors)
     assert np.linalg.norm(vectors[0]) == pytest.approx(1.0, abs=1e-6)
 

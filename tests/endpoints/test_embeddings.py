@@ -1,4 +1,4 @@
-"""Embeddings from servers: reading replies, retrying faults and reporting refusals."""
+"""The client for embeddings normalises vectors, retries faults, and reports refusals with the server's message."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from nanoflux_local.records import EmbedReply, EmbedRequest, Fault
 
 
 def make_response(numbers: Any, **fields: Any) -> dict[str, Any]:
+    """A server's response with the embedding `numbers` and additional `fields`."""
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": 0, "embedding": numbers}],
@@ -24,6 +25,8 @@ def make_response(numbers: Any, **fields: Any) -> dict[str, Any]:
 
 
 def embed(url: str) -> EmbedReply:
+    """Request the embedding of one text from the server at `url`."""
+
     async def send() -> EmbedReply:
         embedder = ServedEmbedder("m", [url])
         try:

@@ -9,6 +9,7 @@ from nanoflux_local.endpoints.remote.error_body import MAX_MESSAGE_CHARS, parse_
 from nanoflux_local.redaction import register_secret
 
 SEED_ERROR = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
+"""The errors with which FastAPI refuses the parameter `seed`."""
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 
 pytestmark = pytest.mark.real_model
 ROWS = 4
+"""The number of requests that an endpoint decodes together."""
 GREEDY, SAMPLED = Sampling(max_tokens=16), Sampling(temperature=0.9, top_p=0.9, max_tokens=16)
 
 
@@ -29,6 +30,7 @@ def endpoint(smollm2_dir: Path):
 
 
 def make_request(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, seed: int = 0) -> ChatRequest:
+    """A request with `text` as the user's message."""
     return ChatRequest(endpoint.identity, (Message("user", text),), sampling, seed)
 
 
@@ -43,8 +45,8 @@ async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, s
     reply_alone = await endpoint.chat(request)
     # There are more requests than rows, of many lengths, so some start while others are in progress.
     other_requests = [
-        make_request(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i)
-        for i in range(ROWS + 2)
+        make_request(endpoint, f"Count {number} of: {'apples and pears ' * (number * 7 % 20)}", SAMPLED, number)
+        for number in range(ROWS + 2)
     ]
     for position in (0, ROWS + 2):
         requests = [*other_requests[:position], request, *other_requests[position:]]
@@ -61,7 +63,9 @@ async def test_logits_are_bit_identical_in_any_batch(smollm2_dir: Path) -> None:
     prompt = list(range(40, 70))
 
     def trace_logits(row: int, neighbour_lengths: dict[int, int], neighbour_token: int) -> list:
-        """A row's logits after the prompt and after each of four steps, next to rows with prompts of these lengths."""
+        """A row's logits after the prompt and after each of four steps. The other rows have prompts of these lengths,
+        and each step appends `neighbour_token` to them.
+        """
         for neighbour, length in neighbour_lengths.items():
             decoder.prefill(neighbour, [100 + neighbour] * length, length + 8)
         logits = [decoder.prefill(row, prompt, 64)]
@@ -156,8 +160,10 @@ async def test_prompt_longer_than_the_context_fails_and_others_succeed(endpoint:
 
 async def test_cancelled_requests_free_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:
     tasks = [
-        asyncio.create_task(endpoint.chat(make_request(endpoint, f"Story {i}.", Sampling(1.5, max_tokens=4000), i)))
-        for i in range(2 * ROWS)
+        asyncio.create_task(
+            endpoint.chat(make_request(endpoint, f"Story {number}.", Sampling(1.5, max_tokens=4000), number))
+        )
+        for number in range(2 * ROWS)
     ]
     await asyncio.sleep(1.0)
     for task in tasks:
@@ -177,11 +183,11 @@ async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoin
 def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
     may_crash = threading.Event()
 
-    def crash():
+    def crash_while_loading():
         may_crash.wait(10)
         raise MemoryError("out of memory")
 
-    batcher = Batcher(2, crash)
+    batcher = Batcher(2, crash_while_loading)
     futures = [batcher.submit(ChatRequest(None, ())) for _ in range(5)]  # type: ignore[arg-type]
     may_crash.set()
     for future in futures:
@@ -246,8 +252,8 @@ def test_folders_without_weights_or_adapter_are_refused(smollm2_dir: Path, tmp_p
         InProcessEndpoint(smollm2_dir, adapter=tmp_path)
 
 
-def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> None:
-    code = (
+def test_creating_an_endpoint_and_counting_tokens_loads_no_torch(smollm2_dir: Path) -> None:
+    script = (
         "import sys, pathlib\n"
         "from nanoflux_local.endpoints.local.in_process import InProcessEndpoint\n"
         "from nanoflux_local.endpoints.local.embedder import LocalEmbedder\n"
@@ -255,7 +261,7 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
         "assert endpoint.count_tokens('one two') == 2\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:

@@ -16,7 +16,7 @@ LISTING = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"i
 
 
 class ListingServer:
-    """A server that only lists models."""
+    """A server that only lists models. `requests` are the path and the Authorization header of each request."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, LISTING)
@@ -53,10 +53,9 @@ def listing_server() -> Iterator[ListingServer]:
 
 
 def list_warnings(model: str, url: str) -> list[str]:
-    async def list_async() -> list[str]:
-        return await list_model_warnings({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
-
-    return asyncio.run(list_async())
+    """The warnings about the endpoint `arbiter`, which uses `model` at `url`."""
+    endpoint = OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")
+    return asyncio.run(list_model_warnings({"arbiter": endpoint}))
 
 
 @pytest.fixture(autouse=True)
@@ -99,9 +98,9 @@ def test_listed_names_match_with_tags_and_wildcards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "private"),
+    ("url", "expected"),
     [("http://127.0.0.1:1/v1", True), ("http://10.0.0.5:8000/v1", True), ("http://gpu7:8000/v1", True),
      ("http://box.lan/v1", True), ("https://api.mistral.ai/v1", False), ("http://8.8.8.8/v1", False)],
 )  # fmt: skip
-def test_private_servers_are_recognised_by_address_or_name(url: str, private: bool) -> None:
-    assert is_private(url) is private
+def test_private_servers_are_recognised_by_address_or_name(url: str, expected: bool) -> None:
+    assert is_private(url) is expected

@@ -19,18 +19,20 @@ from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message
 
 REMOTE_URL = "http://model.example:8000/v1"
+"""The url of a server on another machine; its host does not exist."""
 GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture(autouse=True)
 def clear_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the environment's proxies and certificates, so that only those of the test apply."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
 
 class ForwardProxy:
-    """A proxy on loopback that forwards requests for any host to one server, and refuses tunnels."""
+    """A proxy on loopback that forwards requests for any host to the server at `target`, and refuses tunnels."""
 
     def __init__(self, target: str) -> None:
         self.paths: list[str] = []
@@ -75,6 +77,8 @@ def proxy(server) -> Iterator[ForwardProxy]:
 
 
 def request_reply(url: str) -> ChatReply:
+    """Send one request to the server at `url`."""
+
     async def send() -> ChatReply:
         endpoint = OpenAIChatEndpoint("m", url)
         try:
@@ -86,6 +90,7 @@ def request_reply(url: str) -> ChatReply:
 
 
 def find_closed_port() -> int:
+    """A loopback port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -93,7 +98,8 @@ def find_closed_port() -> int:
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 def test_requests_to_remote_servers_use_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
-    monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
+    url_or_address = proxy.address if variable == "http_proxy" else f"http://{proxy.address}"  # both forms are valid
+    monkeypatch.setenv(variable, url_or_address)
     assert request_reply(REMOTE_URL).text == "yes"
     assert proxy.paths == ["http://model.example:8000/v1/chat/completions"]
 

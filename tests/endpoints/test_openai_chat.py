@@ -18,9 +18,11 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.run import configs, runs
 
 KEY = "sk-very-secret-123456"
+"""The API key, which must appear only in the requests to its server."""
 
 
-def completion(text: Any = "hello", finish: Any = "stop", **fields: Any) -> dict[str, Any]:
+def make_completion(text: Any = "hello", finish: Any = "stop", **fields: Any) -> dict[str, Any]:
+    """A server's response with this text and finish reason, and additional `fields`."""
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
             **fields}  # fmt: skip
@@ -28,10 +30,12 @@ def completion(text: Any = "hello", finish: Any = "stop", **fields: Any) -> dict
 
 @pytest.fixture(autouse=True)
 def default_answer(server: Any) -> None:
-    server.answer((200, completion()))
+    server.answer((200, make_completion()))
 
 
 def ask(endpoint: OpenAIChatEndpoint, **options: Any) -> ChatReply:
+    """Send one request, and close the endpoint. `options` are further fields of the request."""
+
     async def send() -> ChatReply:
         try:
             return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),), **options))
@@ -71,27 +75,27 @@ def test_endpoint_is_identified_by_model_and_server_and_is_not_repeatable(server
 
 
 @pytest.mark.parametrize(
-    ("body", "reply"),
+    ("body", "expected"),
     [
-        (completion("hello", usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}),
+        (make_completion("hello", usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}),
          ("hello", "stop", 12, 3)),
-        (completion("cut of", "length"), ("cut of", "length", 0, 0)),
-        (completion("", "stop"), ("", "stop", 0, 0)),
-        (completion("as far as", "content_filter"), ("as far as", "refused", 0, 0)),
-        (completion("x", usage=None), ("x", "stop", 0, 0)),
-        (completion("x", usage={}), ("x", "stop", 0, 0)),
-        (completion("x", usage={"prompt_tokens": None, "completion_tokens": "many"}), ("x", "stop", 0, 0)),
-        (completion("x", vendor={"odd": [1]}, choices_extra=3), ("x", "stop", 0, 0)),
-        (completion("\ud800 lone"), ("\ud800 lone", "stop", 0, 0)),
+        (make_completion("cut of", "length"), ("cut of", "length", 0, 0)),
+        (make_completion("", "stop"), ("", "stop", 0, 0)),
+        (make_completion("as far as", "content_filter"), ("as far as", "refused", 0, 0)),
+        (make_completion("x", usage=None), ("x", "stop", 0, 0)),
+        (make_completion("x", usage={}), ("x", "stop", 0, 0)),
+        (make_completion("x", usage={"prompt_tokens": None, "completion_tokens": "many"}), ("x", "stop", 0, 0)),
+        (make_completion("x", vendor={"odd": [1]}, choices_extra=3), ("x", "stop", 0, 0)),
+        (make_completion("\ud800 lone"), ("\ud800 lone", "stop", 0, 0)),
     ],
     ids=["with usage", "truncated", "empty text", "withheld", "null usage", "empty usage", "invalid usage",
          "extra fields", "surrogate"],
 )  # fmt: skip
-def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
+def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], expected: tuple[Any, ...]) -> None:
     server.answer((200, body))
-    result = ask(OpenAIChatEndpoint("m", server.url))
-    assert (result.text, result.finish, result.prompt_tokens, result.completion_tokens) == reply
-    assert result.seconds > 0 and result.usd == 0
+    reply = ask(OpenAIChatEndpoint("m", server.url))
+    assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == expected
+    assert reply.seconds > 0 and reply.usd == 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,7 @@ def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: 
     ids=["reported", "not reported: the highest possible"],
 )
 def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | None, usd: float) -> None:
-    server.answer((200, completion("x", usage=usage)))
+    server.answer((200, make_completion("x", usage=usage)))
     price = Price(prompt=2, completion=8)
     assert ask(OpenAIChatEndpoint("m", server.url, price=price)).usd == pytest.approx(usd)
 
@@ -121,8 +125,8 @@ def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | 
         ({"choices": [{"finish_reason": "stop"}]}, "without text"),
         ({"choices": [{"message": None, "finish_reason": "stop"}]}, "without text"),
         ({"error": "overloaded"}, "answered 500: overloaded"),
-        (completion(5), "without text"),
-        (completion([5]), "without text"),
+        (make_completion(5), "without text"),
+        (make_completion([5]), "without text"),
     ],
 )
 def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, message: str) -> None:
@@ -140,8 +144,8 @@ def test_web_page_instead_of_a_reply_is_not_retried(server: Any) -> None:
     assert f'url = "{server.url}"' in error.value.fix and len(server.bodies) == 1
 
 
-def test_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) -> None:
-    server.answer((200, json.dumps(completion("caf\xe9"), ensure_ascii=False).encode("latin-1")))
+def test_declared_encoding_is_used_and_an_unknown_encoding_is_named(server: Any) -> None:
+    server.answer((200, json.dumps(make_completion("caf\xe9"), ensure_ascii=False).encode("latin-1")))
     server.content_type = "application/json; charset=iso-8859-1"
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "café"
     server.content_type = "application/json; charset=klingon"
@@ -150,7 +154,7 @@ def test_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) -> N
 
 
 def test_failing_server_is_retried(server: Any) -> None:
-    server.answer((500, {"error": {"message": "out of memory"}}), (503, b"busy"), (200, completion("at last")))
+    server.answer((500, {"error": {"message": "out of memory"}}), (503, b"busy"), (200, make_completion("at last")))
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "at last"
     assert len(server.bodies) == 3 and server.bodies[0] == server.bodies[2]
 
@@ -183,8 +187,10 @@ def test_unreachable_server_is_reported_with_its_address(url: str) -> None:
 
 def test_silent_server_is_reported_as_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EndpointError, match="did not answer within"):
-        ask(OpenAIChatEndpoint("m", f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.03))
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:
+        url = f"http://127.0.0.1:{silent_server.getsockname()[1]}/v1"
+        with pytest.raises(EndpointError, match="did not answer within"):
+            ask(OpenAIChatEndpoint("m", url, timeout_s=0.03))
 
 
 # Keys
@@ -212,9 +218,10 @@ def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None
 
 
 REFUSAL_WITH_KEY = {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
+"""A refusal whose message repeats the key."""
 
 
-@pytest.mark.parametrize("answer", [(200, completion("ok")), (401, REFUSAL_WITH_KEY)], ids=["accepted", "refused"])
+@pytest.mark.parametrize("answer", [(200, make_completion("ok")), (401, REFUSAL_WITH_KEY)], ids=["accepted", "refused"])
 def test_key_appears_in_no_file_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: tuple[int, Any]
 ) -> None:
@@ -223,8 +230,8 @@ def test_key_appears_in_no_file_log_or_error(
     monkeypatch.setenv("SOME_KEY", KEY)
     server.answer(answer)
     home = Home(tmp_path).prepare()
-    model = {"interface": "openai_chat", "url": server.url, "key_env": "SOME_KEY"}
-    settings = {"endpoints": {"duelist-a": model, "arbiter": model}, "max_turns": 2}
+    endpoint_settings = {"interface": "openai_chat", "url": server.url, "key_env": "SOME_KEY"}
+    settings = {"endpoints": {"duelist-a": endpoint_settings, "arbiter": endpoint_settings}, "max_turns": 2}
     config = configs.resolve("starter-genetics", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     is_refused = answer[0] != 200

@@ -1,4 +1,4 @@
-"""Endpoints of thinking models: what is sent, where a reply ends, and how reasoning tokens are counted."""
+"""Endpoints of reasoning models: the stop strings that are sent, the end of a reply, and its reasoning tokens."""
 
 from pathlib import Path
 
@@ -21,27 +21,30 @@ from nanoflux_local.run.configs import derive_config, resolve
 from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
-STOP = ("\n\n",)
+STOP_STRINGS = ("\n\n",)
 TEXTS = ["What is the number? SOLUTION: ANSWER: 12 Okay, so."] * 3
+"""The texts on which the stand-ins' tokenizers are trained."""
 
 
 def make_body(content: str | None, reasoning: str | None, finish: str = "stop") -> dict[str, object]:
+    """The body of a server's response, with 30 completion tokens, of which 21 are reasoning."""
     message = {"role": "assistant", "content": content, "reasoning": reasoning}
     usage = {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 21}}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
 
 async def ask_server(server, context: Context | None, body: dict[str, object]) -> ChatReply:
+    """Send one request with `STOP_STRINGS` to a server that answers with `body`."""
     server.answer((200, body))
     endpoint = OpenAIChatEndpoint("m", server.url, context=context)
     try:
-        request = ChatRequest(endpoint.identity, (Message("user", "?"),), Sampling(max_tokens=64, stop=STOP))
+        request = ChatRequest(endpoint.identity, (Message("user", "?"),), Sampling(max_tokens=64, stop=STOP_STRINGS))
         return await endpoint.chat(request)
     finally:
         await endpoint.close()
 
 
-async def test_stop_strings_of_a_thinking_model_are_applied_by_the_client(server) -> None:
+async def test_stop_strings_of_a_reasoning_model_are_applied_by_the_client(server) -> None:
     reply = await ask_server(server, Context(0, 32), make_body("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
     assert "stop" not in server.bodies[-1]
     assert strip_reasoning(reply.text).strip() == "ANSWER: 5" and "One.\n\nTwo." in reply.text
@@ -51,7 +54,7 @@ async def test_stop_strings_of_a_thinking_model_are_applied_by_the_client(server
 
 async def test_stop_strings_of_other_models_are_sent(server) -> None:
     await ask_server(server, None, make_body("ANSWER: 5", None))
-    assert server.bodies[-1]["stop"] == list(STOP)
+    assert server.bodies[-1]["stop"] == list(STOP_STRINGS)
 
 
 async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
@@ -75,7 +78,7 @@ async def test_judge_truncated_in_its_reasoning_raises_an_error() -> None:
         await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
 
 
-def test_thinking_model_is_not_prompted_section_by_section() -> None:
+def test_reasoning_model_is_not_prompted_section_by_section() -> None:
     assert Player("m", Identity("in_process", "m"), Sampling()).supports_prefill
     assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).supports_prefill
 
@@ -102,7 +105,7 @@ def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> N
     assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
     assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
     reasoning_ids = codec._tokenizer(reply_text.partition("<|end|>")[0])["input_ids"]
-    assert codec.find_stop(reasoning_ids, STOP) is None
+    assert codec.find_stop(reasoning_ids, STOP_STRINGS) is None
 
 
 @pytest.fixture
@@ -115,16 +118,18 @@ def test_reasoning_tokens_come_from_the_manifest_unless_set(home: Home) -> None:
     reasoning_tokens = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
     assert reasoning_tokens == {"qwen3": 8192, "gemma": 0, "judge": 4096}
     for tokens in (0, 100):
-        overridden = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": tokens}}}, home)
-        assert overridden.endpoints["qwen3"].reasoning_tokens == tokens
+        settings = {"endpoints": {"qwen3": {"reasoning_tokens": tokens}}}
+        config_with_setting = resolve("starter", "a100-40g-x1", settings, home)
+        assert config_with_setting.endpoints["qwen3"].reasoning_tokens == tokens
 
 
 def test_fork_changes_reasoning_tokens_only_with_the_model(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": 0}}}, home)
-    same_models = derive_config(config, {"seed": 7}, home)
-    assert same_models.endpoints == config.endpoints
-    new_model = derive_config(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
-    assert new_model.endpoints["gemma"].reasoning_tokens == 8192 and new_model.endpoints["qwen3"].reasoning_tokens == 0
+    fork_with_seed = derive_config(config, {"seed": 7}, home)
+    assert fork_with_seed.endpoints == config.endpoints
+    fork_with_model = derive_config(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
+    assert fork_with_model.endpoints["gemma"].reasoning_tokens == 8192
+    assert fork_with_model.endpoints["qwen3"].reasoning_tokens == 0
 
 
 @pytest.mark.parametrize("profile", ["a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid"])

@@ -53,11 +53,14 @@ GOOD_REPLY = {
 
 
 async def ask(endpoint: ServedEndpoint) -> ChatReply:
+    """Send one request."""
     return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
 
 
 class ServerWithClients:
-    """A server and one client of each protocol. The tests share them, because a new client reads all certificates."""
+    """A server and one client of each protocol. The tests share them, because creating a client is slow: it reads all
+    certificates.
+    """
 
     def __init__(self, server: Any) -> None:
         self.server = server
@@ -126,6 +129,7 @@ COMPLETE_REPLIES = {
                            message_item({"type": "output_text", "text": "one"})]),
     "messages": messages([{"type": "thinking", "thinking": "two"}, {"type": "text", "text": "one"}]),
 }  # fmt: skip
+"""The replies that are mutated, by protocol: each has the text "one" and the reasoning "two"."""
 json_scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
     st.sampled_from(["stop", "length", "error", "tool_calls", "text", "refusal", "failed", "429", "\ud800", 10**30]),
@@ -165,13 +169,13 @@ def mutate(draw: st.DrawFn, reply: Any) -> Any:
         path = draw(st.sampled_from(list(list_paths(body))))
         if not path:
             return draw(json_values)
-        inner = body
+        container = body
         for key in path[:-1]:
-            inner = inner[key]
-        if isinstance(inner, dict) and draw(st.booleans()):
-            del inner[path[-1]]
+            container = container[key]
+        if isinstance(container, dict) and draw(st.booleans()):
+            del container[path[-1]]
         else:
-            inner[path[-1]] = draw(json_values)
+            container[path[-1]] = draw(json_values)
     return body
 
 
@@ -191,7 +195,7 @@ def test_mutated_reply_is_read_or_refused(shared_server: ServerWithClients, monk
     @settings(max_examples=100, deadline=None, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
     @given(mutate(COMPLETE_REPLIES[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
-    def check(body: Any, status: int) -> None:
+    def check_mutated_reply(body: Any, status: int) -> None:
         shared_server.server.bodies.clear()
         shared_server.server.answer((status, json.dumps(body).encode()))
         try:
@@ -207,6 +211,6 @@ def test_mutated_reply_is_read_or_refused(shared_server: ServerWithClients, monk
             assert 0 <= reply.prompt_tokens < 2**31 and 0 <= reply.completion_tokens < 2**31
             answer = reply.text.rpartition("</think>\n")[2]
             sent_text = "".join(list_texts(body))
-            assert answer[:3] in sent_text and answer[-3:] in sent_text
+            assert answer[:3] in sent_text and answer[-3:] in sent_text, "the reply has text that was not sent"
 
-    check()
+    check_mutated_reply()

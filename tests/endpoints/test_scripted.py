@@ -10,12 +10,13 @@ from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.records import ChatReply, ChatRequest, EmbedRequest, Message, Sampling
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
-PROMPTS = {
+PROMPT_BY_SECTIONS = {
     ("QUESTION", "SOLUTION", "ANSWER"): "Write sections QUESTION: SOLUTION: ANSWER: with one option letter",
     ("SOLUTION", "ANSWER"): "Problem: Bo packs 3 boxes of 4 hats and gives 2 away. How many are left?",
     ("DECISION", "CONFIDENCE"): "DECISION is VALID or INVALID",
     ("REASONING QUALITY", "DECISION"): "DECISION is CORRECT or INCORRECT.\nReference answer: 4\nIts answer: 5",
 }
+"""A prompt for an attack, a defence, a validation and an evaluation, by sections that their replies have."""
 
 
 def make_request(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRequest:
@@ -23,24 +24,29 @@ def make_request(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRe
 
 
 async def collect_replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> list[str]:
+    """The replies to a prompt with `count` different seeds."""
     return [(await endpoint.chat(make_request(endpoint, prompt, seed))).text for seed in range(count)]
 
 
 async def test_scripted_reply_depends_only_on_the_request() -> None:
     immediate, delayed = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
-    requests = [make_request(immediate, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
+    requests = [make_request(immediate, prompt, seed) for prompt in PROMPT_BY_SECTIONS.values() for seed in range(10)]
     sequential = [(await immediate.chat(request)).text for request in requests]
     concurrent = await asyncio.gather(*(delayed.chat(request) for request in reversed(requests)))
     assert sequential == [reply.text for reply in reversed(concurrent)]
     assert len(set(sequential)) > len(sequential) / 3
-    assert (await ScriptedEndpoint("n").chat(make_request(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
+    assert (
+        await ScriptedEndpoint("n").chat(make_request(ScriptedEndpoint("n"), PROMPT_BY_SECTIONS["SOLUTION", "ANSWER"]))
+    ).text
 
 
 async def test_scripted_delay_does_not_change_the_identity() -> None:
     assert ScriptedEndpoint("m", 0.5).identity == ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
 
 
-@pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
+@pytest.mark.parametrize(
+    ("sections", "prompt"), PROMPT_BY_SECTIONS.items(), ids=lambda value: value[0] if value else ""
+)
 async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
     texts = await collect_replies(ScriptedEndpoint("m"), prompt)
     unparsed_count = sum(isinstance(read_sections(text, sections), Unparsed) for text in texts)
@@ -49,15 +55,15 @@ async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: 
 
 async def test_script_produces_every_outcome_of_a_run() -> None:
     endpoint = ScriptedEndpoint("m")
-    attacks = await collect_replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
+    attacks = await collect_replies(endpoint, PROMPT_BY_SECTIONS["QUESTION", "SOLUTION", "ANSWER"])
     question_openings = Counter(text.partition("QUESTION: ")[2].partition(" boxes")[0] for text in attacks)
-    (_, _), (_, second_count) = question_openings.most_common(2)
-    assert second_count > 1, "no question resembles another one"
+    _, (_second_opening, second_count) = question_openings.most_common(2)
+    assert second_count > 1, "the questions are not similar often enough"
     assert {text.partition("ANSWER: ")[2][:1] for text in attacks} >= set("ABCD")
-    verdicts = await collect_replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
+    verdicts = await collect_replies(endpoint, PROMPT_BY_SECTIONS["DECISION", "CONFIDENCE"])
     assert sum("DECISION: INVALID" in text for text in verdicts) in range(15, 90)
     assert sum("CONFIDENCE: 0.97" not in text for text in verdicts) in range(15, 90)
-    verdicts_on_wrong_answers = await collect_replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
+    verdicts_on_wrong_answers = await collect_replies(endpoint, PROMPT_BY_SECTIONS["REASONING QUALITY", "DECISION"])
     assert not any("DECISION: CORRECT" in text for text in verdicts_on_wrong_answers)
 
 

@@ -38,10 +38,13 @@ GOOD_REPLY = {
 
 
 def make_request(endpoint: ServedEndpoint, text: str = "hi", tokens: int = 16) -> ChatRequest:
+    """A request for a reply of at most `tokens` tokens."""
     return ChatRequest(endpoint.identity, (Message("user", text),), Sampling(max_tokens=tokens))
 
 
 def ask(endpoint: ServedEndpoint) -> ChatReply:
+    """Send one request, and close the endpoint."""
+
     async def send() -> ChatReply:
         try:
             return await endpoint.chat(make_request(endpoint))
@@ -54,22 +57,22 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 # Waiting
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_request_to_a_busy_server_is_retried_after_its_retry_after(client: Any, server: Any, monkeypatch) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_request_to_a_busy_server_is_retried_after_its_retry_after(client_class: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
     server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD_REPLY))
     start_time = time.monotonic()
-    assert ask(client("m", server.url)).text == "yes"
+    assert ask(client_class("m", server.url)).text == "yes"
     assert time.monotonic() - start_time >= 0.4 and len(server.bodies) == 2
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_busy_responses_do_not_count_as_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_busy_responses_do_not_count_as_attempts_but_failures_do(client_class: Any, server: Any, monkeypatch) -> None:
     for name, value in (("BASE_S", 0.001), ("MAX_PAUSE_S", 0.002), ("ATTEMPTS", 2)):
         monkeypatch.setattr(retries, name, value)
     server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD_REPLY))
-    assert ask(client("m", server.url)).text == "yes"
+    assert ask(client_class("m", server.url)).text == "yes"
     assert len(server.bodies) == 22
 
 
@@ -180,19 +183,19 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
 
 
 @pytest.mark.parametrize(
-    ("queued_requests", "cache_usage", "is_lowered"),
+    ("queued_requests", "cache_usage", "lowers_limit"),
     [(100.0, 0.1, True), (0.0, 0.99, True), (2.0, 0.3, False)],
     ids=["queue", "full cache", "idle"],
 )
 def test_concurrency_limit_follows_vllms_metrics(
-    fake_server, monkeypatch, queued_requests: float, cache_usage: float, is_lowered: bool
+    fake_server, monkeypatch, queued_requests: float, cache_usage: float, lowers_limit: bool
 ) -> None:
     monkeypatch.setattr(gauge, "INTERVAL_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.queued_requests, server.cache_usage = queued_requests, cache_usage
     limit = asyncio.run(measure_concurrency_limit(url, 10))
-    if is_lowered:
+    if lowers_limit:
         assert limit < 8
     else:
         assert limit == 32
@@ -217,6 +220,7 @@ def test_momentary_queue_does_not_lower_the_concurrency_limit(fake_server, monke
 
 
 async def measure_concurrency_limit(url: str, requests: int) -> float:
+    """The concurrency limit of an endpoint, at first 32, after several requests, one after another."""
     endpoint = OpenAIChatEndpoint("m", url, capacity=32)
     try:
         for number in range(requests):
@@ -241,7 +245,7 @@ def test_metrics_of_several_engines_give_the_highest_values() -> None:
 async def test_time_limit_follows_the_measured_speed_down_to_its_minimum() -> None:
     timeout = AdaptiveTimeout(2.0)
     assert timeout.limit(512) == 2.0 * pace.FIRST_MULTIPLE
-    timeout.note_answer(10.0, 100)  # 0.1 s a token
+    timeout.note_answer(10.0, 100)  # 0.1 s per token
     assert timeout.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
     assert timeout.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.MIN_TOKENS)
     for _ in range(200):
@@ -315,6 +319,7 @@ def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None
 
 
 def make_config(model: str, **fields: Any) -> EndpointConfig:
+    """The configuration of an endpoint at Anthropic, unless `fields` state another address."""
     return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **fields})
 
 
@@ -376,7 +381,7 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
 # Messages of refusals
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client_class", CLIENTS)
 @pytest.mark.parametrize(
     ("body", "message_part"),
     [
@@ -386,31 +391,33 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
         (b"", "no reason stated"),
     ],
 )
-def test_refusal_is_reported_with_the_servers_message(client: Any, server: Any, body: Any, message_part: str) -> None:
+def test_refusal_is_reported_with_the_servers_message(
+    client_class: Any, server: Any, body: Any, message_part: str
+) -> None:
     server.answer((422, body))
     with pytest.raises(EndpointError, match=f"answered 422: {message_part}"):
-        ask(client("m", server.url))
+        ask(client_class("m", server.url))
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_missing_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_missing_version_in_the_url_is_suggested(client_class: Any, server: Any) -> None:
     server.answer((404, {"detail": "Not Found"}))
     url = server.url.removesuffix("/v1") + "/api"
-    if client is not AnthropicMessagesEndpoint:  # its SDK adds the version itself
+    if client_class is not AnthropicMessagesEndpoint:  # Anthropic's SDK appends the version to any url
         with pytest.raises(EndpointError, match="answered 404: Not Found") as error:
-            ask(client("m", url))
+            ask(client_class("m", url))
         assert f'did you mean url = "{url}/v1"?' in error.value.fix
     server.answer((404, {"error": {"message": "The model `m` does not exist"}}))
     with pytest.raises(EndpointError, match="does not exist") as error:
-        ask(client("m", server.url))
+        ask(client_class("m", server.url))
     assert "model" in error.value.fix
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_redirect_is_named_and_not_followed(client: Any, server: Any) -> None:
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_redirect_is_named_and_not_followed(client_class: Any, server: Any) -> None:
     server.more_headers = {"Location": "https://elsewhere.example/v1/chat/completions?token=abc"}
     server.answer((308, b""))
     with pytest.raises(EndpointError, match=r"a redirect to https://elsewhere\.example/v1/chat/completions\n") as error:
-        ask(client("m", server.url))
+        ask(client_class("m", server.url))
     assert "url" in error.value.fix and "abc" not in str(error.value) and len(server.bodies) == 1

@@ -13,7 +13,7 @@ from nanoflux_local.errors import BusyError
 from nanoflux_local.records import ChatRequest, Message
 
 GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
-BUSY = {"error": {"message": "Rate limit reached: tokens per day"}}
+BUSY_RESPONSE = {"error": {"message": "Rate limit reached: tokens per day"}}
 
 
 def send_requests(count: int, *urls: str) -> list[Any]:
@@ -33,7 +33,7 @@ def send_requests(count: int, *urls: str) -> list[Any]:
 @pytest.fixture
 def busy_server(new_server: Any):
     server = new_server()
-    server.answer((429, BUSY))
+    server.answer((429, BUSY_RESPONSE))
     yield server
     server.close()
 
@@ -43,7 +43,7 @@ def busy_server(new_server: Any):
 def test_server_that_asks_for_too_long_a_pause_ends_every_call_immediately(
     busy_server, call_count: int, status: int
 ) -> None:
-    busy_server.answer((status, BUSY))
+    busy_server.answer((status, BUSY_RESPONSE))
     busy_server.more_headers = {"Retry-After": "43200"}
     outcomes = send_requests(call_count, busy_server.url)
     assert all(isinstance(outcome, BusyError) and outcome.pauses for outcome in outcomes)
@@ -77,7 +77,7 @@ def test_busy_replica_without_retry_after_is_not_retried_immediately(server, bus
 
 
 def test_first_free_replica_is_awaited_if_all_ask_for_a_pause(server, busy_server) -> None:
-    server.answer((429, BUSY), (200, GOOD_REPLY))
+    server.answer((429, BUSY_RESPONSE), (200, GOOD_REPLY))
     server.more_headers, busy_server.more_headers = {"Retry-After": "0.5"}, {"Retry-After": "600"}
     start_time = time.monotonic()
     assert send_requests(1, busy_server.url, server.url)[0].text == "yes"
@@ -87,7 +87,7 @@ def test_first_free_replica_is_awaited_if_all_ask_for_a_pause(server, busy_serve
 
 def test_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypatch) -> None:
     monkeypatch.setattr(waits, "MIN_REPORTED_S", 0.3)
-    server.answer(*[(429, BUSY)] * 8, (200, GOOD_REPLY))
+    server.answer(*[(429, BUSY_RESPONSE)] * 8, (200, GOOD_REPLY))
     server.more_headers = {"Retry-After": "0.4"}
     lines: list[str] = []
     with reporting_waits(lines.append):

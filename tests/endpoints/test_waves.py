@@ -19,11 +19,13 @@ from nanoflux_local.run import configs, runs
 
 
 class SleepingEndpoint(ScriptedEndpoint):
-    """A scripted endpoint that accepts requests only while it is awake."""
+    """A scripted endpoint that accepts requests only while it is awake; `broken` makes it fail to wake."""
 
     def __init__(self, model: str, delay_s: float = 0.0) -> None:
         super().__init__(model, delay_s)
-        self.awake, self.requests, self.broken = False, 0, False
+        self.awake = False
+        self.requests = 0
+        self.broken = False
 
     async def sleep(self) -> None:
         await asyncio.sleep(0)
@@ -43,7 +45,7 @@ class SleepingEndpoint(ScriptedEndpoint):
         return reply
 
 
-def make_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
+def make_time_shared_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
     """Two time-shared endpoints, by name, and the endpoints that they wrap."""
     inner_endpoints = {name: SleepingEndpoint(name, 0.001) for name in ("a", "b")}
     endpoints = take_turns(inner_endpoints, {"a": "gpu0", "b": "gpu0"}, 0.001)
@@ -57,18 +59,18 @@ def send_request(endpoint: Endpoint, number: int = 0) -> Any:
 
 def test_wave_answers_all_waiting_requests() -> None:
     async def send_requests() -> int:
-        time_shared, endpoints = make_pair()
+        time_shared, endpoints = make_time_shared_pair()
         await asyncio.gather(*(send_request(time_shared[name], number) for number in range(20) for name in ("a", "b")))
         assert [endpoint.requests for endpoint in endpoints] == [20, 20]
-        assert [endpoint.awake for endpoint in endpoints] == [False, True]
+        assert [endpoint.awake for endpoint in endpoints] == [False, True], "only the last answering endpoint is awake"
         return time_shared["a"].gpu.swaps
 
     assert asyncio.run(send_requests()) == 2
 
 
-def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
+def test_endpoint_that_cannot_wake_fails_only_its_requests() -> None:
     async def send_requests() -> None:
-        time_shared, (failing_endpoint, _) = make_pair()
+        time_shared, (failing_endpoint, _) = make_time_shared_pair()
         failing_endpoint.broken = True
         requests = [send_request(time_shared["a"]), send_request(time_shared["b"])]
         error, reply = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
@@ -82,7 +84,7 @@ def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
 
 def test_cancelled_requests_leave_no_wave_open() -> None:
     async def send_requests() -> None:
-        time_shared, _ = make_pair()
+        time_shared, _ = make_time_shared_pair()
         for steps in range(12):  # cancels the requests after this many steps of the event loop
             tasks = [asyncio.create_task(send_request(time_shared[name], steps)) for name in ("a", "b", "a")]
             for _ in range(steps):
@@ -97,7 +99,7 @@ def test_cancelled_requests_leave_no_wave_open() -> None:
 
 def test_close_ends_waiting_requests() -> None:
     async def send_requests() -> None:
-        time_shared, _ = make_pair()
+        time_shared, _ = make_time_shared_pair()
         task = asyncio.create_task(send_request(time_shared["a"]))
         await asyncio.sleep(0)
         await time_shared["a"].close()
@@ -113,26 +115,26 @@ def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
 
 
 @pytest.fixture
-def sleeping_endpoints(monkeypatch: pytest.MonkeyPatch) -> list[TimeShared]:
+def time_shared_endpoints(monkeypatch: pytest.MonkeyPatch) -> list[TimeShared]:
     """Give the scripted endpoints of a profile a sleep mode, and collect those that share a GPU."""
-    time_shared_endpoints: list[TimeShared] = []
+    collected_endpoints: list[TimeShared] = []
 
-    def take_turns_and_collect(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
-        endpoint_by_name = take_turns(endpoints, shares, 0.001)
-        time_shared_endpoints.extend(
+    def take_turns_and_collect(endpoints: Any, groups: Any) -> dict[str, Endpoint]:
+        endpoint_by_name = take_turns(endpoints, groups, 0.001)
+        collected_endpoints.extend(
             endpoint for endpoint in endpoint_by_name.values() if isinstance(endpoint, TimeShared)
         )
         return endpoint_by_name
 
     monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: SleepingEndpoint(config.model))
     monkeypatch.setattr(build, "take_turns", take_turns_and_collect)
-    return time_shared_endpoints
+    return collected_endpoints
 
 
-def run_to_the_end(root: Path, **settings: Any) -> dict[str, Any]:
+def execute_run(root: Path, **settings: Any) -> dict[str, Any]:
+    """Execute a run of 40 turns in the home at `root`; return its summary as JSON."""
     home = Home(root).prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
-
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
@@ -140,14 +142,15 @@ def run_to_the_end(root: Path, **settings: Any) -> dict[str, Any]:
 
 
 def test_waves_do_not_change_the_dataset_and_need_few_swaps(
-    tmp_path: Path, sleeping_endpoints: list[TimeShared], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, time_shared_endpoints: list[TimeShared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
     summary_by_concurrency = {
-        count: run_to_the_end(tmp_path / str(count), concurrency=count, **settings) for count in (1, 32)
+        concurrency: execute_run(tmp_path / str(concurrency), concurrency=concurrency, **settings)
+        for concurrency in (1, 32)
     }
-    swaps = sleeping_endpoints[-1].gpu.swaps
+    swaps = time_shared_endpoints[-1].gpu.swaps
     monkeypatch.undo()
-    unshared_summary = run_to_the_end(tmp_path / "plain", concurrency=8)
+    unshared_summary = execute_run(tmp_path / "unshared", concurrency=8)
     assert summary_by_concurrency[1]["digest"] == summary_by_concurrency[32]["digest"] == unshared_summary["digest"]
     assert 0 < swaps < summary_by_concurrency[32]["calls"]["made"] / 4

@@ -1,4 +1,4 @@
-"""Shared by the serving tests: the interpreter with vLLM, homes with the small model, and one real server."""
+"""Fixtures for the serving tests: the interpreter with vLLM, homes with the small model, and one real server."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from nanoflux_models.interpreter import VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
-"""Start without compilation and with little memory: the tests' requests are small."""
+"""Options with which a server starts quickly and needs little memory: without compilation, and for few requests."""
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def vllm_python() -> str:
 
 
 def make_home(folder: Path, weights: Path) -> Path:
-    """A fresh home that uses the weights of the test home."""
+    """Create a home in `folder` that uses the weights in the folder `weights`."""
     folder.mkdir(mode=0o700)
     (folder / "weights").symlink_to(weights)
     return folder
@@ -75,12 +75,15 @@ def adapter(served: dict[str, Any]) -> str:
     from nanoflux_local.train.settings import TrainSettings
     from nanoflux_local.train.trainings import train_adapter
 
-    rows = [
-        TrainingExample((Message("user", f"What is {n} and {n}?"),), f"ANSWER: {2 * n}, as the fox said.", f"row-{n}")
-        for n in range(8)
-    ]
+    examples = []
+    for number in range(8):
+        prompt = (Message("user", f"What is {number} and {number}?"),)
+        completion = f"ANSWER: {2 * number}, as the fox said."
+        examples.append(TrainingExample(prompt, completion, f"row-{number}"))
     settings = TrainSettings(epochs=3, learning_rate=2e-3, batch=4, max_length=64)
-    outcome = train_adapter(Home(served["home"]), "made-up", "smollm2-135m", settings, rows, rows[:1], lambda _: None)
+    outcome = train_adapter(
+        Home(served["home"]), "made-up", "smollm2-135m", settings, examples, examples[:1], lambda _: None
+    )
     return outcome.adapter
 
 

@@ -12,10 +12,11 @@ from nanoflux_models.errors import ServerError, ServerRefusedError
 from nanoflux_models.server_client import ServerClient
 
 REASON = "expected target modules in {'q_proj'} but received ['vision_tower.layers.0.q_proj']."
+"""The message with which vLLM refuses an adapter for modules that the model does not have."""
 
 
-class RefusingServer(BaseHTTPRequestHandler):
-    """Lists no adapter and refuses to load any, with vLLM's message."""
+class RefusingHandler(BaseHTTPRequestHandler):
+    """Handles the requests of a server that lists no adapter, and refuses to load any with vLLM's message."""
 
     def do_GET(self) -> None:
         self._answer(200, {"data": [{"id": "gemma-3-4b-it"}]})
@@ -37,7 +38,8 @@ class RefusingServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def client() -> Iterator[ServerClient]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), RefusingServer)
+    """A client of a server that refuses every adapter."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RefusingHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield ServerClient(f"http://127.0.0.1:{server.server_port}/v1")
     server.shutdown()

@@ -1,4 +1,4 @@
-"""The command lines of the catalog, parsed by vLLM's own parser: an unknown argument is an error."""
+"""vLLM's own parser accepts the command lines with which the models of the catalog are served."""
 
 import json
 import subprocess
@@ -35,13 +35,17 @@ for arguments in json.load(sys.stdin):
 json.dump(rows, sys.stdout)
 """
 """Parses the command lines on stdin, and writes a row of values for each."""
-SERVER_VALUES, TEXT_ONLY, NODE_VALUES, PREFIX_CACHING = slice(9), 9, slice(10, 14), 14
-"""The positions of values in a row: of the server, of loading only the language model, of the node, and of caching."""
+# The positions of values in such a row.
+SERVER_VALUES = slice(9)
+TEXT_ONLY = 9
+"""The position of the value that is true if only the language model is loaded."""
+NODE_VALUES = slice(10, 14)
+PREFIX_CACHING = 14
 
 
 def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
-    """Parse command lines with vLLM's own parser; return the values of each."""
-    arguments = [command[3:] for command in commands]
+    """Parse command lines with vLLM's own parser; return a row of values for each."""
+    arguments = [command[3:] for command in commands]  # without the interpreter, -m and the module
     process = subprocess.run(
         [python, "-c", PARSER_PROGRAM],
         input=json.dumps(arguments),
@@ -73,22 +77,25 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     node_launches = [
         Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (ray_manifest, mp_manifest)
     ]
-    commands = [launch.build_command(8000) for launch in (*launches, *node_launches)]
-    commands += node_launches[1].list_other_node_commands()
+    module_commands = [launch.build_command(8000) for launch in launches]
+    node_commands = [launch.build_command(8000) for launch in node_launches]
+    node_commands += node_launches[1].list_other_node_commands()
     serve_interpreter = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
-    commands += [replace(launch, interpreter=serve_interpreter).build_command(8000) for launch in launches]
-    parsed_values = parse_commands(vllm_python, commands, tmp_path)
-    assert parsed_values[-len(launches) :] == parsed_values[: len(launches)], "`vllm serve` parses different values"
-    parsed_values = parsed_values[: -len(launches)]
-    for launch, values in zip(launches, parsed_values, strict=False):
+    serve_commands = [replace(launch, interpreter=serve_interpreter).build_command(8000) for launch in launches]
+    parsed_values = parse_commands(vllm_python, [*module_commands, *node_commands, *serve_commands], tmp_path)
+    module_values = parsed_values[: len(launches)]
+    ray_values, *mp_values = parsed_values[len(launches) : -len(launches)]
+    serve_values = parsed_values[-len(launches) :]
+    assert serve_values == module_values, "`vllm serve` parses different values"
+    for launch, values in zip(launches, module_values, strict=True):
         expected = [[launch.model], 2, 1, None, 0.4, launch.max_model_len, "127.0.0.1", 24, launch.rank > 0]
         assert values[SERVER_VALUES] == expected
         assert values[TEXT_ONLY] is True, "more than the language model is loaded"
-    assert parsed_values[-3][:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
+    assert ray_values[:7] == [[ray_manifest.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
     assert {values[PREFIX_CACHING] for values in parsed_values} == {None}, (
         "a launch sets prefix caching, which vLLM enables itself if the model supports it"
     )
-    assert [values[NODE_VALUES] for values in parsed_values[-2:]] == [
+    assert [values[NODE_VALUES] for values in mp_values] == [
         [2, 0, "10.0.0.1", False],
         [2, 1, "10.0.0.1", True],
     ]
@@ -97,15 +104,18 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
 def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.name == "gpt-oss-20b")
-    plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
-    assert "--enable-lora" not in plain.build_command(1) and "--max-num-seqs" not in plain.build_command(1)
-    assert plain.build_environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
-    assert adapted.build_command(1)[adapted.build_command(1).index("--max-lora-rank") + 1] == "32"
-    assert plain.variant == adapted.variant, "the keys of recorded requests would change"
+    plain_launch, adapter_launch = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
+    plain_command, adapter_command = plain_launch.build_command(1), adapter_launch.build_command(1)
+    assert "--enable-lora" not in plain_command and "--max-num-seqs" not in plain_command
+    assert plain_launch.build_environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+    assert adapter_command[adapter_command.index("--max-lora-rank") + 1] == "32"
+    assert plain_launch.variant == adapter_launch.variant, "the keys of recorded requests would change"
 
 
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
-    """The package index installs a torch for GPUs, with which the server would claim nearly all memory."""
+    """With vLLM for CPUs, the package index installs a torch for GPUs. If the interpreter counted as one for GPUs, its
+    server would claim nearly all memory.
+    """
     interpreter = find_interpreter(vllm_python)
     assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").serves_on_cpu
     assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").serves_on_cpu

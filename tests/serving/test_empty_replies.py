@@ -47,8 +47,10 @@ Command = Callable[..., CompletedProcess[str]]
 T = TypeVar("T")
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
-REASONING_TOKENS, CONTEXT = 512, 9216
-"""The reasoning tokens of an endpoint, and the context of its server, which includes them."""
+"""Arguments with which vLLM starts quickly and needs little memory."""
+REASONING_TOKENS = 512
+CONTEXT = 9216
+"""The context of the server in tokens, which includes the reasoning tokens."""
 ENDINGS = {
     "qwen3-32b-awq": {
         "at once": "<|im_end|>",
@@ -70,6 +72,7 @@ ENDINGS = {
 QUESTIONS = 4
 """The test items that are asked, and the turns of a run: one with an answer, and one for each ending."""
 SEED = 3
+"""The seed of the run."""
 PROFILE = """
 concurrency = 1
 embedder = "hashing"
@@ -96,14 +99,16 @@ RUN_ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class SilentModel:
-    """A served stand-in that answers the first of the starter domain's test items, the first question of a run, and no
-    other question."""
+    """A served stand-in that answers only two questions: the first test item of the starter domain, and the first
+    question of the run.
+    """
 
     home: Home
     model: str
 
     @property
     def endings(self) -> list[str]:
+        """The descriptions of the replies without an answer that the model gives to the other questions."""
         return list(ENDINGS[self.model])
 
 
@@ -126,8 +131,8 @@ def silent_model(
 
 
 def make_silent(model: str, folder: Path, python: Path) -> Path:
-    """Write a stand-in that answers the first test item and the first question of a run, and gives one of the replies
-    without an answer to each of the others.
+    """Write a stand-in that answers the first test item and the first question of the run. To each of the other
+    questions, it gives one of the replies without an answer.
     """
     manifest = load_manifest(model, folder.parent)
     family = find_family(manifest.architecture, model)
@@ -154,11 +159,14 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
 
 
 def list_item_questions() -> list[str]:
+    """The questions of the test items that are asked."""
     return [item.question for item in make_starter_items("test")[:QUESTIONS]]
 
 
 def list_run_questions(folder: Path) -> list[str]:
-    """The questions of the run that RUN_ARGUMENTS start, from a run with a scripted defender: a program writes them."""
+    """The questions of the run that `RUN_ARGUMENTS` starts. A program writes them, so a run with a scripted defender
+    has the same questions.
+    """
     home = Home(folder / "scripted").prepare()
     profile = write_profile(home, "scripted", "duelist-b", "")
     config = configs.resolve("starter", profile, {"seed": SEED, "target": QUESTIONS, "max_turns": QUESTIONS}, home)
@@ -176,34 +184,34 @@ def write_profile(home: Home, interface: str, model: str, settings: str) -> str:
     return str(path)
 
 
-def use_endpoint(silent_model: SilentModel, use: Callable[[Endpoint, EvaluationPlan], Awaitable[T]]) -> T:
-    """Call `use` with an endpoint of the served model and the plan of an evaluation on these test items."""
+def use_endpoint(silent_model: SilentModel, send_requests: Callable[[Endpoint, EvaluationPlan], Awaitable[T]]) -> T:
+    """Call `send_requests` with an endpoint of the served model, and the plan of an evaluation on the test items."""
 
-    async def run() -> T:
+    async def build_and_close() -> T:
         endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
         try:
             items = make_starter_items("test")[:QUESTIONS]
             plan = make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=REASONING_TOKENS)
-            return await use(endpoint, plan)
+            return await send_requests(endpoint, plan)
         finally:
             await endpoint.close()
 
-    return asyncio.run(run())
+    return asyncio.run(build_and_close())
 
 
-def ask(silent_model: SilentModel, item: int) -> tuple[ChatReply, list[Fault]]:
-    """The reply to one test item under the defender's prompt, and the faults reported until it was accepted."""
+def ask(silent_model: SilentModel, item_index: int) -> tuple[ChatReply, list[Fault]]:
+    """The reply to one test item, and the faults that were reported until the reply was accepted."""
     faults: list[Fault] = []
 
     async def chat(endpoint: Endpoint, plan: EvaluationPlan) -> ChatReply:
         with reporting_faults(faults.append):
-            return await endpoint.chat(plan.build_request(plan.items[item], 0))
+            return await endpoint.chat(plan.build_request(plan.items[item_index], 0))
 
     return use_endpoint(silent_model, chat), faults
 
 
 def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[str, str]]:
-    """The summary of an evaluation on these test items, and their marks by item."""
+    """The summary of an evaluation on the test items, and the marks by the items' ids."""
 
     async def evaluate_plan(endpoint: Endpoint, plan: EvaluationPlan) -> EvaluationSummary:
         with Ledger(silent_model.home.ledger) as ledger:
@@ -222,8 +230,8 @@ def test_endpoint_reads_an_answer_after_reasoning(silent_model: SilentModel) -> 
 
 
 def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent_model: SilentModel) -> None:
-    for item, ending in enumerate(silent_model.endings, 1):
-        reply, faults = ask(silent_model, item)
+    for item_index, ending in enumerate(silent_model.endings, 1):
+        reply, faults = ask(silent_model, item_index)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
         player = Player("judge", Identity("vllm", silent_model.model), Sampling(), thinks=True)
         unparsed = player.refuse_incomplete(reply)

@@ -1,4 +1,4 @@
-"""Causes of a server's exit are read from vLLM's log, and the vLLM of `make vllm` can serve the catalog."""
+"""The cause of a server's exit is read from its log, and the vLLM that `make vllm` installs can serve the catalog."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,8 @@ from nanoflux_models.exits import find_exit_cause
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
-MISSING_VISION = """
+# The log of a server for a model that accepts images, in an environment without torchvision.
+MISSING_TORCHVISION = """
 (APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120] Error in inspecting model architecture 'Gemma3ForConditionalGeneration'
 (APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120]     from torchvision.transforms.v2 import functional as tvF
 (APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120] ModuleNotFoundError: No module named 'torchvision'
@@ -30,7 +31,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("/usr/bin/python: Error while finding module specification: No module named 'vllm'", "no vllm"),
         ("python: No module named vllm", "no vllm"),
         ("RuntimeError: operator torchvision::nms does not exist", "a different torch"),
-        (MISSING_VISION, "the Python module torchvision is missing"),
+        (MISSING_TORCHVISION, "the Python module torchvision is missing"),
         ("ImportError: cannot import name 'x' from 'y' (/z.py)", "cannot import name 'x' from 'y'"),
         ("AttributeError: module 'triton.language' has no attribute 'bfloat16'", "mixture of experts"),
         ("api_server.py: error: unrecognized arguments: --language-model-only", "--language-model-only"),
@@ -57,7 +58,7 @@ def test_exit_cause_ignores_warnings(warning: str) -> None:
 
 
 def test_exit_cause_names_a_missing_module_in_the_fix() -> None:
-    _, fix = find_exit_cause(MISSING_VISION, 1)
+    _, fix = find_exit_cause(MISSING_TORCHVISION, 1)
     assert "torchvision" in fix and "make vllm" in fix
 
 
@@ -68,7 +69,7 @@ def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) 
 
 
 def write_python_without_torchvision(folder: Path, python: str) -> Path:
-    """An interpreter like `python` that finds no torchvision."""
+    """Write a program that runs `python`, but in which torchvision cannot be imported; return its path."""
     (folder / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")
     path = folder / "python"
     path.write_text(f"#!/bin/sh\nPYTHONPATH='{folder}':\"$PYTHONPATH\" exec '{python}' \"$@\"\n")
@@ -90,14 +91,16 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
 
 def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
-    unknown = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
-    assert find_unservable(find_interpreter(vllm_python), [unknown]) == {
+    unknown_model = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
+    assert find_unservable(find_interpreter(vllm_python), [unknown_model]) == {
         "mine": "this vLLM does not know MambaNineForCausalLM"
     }
 
 
 def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> None:
-    """Here `vllm serve` would fail: it needs the metadata of a distribution `vllm`, and this one has another name."""
+    """`vllm serve` needs the metadata of a distribution named `vllm`. The distribution for CPUs has another name, so
+    the server must be started as a module.
+    """
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
     assert interpreter.text_only_flags == ("--language-model-only",)
@@ -106,7 +109,9 @@ def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> 
 
 
 def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
-    """An interpreter with a fake vLLM that has these modules and this distribution name."""
+    """Install a fake vLLM with these modules and this distribution name; return the path of an interpreter that finds
+    it.
+    """
     for module in modules:
         path = folder / "vllm/entrypoints" / module
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from nanoflux_models.offline import GUARDED
 HERE = Path(__file__).parent
 REMOTE_ADDRESS = "192.0.2.1"
 """An address reserved for documentation, which no host has."""
+# A script that imports vLLM and then tries to connect: in two child processes, and in its own process.
 CONNECTING_SCRIPT = f"""
 import multiprocessing, socket, subprocess, sys
 
@@ -35,8 +36,9 @@ if __name__ == "__main__":
 """
 
 
-def make_launch(python: str, home: Path, **changes: Any) -> Launch:
-    manifest = load_manifest("smollm2-135m", home).model_copy(update=changes)
+def make_launch(python: str, home: Path, **manifest_fields: Any) -> Launch:
+    """A launch of the small model, with some fields of its manifest replaced."""
+    manifest = load_manifest("smollm2-135m", home).model_copy(update=manifest_fields)
     return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
 
 
@@ -67,18 +69,19 @@ def test_run_with_a_served_model_makes_no_outside_connection(
     strace = shutil.which("strace")
     if strace is None or subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True).returncode:
         pytest.skip("strace is not installed (Debian: apt install strace), or may not trace here")
-    home, log = tmp_path / "home", tmp_path / "trace"
+    home, trace = tmp_path / "home", tmp_path / "trace"
     home.mkdir(mode=0o700)
     (home / "weights").symlink_to(smollm2_dir.parent)
     arguments = ("run", "start", "--domain", "starter", "--profile", str(HERE / "served.toml"), "--max-turns", "1")
-    prefix = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
+    strace_command = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
     process = subprocess.run(
-        [*prefix, "-o", str(log), sys.executable, "-m", "nanoflux_local.cli", *arguments],
+        [*strace_command, "-o", str(trace), sys.executable, "-m", "nanoflux_local.cli", *arguments],
         env={**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: vllm_python},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
-    calls = log.read_text(errors="replace").splitlines()
-    connections = [line for line in calls if "AF_INET" in line]
+    system_calls = trace.read_text(errors="replace").splitlines()
+    connections = [line for line in system_calls if "AF_INET" in line]
     assert connections, "the trace lacks the client's connections to its server"
-    assert [line for line in connections if not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)] == []
+    loopback_address = r'inet_addr\("127\.|"::1"|"::ffff:127\.'
+    assert [line for line in connections if not re.search(loopback_address, line)] == []

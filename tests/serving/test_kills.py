@@ -1,5 +1,6 @@
-"""A real vLLM server is killed, or the command that started it: no reply is lost, no process of the server remains, and
-no other process is stopped."""
+"""If a real vLLM server or the command that started it is killed, no reply is lost, no process of the server remains,
+and no other process is stopped.
+"""
 
 import json
 import os
@@ -39,16 +40,17 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command of NanoFlux, and write its stderr to the file "err" next to the home."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
-    with (home.parent / "err").open("w") as err:
+    with (home.parent / "err").open("w") as stderr_file:
         return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr_file, text=True
         )
 
 
 def wait_for(read_value: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
-    """Wait until `read_value` returns a true value, and return it."""
+    """Wait until `read_value` returns a true value, and return that value; fail if `child` ends before."""
     deadline = time.monotonic() + seconds
     value = read_value()
     while not value:
@@ -80,10 +82,10 @@ def test_killed_server_does_not_change_the_dataset_of_a_run(
     processes = list_server_processes(record)
     assert len(processes) >= 3 and record.owner is not None and record.owner[0] == child.pid
     os.kill(record.pid, signal.SIGKILL)
-    out, _ = child.communicate(timeout=300)
+    stdout, _ = child.communicate(timeout=300)
     stderr = (home.parent / "err").read_text()
     assert child.returncode == 0, stderr
-    result = json.loads(out)
+    result = json.loads(stdout)
     assert "restarting it (1 of 3)" in stderr
     assert expected["kept"] > 0 and expected["turns"] == 4
     for key in ("digest", "turns", "kept", "funnel"):
@@ -109,13 +111,13 @@ def test_next_command_stops_servers_of_a_killed_command(
         child.wait()
         assert record.alive, "the server ended with its command"
 
-        process = command(home, served["python"], "models", "ps", "--json")
-        assert json.loads(process.stdout) == []
-        assert "ended leftover processes of the server smollm2-135m" in process.stderr
-        assert not any(member.alive for member in processes) and list_server_processes(record) == []
+        next_command = command(home, served["python"], "models", "ps", "--json")
+        assert json.loads(next_command.stdout) == []
+        assert "ended leftover processes of the server smollm2-135m" in next_command.stderr
+        assert not any(process.alive for process in processes) and list_server_processes(record) == []
         assert server_record.read_records(home) == [] and unrelated_process.poll() is None
-        listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home was stopped"
+        other_servers = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+        assert [entry["state"] for entry in other_servers] == ["ready"], "the server of another home was stopped"
     finally:
         unrelated_process.kill()
         unrelated_process.wait()

@@ -1,4 +1,4 @@
-"""A real vLLM started by `models serve`: its replies, a run over it, and adapters loaded at run time."""
+"""A real vLLM server, started by `models serve`, answers requests, serves runs and evaluations, and loads adapters."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from nanoflux_models.supervisor import find_free_port, list_server_processes
 
 pytestmark = pytest.mark.real_model
 Command = Callable[..., CompletedProcess[str]]
-EXPERIMENT = """
+GRID = """
 title = "The base only"
 question = "Does it answer?"
 [[conditions]]
@@ -59,9 +59,9 @@ def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict
     assert second_serve.returncode == 3 and "already running" in second_serve.stderr
 
 
-def ask_twice(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
-    """The replies to one request that is sent twice."""
-    endpoint = client("smollm2-135m", url)
+def ask_twice(endpoint_class: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
+    """The replies to one greedy request, for at most `tokens` tokens, that is sent twice."""
+    endpoint = endpoint_class("smollm2-135m", url)
     messages = (Message("system", "Answer in one sentence."), Message("user", "Name the capital of France."))
     request = ChatRequest(endpoint.identity, messages, Sampling(max_tokens=tokens))
 
@@ -77,9 +77,9 @@ def ask_twice(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatR
 def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> None:
     processes = list_server_processes(server_record.read_records(served["home"])[0])
     assert len(processes) >= 3
-    for member in processes:
-        environment = Path(f"/proc/{member.pid}/environ").read_bytes().decode().split("\0")
-        assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), member
+    for process in processes:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
+        assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), process
 
 
 def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:
@@ -87,8 +87,8 @@ def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -
     for tokens, finish in ((60, "stop"), (3, "length")):
         replies = [
             replace(reply, seconds=0.0)
-            for client in (OpenAIChatEndpoint, AnthropicMessagesEndpoint)
-            for reply in ask_twice(client, served["url"], tokens)
+            for endpoint_class in (OpenAIChatEndpoint, AnthropicMessagesEndpoint)
+            for reply in ask_twice(endpoint_class, served["url"], tokens)
         ]
         assert len(set(replies)) == 1, replies
         assert replies[0].finish == finish and replies[0].prompt_tokens > 10
@@ -143,9 +143,13 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
     assert (document["probe"]["passed"], document["probe"]["agreement"]) == (True, result["agreement"])
 
 
-MIN_EQUAL_SHARE, MAX_GAP, MAX_TOKENS = 0.8, 0.5, 24
-"""From docs/how-to/adapters.md: the minimum share of equal replies, the maximum gap in nats from PEFT's choice to the
-server's token, and the maximum number of tokens in a reply."""
+# The next three numbers are those of docs/how-to/adapters.md.
+MIN_EQUAL_SHARE = 0.8
+"""The minimum share of replies that are equal."""
+MAX_GAP = 0.5
+"""The maximum gap in nats from PEFT's choice to the server's token."""
+MAX_TOKENS = 24
+"""The maximum number of tokens in a reply."""
 END_OF_TURN = 2
 """The id of SmolLM2's end-of-turn token."""
 
@@ -156,10 +160,10 @@ def cut_at_end_of_turn(ids: list[int]) -> list[int]:
 
 
 def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
-    """Twenty prompts, half of them of the kind that the adapter was trained on."""
+    """There are twenty prompts, half of them of the kind on which the adapter was trained."""
     client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
     client.load_adapter(adapter, folder)
-    trained_questions = [f"What is {n} and {n}?" for n in range(10)]
+    trained_questions = [f"What is {number} and {number}?" for number in range(10)]
     other_questions = [item.question for item in make_starter_items("dev")[:10]]
     prompts = encode_chats(smollm2_dir, trained_questions + other_questions)
     replies = [cut_at_end_of_turn(reply_greedily(client, adapter, ids, MAX_TOKENS)) for ids in prompts]
@@ -170,9 +174,9 @@ def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], ad
         gaps.append(token_gaps[0] if token_gaps else 0.0)
     equal_count = gaps.count(0.0)
     nonzero_gaps = [round(gap, 3) for gap in gaps if gap]
-    result = f"{equal_count} of {len(gaps)} equal; the gaps of the others: {nonzero_gaps}"
-    print(result)
-    assert equal_count >= MIN_EQUAL_SHARE * len(gaps) and max(gaps) <= MAX_GAP, result
+    comparison = f"{equal_count} of {len(gaps)} equal; the gaps of the others: {nonzero_gaps}"
+    print(comparison)
+    assert equal_count >= MIN_EQUAL_SHARE * len(gaps) and max(gaps) <= MAX_GAP, comparison
 
 
 def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zero_adapter: str) -> None:
@@ -224,8 +228,8 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
     result = json.loads(process.stdout)
     assert (result["n"], result["model"], result["adapter"], result["unscored"]) == (2, "smollm2-135m", adapter, 0)
     with LedgerView(served["home"] / "ledger.db") as view:
-        endpoints = [json.loads(row["request"])["endpoint"] for row in
-                 view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])]  # fmt: skip
+        rows = view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])
+        endpoints = [json.loads(row["request"])["endpoint"] for row in rows]
     assert len(endpoints) == 2 and all(endpoint["variant"].endswith(" merged") for endpoint in endpoints)
     assert list((served["home"] / "merged").iterdir()) == [], "the merged copy was not removed"
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
@@ -234,7 +238,7 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
 
 def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
     grid = tmp_path / "grid.toml"
-    grid.write_text(EXPERIMENT)
+    grid.write_text(GRID)
     process = command(served["home"], served["python"], "experiment", "run", str(grid), "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
@@ -249,9 +253,9 @@ def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], c
     """Must be the last test of this file, since it stops the shared server."""
     record = server_record.read_records(served["home"])[0]
     processes = list_server_processes(record)
-    assert len(processes) >= 3 and all(member.alive for member in processes)
-    process = command(served["home"], served["python"], "models", "stop", "smollm2-135m", "--json")
-    assert process.returncode == 0, process.stderr
-    assert not any(member.alive for member in processes) and list_server_processes(record) == []
+    assert len(processes) >= 3 and all(process.alive for process in processes)
+    stop_command = command(served["home"], served["python"], "models", "stop", "smollm2-135m", "--json")
+    assert stop_command.returncode == 0, stop_command.stderr
+    assert not any(process.alive for process in processes) and list_server_processes(record) == []
     assert server_record.read_records(served["home"]) == [] and find_free_port(record.port) == record.port
     assert json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout) == []

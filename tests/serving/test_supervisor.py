@@ -33,6 +33,7 @@ from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_processes
 
 STAND_IN = Path(__file__).parent / "stand_in"
+"""The folder of the stand-in for vLLM."""
 Launcher = Callable[..., Launch]
 
 
@@ -48,9 +49,11 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def launcher(tmp_path: Path, home: Path) -> Launcher:
-    """A function that makes launches of the stand-in; its behaviour is set in the interpreter's environment."""
+    """A function that makes launches of the stand-in. Each launch has its own interpreter, a shell script that sets the
+    stand-in's behaviour.
+    """
 
-    def make(behaviour: str = "echo", sleeps: bool = False) -> Launch:
+    def make_launch(behaviour: str = "echo", sleeps: bool = False) -> Launch:
         existing_count = len(list(tmp_path.glob("bin/*")))
         python = tmp_path / "bin" / f"python-{existing_count}"
         python.parent.mkdir(exist_ok=True)
@@ -59,10 +62,11 @@ def launcher(tmp_path: Path, home: Path) -> Launcher:
         python.chmod(0o700)
         return Launch(load_manifest("smollm2-135m", home), "r1", tmp_path, find_interpreter(str(python)), sleeps=sleeps)
 
-    return make
+    return make_launch
 
 
 def start_server(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
+    """Start a server, and wait until it is ready. If it is `owned`, it ends with this process."""
     supervisor = Supervisor(home)
     started_server = supervisor.spawn(launch, name, owned=owned)
     supervisor.await_ready(started_server, ready_s=60)
@@ -70,6 +74,7 @@ def start_server(home: Path, launch: Launch, name: str = "m", owned: bool = True
 
 
 def wait_until_gone(processes: list[Process], seconds: float = 30) -> bool:
+    """Wait until the processes have ended; return whether they ended in time."""
     deadline = time.monotonic() + seconds
     while any(process.alive for process in processes):
         if time.monotonic() > deadline:
@@ -79,6 +84,7 @@ def wait_until_gone(processes: list[Process], seconds: float = 30) -> bool:
 
 
 def is_free(port: int) -> bool:
+    """Whether nothing listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -136,6 +142,7 @@ def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: L
     assert server_record.read_records(home) == [] and find_free_port(port) == port
 
 
+# The program of a process that starts a server and then waits.
 OWNER_PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -149,7 +156,7 @@ time.sleep(600)
 
 
 def start_owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
-    """Start a process that starts a server and then waits."""
+    """Start a process that starts a server and then waits. If the server is `owned`, it ends with that process."""
     code = OWNER_PROGRAM.format(
         folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
     )
@@ -165,7 +172,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         owner = start_owner(home, launcher(), owned)
         record = server_record.read_records(home)[0]
         processes = list_server_processes(record)
-        worker = next(member for member in processes if member != record.process)
+        worker = next(process for process in processes if process != record.process)
         owner.kill()
         owner.wait()
         if owned:
@@ -174,11 +181,12 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
             assert record.alive, "a server without an owner must not end with its command"
         assert worker.alive, "the worker must still run, as vLLM's workers have done"
 
-        process = subprocess.run(
+        list_command = subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert json.loads(process.stdout) == [] and "ended leftover processes of the server m" in process.stderr
+        assert json.loads(list_command.stdout) == []
+        assert "ended leftover processes of the server m" in list_command.stderr
         assert wait_until_gone(processes, 0.5) and is_free(record.port) and server_record.read_records(home) == []
         assert unrelated_process.poll() is None
     finally:
@@ -193,9 +201,10 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
         assert live_process is not None
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
+        # Each record names a process that runs, but is not the process that was recorded.
         for name, pid, started, boot in (
-            ("older", live_process.pid, live_process.start_ticks - 1, boot_id()),
-            ("before", live_process.pid, live_process.start_ticks, "another boot"),
+            ("other-start-time", live_process.pid, live_process.start_ticks - 1, boot_id()),
+            ("other-boot", live_process.pid, live_process.start_ticks, "another boot"),
             ("init", 1, 0, boot_id()),
         ):
             record = {"name": name, "pid": pid, "started": started, "boot": boot, **fields}
@@ -208,6 +217,7 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
 
 
 def make_request(endpoint: VllmEndpoint, text: str) -> ChatRequest:
+    """A request with `text` as the user's message. If the text contains "die", the stand-in crashes once."""
     return ChatRequest(endpoint.identity, (Message("system", "be brief"), Message("user", text)))
 
 
@@ -247,7 +257,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     inner_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].build_command(1)
-    # A fleet distinguishes servers by the name of their model, so the second manifest needs a different name.
+    # A fleet distinguishes servers by their models' names, so the second server needs a manifest with another name.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
     other_launch = Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)
     inner_endpoints["b"] = VllmEndpoint(fleet.server(other_launch))
@@ -265,7 +275,8 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     assert server_record.read_records(home) == []
 
 
-def write_sealed_adapter(folder: Path) -> Path:
+def write_fake_adapter(folder: Path) -> Path:
+    """Write a folder with the files of an adapter; the stand-in does not read them."""
     folder.mkdir()
     (folder / CONFIG).write_text('{"r": 8}')
     (folder / WEIGHTS).write_bytes(b"weights")
@@ -273,7 +284,7 @@ def write_sealed_adapter(folder: Path) -> Path:
 
 
 async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
-    """An endpoint with a loaded adapter, marked as probed, after its server has slept."""
+    """An endpoint whose adapter is loaded and recorded as probed, and whose server has slept and was woken."""
     server = Fleet(home).server(launch)
     await server.ensure_running()
     server.record_proof(adapter_hash(adapter))
@@ -288,7 +299,7 @@ async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> Vllm
 async def test_adapter_dropped_at_wake_is_loaded_again(
     behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
-    adapter = write_sealed_adapter(tmp_path / "adapter")
+    adapter = write_fake_adapter(tmp_path / "adapter")
     endpoint = await make_woken_endpoint(home, replace(launcher(behaviour, sleeps=True), rank=16), adapter)
     try:
         record = server_record.read_records(home)[0]
@@ -300,7 +311,7 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
 
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     launch = replace(launcher("disable-adapters", sleeps=True), rank=16)
-    adapter = write_sealed_adapter(tmp_path / "adapter")
+    adapter = write_fake_adapter(tmp_path / "adapter")
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await make_woken_endpoint(home, launch, adapter)
     for record in server_record.read_records(home):
@@ -318,15 +329,12 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
 
 async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
     """The stand-in's replies do not depend on the batch, so it passes, and its endpoint is repeatable."""
-    plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
-    assert (
-        invariant.build_environment("m")["VLLM_BATCH_INVARIANT"]
-        == "1"
-        != plain.build_environment("m")["VLLM_BATCH_INVARIANT"]
-    )
-    assert invariant.variant == f"{plain.variant} batch-invariant"
-    endpoint = VllmEndpoint(Fleet(home).server(invariant))
-    assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain)).repeatable
+    plain_launch, invariant_launch = launcher(), replace(launcher(), batch_invariant=True)
+    assert plain_launch.build_environment("m")["VLLM_BATCH_INVARIANT"] != "1"
+    assert invariant_launch.build_environment("m")["VLLM_BATCH_INVARIANT"] == "1"
+    assert invariant_launch.variant == f"{plain_launch.variant} batch-invariant"
+    endpoint = VllmEndpoint(Fleet(home).server(invariant_launch))
+    assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain_launch)).repeatable
     try:
         await endpoint.chat(make_request(endpoint, "hello"))
         assert server_record.read_records(home)[0].batch_proved

@@ -1,8 +1,9 @@
-"""Thinking models in this process and behind a real vLLM: their answers are read, and a reply that is truncated in its
+"""Reasoning models in this process and behind a real vLLM: their answers are read, and a reply that is truncated in its
 reasoning is reported with the configuration key to raise.
 
-The model is a stand-in trained to give one form of reply: reasoning of several paragraphs, then the sections that every
-domain requests, with a random number as the answer. It is cached in the test home under the hash of its recipe.
+The model is a stand-in that is trained to give one form of reply: reasoning of several paragraphs, then the sections
+that every domain requests, with a random number as the answer. The trained model is cached in the test home under the
+hash of its recipe.
 """
 
 import asyncio
@@ -52,9 +53,14 @@ allows for it and nobody hurries.
 Wait, could that be wrong? Checking again, backwards, gives exactly what came out earlier.
 
 Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
-"""Hardly any word occurs twice, so the last words determine the next one: a model is trained on this in seconds."""
+"""The reasoning of every reply. Hardly any word occurs twice, so the last words determine the next word, and a model
+learns the text in seconds.
+"""
 DOMAINS = ("starter", "gsmhard")
-STEPS, BATCH, LEARNING_RATE = 200, 4, 4e-3
+"""The domains whose prompts the stand-in is trained on."""
+STEPS = 200
+BATCH = 4
+LEARNING_RATE = 4e-3
 ROW_TOKENS = (180, 280, 560)
 """The lengths of training rows, from a short prompt to the reply after a whole prompt of the defender."""
 RECIPE = 1
@@ -87,6 +93,7 @@ def find_or_train_stand_in(home: Path, architecture: str) -> Path:
 
 
 def write_answer(number: int) -> str:
+    """The sections of a reply whose answer is `number`."""
     return f"ANALYSIS: They want one total.\nSOLUTION: I add what was given to me.\nANSWER: {number}"
 
 
@@ -102,6 +109,7 @@ def _build_prompts() -> list[list[dict[str, str]]]:
 
 
 def _train_stand_in(architecture: str, folder: Path) -> None:
+    """Write a stand-in of this architecture to `folder`, and replace its weights by trained weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -136,17 +144,18 @@ def _train_stand_in(architecture: str, folder: Path) -> None:
 
 
 def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Yield batches of rows of equal length, each with token ids and labels. A row is the end of a prompt, after random
-    tokens of the prompt if it is too short, and the reply. Only the reply counts in the loss.
+    """Yield batches of rows of equal length, each with token ids and labels. A row consists of the end of a prompt and
+    the reply; if the prompt is too short, random tokens of the prompt come before it. Only the reply counts in the
+    loss.
     """
     for _ in range(STEPS):
-        length = rng.choice(ROW_TOKENS)
+        row_length = rng.choice(ROW_TOKENS)
         rows = []
         for _ in range(BATCH):
             prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
             reply_text = render_reply(REASONING, write_answer(rng.randrange(10, 100)))
             reply_ids = tokenizer(reply_text, add_special_tokens=False)["input_ids"]
-            prompt_length = length - len(reply_ids)
+            prompt_length = row_length - len(reply_ids)
             prompt_end = list(prompt)[-prompt_length:]
             filler = [rng.choice(prompt) for _ in range(prompt_length - len(prompt_end))]
             rows.append((filler + prompt_end + reply_ids, [-100] * prompt_length + reply_ids))
@@ -154,6 +163,7 @@ def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[
 
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
+"""Arguments with which vLLM starts quickly and needs little memory."""
 PROFILE = """
 concurrency = 6
 embedder = "hashing"
@@ -173,14 +183,15 @@ sampling = {{ temperature = 0.5 }}
 endpoint = "program"
 """
 SHORT_DOMAIN = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
-"""A domain whose limit for answers is below the length of the reasoning: without a separate limit for reasoning,
-replies would be truncated."""
+"""A domain whose limit for answers is below the length of the reasoning. Without a separate limit for reasoning,
+replies would be truncated.
+"""
 INTERFACES = ("in_process", "vllm")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Command) -> Home:
-    """A home with the stand-in as model `thinker`, rows of GSM-Hard, and the domain `short`."""
+    """A home with the stand-in as the model `thinker`, items in GSM-Hard's format, and the domain `short`."""
     home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
     import_path(find_or_train_stand_in(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
     (home.root / "domains").mkdir(exist_ok=True)
@@ -197,18 +208,21 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
 
 def _make_gsmhard_rows() -> list[dict[str, Any]]:
     """Rows in GSM-Hard's format, with programs that can be chained."""
-    questions = [
+    question_templates = [
         "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
         "A train carries {a} people and {b} more get on. How many people are on the train?",
         "A library owns {a} novels and buys {b} atlases. How many books has it?",
     ]
-    program = "def solution():\n    first = {a}\n    second = {b}\n    result = first + second\n    return result\n"
+    program_template = (
+        "def solution():\n    first = {a}\n    second = {b}\n    result = first + second\n    return result\n"
+    )
     rng = random.Random(1)
-    numbers = [(rng.randrange(1000, 9999), rng.randrange(1000, 9999)) for _ in range(60)]
-    return [
-        {"input": questions[n % 3].format(a=a, b=b), "code": program.format(a=a, b=b), "target": float(a + b)}
-        for n, (a, b) in enumerate(numbers)
-    ]
+    rows = []
+    for index in range(60):
+        a, b = rng.randrange(1000, 9999), rng.randrange(1000, 9999)
+        question = question_templates[index % 3].format(a=a, b=b)
+        rows.append({"input": question, "code": program_template.format(a=a, b=b), "target": float(a + b)})
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -255,22 +269,22 @@ def evaluate_thinker(
         home,
         lambda: build_model_endpoint("thinker", "", home, interface, args, reasoning_tokens),
         data,
-        "test",
-        20,
-        1,
-        0.5,
+        split="test",
+        limit=20,
+        runs=1,
+        temperature=0.5,
         domain=domain,
     )
 
 
-def test_import_recognises_a_thinking_model(home: Home) -> None:
+def test_import_recognises_a_reasoning_model(home: Home) -> None:
     manifest = load_manifest("thinker", home.root)
     assert manifest.chat.thinks and manifest.reasoning_limit >= 1024
     assert "--reasoning-parser" in manifest.vllm.args
 
 
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
-def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str, domain: str) -> None:
+def test_run_reads_the_answers_of_a_reasoning_defender(home: Home, interface: str, domain: str) -> None:
     summary = run_turns(home, domain, interface, "endpoints.thinker.reasoning_tokens=512")
     funnel = summary["funnel"]
     answered_count = funnel["defender_right"] + funnel["kept_failed"] + funnel["kept_novel"]
@@ -282,7 +296,7 @@ def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str
 
 
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
-def test_evaluation_reads_the_answers_of_a_thinking_model(home: Home, interface: str, domain: str) -> None:
+def test_evaluation_reads_the_answers_of_a_reasoning_model(home: Home, interface: str, domain: str) -> None:
     result = evaluate_thinker(home, domain, domain, interface, 512)
     answer_count = result.n * result.runs
     assert answer_count >= 5 and result.unanswered + result.unscored <= 0.05 * answer_count

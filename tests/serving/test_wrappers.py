@@ -1,4 +1,6 @@
-"""Stand-ins of the A100 profiles' models behind the real vLLM: a wrapper for images, and a mixture of experts."""
+"""A real vLLM serves stand-ins of two models of the A100 profiles: a wrapper, which is a language model inside a model
+for images, and a mixture of experts.
+"""
 
 import json
 import os
@@ -15,23 +17,28 @@ from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
-GEMMA, GPT_OSS = "own-gemma", "gpt-oss-20b"
-"""GEMMA is not a catalog name, so the wrapper is served with the manifest that its import writes."""
+GEMMA = "own-gemma"
+"""The name of the wrapper. It is not in the catalog, so the wrapper is served with the manifest that its import
+writes.
+"""
+GPT_OSS = "gpt-oss-20b"
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
+"""The texts on which the stand-ins' tokenizers are trained."""
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+"""A PNG image of one pixel in base64."""
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
+"""Options with which a server starts quickly and needs little memory."""
 
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
     """A home with the stand-ins GEMMA and GPT_OSS."""
     folder = tmp_path_factory.mktemp("stand-ins")
-    weights_folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
-    import_path(weights_folder, GEMMA, folder / "home")
-    weights_folder = make_stand_in(
-        FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_vocabulary(Path(vllm_python))
-    )
-    import_path(weights_folder, GPT_OSS, folder / "home")
+    gemma_weights = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
+    import_path(gemma_weights, GEMMA, folder / "home")
+    vocabulary = read_harmony_vocabulary(Path(vllm_python))
+    gpt_oss_weights = make_stand_in(FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, vocabulary)
+    import_path(gpt_oss_weights, GPT_OSS, folder / "home")
     return folder / "home"
 
 
@@ -53,20 +60,21 @@ def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Ite
 
 
 def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str, Any]:
+    """The first choice in the response to a greedy request with this content."""
     message = {"role": "user", "content": content}
     body = {"model": model, "messages": [message], "max_tokens": 8, "temperature": 0, "ignore_eos": True}
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=120) as response:
-        reply: dict[str, Any] = json.load(response)["choices"][0]
-    return reply
+        choice: dict[str, Any] = json.load(response)["choices"][0]
+    return choice
 
 
 def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stand_ins: Path, tmp_path: Path) -> None:
     assert is_wrapper(weights_dir(GEMMA, stand_ins)) and not has_experts(weights_dir(GEMMA, stand_ins))
     server = serve(GEMMA)
-    reply = ask(server["url"], GEMMA)
-    assert reply["finish_reason"] == "length" and reply["message"]["content"]
+    choice = ask(server["url"], GEMMA)
+    assert choice["finish_reason"] == "length" and choice["message"]["content"]
     log = Path(server["log"]).read_text()
     assert "/v1/load_lora_adapter" in log, "the server cannot load adapters"
     assert "api_server` is deprecated" not in log and "command is deprecated" not in log
@@ -79,8 +87,8 @@ def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., An
     """With buffers for adapters, vLLM for CPUs crashes on the first request."""
     assert has_experts(weights_dir(GPT_OSS, stand_ins)) and not is_wrapper(weights_dir(GPT_OSS, stand_ins))
     server = serve(GPT_OSS)
-    reply = ask(server["url"], GPT_OSS)
-    assert reply["finish_reason"] == "length"
+    choice = ask(server["url"], GPT_OSS)
+    assert choice["finish_reason"] == "length"
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 
 

@@ -1,13 +1,15 @@
-"""Stands in for vLLM's server in tests of the supervisor: the same command line, health check, models, chat and sleep,
-and a worker process in a separate session that outlives a killed parent, as vLLM's workers have done.
+"""A program that replaces vLLM's server in tests of the supervisor. It has the same command line, health check, list of
+models, chat and sleep, and a worker process in a separate session that outlives a killed parent, as vLLM's workers have
+done.
 
-STAND_IN selects its behaviour:
-- "fail: TEXT" exits at once and prints TEXT; "unhealthy" never becomes healthy;
-- "crash: TEXT" is healthy, but at its first request prints TEXT and crashes;
-- "echo" (the default) answers with a hash of the request;
-- "drop-adapters" is like "echo", but after a sleep, adapters have no effect until they are loaded again; with
-  "disable-adapters", they have no effect even then;
-- "batch-dependent" answers each request with different probabilities.
+The environment variable STAND_IN selects its behaviour:
+- "fail: TEXT": it prints TEXT and exits immediately;
+- "unhealthy": it never becomes healthy;
+- "crash: TEXT": it is healthy, but prints TEXT and crashes at its first request;
+- "echo" (the default): it answers with a hash of the request;
+- "drop-adapters": like "echo", but after a sleep, adapters have no effect until they are loaded again;
+- "disable-adapters": like "drop-adapters", but after a sleep, loading an adapter again has no effect either;
+- "batch-dependent": it answers each request with different probabilities.
 """
 
 import argparse
@@ -39,11 +41,14 @@ if behaviour.startswith("fail"):
 
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-asleep = has_slept = False
+asleep = False
+has_slept = False
 adapters: dict[str, bool] = {}
 """Whether each loaded adapter applies, by its name."""
 CRASHED = Path("died")
-"""Exists after a request that contains "die" has crashed the server; it crashes only once."""
+"""A file that exists once a request that contains "die" has crashed the server, so that the restarted server does not
+crash at the same request.
+"""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A profile's endpoints, their placement on GPUs, and the arguments with which vLLM is started."""
+"""The endpoints of a profile are placed on GPUs together, and their placement determines vLLM's arguments."""
 
 import os
 from itertools import pairwise
@@ -20,11 +20,12 @@ from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.manifest import load_manifest
 
-SMALL = "smollm2-135m"
+SMALL_MODEL = "smollm2-135m"
 
 
 @pytest.fixture
 def home(tmp_path: Path, smollm2_dir: Path) -> Home:
+    """A home with the weights of the small model."""
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
     (folder / "weights").symlink_to(smollm2_dir.parent)
@@ -34,17 +35,18 @@ def home(tmp_path: Path, smollm2_dir: Path) -> Home:
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs of 40 GiB with a compute capability below an A100's."""
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text(
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text(
         '#!/bin/sh\ncase "$*" in *compute_cap*) echo 7.5; echo 7.5;;\n'
         '*) echo "A card, 40960, 570.1"; echo "A card, 40960, 570.1";; esac\n'
     )
-    smi.chmod(0o700)
+    nvidia_smi.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
 
 def make_config(**settings: object) -> EndpointConfig:
-    return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL, **settings})
+    """The configuration of an endpoint of the small model on a managed vLLM server."""
+    return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL_MODEL, **settings})
 
 
 def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
@@ -54,12 +56,13 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
         EndpointConfig(interface="scripted", model="x"),
     ]
     workloads = collect_workloads(configs, 24, home)
-    assert list(workloads) == [SMALL]
-    assert (workloads[SMALL].sequences, workloads[SMALL].context, workloads[SMALL].rank) == (24, 8192, 0)
-    assert collect_workloads([make_config(capacity=4)], 24, home)[SMALL].sequences == 4
+    assert list(workloads) == [SMALL_MODEL]
+    workload = workloads[SMALL_MODEL]
+    assert (workload.sequences, workload.context, workload.rank) == (24, 8192, 0)
+    assert collect_workloads([make_config(capacity=4)], 24, home)[SMALL_MODEL].sequences == 4
 
 
-def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -> None:
+def test_context_of_a_reasoning_model_includes_its_reasoning_tokens(home: Home) -> None:
     def find_context(**settings: object) -> int:
         config = make_config(model="qwen3-32b-awq", **settings)
         return collect_workloads([config], 8, home)["qwen3-32b-awq"].context
@@ -71,7 +74,8 @@ def test_context_of_a_thinking_model_includes_its_reasoning_tokens(home: Home) -
 
 def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
-    resources, group = assign_resources(collect_workloads([config], 32, home).values(), fill_gpus=True)[SMALL]
+    workloads = collect_workloads([config], 32, home).values()
+    resources, group = assign_resources(workloads, fill_gpus=True)[SMALL_MODEL]
     arguments = make_launch(config, home, resources, sleeps=False).build_command(8000)
     options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     assert group == "" and resources.gpus == (0,)
@@ -81,15 +85,16 @@ def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm
 
 
 def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
-    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
-    assert resources.utilisation == 0.07, "(0.25 GiB of weights + 0.7 of KV cache + 1.5 of overhead) / 40"
+    resources, _group = assign_resources([load_manifest(SMALL_MODEL, home.root)])[SMALL_MODEL]
+    assert resources.utilisation == 0.07, "(0.25 GiB of weights + 0.7 GiB of KV cache + 1.5 GiB of overhead) / 40 GiB"
 
 
 def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
     manifest = load_manifest("gpt-oss-20b", home.root)
-    plain, adapted = (Workload(manifest, rank=rank).demand for rank in (0, 16))
-    assert plain.lora_gib == 0 and adapted.lora_gib == pytest.approx(0.8, abs=0.05)
-    assert adapted.compute_share(1, 40.0) > plain.compute_share(1, 40.0) and choose_rank([]) == 16
+    plain_demand, adapter_demand = (Workload(manifest, rank=rank).demand for rank in (0, 16))
+    assert plain_demand.lora_gib == 0 and adapter_demand.lora_gib == pytest.approx(0.8, abs=0.05)
+    assert adapter_demand.compute_share(1, 40.0) > plain_demand.compute_share(1, 40.0)
+    assert choose_rank([]) == 16
 
 
 @pytest.mark.parametrize("group", ["", "gpu0"])
@@ -105,7 +110,7 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
 
 
 def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
-    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
+    resources, _group = assign_resources([load_manifest(SMALL_MODEL, home.root)])[SMALL_MODEL]
     with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as error:
         make_launch(make_config(batch_invariant=True, python=vllm_python), home, resources, sleeps=False)
     assert error.value.exit_code == 3 and "8.0" in error.value.fix
@@ -125,6 +130,6 @@ def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Hom
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
     python.chmod(0o700)
-    resources = assign_resources([load_manifest(SMALL, home.root)])[SMALL][0]
+    resources, _group = assign_resources([load_manifest(SMALL_MODEL, home.root)])[SMALL_MODEL]
     with pytest.raises(RefusedError, match=r"a GPU has compute capability 7\.5"):
         make_launch(make_config(batch_invariant=True, python=str(python)), home, resources, sleeps=False)
