@@ -27,14 +27,14 @@ def check_sandbox() -> MachineCheck:
     report = probe().as_dict()
     if report["timed_out"]:
         return MachineCheck("sandbox", False, f"could not be tested: {'; '.join(report['reasons'])}", BUSY_FIX)
-    working_layers = [layer for layer, holds in report["layers"].items() if holds]
-    missing_layers = [layer for layer, holds in report["layers"].items() if not holds]
+    working_layers = [layer for layer, works in report["layers"].items() if works]
+    missing_layers = [layer for layer, works in report["layers"].items() if not works]
     verb = "hold" if len(working_layers) > 1 else "holds"
     state = f"{', '.join(working_layers) or 'no layer'} {verb}"
     fix = ""
     if missing_layers:
-        state += f"; missing: {', '.join(missing_layers)}"
-        fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)"
+        state += f"; missing: {', '.join(missing_layers)} ({'; '.join(report['reasons'])})"
+        fix = "look up the missing layers in docs/explanation/sandbox.md"
     return MachineCheck("sandbox", bool(report["safe"]), state, fix)
 
 

@@ -66,7 +66,7 @@ class FakeServer:
         """The share of the KV cache in use that the server reports at /metrics."""
         self._script = script
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._open_writers: set[asyncio.StreamWriter] = set()  # one for each connection
 
     async def start(self, port: int = 0) -> str:
         """Listen on a loopback port; return the url for clients."""
@@ -78,14 +78,14 @@ class FakeServer:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for writer in list(self._clients):
+        for writer in list(self._open_writers):
             writer.transport.abort()
-        while self._clients:
+        while self._open_writers:
             await asyncio.sleep(0.01)
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve the requests of one connection, one after another, until the client disconnects."""
-        self._clients.add(writer)
+        self._open_writers.add(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -96,7 +96,7 @@ class FakeServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._clients.discard(writer)
+            self._open_writers.discard(writer)
             writer.close()
 
     async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -186,6 +186,7 @@ def _send(
     although the header announces all of them.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    # The reason phrase "-" stands for any: clients ignore it.
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     writer.write(head.encode() + content[:sent_bytes])
 

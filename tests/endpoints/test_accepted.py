@@ -34,7 +34,8 @@ STOP_STRINGS = ("a1", "b2", "c3", "d4", "e5")
 def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
     """Send one request with every parameter several times, one after another, and close the endpoint."""
     messages = (Message("system", "Be terse."), Message("user", "2 + 2?"))
-    request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.9, 64, STOP_STRINGS), SEED)
+    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=64, stop=STOP_STRINGS)
+    request = ChatRequest(endpoint.identity, messages, sampling, SEED)
 
     async def send() -> list[ChatReply]:
         try:

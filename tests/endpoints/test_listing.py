@@ -66,7 +66,7 @@ def set_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_model_behind_the_address_is_reported(listing_server: ListingServer) -> None:
     assert list_warnings("gpt-oss-20b", listing_server.url) == [
         f"endpoints.arbiter: {listing_server.url} does not list the model gpt-oss-20b;"
-        " it lists qwen3-4b, judge, org/judge; correct model or url"
+        " it lists qwen3-4b, judge, org/judge; correct the endpoint's model or url"
     ]
     assert listing_server.requests == [("/v1/models", "Bearer sk-listing-0123456789")]
 

@@ -48,7 +48,7 @@ def ask(endpoint: OpenAIChatEndpoint, **options: Any) -> ChatReply:
 def test_request_body_contains_only_the_request(server: Any) -> None:
     messages = (Message("system", "Be terse."), Message("user", "2 + 2? ü\n"), Message("assistant", ""))
     endpoint = OpenAIChatEndpoint("some-model", server.url)
-    sampling = Sampling(0.7, 0.95, 64, ("\n\n", "END"))
+    sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=64, stop=("\n\n", "END"))
 
     async def send() -> None:
         await endpoint.chat(ChatRequest(endpoint.identity, messages, sampling, seed=2**62 + 1))

@@ -45,7 +45,9 @@ async def ask_server(server, context: Context | None, body: dict[str, object]) -
 
 
 async def test_stop_strings_of_a_reasoning_model_are_applied_by_the_client(server) -> None:
-    reply = await ask_server(server, Context(0, 32), make_body("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
+    reply = await ask_server(
+        server, Context(tokens=0, reasoning=32), make_body("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo.")
+    )
     assert "stop" not in server.bodies[-1]
     assert strip_reasoning(reply.text).strip() == "ANSWER: 5" and "One.\n\nTwo." in reply.text
     assert (reply.finish, reply.reasoning_tokens) == ("stop", 21)
@@ -59,7 +61,9 @@ async def test_stop_strings_of_other_models_are_sent(server) -> None:
 
 async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
-    truncated_reply = await ask_server(server, Context(0, 32), make_body(None, "One.\n\nTwo", "length"))
+    truncated_reply = await ask_server(
+        server, Context(tokens=0, reasoning=32), make_body(None, "One.\n\nTwo", "length")
+    )
     unparsed = player.refuse_incomplete(truncated_reply)
     assert unparsed is not None
     assert unparsed.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
@@ -71,11 +75,12 @@ async def test_judge_truncated_in_its_reasoning_raises_an_error() -> None:
     judge = SoftJudge("arbiter", ScriptedEndpoint("arbiter"))
 
     async def call(_: ChatRequest) -> ChatReply:
-        return ChatReply("<think>\nOne.\n\nTwo", "length", 9, 30)
+        return ChatReply("<think>\nOne.\n\nTwo", "length", prompt_tokens=9, completion_tokens=30)
 
     item = make_starter_items("test")[0]
     with pytest.raises(EndpointError, match=r"cut inside its reasoning after 30 tokens; raise endpoints\.arbiter"):
-        await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
+        draw = Draw(run_seed=0, turn=0, attempt=0)
+        await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", draw, call)
 
 
 def test_reasoning_model_is_not_prompted_section_by_section() -> None:
@@ -86,7 +91,9 @@ def test_reasoning_model_is_not_prompted_section_by_section() -> None:
 async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES["Qwen2ForCausalLM"], tmp_path / "r1", TEXTS)
     (folder / "weights.json").write_text('{"name": "r1", "revision": "x"}')
-    endpoint = InProcessEndpoint(folder, rows=2, device="cpu", dtype="float32", context=Context(2048, 6))
+    endpoint = InProcessEndpoint(
+        folder, rows=2, device="cpu", dtype="float32", context=Context(tokens=2048, reasoning=6)
+    )
     try:
         sampling = Sampling(max_tokens=6, stop=("e", " "))
         reply = await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "?"),), sampling))
@@ -143,14 +150,14 @@ def test_contexts_of_the_packaged_profiles_fit_prompt_reasoning_and_answer(home:
 
 def test_overflow_counts_prompt_answer_and_reasoning() -> None:
     class CountingEndpoint:
-        context = Context(100, 40)
+        context = Context(tokens=100, reasoning=40)
 
         def count_tokens(self, text: str) -> int | None:
             return len(text.split())
 
     messages = (Message("user", "one two three"),)
-    assert find_overflow(CountingEndpoint(), messages, 57) == ""
-    overflow = find_overflow(CountingEndpoint(), messages, 58)
+    assert find_overflow(CountingEndpoint(), messages, answer_tokens=57) == ""
+    overflow = find_overflow(CountingEndpoint(), messages, answer_tokens=58)
     assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in overflow
 
 

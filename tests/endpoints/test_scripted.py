@@ -34,14 +34,14 @@ async def test_scripted_reply_depends_only_on_the_request() -> None:
     sequential = [(await immediate.chat(request)).text for request in requests]
     concurrent = await asyncio.gather(*(delayed.chat(request) for request in reversed(requests)))
     assert sequential == [reply.text for reply in reversed(concurrent)]
-    assert len(set(sequential)) > len(sequential) / 3
-    assert (
-        await ScriptedEndpoint("n").chat(make_request(ScriptedEndpoint("n"), PROMPT_BY_SECTIONS["SOLUTION", "ANSWER"]))
-    ).text
+    assert len(set(sequential)) > len(sequential) / 3, "replies to different requests are too often equal"
+    other_model = ScriptedEndpoint("n")
+    assert (await other_model.chat(make_request(other_model, PROMPT_BY_SECTIONS["SOLUTION", "ANSWER"]))).text
 
 
 async def test_scripted_delay_does_not_change_the_identity() -> None:
-    assert ScriptedEndpoint("m", 0.5).identity == ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
+    assert ScriptedEndpoint("m", delay_s=0.5).identity == ScriptedEndpoint("m").identity
+    assert ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_script_produces_every_outcome_of_a_run() -> None:
 async def test_tokens_are_counted_in_words() -> None:
     endpoint = ScriptedEndpoint("m", script=lambda prompt, rng: "three words here")
     reply = await endpoint.chat(make_request(endpoint, "two words"))
-    assert reply == ChatReply("three words here", "stop", 2, 3, 0.0)
+    assert reply == ChatReply("three words here", "stop", prompt_tokens=2, completion_tokens=3, seconds=0.0)
     assert endpoint.count_tokens("a b  c\n") == 3
     await endpoint.close()
     await endpoint.close()

@@ -243,32 +243,32 @@ def test_metrics_of_several_engines_give_the_highest_values() -> None:
 
 
 async def test_time_limit_follows_the_measured_speed_down_to_its_minimum() -> None:
-    timeout = AdaptiveTimeout(2.0)
+    timeout = AdaptiveTimeout(min_s=2.0)
     assert timeout.limit(512) == 2.0 * pace.FIRST_MULTIPLE
-    timeout.note_answer(10.0, 100)  # 0.1 s per token
+    timeout.note_answer(seconds=10.0, tokens=100)  # 0.1 s per token
     assert timeout.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
     assert timeout.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.MIN_TOKENS)
     for _ in range(200):
-        timeout.note_answer(0.01, 100)
+        timeout.note_answer(seconds=0.01, tokens=100)
     assert timeout.limit(1000) == 2.0
 
 
 async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
-    timeout = AdaptiveTimeout(0.01)
-    timeout.note_answer(0.0001, 64)
+    timeout = AdaptiveTimeout(min_s=0.01)
+    timeout.note_answer(seconds=0.0001, tokens=64)
     limit_before = timeout.limit(64)
     for _ in range(8):
         with pytest.raises(TimeoutError):
-            async with timeout.time_limit(64, 0.01):
+            async with timeout.time_limit(tokens=64, timeout_s=0.01):
                 await asyncio.sleep(1)
     assert limit_before < timeout.limit(64) <= pace.MAX_SLACK * limit_before
 
 
 async def test_first_measured_speed_applies_to_running_requests() -> None:
-    timeout, start_time = AdaptiveTimeout(0.05), time.monotonic()
+    timeout, start_time = AdaptiveTimeout(min_s=0.05), time.monotonic()
     with pytest.raises(TimeoutError):
-        async with timeout.time_limit(64, timeout.limit(64)):
-            timeout.note_answer(0.001, 64)
+        async with timeout.time_limit(tokens=64, timeout_s=timeout.limit(64)):
+            timeout.note_answer(seconds=0.001, tokens=64)
             await asyncio.sleep(10)
     assert time.monotonic() - start_time < 0.05 * pace.FIRST_MULTIPLE
 

@@ -17,7 +17,7 @@ BUSY_RESPONSE = {"error": {"message": "Rate limit reached: tokens per day"}}
 
 
 def send_requests(count: int, *urls: str) -> list[Any]:
-    """Send concurrent requests, and return a reply or an error for each."""
+    """Send concurrent requests to replicas at `urls`; return a reply or an error for each request."""
 
     async def send() -> list[Any]:
         endpoint = OpenAIChatEndpoint("m", urls=urls)
@@ -32,6 +32,7 @@ def send_requests(count: int, *urls: str) -> list[Any]:
 
 @pytest.fixture
 def busy_server(new_server: Any):
+    """A second server, which refuses every request as busy."""
     server = new_server()
     server.answer((429, BUSY_RESPONSE))
     yield server
@@ -101,7 +102,7 @@ def test_endpoints_that_share_a_server_report_a_wait_once() -> None:
     lines: list[str] = []
     with reporting_waits(lines.append):
         for _ in range(2):
-            waits.Waits().note("http://127.0.0.1:1/v1", "answered 429: slow down", 86_400.0 * 3, 60.0)
+            waits.Waits().note("http://127.0.0.1:1/v1", "answered 429: slow down", seconds=86_400.0 * 3, waited_s=60.0)
     assert len(lines) == 1
 
 

@@ -47,13 +47,14 @@ class SleepingEndpoint(ScriptedEndpoint):
 
 def make_time_shared_pair() -> tuple[dict[str, TimeShared], list[SleepingEndpoint]]:
     """Two time-shared endpoints, by name, and the endpoints that they wrap."""
-    inner_endpoints = {name: SleepingEndpoint(name, 0.001) for name in ("a", "b")}
-    endpoints = take_turns(inner_endpoints, {"a": "gpu0", "b": "gpu0"}, 0.001)
+    inner_endpoints = {name: SleepingEndpoint(name, delay_s=0.001) for name in ("a", "b")}
+    endpoints = take_turns(inner_endpoints, {"a": "gpu0", "b": "gpu0"}, linger_s=0.001)
     time_shared = {name: endpoint for name, endpoint in endpoints.items() if isinstance(endpoint, TimeShared)}
     return time_shared, list(inner_endpoints.values())
 
 
 def send_request(endpoint: Endpoint, number: int = 0) -> Any:
+    """Send a request whose seed is `number`."""
     return endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "QUESTION:"),), Sampling(), number))
 
 
@@ -120,7 +121,7 @@ def time_shared_endpoints(monkeypatch: pytest.MonkeyPatch) -> list[TimeShared]:
     collected_endpoints: list[TimeShared] = []
 
     def take_turns_and_collect(endpoints: Any, groups: Any) -> dict[str, Endpoint]:
-        endpoint_by_name = take_turns(endpoints, groups, 0.001)
+        endpoint_by_name = take_turns(endpoints, groups, linger_s=0.001)
         collected_endpoints.extend(
             endpoint for endpoint in endpoint_by_name.values() if isinstance(endpoint, TimeShared)
         )

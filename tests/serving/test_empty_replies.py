@@ -188,10 +188,20 @@ def use_endpoint(silent_model: SilentModel, send_requests: Callable[[Endpoint, E
     """Call `send_requests` with an endpoint of the served model, and the plan of an evaluation on the test items."""
 
     async def build_and_close() -> T:
-        endpoint = build_model_endpoint(silent_model.model, "", silent_model.home, "vllm", ARGS, REASONING_TOKENS)
+        endpoint = build_model_endpoint(
+            silent_model.model, "", silent_model.home, "vllm", ARGS, reasoning_tokens=REASONING_TOKENS
+        )
         try:
             items = make_starter_items("test")[:QUESTIONS]
-            plan = make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=REASONING_TOKENS)
+            plan = make_plan(
+                endpoint.identity,
+                "starter",
+                "test",
+                items,
+                runs=1,
+                temperature=0.0,
+                reasoning_tokens=REASONING_TOKENS,
+            )
             return await send_requests(endpoint, plan)
         finally:
             await endpoint.close()

@@ -39,7 +39,8 @@ if __name__ == "__main__":
 def make_launch(python: str, home: Path, **manifest_fields: Any) -> Launch:
     """A launch of the small model, with some fields of its manifest replaced."""
     manifest = load_manifest("smollm2-135m", home).model_copy(update=manifest_fields)
-    return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
+    interpreter = Interpreter(Path(python), vllm="", torch="+cpu")
+    return Launch(manifest, revision="r", weights=home, interpreter=interpreter)
 
 
 def test_vllm_interpreter_and_its_children_cannot_connect_outside(

@@ -331,10 +331,12 @@ def test_context_too_short_for_the_reasoning_is_refused_at_the_start(home: Home,
 
 def test_stop_string_ends_the_answer_and_not_the_reasoning(home: Home, interface: str) -> None:
     async def ask(stop: tuple[str, ...]) -> ChatReply:
-        endpoint = build_model_endpoint("thinker", "", home, interface, ARGS if interface == "vllm" else (), 512)
+        args = ARGS if interface == "vllm" else ()
+        endpoint = build_model_endpoint("thinker", "", home, interface, args, reasoning_tokens=512)
         try:
             message = Message("user", "How many are 2 and 3?")
-            return await endpoint.chat(ChatRequest(endpoint.identity, (message,), Sampling(0.0, 1.0, 600, stop)))
+            sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=600, stop=stop)
+            return await endpoint.chat(ChatRequest(endpoint.identity, (message,), sampling))
         finally:
             await endpoint.close()
 

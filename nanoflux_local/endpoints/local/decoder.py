@@ -182,6 +182,7 @@ def attend(
     if nanoflux_rows.row_to_fill is not None:
         keys, values = nanoflux_rows.fill(layer, key, value)
         total_length = keys.shape[2]
+        # A whole prompt without a sliding window needs only the causal mask, which torch computes itself.
         needs_mask = total_length > length or (sliding_window and sliding_window < length)
         mask = _band_mask(length, total_length, sliding_window, device) if needs_mask else None
         attended = functional.scaled_dot_product_attention(

@@ -73,6 +73,7 @@ class VllmEndpoint:
             task = asyncio.create_task(client.chat(self._adapt_request(request)))
             try:
                 await asyncio.wait((task, exit_future), return_when=asyncio.FIRST_COMPLETED)
+                # If the server has failed, the loop prepares a new server and sends the request again.
                 if task.done() and (task.exception() is None or not await self._server.has_failed()):
                     return self._count_reasoning(task.result())
             finally:

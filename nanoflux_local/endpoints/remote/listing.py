@@ -47,7 +47,8 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
     shown_names = ", ".join(listed_names[:MAX_SHOWN])
     ending = ", …" if len(listed_names) > MAX_SHOWN else ""
     return (
-        f"endpoints.{name}: {url} does not list the model {model}; it lists {shown_names}{ending}; correct model or url"
+        f"endpoints.{name}: {url} does not list the model {model}; it lists {shown_names}{ending};"
+        " correct the endpoint's model or url"
     )
 
 

@@ -120,7 +120,7 @@ class Service:
         if wait_s is None:
             raise BusyError(
                 f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
-                "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
+                "resume after the pause with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
         self._waits.note(replica.url, replica.pause_message, wait_s, retries.waited_s)
         await asyncio.sleep(wait_s)
