@@ -85,6 +85,7 @@ class Limiter:
             raise
 
     def _leave(self) -> None:
+        """Free the slot of one task, and admit the next waiting task."""
         self.busy -= 1
         self._admit()
 

@@ -7,6 +7,7 @@ Models that miss their stop token continue with an invented user message, which 
 import re
 from collections.abc import Collection
 
+# Labels of invented turns, as alternatives of a regular expression.
 _SPEAKER_LABELS = "human|user|assistant|system"
 _TASK_LABELS = "q|question|problem|exercise|task|instruction|input"
 _CONTROL_TOKEN = re.compile(
@@ -17,9 +18,7 @@ _OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL_TOKEN.pattern})(?:(?:assistan
 
 
 def _compile_next_turn(labels: str) -> re.Pattern[str]:
-    """Compile a pattern for a control token, or for a line that starts with one of the `labels` (alternatives of a
-    regular expression) and a colon.
-    """
+    """Compile a pattern for a control token, or for the beginning of a line with one of the `labels` and a colon."""
     return re.compile(
         rf"{_CONTROL_TOKEN.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]",
         re.IGNORECASE | re.MULTILINE,

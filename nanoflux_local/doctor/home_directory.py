@@ -16,7 +16,7 @@ MIN_FREE_GIB = 2.0
 MAX_HASHED_GIB = 1.0
 """Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
 MAX_LISTED = 3
-"""The maximum number of damaged files that the check lists; it only counts the others."""
+"""The maximum number of damaged files that are listed; the others are only counted."""
 REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
 

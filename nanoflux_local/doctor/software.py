@@ -16,7 +16,7 @@ from nanoflux_models.manifest import list_manifests
 NEWEST_TESTED = (3, 12)
 """The newest version of Python with which the tests are run."""
 MAX_LISTED = 6
-"""The maximum number of packages that a check lists; it only counts the others."""
+"""The maximum number of packages that are listed; the others are only counted."""
 
 
 def check_python() -> MachineCheck:

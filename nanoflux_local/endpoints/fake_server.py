@@ -25,6 +25,7 @@ Json = dict[str, Any]
 EMBEDDINGS = "/v1/embeddings"
 """The path of requests for embeddings."""
 UNUSABLE_BODIES = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choices": []}', b"\xff\xfe\x00")
+"""Bodies of responses in which a client finds no reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ class FakeServer:
         if request.keys:
             text = _to_json_object(text, request.keys)
         reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.reasoning_share else ""
-        reply = FakeReply(text, reasoning, len(request.prompt.split()), len(text.split()))
+        prompt_words, text_words = len(request.prompt.split()), len(text.split())
+        reply = FakeReply(text, reasoning, prompt_tokens=prompt_words, completion_tokens=text_words)
         return json.dumps(REPLY_WRITERS[path](request, reply)).encode()
 
 
@@ -186,7 +188,7 @@ def _send(
     although the header announces all of them.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    # The reason phrase "-" stands for any: clients ignore it.
+    # Clients ignore the reason phrase after the status, so "-" stands for all of them.
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     writer.write(head.encode() + content[:sent_bytes])
 

@@ -239,8 +239,8 @@ def _suggest_address_or_model(requested_url: str, server_message: str = "") -> s
 
 
 def read_retry_after(headers: Any) -> float | None:
-    """The seconds to wait before the next request, as the headers state them: in milliseconds, in seconds, or as a
-    date. None if they state none.
+    """The seconds to wait before the next request; None if no header states them. Headers state the time in
+    milliseconds, in seconds, or as a date.
     """
     for name, units_per_s in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = _parse_delay(headers.get(name), units_per_s)

@@ -71,6 +71,7 @@ class HashingEmbedder:
         return EmbedReply.of(self.vector(request.text))
 
     def vector(self, text: str) -> Vector:
+        """The vector of a text: each word adds 1 to, or subtracts 1 from, the element that its hash selects."""
         vector = np.zeros(DIMENSIONS, dtype=np.float32)
         for word in re.findall(r"\w+", text.lower()):
             word_hash = derive_seed("word", word)

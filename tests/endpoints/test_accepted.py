@@ -205,7 +205,7 @@ def test_concurrent_refusals_are_reported_once(server: Any) -> None:
     faults: list[Fault] = []
     server.choose = lambda body: (422, {"detail": [SEED_ERROR]}) if "seed" in body else (200, GOOD_REPLY)
 
-    async def send() -> list[ChatReply]:
+    async def send_concurrently() -> list[ChatReply]:
         endpoint = OpenAIChatEndpoint("m", server.url)
         try:
             request = ChatRequest(endpoint.identity, (Message("user", "hi"),), seed=SEED)
@@ -215,7 +215,7 @@ def test_concurrent_refusals_are_reported_once(server: Any) -> None:
             await endpoint.close()
 
     with reporting_faults(faults.append):
-        assert [reply.text for reply in asyncio.run(send())] == ["yes"] * 17
+        assert [reply.text for reply in asyncio.run(send_concurrently())] == ["yes"] * 17
     assert [fault.kind for fault in faults] == ["refused_parameter"]
     assert "seed" not in server.bodies[-1] and len(server.bodies) <= 33
 

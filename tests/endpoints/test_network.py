@@ -70,6 +70,7 @@ class ForwardProxy:
 
 @pytest.fixture
 def proxy(server) -> Iterator[ForwardProxy]:
+    """A proxy in front of a server that answers every request."""
     server.answer((200, GOOD_REPLY))
     forward_proxy = ForwardProxy(server.url)
     yield forward_proxy
@@ -160,9 +161,9 @@ def test_missing_certificates_are_refused_with_variable_and_path(
 
 
 def test_certificates_named_by_the_environment_are_loaded(tmp_path: Path, monkeypatch) -> None:
-    file = tmp_path / "cacert.pem"
-    file.write_text("no certificate")
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    certificate_file = tmp_path / "cacert.pem"
+    certificate_file.write_text("no certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate_file))
     with pytest.raises(ConfigError, match="which holds no certificates"):
         check_network("https://model.example/v1")
     monkeypatch.delenv("SSL_CERT_FILE")

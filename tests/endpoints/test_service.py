@@ -101,7 +101,7 @@ def test_retry_after_may_be_a_date() -> None:
 def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
     url, server = fake_server(Chaos({"stall": 1.0}))
 
-    async def send() -> None:
+    async def send_and_cancel() -> None:
         endpoint = OpenAIChatEndpoint("m", url)
         task = asyncio.create_task(endpoint.chat(make_request(endpoint)))
         while not server.requests:
@@ -114,7 +114,7 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
             await asyncio.sleep(0.01)
         await endpoint.close()
 
-    asyncio.run(send())
+    asyncio.run(send_and_cancel())
     assert server.disconnects == server.requests == 1
 
 
@@ -130,7 +130,7 @@ async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_w
     assert limiter.limit == 8
     for _ in range(9):
         limiter.widen()
-    assert 8.9 < limiter.limit < 10
+    assert 8.9 < limiter.limit < 10, "about as many answers as the limit must raise it by about 1"
     for _ in range(1000):
         limiter.widen()
     assert limiter.limit == limiter.capacity == 32
@@ -140,7 +140,9 @@ async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_w
 
 
 async def test_adaptive_limiter_bounds_concurrency_and_frees_the_slot_of_a_cancelled_request() -> None:
-    limiter, in_flight, max_in_flight = AdaptiveLimiter(3), 0, 0
+    limiter = AdaptiveLimiter(3)
+    in_flight = 0
+    max_in_flight = 0
 
     async def occupy_slot() -> None:
         nonlocal in_flight, max_in_flight
@@ -164,7 +166,7 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     url, server = fake_server(Chaos({"rate_limited": 0.5}, seed=2, retry_after_s=0.001))
 
-    async def send() -> float:
+    async def find_lowest_limit() -> float:
         endpoint = OpenAIChatEndpoint("m", url, capacity=32)
         lowest_limit = 32.0
 
@@ -179,7 +181,7 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
             await endpoint.close()
         return lowest_limit
 
-    assert asyncio.run(send()) <= 16 and server.chaos.fault_counts["rate_limited"] > 20
+    assert asyncio.run(find_lowest_limit()) <= 16 and server.chaos.fault_counts["rate_limited"] > 20
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_
     list_price = find_price(make_config("claude-opus-4-5"), tmp_path)
     assert list_price is not None and list_price.completion > list_price.prompt > 0
     assert find_price(make_config("claude-opus-4-5-20251101"), tmp_path) == list_price
-    assert find_price(make_config("nobody-knows"), tmp_path) is None
+    assert find_price(make_config("unknown-model"), tmp_path) is None
     assert find_price(make_config("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
     (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = 1, completion = 2 }\n')
     user_price = find_price(make_config("claude-opus-4-5"), tmp_path)

@@ -116,6 +116,7 @@ class SilentModel:
 def silent_model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vllm_python: str, command: Command
 ) -> Iterator[SilentModel]:
+    """Serve the silent stand-in of each model in `ENDINGS` while the tests of this file run."""
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)

@@ -72,9 +72,9 @@ def count_chat_calls(home: Path) -> int:
 def test_killed_server_does_not_change_the_dataset_of_a_run(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    uninterrupted = command(served["home"], served["python"], *RUN_ARGUMENTS)
-    assert uninterrupted.returncode == 0, uninterrupted.stderr
-    expected = json.loads(uninterrupted.stdout)
+    uninterrupted_run = command(served["home"], served["python"], *RUN_ARGUMENTS)
+    assert uninterrupted_run.returncode == 0, uninterrupted_run.stderr
+    expected = json.loads(uninterrupted_run.stdout)
 
     child = start_command(home, served["python"], *RUN_ARGUMENTS)
     wait_for(lambda: count_chat_calls(home) >= 2, child)

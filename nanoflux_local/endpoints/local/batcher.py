@@ -67,7 +67,7 @@ class Batcher:
         self._load = load
         self._queue: deque[DecodingRequest] = deque()
         self._request_by_row: list[DecodingRequest | None] = [None] * rows
-        self._work_available = threading.Condition()  # its lock guards the queue, the rows and the final error
+        self._work_available = threading.Condition()  # its lock also guards the queue and the final error
         self._thread: threading.Thread | None = None
         self._final_error: NanofluxError | None = None  # why the worker accepts no more requests
 
@@ -204,6 +204,7 @@ class Batcher:
         return None
 
     def _free(self, row: int) -> None:
+        """Make a row available to the next request."""
         self._request_by_row[row] = None
         self._decoder.release(row)
 

@@ -1,8 +1,7 @@
 """A decoder whose rows advance together: it computes the logits of the in-process endpoint.
 
-A row's logits depend only on the row's tokens, and not on the other rows, its index, or the step at which it was
-filled.
-Four design choices ensure this:
+A row's logits depend only on the row's tokens, and not on the other rows, the row's index, or the step at which the
+row was filled. Four design choices ensure this:
 
 - a prompt is processed alone, at its exact length, in one pass or two: a prefix that prompts share is always processed
   separately, so its cached keys and values are bit-identical to computed ones;

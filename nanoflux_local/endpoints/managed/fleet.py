@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ManagedServer:
-    """One server, started when it is needed. Use it only in one event loop and its thread."""
+    """One server, which is started on first use. Use it only in one event loop, and in that loop's thread."""
 
     def __init__(self, home: Path, launch: Launch) -> None:
         self.launch = launch

@@ -1,8 +1,8 @@
 """Plans managed servers: assigns each server its GPUs and memory (its `ServerResources`), prepares its start (a
 `Launch`), and builds the endpoints that use it.
 
-`models plan`, runs and `models serve` all use this module, so that they place models in the same way. It starts no
-server.
+`models plan`, runs and `models serve` all use this module, so that they place models in the same way. The module starts
+no server.
 """
 
 from collections.abc import Iterable, Mapping

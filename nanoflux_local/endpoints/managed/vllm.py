@@ -4,7 +4,7 @@ When the first request arrives, a running server is found or a server is started
 ledger starts none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded
 under its content hash and probed before the first request. A reasoning model's stop strings are not sent, since vLLM
 would apply them to the reasoning; instead, the client applies them to the answer. The other requests of a batch can
-change a reply, so the endpoint is repeatable only if its server is batch-invariant. A test confirms that it is.
+change a reply, so the endpoint is repeatable only if its server passes a test of batch invariance.
 """
 
 import asyncio

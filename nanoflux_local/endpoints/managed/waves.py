@@ -100,13 +100,13 @@ class SharedGpu:
                 self._start_swap_if_idle()
 
     def _priority(self, member: Sleeper) -> tuple[int, int]:
-        """The priority of a member with waiting requests: by their number, then by the age of the oldest."""
+        """The priority of a member: by the number of its waiting requests, then by the age of the oldest request."""
         futures = self._waiting[member]
         oldest_ticket = min(futures)
         return len(futures), -oldest_ticket
 
     async def _swap(self, member: Sleeper) -> None:
-        """Wake a member and admit its waiting requests. If it cannot be woken, they fail."""
+        """Wake a member and admit its waiting requests. If the member cannot be woken, these requests fail."""
         self._answering = None
         try:
             if self._resident is not None and self._resident is not member:
@@ -175,6 +175,7 @@ class TimeShared:
 
 @contextmanager
 def _leave_at_end(gpu: SharedGpu) -> Iterator[None]:
+    """Report the end of a request to the GPU when the block ends, even if the block fails."""
     try:
         yield
     finally:

@@ -53,8 +53,8 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
 
 
 async def _try_fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists. Empty if it lists none or if the query fails; in the latter case, the first
-    request will report the failure.
+    """The models that a server lists; empty if it lists none, or if the query fails. If it fails, the first request to
+    the model reports the cause.
     """
     try:
         return await fetch_listing(url, key)

@@ -1,7 +1,7 @@
 """Adapts the timeout of requests and the number of concurrent requests to a server's behaviour.
 
 With a fixed timeout, a slow local server would look broken. A fixed number of concurrent requests would be too low for
-a large server, or too high for a small one.
+a large server, or too high for a small server.
 """
 
 import asyncio
@@ -52,8 +52,8 @@ class AdaptiveTimeout:
                 finally:
                     del self._tokens_by_timeout[timeout]
         except TimeoutError:
-            # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
-            # the same timeout lengthen it only once.
+            # The timeout may have been too short, so the next request gets a longer one. Requests that ran at the same
+            # time with the same timeout lengthen it only once.
             timeout_without_slack = self.limit(tokens) / self._slack
             doubled_slack = 2 * timeout_s / timeout_without_slack
             self._slack = min(MAX_SLACK, max(self._slack, doubled_slack))
