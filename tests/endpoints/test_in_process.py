@@ -134,13 +134,13 @@ async def test_seed_determines_the_sampled_reply(endpoint: InProcessEndpoint) ->
     assert first_text != second_text
 
 
-async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
+async def test_reply_ends_before_a_stop_string(endpoint: InProcessEndpoint) -> None:
     prompt = "Write the numbers from one to ten as words."
     full_text = (await endpoint.chat(make_request(endpoint, prompt))).text
     middle = len(full_text) // 2
-    stop = full_text[middle : middle + 5]
-    reply = await endpoint.chat(make_request(endpoint, prompt, Sampling(stop=(stop,))))
-    assert (reply.text, reply.finish) == (full_text[: full_text.index(stop)], "stop")
+    stop_string = full_text[middle : middle + 5]
+    reply = await endpoint.chat(make_request(endpoint, prompt, Sampling(stop=(stop_string,))))
+    assert (reply.text, reply.finish) == (full_text[: full_text.index(stop_string)], "stop")
 
 
 async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:

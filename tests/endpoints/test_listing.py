@@ -15,6 +15,9 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 LISTING = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
 
 
+"""A server's list of models: one has only an id, the other also the name of its base model as `root`."""
+
+
 class ListingServer:
     """A server that only lists models. `requests` are the path and the Authorization header of each request."""
 

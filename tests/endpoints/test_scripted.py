@@ -54,6 +54,7 @@ async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: 
 
 
 async def test_script_produces_every_outcome_of_a_run() -> None:
+    """The questions include near-duplicates, and the verdicts include rejections and low confidence."""
     endpoint = ScriptedEndpoint("m")
     attacks = await collect_replies(endpoint, PROMPT_BY_SECTIONS["QUESTION", "SOLUTION", "ANSWER"])
     question_openings = Counter(text.partition("QUESTION: ")[2].partition(" boxes")[0] for text in attacks)
@@ -67,7 +68,7 @@ async def test_script_produces_every_outcome_of_a_run() -> None:
     assert not any("DECISION: CORRECT" in text for text in verdicts_on_wrong_answers)
 
 
-async def test_tokens_are_counted_in_words() -> None:
+async def test_scripted_endpoint_counts_words_as_tokens() -> None:
     endpoint = ScriptedEndpoint("m", script=lambda prompt, rng: "three words here")
     reply = await endpoint.chat(make_request(endpoint, "two words"))
     assert reply == ChatReply("three words here", "stop", prompt_tokens=2, completion_tokens=3, seconds=0.0)
@@ -76,7 +77,7 @@ async def test_tokens_are_counted_in_words() -> None:
     await endpoint.close()
 
 
-async def test_embeddings_are_unit_vectors_and_similar_for_shared_words() -> None:
+async def test_hashing_embedder_gives_similar_unit_vectors_to_texts_with_shared_words() -> None:
     embedder = HashingEmbedder("h")
     texts = ["three apples and a pear", "a pear and three apples!", "tax law", "", "\ud800"]
     vectors = [(await embedder.embed(EmbedRequest(embedder.identity, text))).vector for text in texts]

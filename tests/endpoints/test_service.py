@@ -27,6 +27,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.run import configs
 
 CLIENTS = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
+"""The client of each protocol."""
 GOOD_REPLY = {
     "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
     "status": "completed",

@@ -14,6 +14,7 @@ from nanoflux_local.records import ChatRequest, Message
 
 GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 BUSY_RESPONSE = {"error": {"message": "Rate limit reached: tokens per day"}}
+"""The body of a response with status 429 or 503."""
 
 
 def send_requests(count: int, *urls: str) -> list[Any]:
@@ -106,7 +107,7 @@ def test_endpoints_that_share_a_server_report_a_wait_once() -> None:
     assert len(lines) == 1
 
 
-def test_repeatedly_failing_server_is_reported_too(server, monkeypatch) -> None:
+def test_wait_for_a_failing_server_is_reported(server, monkeypatch) -> None:
     monkeypatch.setattr(waits, "MIN_REPORTED_S", 0.0)
     monkeypatch.setattr(waits, "REPORT_INTERVAL_S", 0.0)
     server.answer(*[(500, {"error": {"message": "out of memory"}})] * 3, (200, GOOD_REPLY))

@@ -98,7 +98,7 @@ def test_cancelled_requests_leave_no_wave_open() -> None:
     asyncio.run(send_requests())
 
 
-def test_close_ends_waiting_requests() -> None:
+def test_close_fails_waiting_requests() -> None:
     async def send_requests() -> None:
         time_shared, _ = make_time_shared_pair()
         task = asyncio.create_task(send_request(time_shared["a"]))

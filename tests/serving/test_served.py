@@ -114,6 +114,7 @@ def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any
     assert all(reply.prompt_tokens > 700 and reply.finish == "length" for reply in replies)
 
 
+# The arguments of the run, except for its profile.
 RUN_ARGUMENTS = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
 
 

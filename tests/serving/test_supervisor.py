@@ -108,7 +108,7 @@ def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
     assert wait_until_gone(processes, 0.5) and is_free(record.port) and server_record.read_records(home) == []
 
 
-def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
+def test_early_exit_is_explained_and_leaves_no_record(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as error:
         start_server(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     message = str(error.value)

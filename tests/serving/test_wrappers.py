@@ -83,7 +83,7 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
         ask(server["url"], GEMMA, [pixel, {"type": "text", "text": "What is it?"}])
 
 
-def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
+def test_mixture_of_experts_is_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
     """With buffers for adapters, vLLM for CPUs crashes on the first request."""
     assert has_experts(weights_dir(GPT_OSS, stand_ins)) and not is_wrapper(weights_dir(GPT_OSS, stand_ins))
     server = serve(GPT_OSS)

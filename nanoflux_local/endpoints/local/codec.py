@@ -85,7 +85,7 @@ class ChatCodec:
         return find_opening_tag(prompt_end)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids. Special tokens are omitted, except those that mark reasoning; spaces are not cleaned up."""
+        """Decode token ids. Special tokens are omitted, except those that mark reasoning; no space is removed."""
         omit_special = self._hidden_ids is None
         visible_ids = [token_id for token_id in ids if self._hidden_ids is None or token_id not in self._hidden_ids]
         return str(
@@ -93,9 +93,9 @@ class ChatCodec:
         )
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
-        """The text before the answer's first stop string, if the newest token completed a stop string; else None.
-        `opening_tag` is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning
-        are ignored.
+        """The text before the first of the answer's stop strings (`stop`), if the newest token completed one of them;
+        else None. `opening_tag` is the tag with which the prompt opens the reply's reasoning. Stop strings within the
+        reasoning are ignored.
         """
         if not stop:
             return None
@@ -128,7 +128,7 @@ class ChatCodec:
         # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
         turn_ends = [token for token in TURN_ENDS if not (self._uses_channels and token in CHANNEL_MARKS)]
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
-        unknown_id = self._tokenizer.unk_token_id
+        unknown_id = self._tokenizer.unk_token_id  # the id of every text that is not a token
         end_ids = {self._tokenizer.eos_token_id, *(end_id for end_id in turn_end_ids if end_id != unknown_id)}
         for config_name in ("config.json", "generation_config.json"):
             config_file = folder / config_name

@@ -31,12 +31,13 @@ from nanoflux_models.weights import weights_dir
 SEQUENCES = 8
 """The number of concurrent requests for which KV-cache memory is planned by default."""
 CONTEXT = 4096
-"""The number of tokens of each of these requests."""
+"""The number of tokens of each of these requests, reply included."""
 CONCURRENCY = 8
 """The number of concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
 """The size of the buffers for two adapters of rank 16, as a share of the model's size in bfloat16. Measured for a
-mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it."""
+mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it.
+"""
 SUPPORTED_RANKS = (DEFAULT_RANK, 32, 64, 128, 256, 512)
 """The ranks with which a vLLM server can be started, from the default upwards."""
 MIN_CAPABILITY = 8.0
@@ -65,11 +66,11 @@ class Workload:
         """
         memory, parallel = self.manifest.memory, self.manifest.parallel
         if memory is None:
-            fix = "add it, with weights_gib and kv_bytes_per_token"
+            fix = "add the table, with weights_gib and kv_bytes_per_token"
             raise ConfigError(f"the manifest of {self.manifest.name} has no [memory] table", fix)
         if parallel.nodes > 1:
             fix = "see docs/how-to/multi-node.md"
-            raise ConfigError(f"{self.manifest.name} spans several machines, but a plan covers only one", fix)
+            raise ConfigError(f"{self.manifest.name} spans several machines, but a plan covers one machine", fix)
         kv_gib = compute_kv_gib(
             memory.kv_bytes_per_token,
             self.sequences,

@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""The number of seeds that a server with 32-bit seeds accepts; it is sent the seed modulo this number."""
+"""The number of seeds that a server with 32-bit seeds accepts. Such a server is sent the seed modulo this number."""
 STOP_LIMIT = 4
 """The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway, provider or region before the model's name: azure/…, us.anthropic.…
@@ -29,6 +29,8 @@ _CLAUDE_WITH_SAMPLING = re.compile(
 )
 """The names of the Claude models up to version 4.6, which accept sampling parameters."""
 
+# Wordings of refusals in lower case: of any parameter, of temperature and top_p together, of stop strings, and of
+# system messages.
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|(?:n't|not|no longer) (?:currently )?support|not permitted|not allowed|not accept"
     r"|unexpected|unknown|unrecogni[sz]ed|extra_forbidden|extra inputs|extra fields|deprecated|cannot find field"

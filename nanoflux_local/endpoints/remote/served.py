@@ -133,8 +133,9 @@ class ServedEndpoint(ABC):
             return self._read_response(request, response.http_response, time.monotonic() - start)
 
         max_tokens = request.sampling.max_tokens
-        max_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
-        bounds = AttemptBounds(max_tokens, lost_tokens=request.prompt_bytes + max_tokens, lost_usd=max_usd)
+        max_prompt_tokens = request.prompt_bytes  # a token has at least one byte
+        max_usd = 0.0 if self.price is None else self.price.cost(max_prompt_tokens, max_tokens)
+        bounds = AttemptBounds(max_tokens, lost_tokens=max_prompt_tokens + max_tokens, lost_usd=max_usd)
         return await self.service.ask(send_request, bounds)
 
     async def _post_until_accepted(self, client: Any, request: ChatRequest, timeout_s: float) -> Any:
