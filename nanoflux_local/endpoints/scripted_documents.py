@@ -47,7 +47,8 @@ def write_document_answer(prompt: str) -> str:
         return "SOLUTION: The passages do not say it.\nANSWER: CANNOT BE ANSWERED, because a rule is missing"
     answer = " and ".join(map(_find_last_word, asked_sentences))
     if "option letter" in prompt:
-        answer = next((letter for letter, option in _OPTION.findall(prompt) if option == answer), "A")
+        matching_letters = [letter for letter, option in _OPTION.findall(prompt) if option == answer]
+        answer = matching_letters[0] if matching_letters else "A"
     return f"SOLUTION: The rules are in the passages.\nANSWER: {answer}"
 
 

@@ -59,7 +59,7 @@ class Shape:
     outcome: Outcome
 
 
-# Builders of whole replies
+# Builders of replies and their parts
 
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}

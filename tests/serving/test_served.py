@@ -50,10 +50,10 @@ def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict
     ]
     logs = command(served["home"], served["python"], "models", "logs", "smollm2-135m", "--lines", "3")
     assert len(logs.stdout.splitlines()) == 3
+    # In /proc/net/tcp, addresses are hexadecimal, 127.0.0.1 is 0100007F, and 0A is the state of a listening socket.
     port, loopback = f"{served['port']:04X}", "0100007F"
-    listening_addresses = [
-        line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line
-    ]
+    socket_lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening_addresses = [line.split()[1] for line in socket_lines if " 0A " in line]
     assert [address for address in listening_addresses if address.endswith(f":{port}")] == [f"{loopback}:{port}"]
     second_serve = command(served["home"], served["python"], "models", "serve", "smollm2-135m")
     assert second_serve.returncode == 3 and "already running" in second_serve.stderr

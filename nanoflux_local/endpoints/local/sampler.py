@@ -33,7 +33,8 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     if sampling.top_p < 1.0:
         probabilities, tokens = _select_nucleus(probabilities, sampling.top_p)
     cumulative_probabilities = probabilities.double().cumsum(0)
-    if not float(cumulative_probabilities[-1]) > 0.0:
+    total_probability = float(cumulative_probabilities[-1])
+    if not total_probability > 0.0:  # also true for NaN
         raise EndpointError(
             "the model's logits are not finite numbers", "check the weights with `nanoflux models verify NAME`"
         )

@@ -22,6 +22,8 @@ MAX_DEPTH = 8
 """The maximum number of levels of nested JSON that are read."""
 MAX_ENTRIES = 5
 """The maximum number of entries that are read from a list."""
+MAX_LOCATION_PARTS = 8
+"""The maximum number of keys that are read from the path to an invalid parameter."""
 MAX_CODE_CHARS = 100
 """The number of characters of a code or a parameter's name that are read."""
 MESSAGE_KEYS = (
@@ -104,7 +106,8 @@ def _find_messages(value: Any, depth: int) -> Iterator[str]:
         for entry in value[:MAX_ENTRIES]:
             yield from _find_messages(entry, depth + 1)
     elif isinstance(value, dict) and isinstance(value.get("loc"), list):  # a validation error of FastAPI
-        yield f"{'.'.join(map(str, value['loc'][:8]))}: {value.get('msg', '')}"
+        location = ".".join(map(str, value["loc"][:MAX_LOCATION_PARTS]))
+        yield f"{location}: {value.get('msg', '')}"
     elif isinstance(value, dict):
         for key in MESSAGE_KEYS:
             messages = list(_find_messages(value.get(key), depth + 1))

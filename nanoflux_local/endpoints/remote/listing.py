@@ -6,7 +6,7 @@ servers on this machine or in a private network are queried. A server without a 
 
 import asyncio
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,13 +27,11 @@ MAX_SHOWN = 3
 
 async def list_model_warnings(endpoints: Mapping[str, Endpoint]) -> list[str]:
     """A warning for each server whose list lacks its endpoint's model. `endpoints` maps names to endpoints."""
-    checks = [
-        _check_server(name, endpoint, url)
-        for name, endpoint in endpoints.items()
-        if isinstance(endpoint, OpenAIChatEndpoint)
-        for url in endpoint.service.urls
-        if is_private(url)
-    ]
+    checks: list[Awaitable[str]] = []
+    for name, endpoint in endpoints.items():
+        if isinstance(endpoint, OpenAIChatEndpoint):
+            private_urls = [url for url in endpoint.service.urls if is_private(url)]
+            checks += [_check_server(name, endpoint, url) for url in private_urls]
     warnings = await asyncio.gather(*checks)
     return [warning for warning in warnings if warning]
 

@@ -32,7 +32,9 @@ class Proxy:
     @property
     def address(self) -> str:
         """The url without user and password."""
-        return self.url.partition("://")[0] + "://" + urlsplit(self.url).netloc.rpartition("@")[2]
+        parts = urlsplit(self.url)
+        host_and_port = parts.netloc.rpartition("@")[2]
+        return f"{self.url.partition('://')[0]}://{host_and_port}"
 
 
 def find_proxy(url: str) -> Proxy | None:
@@ -45,7 +47,8 @@ def find_proxy(url: str) -> Proxy | None:
         proxy_url = proxy_by_scheme.get(scheme)
         if proxy_url:
             variable = _find_variable(f"{scheme}_proxy", proxy_url)
-            return Proxy(variable, proxy_url if "://" in proxy_url else f"http://{proxy_url}")
+            proxy_url_with_scheme = proxy_url if "://" in proxy_url else f"http://{proxy_url}"
+            return Proxy(variable, proxy_url_with_scheme)
     return None
 
 

@@ -56,6 +56,7 @@ def pick_replica(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -
     """
     free_replicas = [replica for replica in replicas if replica.is_free]
     if free_replicas:
+        # Replicas that were not tried come first, since False is smaller than True.
         return min(free_replicas, key=lambda replica: (replica in tried, replica.limiter.load))
     failed_replicas = [replica for replica in replicas if not replica.limiter.pause_left_s]
     if failed_replicas:
