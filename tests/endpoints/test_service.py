@@ -206,7 +206,7 @@ def test_concurrency_limit_follows_vllms_metrics(
 
 def test_momentary_queue_does_not_lower_the_concurrency_limit(fake_server, monkeypatch) -> None:
     class MomentaryQueue:
-        """A metric that alternates between 31 waiting requests and none. The fake server formats it for each reading."""
+        """A metric that alternates between 31 and 0 waiting requests. The fake server formats it for each reading."""
 
         readings = 0
 
