@@ -34,9 +34,9 @@ async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbed
 
 async def test_concurrent_and_sequential_vectors_are_bit_identical(embedder: LocalEmbedder) -> None:
     texts = [f"Question {number}: {'how many apples are left ' * (number % 5)}" for number in range(24)]
-    sequential = [await embed(embedder, text) for text in texts]
-    concurrent = await asyncio.gather(*(embed(embedder, text) for text in reversed(texts)))
-    assert all(map(np.array_equal, sequential, reversed(concurrent)))
+    sequential_vectors = [await embed(embedder, text) for text in texts]
+    concurrent_vectors = await asyncio.gather(*(embed(embedder, text) for text in reversed(texts)))
+    assert all(map(np.array_equal, sequential_vectors, reversed(concurrent_vectors)))
 
 
 async def test_long_text_is_embedded_without_truncation(embedder: LocalEmbedder) -> None:

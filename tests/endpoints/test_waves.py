@@ -63,7 +63,9 @@ def test_wave_answers_all_waiting_requests() -> None:
         time_shared, endpoints = make_time_shared_pair()
         await asyncio.gather(*(send_request(time_shared[name], number) for number in range(20) for name in ("a", "b")))
         assert [endpoint.requests for endpoint in endpoints] == [20, 20]
-        assert [endpoint.awake for endpoint in endpoints] == [False, True], "only the last answering endpoint is awake"
+        assert [endpoint.awake for endpoint in endpoints] == [False, True], (
+            "expected only the second endpoint to be awake"
+        )
         return time_shared["a"].gpu.swaps
 
     assert asyncio.run(send_requests()) == 2

@@ -2,9 +2,9 @@
 
 A wave is a period in which one endpoint is awake. A swap takes seconds, so endpoints are swapped only once per wave:
 requests for a sleeping endpoint wait until the awake endpoint has no request in flight and has received none for a
-short while. Then the endpoint with the most waiting requests is woken; in a tie, the one with the oldest request. The
-engine runs turns concurrently, so a wave answers the same step of many turns. Waves do not change replies, so their
-order does not affect the dataset.
+short while. Then the endpoint with the most waiting requests is woken; if several have equally many, the endpoint with
+the oldest request. The engine runs turns concurrently, so a wave answers the same step of many turns. Waves do not
+change replies, so the order of the waves does not affect the dataset.
 
 This module starts no server and does not retry: if a swap fails, the requests that wait for it fail.
 """
@@ -82,7 +82,7 @@ class SharedGpu:
             self._fail(member, EndpointError("the endpoint was closed", "resume the run"))
 
     def _start_swap_if_idle(self) -> None:
-        """Start to end the wave if requests wait, none is in flight, and no swap is in progress."""
+        """Start the task that ends the wave, if requests wait, none is in flight, and no swap is in progress."""
         if self._swap_task is None and not self._in_flight and any(self._waiting.values()):
             self._swap_task = asyncio.create_task(self._end_wave())
 
