@@ -111,9 +111,9 @@ def test_experiment_kind_needs_only_one_new_module(
     with pytest.raises(SystemExit) as result:
         main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
     assert result.value.code == 0
-    assert re.search(r"examples of +words a question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
+    assert re.search(r"examples of +words per question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
     page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
-    assert "words a question" in page and re.search(r"the run: \d+\.\d words", page)
+    assert "words per question" in page and re.search(r"the run: \d+\.\d words", page)
 
 
 def test_endpoint_kind_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
