@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from nanoflux_local.adapters.merge import MergeRecord
     from nanoflux_local.adapters.record import Adapter, DamagedAdapter, ProbeRecord, TrainingRecord
 
-Fields = list[tuple[str, object]]
-"""The rows of a table that describes one adapter: labels and values."""
+LabelledValues = list[tuple[str, object]]
+"""The rows of a table that describes one adapter: each is a label and a value."""
 
 
 @click.group(name="adapters")
@@ -43,6 +43,7 @@ def list_all(as_json: bool) -> None:
 
 
 def _adapter_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
+    """The cells of an adapter in the table of `adapters list`; a damaged adapter has only a hash."""
     from nanoflux_local.adapters.record import DamagedAdapter
 
     if isinstance(adapter, DamagedAdapter):
@@ -54,8 +55,8 @@ def _adapter_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
     if training is None:
         imported_name = adapter.imported.name if adapter.imported else ""
         return [adapter.hash[:16], adapter.base.name, "imported", "–", probe_result, imported_name]
-    losses = training.dev_losses
-    dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
+    dev_losses = training.dev_losses
+    dev_loss = f"{dev_losses[0]:.3f} → {dev_losses[-1]:.3f}" if len(dev_losses) > 1 else "–"
     return [adapter.hash[:16], adapter.base.name, training.examples, dev_loss, probe_result, training.run]
 
 
@@ -79,7 +80,7 @@ def _show_adapter(adapter: "Adapter") -> None:
     print_table(("adapter", adapter.hash), describe(adapter))
 
 
-def _describe_trained(adapter: "Adapter") -> Fields:
+def _describe_trained(adapter: "Adapter") -> LabelledValues:
     training = adapter.training
     assert training is not None
     steps = count_noun(training.steps, "step")
@@ -99,13 +100,13 @@ def _describe_trained(adapter: "Adapter") -> Fields:
     ]
 
 
-def _describe_imported(adapter: "Adapter") -> Fields:
+def _describe_imported(adapter: "Adapter") -> LabelledValues:
     imported = adapter.imported
     assert imported is not None
     return [
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12]}"),
         ("imported as", imported.name),
-        ("base in its configuration", imported.base_hint or "none"),
+        ("base named in its configuration", imported.base_hint or "none"),
         ("LoRA", _describe_lora(adapter)),
         ("last probe", _describe_probe(adapter.probe)),
     ]
@@ -130,7 +131,7 @@ def _describe_probe(probe: "ProbeRecord | None") -> str:
 @click.option(
     "--base",
     default="",
-    help="Installed model that the adapter was trained on [default: the one that its configuration names].",
+    help="Installed model that the adapter was trained on [default: the model that the adapter's configuration names].",
 )
 @click.option("--name", default="", help="Additional name for the adapter [default: the folder's name].")
 @with_json
@@ -196,18 +197,19 @@ def export(adapter: str, out: Path, export_format: str, as_json: bool) -> None:
     from nanoflux_local.adapters.store import export_peft, find_adapter, read_adapter
 
     adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
-    record: dict[str, object]
+    export_json: dict[str, object]
     if export_format == "gguf":
         from nanoflux_local.adapters.gguf import export_gguf
         from nanoflux_local.adapters.merge import find_base
 
         merge_record, file = export_gguf(adapter_record, find_base(adapter_record, current_home().root), out)
-        record = {**merge_record.to_json(), "folder": str(out), "file": str(file)}
+        export_json = {**merge_record.to_json(), "folder": str(out), "file": str(file)}
     else:
         export_peft(adapter_record, out)
-        record = {"adapter": adapter_record.hash, "base": adapter_record.base.to_json(), "folder": str(out)}
-    record["format"] = export_format
+        export_json = {"adapter": adapter_record.hash, "base": adapter_record.base.to_json(), "folder": str(out)}
+    export_json["format"] = export_format
     if as_json:
-        print_json(record)
+        print_json(export_json)
         return
-    print_table(("format", export_format), [("adapter", adapter_record.hash), ("path", record.get("file", str(out)))])
+    path = export_json.get("file", str(out))
+    print_table(("format", export_format), [("adapter", adapter_record.hash), ("path", path)])

@@ -41,8 +41,10 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
         attempt_keys = list_attempts(view, run, outcomes, turn)
         turns = load_turns(view, run, sorted({turn_number for turn_number, _ in attempt_keys}))
     if as_json:
-        print_json([{"turn": turn_number, "attempt": attempt, **to_json(turns[turn_number].attempts[attempt])}
-                    for turn_number, attempt in attempt_keys])  # fmt: skip
+        print_json([
+            {"turn": turn_number, "attempt": attempt_number, **to_json(turns[turn_number].attempts[attempt_number])}
+            for turn_number, attempt_number in attempt_keys
+        ])  # fmt: skip
         return
     if not attempt_keys:
         raise NothingMatchedError(
@@ -51,8 +53,8 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
     print_table(
         ("turn", "attempt", "outcome", "reason", "question"),
         [
-            [turn_number, attempt, *_attempt_cells(turns[turn_number].attempts[attempt])]
-            for turn_number, attempt in attempt_keys
+            [turn_number, attempt_number, *_attempt_cells(turns[turn_number].attempts[attempt_number])]
+            for turn_number, attempt_number in attempt_keys
         ],
     )
     say(f"print the replies of a turn with `nanoflux run calls {run} TURN`")
@@ -81,7 +83,8 @@ def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-        stored_calls = [call for call in load_calls(home, view, row, turn) if attempt in (None, call.attempt)]
+        turn_calls = load_calls(home, view, row, turn)
+        stored_calls = [call for call in turn_calls if attempt is None or call.attempt == attempt]
     if as_json:
         print_json([call.to_json() for call in stored_calls])
         return
@@ -117,13 +120,14 @@ def problems(run: str, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = dict(view.find_run(run))
-        run_problems = list_problems(view, row["id"], check_job(home, view, Job(RUN_KIND, row["id"]), row))
+        state = check_job(home, view, Job(RUN_KIND, row["id"]), row)
+        run_problems = list_problems(view, row["id"], state)
     if as_json:
-        print_json([entry.to_json() for entry in run_problems])
+        print_json([problem.to_json() for problem in run_problems])
         return
-    for entry in run_problems:
-        problem = f"{entry.severity}: {entry.where}: {entry.message} ({count_noun(entry.count, 'time')})"
-        click.echo(plain(f"{problem}\n  → {entry.fix}"))
+    for problem in run_problems:
+        times = count_noun(problem.count, "time")
+        click.echo(plain(f"{problem.severity}: {problem.where}: {problem.message} ({times})\n  → {problem.fix}"))
     if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")
 
@@ -133,7 +137,7 @@ def problems(run: str, as_json: bool) -> None:
 @click.option("--lines", default=200, show_default=True, type=click.IntRange(1), help="Number of lines to print.")
 @with_json
 def log(run: str, lines: int, as_json: bool) -> None:
-    """Print the last lines of the log that the detached worker of RUN writes, without secrets."""
+    """Print the last lines of the log that the background process of RUN writes, without secrets."""
     from nanoflux_local.jobs import RUN as RUN_KIND
     from nanoflux_local.jobs import Job, read_log
     from nanoflux_local.ledger.views import LedgerView
@@ -148,6 +152,6 @@ def log(run: str, lines: int, as_json: bool) -> None:
     if not log_lines:
         raise NothingMatchedError(
             f"{job} has no log",
-            "resume it with --detach to write one; without --detach, messages appear in its terminal only",
+            f"run `nanoflux run resume {job.id} --detach`; only a run in the background writes a log",
         )
     click.echo(plain("\n".join(log_lines)))

@@ -13,19 +13,25 @@ MINUTE_S = 60.0
 
 
 class Bar:
-    """A progress bar on a terminal; elsewhere, one line for every tenth of the total, and one after `line_interval_s`
-    seconds without a line. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note names it.
+    """Shows progress: on a terminal as a bar, elsewhere as a line for every tenth of the total, and as a further line
+    after `line_interval_s` seconds without one. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note
+    names it.
     """
 
     WIDTH = 24
+    """Characters of a full bar."""
 
     def __init__(
         self, label: str, unit: str = "", line_interval_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._label, self._unit, self._line_interval_s, self._clock = label, unit, line_interval_s, clock
-        self._terminal = sys.stderr.isatty()
+        self._label = label
+        self._unit = unit
+        self._line_interval_s = line_interval_s
+        self._clock = clock
+        self._is_terminal = sys.stderr.isatty()
         self._meter = RateMeter(clock)
-        self._last_tenth, self._last_line_s = -1, 0.0
+        self._last_tenth = -1
+        self._last_line_s = 0.0
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total` with a note, the rate, and the time left."""
@@ -33,22 +39,24 @@ class Bar:
         rate = self._meter.report(done, total)
         parts = (self._unit, note, format_rate(rate, total - done, self._unit))
         text = ", ".join(part for part in parts if part)
-        if self._terminal:
+        if self._is_terminal:
             filled = "█" * int(share * self.WIDTH)
             line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
             return
         tenth = int(share * 10)
-        if tenth != self._last_tenth or self._clock() - self._last_line_s >= self._line_interval_s:
-            # `!=` rather than `>`, since `done` starts at 0 again with each new step.
-            self._last_tenth, self._last_line_s = tenth, self._clock()
+        silent_s = self._clock() - self._last_line_s
+        if tenth != self._last_tenth or silent_s >= self._line_interval_s:
+            # `!=` rather than `>`, since a bar with several steps counts from 0 in each of them.
+            self._last_tenth = tenth
+            self._last_line_s = self._clock()
             click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
+        click.echo(f"\r\x1b[K{plain(text)}" if self._is_terminal else plain(text), err=True)
 
     def close(self) -> None:
         """End the line of the bar."""
-        if self._terminal:
+        if self._is_terminal:
             click.echo(err=True)

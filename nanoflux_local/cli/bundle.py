@@ -1,5 +1,6 @@
 """`nanoflux bundle`: create, verify, install and merge bundles for machines without internet."""
 
+import math
 import re
 import shutil
 from collections import Counter
@@ -10,7 +11,7 @@ import click
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+BYTES_BY_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class ByteSize(click.ParamType[int]):
@@ -22,12 +23,12 @@ class ByteSize(click.ParamType[int]):
         match = re.fullmatch(r"(\d+)([KMG]?)", str(value).upper())
         if match is None or not int(match[1]):
             self.fail(f"{value!r} is not a size: write 4G, 700M or a number of bytes", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+        return int(match[1]) * BYTES_BY_SUFFIX[match[2]]
 
 
 def _round_up_to_mib(size: int) -> int:
     """A size in bytes as MiB, rounded up so that the smallest bundle has 1 MiB."""
-    return -(-size >> 20)
+    return math.ceil(size / 2**20)
 
 
 @click.group(name="bundle")
@@ -124,9 +125,13 @@ def create(
     shutil.rmtree(scratch)
     if as_json:
         part_names = [head.part_path(number).name for number in range(1, len(head.parts) + 1)]
-        size = sum(part.bytes for part in head.parts)
-        sizes = {"files": len(head.files), "bytes": size}
-        print_json({"bundle": str(out), "parts": part_names, **sizes, **contents.description})
+        print_json({
+            "bundle": str(out),
+            "parts": part_names,
+            "files": len(head.files),
+            "bytes": sum(part.bytes for part in head.parts),
+            **contents.description,
+        })  # fmt: skip
         return
     say(installer.verify_bundle(out))
     next_command = f"python3 {out.name} install" if software else f"nanoflux bundle merge {out.name}"
@@ -176,8 +181,9 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
 def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool) -> None:
     """Add the runs, adapters, evaluations and data of the bundle FILE to this home; nothing is overwritten.
 
-    If, for example, an adapter differs from the one with the same name in this home, that is a conflict: the command
-    names it, and adds nothing unless --skip-conflicts is set. Software in the bundle is not installed.
+    A component of the bundle, for example an adapter, conflicts with this home if the home has a different component
+    with the same name. The command then names every conflict, and adds nothing unless --skip-conflicts is set. Software
+    in the bundle is not installed.
     """
     from nanoflux_local.bundle import installer
     from nanoflux_local.bundle.merging import merge_bundle
@@ -188,11 +194,14 @@ def merge(file: Path, skip_conflicts: bool, signers: Path | None, as_json: bool)
     if as_json:
         print_json({"bundle": str(file), **result.to_json()})
         return
-    left_out = Counter(conflict.kind for conflict in result.conflicts)
-    kinds = dict.fromkeys([*result.added, *result.present, *left_out])
+    conflicts_by_kind = Counter(conflict.kind for conflict in result.conflicts)
+    kinds = dict.fromkeys([*result.added, *result.present, *conflicts_by_kind])  # each kind once, in this order
     print_table(
         ("kind", "added", "already present", "left out"),
-        [(kind, len(result.added.get(kind, ())), len(result.present.get(kind, ())), left_out[kind]) for kind in kinds],
+        [
+            (kind, len(result.added.get(kind, ())), len(result.present.get(kind, ())), conflicts_by_kind[kind])
+            for kind in kinds
+        ],
     )
     for conflict in result.conflicts:
         say(f"left out: {conflict}")

@@ -1,4 +1,4 @@
-"""Shared by all commands: the home directory, JSON and tables on stdout, messages and progress on stderr."""
+"""Helpers that the commands share: the home directory, common options, JSON and tables on stdout, texts on stderr."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
 
 
 def launch_detached(home: Home, job: "Job") -> None:
-    """Start a detached worker, which outlives this terminal, and print its pid and its log file."""
+    """Start a background process for a job, which outlives this terminal, and print its pid and its log file."""
     from nanoflux_local import jobs
 
     pid = jobs.launch(home, job)
@@ -75,10 +75,10 @@ def launch_detached(home: Home, job: "Job") -> None:
 
 def end_at_sigterm() -> None:
     """Make SIGTERM interrupt the command as Ctrl-C does: background jobs of a shell ignore SIGINT."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
 
 
-def _interrupt(*_: object) -> None:
+def _raise_keyboard_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -124,6 +124,7 @@ def count_noun(count: int, noun: str) -> str:
 
 def describe_flops(flops: dict[str, Any]) -> str:
     """The measured FLOPs and those that the architecture predicts, both as multiples of the estimate 6ND."""
-    measured = f"{flops['measured']:.3g} measured: {flops['measured'] / flops['6nd']:.2f} × 6ND ({flops['6nd']:.3g})"
+    measured, six_nd = flops["measured"], flops["6nd"]
+    text = f"{measured:.3g} measured: {measured / six_nd:.2f} × 6ND ({six_nd:.3g})"
     predicted = flops.get("explained", {}).get("total")  # missing in records of older versions
-    return f"{measured}; the architecture predicts {predicted / flops['6nd']:.2f} × 6ND" if predicted else measured
+    return f"{text}; the architecture predicts {predicted / six_nd:.2f} × 6ND" if predicted else text

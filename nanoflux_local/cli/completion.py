@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from click.shell_completion import ShellComplete
 
 SHELLS = ("bash", "zsh", "fish")
-PROGRAM, VARIABLE = "nanoflux", "_NANOFLUX_COMPLETE"
-HINTS = {
+PROGRAM = "nanoflux"
+VARIABLE = "_NANOFLUX_COMPLETE"
+"""The environment variable with which the completion script asks the program for completions."""
+NEXT_STEP_BY_SHELL = {
     "bash": "open a new shell; if it completes nothing, install bash-completion, or add to ~/.bashrc: source {path}",
     "zsh": "add to ~/.zshrc before compinit, then open a new shell: fpath=({folder} $fpath)",
     "fish": "open a new shell",
@@ -39,7 +41,7 @@ def with_shell(function: F) -> F:
 def install(shell: str | None, as_json: bool) -> None:
     """Install the completion script where the shell loads it from; no other file is changed."""
     shell = shell or _detect_shell()
-    path = script_path(shell)
+    path = _find_script_path(shell)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_find_completer(shell).source(), "utf-8")
@@ -48,7 +50,8 @@ def install(shell: str | None, as_json: bool) -> None:
         raise NanofluxError(f"{path} cannot be written: {error.strerror}", fix) from error
     if as_json:
         print_json({"shell": shell, "path": str(path)})
-    say(f"installed {path}; {HINTS[shell].format(path=path, folder=path.parent)}")
+    next_step = NEXT_STEP_BY_SHELL[shell].format(path=path, folder=path.parent)
+    say(f"installed {path}; {next_step}")
 
 
 @command.command()
@@ -58,7 +61,7 @@ def show(shell: str | None) -> None:
     click.echo(_find_completer(shell or _detect_shell()).source(), nl=False)
 
 
-def script_path(shell: str) -> Path:
+def _find_script_path(shell: str) -> Path:
     """The file from which a shell loads the completion of this program.
 
     Raises:
@@ -78,6 +81,11 @@ def script_path(shell: str) -> Path:
 
 
 def _detect_shell() -> str:
+    """The name of the user's shell, from $SHELL.
+
+    Raises:
+        UsageError: SHELL is not set, or names a shell without completion.
+    """
     name = Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
         problem = f"there is no completion for the shell {name!r}" if name else "SHELL is not set"

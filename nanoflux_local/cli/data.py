@@ -43,7 +43,7 @@ def import_(
 
     Splits can be imported one at a time. Importing the same files again changes nothing.
     """
-    has_one_source = hub != bool(paths)
+    has_one_source = hub != bool(paths)  # either the hub or files, but not both
     if not has_one_source or (revision and not hub):
         raise click.UsageError("Pass either the files of DATASET or --hub; --revision needs --hub.")
     from nanoflux_local.seeds.importing import ImportRequest
@@ -62,13 +62,14 @@ def import_(
 
 
 def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
+    """Import a benchmark, with a progress bar while programs are checked, and print the summary."""
     from nanoflux_local.seeds.importing import import_benchmark
 
     bar = Bar("checking programs", "programs")
     with ExitStack() as stack:
 
         def show_progress(checked: int, total: int) -> None:
-            if checked == 1:  # an import without programs shows no bar, so there is none to close
+            if checked == 1:  # close the bar only if it is shown: an import without programs shows none
                 stack.callback(bar.close)
             bar.show(checked, total)
 
@@ -77,6 +78,7 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
 
 
 def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
+    """Print the counts and the peculiarities of an import to stderr and, with `as_json`, the counts to stdout."""
     content = summary.content
     for skipped in content.skipped:
         say(f"skipped: {plain(skipped)}")
@@ -96,8 +98,8 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
             say(
-                f"{count_noun(count, 'item')} found again among the {split} items of {dataset} with other numbers: "
-                "do not train on one and test on the other"
+                f"{count_noun(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
+                "do not train on one dataset and test on the other"
             )
     for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {plain(contradiction)}")

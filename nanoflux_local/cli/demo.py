@@ -1,4 +1,4 @@
-"""`nanoflux demo`: generation, training, evaluation and report on the embedded default model, in one command."""
+"""`nanoflux demo`: generates, trains, evaluates and reports with the small default models, in one command."""
 
 import asyncio
 import time
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from nanoflux_local.train.trainings import TrainingData
 
 SEED = 7
-MODEL, EMBEDDER = "smollm2-135m", "all-minilm-l6-v2"
-DATA = "starter-one-step"
+MODEL = "smollm2-135m"
+EMBEDDER = "all-minilm-l6-v2"
+BENCHMARK = "starter-one-step"
 """A benchmark of which the model answers about half of the items correctly. docs/log.md lists the model's accuracy on
 other benchmarks.
 """
-EXAMPLES = 60
+EXAMPLE_COUNT = 60
+"""Number of examples to generate and to train on."""
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 1}
-ITEMS = 200
+TEST_ITEM_COUNT = 200
 """Number of held-out test items on which each model is evaluated."""
 
 
@@ -38,8 +40,8 @@ def command(out: Path | None) -> None:
     start = time.monotonic()
     _pull_weights(home)
     run = _generate(home)
-    adapters = _train_both(home, run)
-    _evaluate_and_compare(home, adapters)
+    adapter_by_rows = _train_both_adapters(home, run)
+    _evaluate_and_compare(home, adapter_by_rows)
     _write_report(home, run, out)
     say(f"done in {time.monotonic() - start:.0f} s; everything is in {home.root}")
 
@@ -54,15 +56,16 @@ def _pull_weights(home: Home) -> None:
 
 
 def _generate(home: Home) -> str:
+    """Generate the examples and print the run; return its id."""
     from nanoflux_local.cli.overview import show_run
     from nanoflux_local.cli.run import execute_run
     from nanoflux_local.run import configs, runs
 
-    say(f"2/5 generation: {EXAMPLES} examples that {MODEL} fails, or solves in a new way")
+    say(f"2/5 generation: {EXAMPLE_COUNT} questions that {MODEL} answers wrongly, or solves in a new way")
     settings = {
-        "target": EXAMPLES,
+        "target": EXAMPLE_COUNT,
         "seed": SEED,
-        "datasets": [DATA],
+        "datasets": [BENCHMARK],
         "seeds": {"min": 1, "max": 1},
         "endpoints": {"smollm2": {"model": MODEL}},
     }
@@ -73,9 +76,9 @@ def _generate(home: Home) -> str:
     return run
 
 
-def _train_both(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples and, as a control, one on as many random train items. Return the hashes
-    of the adapters by the description of their training rows.
+def _train_both_adapters(home: Home, run: str) -> dict[str, str]:
+    """Train one adapter on the run's examples and, as a control, one on as many random train items. Return the hash of
+    each adapter by the description of its training rows.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows
@@ -83,15 +86,21 @@ def _train_both(home: Home, run: str) -> dict[str, str]:
     from nanoflux_local.train.trainings import TrainingData, load_run_data
 
     settings = parse_train_settings(TRAIN_SETTINGS)
-    data = load_run_data(home, run)
+    run_data = load_run_data(home, run)
+    row_count = len(run_data.rows)
     domain = load_domain("starter")
-    (mixed_rows,) = draw_mixed_rows(home, [Mix(DATA, 1.0)], domain, domain.budgets, (), len(data.rows), SEED)
-    control = TrainingData(mixed_rows.rows, data.validation, "", {"domain": domain.name, "mix": [mixed_rows.to_json()]})
-    say(f"3/5 training: LoRA on {MODEL} with {len(data.rows)} examples, then with as many random train items")
-    return {"the run's examples": _train(home, data, settings), "random train items": _train(home, control, settings)}
+    (random_rows,) = draw_mixed_rows(home, [Mix(BENCHMARK, 1.0)], domain, domain.budgets, (), row_count, SEED)
+    control_source = {"domain": domain.name, "mix": [random_rows.to_json()]}
+    control_data = TrainingData(random_rows.rows, run_data.validation, "", control_source)
+    say(f"3/5 training: LoRA on {MODEL} with {row_count} examples, then with as many random train items")
+    return {
+        "the run's examples": _train(home, run_data, settings),
+        "random train items": _train(home, control_data, settings),
+    }
 
 
 def _train(home: Home, data: "TrainingData", settings: "TrainSettings") -> str:
+    """Train an adapter with a progress bar and print the outcome; return the adapter's hash."""
     from nanoflux_local.cli.train import report_step, show_outcome
     from nanoflux_local.train.trainings import train_adapter
 
@@ -107,7 +116,7 @@ def _train(home: Home, data: "TrainingData", settings: "TrainSettings") -> str:
     return outcome.adapter
 
 
-def _evaluate_and_compare(home: Home, adapters: dict[str, str]) -> None:
+def _evaluate_and_compare(home: Home, adapter_by_rows: dict[str, str]) -> None:
     """Evaluate the base model and each adapter on held-out items; print the accuracies and the paired tests."""
     from nanoflux_local.cli.compare import show_comparison
     from nanoflux_local.cli.evaluate import evaluate
@@ -115,20 +124,21 @@ def _evaluate_and_compare(home: Home, adapters: dict[str, str]) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     say("4/5 evaluation on held-out items: the untuned model, and the model tuned on each of the two sets")
-    conditions = {"untuned": "", **{f"tuned on {name}": adapter for name, adapter in adapters.items()}}
+    adapter_by_title = {"untuned": ""}
+    adapter_by_title |= {f"tuned on {rows}": adapter for rows, adapter in adapter_by_rows.items()}
     summaries = {
-        title: evaluate(home, MODEL, adapter, DATA, "test", ITEMS, runs=1, temperature=0.0)
-        for title, adapter in conditions.items()
+        title: evaluate(home, MODEL, adapter, BENCHMARK, "test", TEST_ITEM_COUNT, runs=1, temperature=0.0)
+        for title, adapter in adapter_by_title.items()
     }
     with LedgerView(home.ledger) as view:
         comparison = compare(view, [summary.id for summary in summaries.values()])
-    click.echo(f"\nstrict accuracy on {ITEMS} held-out items of {DATA}:")
+    click.echo(f"\nstrict accuracy on {TEST_ITEM_COUNT} held-out items of {BENCHMARK}:")
     for title, summary in summaries.items():
         if summary.strict is not None:
             click.echo(f"  {summary.strict.mean:6.1%}  {title} ({summary.unanswered} replies without an answer)")
-    evaluation_titles = {summary.id: title for title, summary in summaries.items()}
+    title_by_evaluation = {summary.id: title for title, summary in summaries.items()}
     for pair in comparison.pairs:
-        click.echo(f"{evaluation_titles[pair.b]} against {evaluation_titles[pair.a]}: {describe_difference(pair)}")
+        click.echo(f"{title_by_evaluation[pair.b]} against {title_by_evaluation[pair.a]}: {describe_difference(pair)}")
     show_comparison(comparison)
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class AdapterKind(click.ParamType[str]):
-    """The name of an endpoint kind that supports adapters. Kinds are imported only when they are needed."""
+    """The name of an endpoint kind that supports adapters. The endpoint kinds are imported only when this type is used,
+    so that the command line starts quickly.
+    """
 
     name = "kind"
 
@@ -88,7 +90,7 @@ class AdapterKind(click.ParamType[str]):
     help="Scoring; soft also asks the judge of the profile.",
 )
 @click.option(
-    "--judge", default="", help="Endpoint of the judge in the profile [default: the one bound to the judge's role]."
+    "--judge", default="", help="Endpoint of the profile that judges [default: the endpoint of the judge's role]."
 )
 @click.option(
     "--judge-errors",
@@ -154,7 +156,8 @@ def command(
 
 
 def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
-    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as measured by its trial in a run.
+    """Correct a soft accuracy for the errors of its judge (Rogan and Gladen 1978), which the judge's trial in a run
+    measured. `judge` is the model of the judge.
 
     Raises:
         NothingMatchedError: the run has no trial, or its trial has only right or only wrong solutions.
@@ -169,10 +172,11 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
         row = view.find_run(run)
         trial = summarize_trial(view, row["id"])
     config = json.loads(row["config"])
-    run_judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
-    if run_judge != judge:
+    judge_endpoint = config["roles"]["judge"]["endpoint"]
+    run_judge_model = config["endpoints"].get(judge_endpoint, {}).get("model")
+    if run_judge_model != judge:
         raise UsageError(
-            f"the judge of run {run} is {run_judge or 'a program'}, not {judge}",
+            f"the judge of run {run} is {run_judge_model or 'a program'}, not {judge}",
             "pass a run judged by the same model to --judge-errors",
         )
     rates = trial.judge if trial else None

@@ -69,8 +69,8 @@ class EvaluationEntry:
 
 
 def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
-    """The entry of the evaluation in `row`. Its status takes its worker into account: if the worker was killed, the
-    evaluation is interrupted, although the ledger still says that it is running.
+    """The entry of the evaluation in `row`. Its status depends on its process: if the process was killed, the status is
+    "interrupted", although the ledger still says "running".
     """
     from nanoflux_local.jobs import EVALUATION, Job, check_job
 
@@ -87,6 +87,7 @@ def _describe_size(settings: "Mapping[str, Any]") -> str:
 
 
 def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
+    """The strict accuracy and its 95% interval as text; a dash for each if there is no result yet."""
     if strict is None:
         return ["–", "–"]
     low, high = strict["ci95"]
@@ -111,6 +112,7 @@ def show(evaluation: str, as_json: bool) -> None:
         return
     adapter = f" + {entry.adapter[:16]}" if entry.adapter else ""
     sampling = settings.get("sampling", {})
+    sampling_texts = [f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING_KEYS if key in sampling]
     accuracy, interval = _accuracy_cells(result.get("strict"))
     soft = result.get("soft")
     print_table(
@@ -118,10 +120,7 @@ def show(evaluation: str, as_json: bool) -> None:
         [
             ("model", f"{entry.model}{adapter}"),
             ("data", f"{entry.data} {entry.split}, {_describe_size(settings)}"),
-            (
-                "sampling",
-                ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING_KEYS if key in sampling),
-            ),
+            ("sampling", ", ".join(sampling_texts)),
             ("status", f"{entry.status} {entry.message}".strip()),
             ("strict", accuracy),
             ("95% interval", interval),
@@ -139,7 +138,7 @@ def show(evaluation: str, as_json: bool) -> None:
 @click.option(
     "--flips", "other", default="", metavar="EVAL", help="List only the items that flip between EVALUATION and EVAL."
 )
-@click.option("--item", default="", help="Show one item in full: question, gold answer and all replies.")
+@click.option("--item", default="", help="Show one item in full: question, expected answer and all replies.")
 @with_json
 def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     """List the items of EVALUATION with the share of right replies.
@@ -151,14 +150,15 @@ def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
-        ids = [find_evaluation(view, prefix).id for prefix in (evaluation, other) if prefix]
-        ids = order_base_first(view, ids)
+        named_ids = [find_evaluation(view, prefix).id for prefix in (evaluation, other) if prefix]
+        evaluation_ids = order_base_first(view, named_ids)
         if item:
-            _show_item(view, ids, item, as_json)
+            _show_item(view, evaluation_ids, item, as_json)
         elif other:
-            _show_flips(view, ids[0], ids[1], as_json)
+            base_id, other_id = evaluation_ids
+            _show_all_flips(view, base_id, other_id, as_json)
         else:
-            _show_items(view, ids[0], as_json)
+            _show_items(view, evaluation_ids[0], as_json)
 
 
 def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
@@ -186,7 +186,8 @@ def _shorten_question(questions: "Mapping[str, Seed]", item: str) -> str:
     return text if len(text) <= MAX_QUESTION_CHARS else f"{text[:MAX_QUESTION_CHARS]}…"
 
 
-def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> None:
+def _show_all_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> None:
+    """Print all items that flip between two evaluations; `--json` includes their questions and replies."""
     from nanoflux_local.evaluate.items import list_flips, load_item, load_questions
 
     flips, questions = list_flips(view, base, other), load_questions(view, base)

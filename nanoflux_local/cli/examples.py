@@ -68,9 +68,12 @@ def list_examples(run: str, as_json: bool) -> None:
 def _example_cells(row: dict[str, Any], shows_pass_rate: bool) -> list[object]:
     pass_rate_cell = [format_pass_rate(*row["pass_rate"])] if shows_pass_rate else []
     level = f"L{row['level']}" if row["level"] else ""
-    verdicts = " ".join(dict.fromkeys(row["reviews"].values()))
+    distinct_verdicts = dict.fromkeys(row["reviews"].values())
     question = row["question"][:MAX_QUESTION_CHARS].replace("\n", " ")
-    return [row["id"], row["turn"], row["reason"], *pass_rate_cell, level, verdicts, row["answer"], question]
+    return [
+        row["id"], row["turn"], row["reason"], *pass_rate_cell, level, " ".join(distinct_verdicts), row["answer"],
+        question,
+    ]  # fmt: skip
 
 
 @command.command()
@@ -116,7 +119,9 @@ def show(example: str, as_json: bool) -> None:
         "Question": attack["question"],
         f"Solution by {record['attacker']}": attack["solution"],
         "Answer": attack["answer"],
-        "Citations": "\n".join(f'{cited.source}, {cited.place}: "{cited.quotation}"' for cited in citations),
+        "Citations": "\n".join(
+            f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations
+        ),
         f"Validation by {record['judge']}": _describe_validation(last_attempt["validation"]),
         f"Reply of {record['defender']}": f"{defence['solution']}\n= {defence['answer']}",
         f"Verdict of {record['judge']}": last_attempt["evaluation"]["explanation"],
@@ -164,7 +169,8 @@ def _describe_exhibit(exhibit: "Exhibit") -> str:
     """A program or solution as a block of text; a search or quotation on one line."""
     if exhibit.kind not in ("program", "solution"):
         results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
-        return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
+        outcome = results or exhibit.outcome  # only a search has results
+        return f"  {exhibit.text!r}: {outcome} {exhibit.detail}".rstrip()
     agreement = {True: "agrees", False: "disagrees", None: "inconclusive"}[exhibit.agrees]
     if exhibit.kind == "solution" and exhibit.outcome and exhibit.detail:
         source = f" ({exhibit.author}, {exhibit.detail}, {agreement})"
@@ -193,6 +199,7 @@ def _describe_samples(attempt: dict[str, Any], passes: int, tries: int) -> str:
 
 
 def _describe_quality(attempt: dict[str, Any]) -> str:
+    """The rating of an attempt's reasoning, or why it has none; "" if the run rates no reasoning."""
     quality = attempt.get("quality")
     if quality is None:
         return f"not rated: {attempt['unrated']}" if attempt.get("unrated") else ""

@@ -125,7 +125,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
     finally:
         workers.close()
         bar.close()
-    _show(home, experiment, as_json)
+    _show_experiment(home, experiment, as_json)
 
 
 def _make_workers(home: Home, ray: str, bar: Bar) -> "Workers":
@@ -153,7 +153,7 @@ def show(name: str, as_json: bool) -> None:
         raise NothingMatchedError(
             f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
         )
-    _show(home, name, as_json)
+    _show_experiment(home, name, as_json)
 
 
 @command.command()
@@ -167,7 +167,7 @@ def stop(name: str) -> None:
     say(jobs.request_stop(home, jobs.Job(jobs.EXPERIMENT, load_summary(home, name).experiment), "stop"))
 
 
-def _show(home: Home, name: str, as_json: bool) -> None:
+def _show_experiment(home: Home, name: str, as_json: bool) -> None:
     from nanoflux_local.experiments.results import load_results
 
     results = load_results(home, name).to_json()

@@ -15,7 +15,7 @@ from nanoflux_local.errors import NanofluxError, RefusedError
 from nanoflux_local.suggestions import nearest
 
 COMMANDS = {
-    "demo": ("demo", "Generate, train, evaluate and report with the embedded default model."),
+    "demo": ("demo", "Generate, train, evaluate and report with the small default models."),
     "doctor": ("doctor", "Check this machine and say how to fix what is missing; list licences."),
     "models": ("models", "Manage model weights and vLLM servers."),
     "data": ("data", "List, import and show benchmarks."),
@@ -127,8 +127,9 @@ def _report_failure(error: Exception) -> int:
 
     error = find_refusal(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
+    # The errors of the other NanoFlux packages are no NanofluxErrors, but have the same two attributes.
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
-        _print_error(f"nanoflux: {error}")  # errors of the other packages have both attributes too
+        _print_error(f"nanoflux: {error}")
         return int(code or 1)
     if isinstance(error, OSError) and error.errno is not None:
         _print_error(f"nanoflux: {error}")
@@ -137,7 +138,9 @@ def _report_failure(error: Exception) -> int:
 
 
 def _report_refused_hosts(code: object) -> None:
-    """Report the refused hosts: a library tried to reach them and swallowed the guard's exception."""
+    """Report the hosts that the guard refused although the command did not fail with a refusal: a library tried to
+    reach them and swallowed the guard's exception.
+    """
     guard = sys.modules.get("nanoflux_models.guard")
     hosts = guard.refused_hosts() if guard and code != RefusedError.exit_code else []
     if hosts:

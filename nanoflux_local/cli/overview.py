@@ -40,6 +40,7 @@ def show_run(home: Home, run: str, as_json: bool) -> None:
 
 
 def _overview_rows(overview: "RunOverview", has_prices: bool) -> list[tuple[str, object]]:
+    """The labels and values in the table of `run show`."""
     run = overview.summary
     calls = f"{run.calls.made} sent, {run.calls.remembered} cached, {run.calls.wasted} discarded"
     return [
@@ -115,6 +116,7 @@ def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
 
 
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
+    """How many kept examples have each quality level; no row if none is rated."""
     if not set(levels) - {"unrated"}:
         return []
     return [("quality levels", ", ".join(f"{count} {name}" for name, count in levels.items()))]

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from nanoflux_local.endpoints.managed.launches import Workload
 
 
-_MARGINS = {
+_RESERVED_MEMORY = {
     "limit": LIMIT,
     "cuda_gib": CUDA_GIB,
     "activations_gib": ACTIVATIONS_GIB,
     "graphs_gib": GRAPHS_GIB,
     "asleep_gib": ASLEEP_GIB,
 }
-"""The memory that a plan reserves, as `models plan --json` prints it."""
+"""The share of each GPU's memory that a plan uses, and the memory that it reserves in GiB, for `models plan --json`."""
 
 
 @click.command("plan")
@@ -58,7 +58,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
                 "fits": placement.fits,
                 **asdict(placement),
                 "asked": workloads,
-                "margins": _MARGINS,
+                "margins": _RESERVED_MEMORY,
             }
         )
     elif placement.fits and not workload_by_model:
@@ -115,6 +115,7 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
 
     values = load_profile(profile, current_home())
     used_endpoints: list[str] = []
+    # A profile may assign other endpoints in domains whose seeds have no programs.
     for table in (values, values.get("without_programs", {})):
         judge = table.get("judge", {})
         used_endpoints += [role["endpoint"] for role in table.get("roles", {}).values()]
@@ -123,9 +124,9 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
     configs = []
     for name in dict.fromkeys(used_endpoints):
         if name in endpoints:
-            source = f"profile {profile}: endpoints.{name}"
-            config = validate_model(EndpointConfig, endpoints[name], source)
-            check_endpoint(config, source)
+            location = f"profile {profile}: endpoints.{name}"
+            config = validate_model(EndpointConfig, endpoints[name], location)
+            check_endpoint(config, location)
             configs.append(config)
     workload_by_model = collect_workloads(configs, values.get("concurrency", CONCURRENCY), current_home())
     return {

@@ -26,8 +26,10 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
     from nanoflux_local.run.preview import estimate_run, find_obstacle, plan_gpus
     from nanoflux_local.run.sources import DEFAULT, trace_settings
 
-    settings, gpu_plan = trace_settings(config, layers), plan_gpus(config, home)
-    estimate, obstacle = estimate_run(config, home), find_obstacle(config, home)
+    settings = trace_settings(config, layers)
+    gpu_plan = plan_gpus(config, home)
+    estimate = estimate_run(config, home)
+    obstacle = find_obstacle(config, home)
     if as_json:
         print_json({
             "domain": config.domain,
@@ -50,8 +52,8 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings that differ from `base`: the source of the defaults or, for a fork, that of the original run.
-    Hashes are left out.
+    """Print the settings that come neither from the defaults nor from the source `base`, which for a fork is the
+    original run. Hashes are left out.
     """
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
@@ -130,15 +132,13 @@ def show_config(home: Home, run: str, as_json: bool) -> None:
 
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-    config, address_changes = json.loads(row["config"]), json.loads(row["environment"]).get("moves", [])
+    config = json.loads(row["config"])
+    address_changes = json.loads(row["environment"]).get("moves", [])
     if as_json:
         print_json({"run": row["id"], "config": config, "moves": address_changes})
         return
     click.echo(plain(render_toml(config)), nl=False)
     for address_change in address_changes:
-        changes = ", ".join(
-            f"{key} from {old_and_new[0]} to {old_and_new[1]}"
-            for key, old_and_new in address_change.items()
-            if key != "at"
-        )
+        values_by_key = {key: old_and_new for key, old_and_new in address_change.items() if key != "at"}
+        changes = ", ".join(f"{key} from {old} to {new}" for key, (old, new) in values_by_key.items())
         say(f"changed at {address_change['at']}: {changes}")

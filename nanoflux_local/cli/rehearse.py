@@ -28,14 +28,14 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     end_at_sigterm()
     reports = _measure_full_size(profiles) if full_size else _rehearse(profiles, keep)
     if as_json:
-        documents = [report.to_json() for report in reports]
-        print_json(documents[0] if len(documents) == 1 else documents)
+        report_documents = [report.to_json() for report in reports]
+        print_json(report_documents[0] if len(report_documents) == 1 else report_documents)
     failed_steps = [step for report in reports for step in report.steps if step.outcome == "failed"]
     if failed_steps:
         first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
-            f"{count_noun(len(failed_steps), 'step')} failed, the first of them: {first_failed}",
-            "read the reason in the line of that step, above",
+            f"{count_noun(len(failed_steps), 'step')} of the rehearsal failed; first failed step: {first_failed}",
+            "read the cause of each failure in the lines marked `failed` above",
         )
 
 

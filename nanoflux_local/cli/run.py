@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nanoflux_local.config import RunConfig
+    from nanoflux_local.run.missing import MissingCalls
     from nanoflux_local.run.sources import Layer
 
 OPTION_BY_SETTING = {
@@ -40,7 +41,7 @@ OPTION_BY_SETTING = {
     "seed": "--seed",
     "concurrency": "--concurrency",
 }
-"""The command-line option of a setting, for the settings that have one."""
+"""The command-line option of each integer setting that has one."""
 
 
 @click.group(name="run")
@@ -127,7 +128,7 @@ def start(
     budget_usd: float | None,
     dev: str,
     train_set: tuple[str, ...],
-    **numbers: int | None,
+    **integer_options: int | None,
 ) -> None:
     """Start a generation run.
 
@@ -144,7 +145,7 @@ def start(
         raise click.UsageError(
             "--fork keeps the domain and the profile of the original run: change other settings with --set."
         )
-    layers = _list_option_layers(config_file, settings, numbers, rules, budget_usd)
+    layers = _list_option_layers(config_file, settings, integer_options, rules, budget_usd)
     home = current_home() if dry_run else current_home().prepare()
     if novel_against:
         layers.append(Layer("--novel-against", {"novel_against": _freeze_questions(home, novel_against)}))
@@ -162,11 +163,11 @@ def start(
             lower_layers = list_base_layers(str(domain), profile or "embedded", home, rule_set)
         show_preview(home, config, [*lower_layers, *layers], as_json)
         return
-    if numbers["rounds"]:
-        options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
-        _start_rounds(home, config, options, train_set, detach, as_json)
+    rounds, dev_items = integer_options["rounds"], integer_options["dev_items"] or 0
+    if rounds:
+        _start_rounds(home, config, name, rounds, dev, dev_items, train_set, detach, as_json)
         return
-    if dev or train_set or numbers["dev_items"]:
+    if dev or train_set or dev_items:
         raise click.UsageError("--dev, --dev-items and --train-set apply to rounds only: add --rounds N.")
     run = asyncio.run(runs.start(home, config, name, fork))
     _execute_or_detach(home, run, detach)
@@ -176,7 +177,7 @@ def start(
 def _list_option_layers(
     config_file: str | None,
     settings: tuple[str, ...],
-    numbers: "Mapping[str, int | None]",
+    integer_options: "Mapping[str, int | None]",
     rules: str | None,
     budget_usd: float | None,
 ) -> "list[Layer]":
@@ -187,10 +188,10 @@ def _list_option_layers(
     layers = [Layer(config_file, read_toml(Path(config_file)))] if config_file else []
     layers.append(Layer("--set", parse_settings(settings)))
     value_by_setting = {
-        "target": numbers["examples"],
-        "max_turns": numbers["max_turns"],
-        "seed": numbers["seed"],
-        "concurrency": numbers["concurrency"],
+        "target": integer_options["examples"],
+        "max_turns": integer_options["max_turns"],
+        "seed": integer_options["seed"],
+        "concurrency": integer_options["concurrency"],
     }
     for setting, value in value_by_setting.items():
         if value is not None:
@@ -241,9 +242,19 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
 
 
 def _start_rounds(
-    home: Home, config: "RunConfig", options: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
+    home: Home,
+    config: "RunConfig",
+    name: str,
+    max_rounds: int,
+    dev: str,
+    dev_items: int,
+    train_settings: tuple[str, ...],
+    detach: bool,
+    as_json: bool,
 ) -> None:
-    """Start a series of rounds whose runs have these settings."""
+    """Start a series of at most `max_rounds` rounds, whose runs have the settings in `config`. The rounds are measured
+    on the dev items of the benchmark `dev` or, if `dev` is "", of the domain's first benchmark with dev items.
+    """
     from nanoflux_local.cli.rounds import execute_series, show_series
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
@@ -251,15 +262,22 @@ def _start_rounds(
     from nanoflux_local.seeds.datasets import seed_datasets
 
     domain = load_domain(config.domain, home.root)
-    dev = options["dev"] or rounds.choose_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
-    plan = rounds.SeriesSettings(config=config, train=parse_settings(settings), **{**options, "dev": dev})
-    series = rounds.create(home, plan)
+    benchmarks = (*domain.evaluates, *seed_datasets(domain))
+    series_settings = rounds.SeriesSettings(
+        config=config,
+        rounds=max_rounds,
+        dev=dev or rounds.choose_dev(home, config, benchmarks),
+        dev_items=dev_items,
+        train=parse_settings(train_settings),
+        name=name,
+    )
+    series = rounds.create(home, series_settings)
     execute_series(home, series, detach)
     show_series(home, series, as_json)
 
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
-    """The questions that these runs have asked so far, as the setting `novel_against` of a new run."""
+    """A reference to the questions that each run has asked so far, as the setting `novel_against` of a new run."""
     from nanoflux_local.ledger.earlier_questions import freeze
     from nanoflux_local.ledger.views import LedgerView
 
@@ -315,7 +333,8 @@ def _request_stop(run: str, request: Literal["pause", "stop"], as_json: bool) ->
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Change settings of a run: concurrency, target, max_turns or budget.
 
-    A running worker applies them within a second. Settings that affect the result are refused; fork the run instead.
+    The process of the run applies the changes within a second. Settings that affect the result are refused; fork the
+    run instead.
     """
     from nanoflux_local.config import LIVE, parse_settings
     from nanoflux_local.run import runs
@@ -484,20 +503,28 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in changed_examples],
     )
-    needed_calls = what_if.needed
     say(f"{what_if.kept} kept in {count_noun(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
-    if needed_calls.turns:
-        calls = ", ".join(f"{entry.calls} {f'{entry.role} {entry.kind}'.strip()}" for entry in needed_calls.by)
-        turns = count_noun(needed_calls.turns, "turn")
-        need, count = ("needs", "counts") if needed_calls.turns == 1 else ("need", "count")
-        say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {calls};")
-        dollars = "" if needed_calls.usd is None else f" and ${needed_calls.usd:.2f}"
-        cost = f"{needed_calls.expected} calls with {needed_calls.tokens:,} tokens{dollars}"
-        say(f"expected if these turns continue like the recorded ones: about {cost}")
+    if what_if.needed.turns:
+        _report_needed_calls(what_if.needed)
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", the same as in the recorded run" if what_if.same else ""))
     else:
         say(f"run the turns with the missing calls: {fork_command(run, changes)}")
+
+
+def _report_needed_calls(needed: "MissingCalls") -> None:
+    """Print which calls the ledger lacks, and the expected cost of the turns that need them."""
+    counted_calls = []
+    for entry in needed.by:
+        call_name = f"{entry.role} {entry.kind}".strip()  # an embedding has no role
+        counted_calls.append(f"{entry.calls} {call_name}")
+    turns = count_noun(needed.turns, "turn")
+    need, count = ("needs", "counts") if needed.turns == 1 else ("need", "count")
+    missing = ", ".join(counted_calls)
+    say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {missing};")
+    dollars = "" if needed.usd is None else f" and ${needed.usd:.2f}"
+    cost = f"{needed.expected} calls with {needed.tokens:,} tokens{dollars}"
+    say(f"expected if these turns continue like the recorded ones: about {cost}")
 
 
 def _find_id(home: Home, run: str) -> str:

@@ -117,8 +117,11 @@ def _start_server(
     manifest = load_manifest(config.model, home.root)
     if adapter_folders or lora:
         require_lora(manifest, home)
-    rank = choose_rank(adapter_folders) if adapter_folders or _reserves_adapter_memory(manifest, home, lora) else 0
-    resources = replace(assign_resources([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
+    rank = 0  # the server loads no adapters
+    if adapter_folders or _reserves_adapter_memory(manifest, home, lora):
+        rank = choose_rank(adapter_folders)
+    planned_resources, _ = assign_resources([Workload(manifest, rank=rank)])[config.model]
+    resources = replace(planned_resources, sequences=0)  # no limit: nobody knows yet how many requests will come
     if gpu_memory:
         resources = replace(resources, utilisation=gpu_memory)
     launch = make_launch(config, home, resources, sleeps=False, rank=rank)

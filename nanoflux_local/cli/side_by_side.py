@@ -25,7 +25,7 @@ def compare_runs(run: str, other: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        _show(side_by_side.compare_runs(home, view, run, other), as_json)
+        _show_comparison(side_by_side.compare_runs(home, view, run, other), as_json)
 
 
 @click.command("compare")
@@ -42,10 +42,10 @@ def compare_trainings(training: str, other: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        _show(side_by_side.compare_trainings(home, view, training, other), as_json)
+        _show_comparison(side_by_side.compare_trainings(home, view, training, other), as_json)
 
 
-def _show(comparison: "SideBySide", as_json: bool) -> None:
+def _show_comparison(comparison: "SideBySide", as_json: bool) -> None:
     from nanoflux_local.run.side_by_side import format_value
 
     if as_json:

@@ -100,14 +100,14 @@ def command(
     setting_values = parse_settings(settings)
     if qlora:
         setting_values["qlora"] = True
-    all_settings = trainings.apply_manifest_targets(home, base, parse_train_settings(setting_values))
-    training_data = _load_data(home, run, data, build_choice(choice, all_settings.seed), base, mixes)
+    train_settings = trainings.apply_manifest_targets(home, base, parse_train_settings(setting_values))
+    training_data = _load_data(home, run, data, build_choice(choice, train_settings.seed), base, mixes)
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
 
         audit_report = audit(
-            all_settings,
+            train_settings,
             training_data.rows,
             training_data.validation,
             weights_dir(base, home.root),
@@ -117,13 +117,18 @@ def command(
         show_audit(audit_report, as_json)
         return
     tensorboard_folder = str(Path(tensorboard).absolute()) if tensorboard else ""
-    training = trainings.create_training(home, base, all_settings, training_data, tensorboard_folder)
+    training = trainings.create_training(home, base, train_settings, training_data, tensorboard_folder)
     train_and_report(home, training, detach, as_json, launch)
 
 
 def _load_data(
     home: Home, run: str | None, file: Path | None, choice: "Choice", base: str, mixes: Sequence[str]
 ) -> "TrainingData":
+    """Load the rows of a run or a file, and print which rows were left out or included on request.
+
+    Raises:
+        UsageError: neither or both of run and file are set, or benchmark rows are to be mixed into a file.
+    """
     from nanoflux_local.train import trainings
     from nanoflux_local.train.mixing import parse_mix
     from nanoflux_local.train.origin import describe_included, describe_left_out
@@ -152,7 +157,7 @@ def _load_data(
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
     """Train and print the outcome. The training runs in this process; with `detach`, in a separate one; with `launch`,
-    in processes that `accelerate launch` starts. These print no outcome; the process that started them does.
+    in processes that `accelerate launch` starts. The launched processes also call this function, but print no outcome.
     """
     from nanoflux_local.train.distributed import count_processes
 
@@ -254,6 +259,7 @@ def _describe_process(worker: "Worker | None") -> str:
 
 
 def _describe_leaks(leaked_rows: int) -> str:
+    """How many training rows contain a question of the test split."""
     if not leaked_rows:
         return "none"
     verb = "contains" if leaked_rows == 1 else "contain"
@@ -261,6 +267,7 @@ def _describe_leaks(leaked_rows: int) -> str:
 
 
 def _describe_system_messages(merged_rows: int) -> str:
+    """In how many rows the system message becomes part of the user's message, and why."""
     if not merged_rows:
         return "unchanged"
     reason = "the chat template of the base model accepts no system message"

@@ -27,8 +27,10 @@ def command(in_browser: bool, port: int, tour: bool, light: bool, keys: bool) ->
 
     Closing it stops no run. `nanoflux-tui` is the same program.
     """
-    flags = {"--web": in_browser, "--tour": tour, "--light": light, "--keys": keys}
-    arguments = [*(flag for flag, is_set in flags.items() if is_set), *(["--port", str(port)] if port else [])]
+    is_set_by_flag = {"--web": in_browser, "--tour": tour, "--light": light, "--keys": keys}
+    arguments = [flag for flag, is_set in is_set_by_flag.items() if is_set]
+    if port:
+        arguments += ["--port", str(port)]
     sys.stdout.flush()
     command_line = build_module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
     os.execv(command_line[0], command_line)

@@ -30,8 +30,8 @@ def test_demo_compares_the_untuned_model_with_its_training_and_a_control(
     (home.root / "weights" / minilm_dir.name).symlink_to(minilm_dir)
     monkeypatch.setattr(demo, "MODEL", "tiny")
     monkeypatch.setattr(demo, "_pull_weights", lambda _: None)  # the tiny model is not in a package index
-    monkeypatch.setattr(demo, "EXAMPLES", 3)
-    monkeypatch.setattr(demo, "ITEMS", 3)
+    monkeypatch.setattr(demo, "EXAMPLE_COUNT", 3)
+    monkeypatch.setattr(demo, "TEST_ITEM_COUNT", 3)
     result = CliRunner().invoke(nanoflux, ["--home", str(home.root), "demo", "--out", str(tmp_path / "report")])
     assert result.exit_code == 0, f"{result.output}\n{result.exception}"
     for line in ("untuned", "tuned on the run's examples", "tuned on random train items"):
