@@ -16,7 +16,9 @@ import pytest
 from nanoflux_local.cli.main import main
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
+"""The command `nanoflux`, without arguments."""
 START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
+"""The first arguments of a command that starts a run without a model."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,26 @@ class CommandResult:
 
     @property
     def json(self) -> Any:
+        """The JSON document on stdout."""
         return json.loads(self.out)
 
 
 def make_environment(home: Path | str, **variables: str) -> dict[str, str]:
     """This process's environment without proxies and Python settings that would change a command's behaviour."""
     removed_suffixes = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
-    inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(removed_suffixes)}
+    inherited = {name: value for name, value in os.environ.items() if not name.upper().endswith(removed_suffixes)}
     return {**inherited, "NANOFLUX_HOME": str(home), **variables}
 
 
 def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (), **variables: str) -> CommandResult:
+    """Run `nanoflux` with arguments and environment variables; `prefix` is a program that runs it, such as strace."""
     result = subprocess.run(
         [*prefix, *COMMAND, *arguments],
         env=make_environment(home, **variables),
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=300,  # a generated line of several megabytes takes long
+        timeout=300,  # printing a generated line of several megabytes takes long
     )
     return CommandResult(result.returncode, result.stdout, result.stderr)
 
@@ -94,13 +98,13 @@ def call_concurrently() -> Callable[..., list[Any]]:
 
 @pytest.fixture(scope="session")
 def scripted_start() -> tuple[str, ...]:
-    """The first words of a command that starts a run without a model."""
+    """The first arguments of a command that starts a run without a model."""
     return START_SCRIPTED_RUN
 
 
 @pytest.fixture(scope="session")
 def tour_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one finished run, named "tour"."""
+    """A home with one finished run of 12 turns, named "tour"."""
     home = tmp_path_factory.mktemp("tour") / "home"
     result = run_command(home, *START_SCRIPTED_RUN, "--max-turns", "12", "--seed", "7", "--name", "tour")
     assert result.code == 0, result.err

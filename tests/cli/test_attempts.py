@@ -32,12 +32,18 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, asyncio.run(start_and_execute())
 
 
-def run_command(home: Home, *words: str) -> Result:
-    return CliRunner().invoke(nanoflux, words, env={"NANOFLUX_HOME": str(home.root)})
+def run_command(home: Home, *arguments: str) -> Result:
+    return CliRunner().invoke(nanoflux, arguments, env={"NANOFLUX_HOME": str(home.root)})
 
 
-def read_json(home: Home, *words: str) -> Any:
-    return json.loads(run_command(home, *words, "--json").stdout)
+def read_json(home: Home, *arguments: str) -> Any:
+    """The JSON document that a command prints."""
+    return json.loads(run_command(home, *arguments, "--json").stdout)
+
+
+def find_retried_turn(attempts: list[dict[str, Any]]) -> int:
+    """The number of the first turn with a second attempt (attempts count from 0)."""
+    return next(entry["turn"] for entry in attempts if entry["attempt"] == 1)
 
 
 def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_run: tuple[Home, str]) -> None:
@@ -45,39 +51,39 @@ def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_r
     funnel = read_json(home, "run", "show", run)["funnel"]
     attempts = read_json(home, "run", "attempts", run)
     assert len(attempts) == funnel["attempts"] and attempts[0]["attack"]["question"]
-    invalid = read_json(home, "run", "attempts", run, "--outcome", "invalid")
-    assert len(invalid) == funnel["invalid"] > 0
-    assert [entry for entry in attempts if entry["outcome"] == "invalid"] == invalid
-    turn = next(entry["turn"] for entry in attempts if entry["attempt"] == 1)
-    assert {entry["turn"] for entry in read_json(home, "run", "attempts", run, "--turn", str(turn))} == {turn}
+    invalid_attempts = read_json(home, "run", "attempts", run, "--outcome", "invalid")
+    assert len(invalid_attempts) == funnel["invalid"] > 0
+    assert [entry for entry in attempts if entry["outcome"] == "invalid"] == invalid_attempts
+    turn = find_retried_turn(attempts)
+    attempts_of_turn = read_json(home, "run", "attempts", run, "--turn", str(turn))
+    assert {entry["turn"] for entry in attempts_of_turn} == {turn}
     table = run_command(home, "run", "attempts", run, "--outcome", "invalid").stdout
-    assert len(table.splitlines()) == len(invalid) + 1 and "invalid" in table
+    assert len(table.splitlines()) == len(invalid_attempts) + 1 and "invalid" in table
     assert isinstance(run_command(home, "run", "attempts", run, "--turn", "9999").exception, NothingMatchedError)
 
 
 def test_calls_prints_requests_and_replies_by_attempt(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
-    turn = next(entry["turn"] for entry in read_json(home, "run", "attempts", run) if entry["attempt"] == 1)
+    turn = find_retried_turn(read_json(home, "run", "attempts", run))
     calls = read_json(home, "run", "calls", run, str(turn))
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT uses FROM turns WHERE run = ? AND number = ?", run, turn)
         assert row is not None and len(calls) == row["uses"]
     second_attempt_calls = read_json(home, "run", "calls", run, str(turn), "--attempt", "1")
-    assert (
-        second_attempt_calls == [entry for entry in calls if entry["attempt"] == 1]
-        and second_attempt_calls[0]["step"] == "attack"
-    )
-    prompt = second_attempt_calls[0]["request"]["messages"][0]["content"]
-    text = run_command(home, "run", "calls", run, str(turn), "--attempt", "1").stdout
-    assert prompt.splitlines()[0] in text and second_attempt_calls[0]["reply"]["text"].splitlines()[0] in text
+    assert second_attempt_calls == [entry for entry in calls if entry["attempt"] == 1]
+    attack_call = second_attempt_calls[0]
+    assert attack_call["step"] == "attack"
+    prompt, reply = attack_call["request"]["messages"][0]["content"], attack_call["reply"]["text"]
+    output = run_command(home, "run", "calls", run, str(turn), "--attempt", "1").stdout
+    assert prompt.splitlines()[0] in output and reply.splitlines()[0] in output
 
 
 def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
     home, run = finished_run
-    question = read_json(home, "run", "attempts", run, "--turn", "0")[0]["attack"]["question"]
-    monkeypatch.setenv("SOME_API_KEY", question[:30])
-    text = run_command(home, "run", "calls", run, "0").stdout
-    assert question[:30] not in text and redaction.MARK in text
+    secret = read_json(home, "run", "attempts", run, "--turn", "0")[0]["attack"]["question"][:30]
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    output = run_command(home, "run", "calls", run, "0").stdout
+    assert secret not in output and redaction.MARK in output
 
 
 def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None:
@@ -101,8 +107,8 @@ def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None
 def test_log_prints_its_last_lines_and_reports_a_missing_log(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     assert isinstance(run_command(home, "run", "log", run).exception, NothingMatchedError)
-    log = Job(RUN, run).log(home)
-    log.parent.mkdir(exist_ok=True)
-    log.write_text("".join(f"line {number}\n" for number in range(9)))
+    log_file = Job(RUN, run).log(home)
+    log_file.parent.mkdir(exist_ok=True)
+    log_file.write_text("".join(f"line {number}\n" for number in range(9)))
     assert run_command(home, "run", "log", run, "--lines", "2").stdout == "line 7\nline 8\n"
     assert read_json(home, "run", "log", run, "--lines", "1")["lines"] == ["line 8"]

@@ -1,4 +1,4 @@
-"""Hosted endpoints return errors that repeat six kinds of secrets; no file or output may contain a secret."""
+"""Hosted endpoints return errors that repeat the user's secrets; no file and no output may contain a secret."""
 
 import json
 import threading
@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-ENVIRONMENT = {
+SECRET_BY_VARIABLE = {
     "OPENAI_API_KEY": "sk-canary-1111222233334444",
     "LAB_KEY": "canary lab key with spaces",
     "HF_TOKEN": "hf_canaryAAAABBBBCCCC",
     "DB_PASSWORD": "canary-password",
     "AWS_SECRET_ACCESS_KEY": "canary/aws+secret",
 }
-FILE_SECRET = "sk-ant-canary-in-a-file-5555"
-CANARIES = (*ENVIRONMENT.values(), FILE_SECRET)
+"""The environment variables of the commands, each of which contains a secret."""
+SECRET_IN_KEY_FILE = "sk-ant-canary-in-a-file-5555"
+SECRETS = (*SECRET_BY_VARIABLE.values(), SECRET_IN_KEY_FILE)
 
 
 @pytest.fixture
@@ -30,10 +31,10 @@ def repeating_server() -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
             received_headers.append(str(self.headers))
-            message = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
+            message = f"Incorrect API key provided: {' and '.join(SECRETS)} in {self.headers}"
             body = json.dumps({"error": {"message": message, "type": "authentication_error", "code": message}}).encode()
-            self.send_response(401, "No " + CANARIES[0])
-            self.send_header("X-Request-Id", CANARIES[0])
+            self.send_response(401, "No " + SECRETS[0])
+            self.send_header("X-Request-Id", SECRETS[0])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -50,13 +51,13 @@ def repeating_server() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def wait_until_run_ends(show: Callable[[], Any]) -> Any:
-    """Call `show` until no process works on the run, and return its last result."""
+def wait_until_run_ends(show_run: Callable[[], Any]) -> Any:
+    """Call `show_run` until no process works on the run, and return the result of the last call."""
     deadline = time.monotonic() + 90
-    result = show()
+    result = show_run()
     while result.json["status"] in ("running", "stalled") and time.monotonic() < deadline:
         time.sleep(0.2)
-        result = show()
+        result = show_run()
     return result
 
 
@@ -69,40 +70,47 @@ def wait_until_run_ends(show: Callable[[], Any]) -> Any:
         ("search", "google"),
     ],
 )
-def test_secrets_stay_out_of_all_files_after_endpoint_errors(
+def test_secrets_stay_out_of_files_and_output_after_endpoint_errors(
     role: str, interface: str, repeating_server: tuple[str, list[str]], nanoflux: Callable[..., Any],
     scripted_start: tuple[str, ...], tmp_path: Path
 ) -> None:  # fmt: skip
     url, received_headers = repeating_server
     key_file = tmp_path / "key"
-    key_file.write_text(FILE_SECRET)
+    key_file.write_text(SECRET_IN_KEY_FILE)
     key_file.chmod(0o600)
-    key_setting = f'key_file = "{key_file}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
-    config = tmp_path / "hosted.toml"
+    uses_key_file = interface == "anthropic_messages"
+    key_setting = f'key_file = "{key_file}"' if uses_key_file else 'key_env = "OPENAI_API_KEY"'
+    config_file = tmp_path / "hosted.toml"
     endpoint_table = f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{key_setting}\n'
     search_tables = (
         f'[judge]\nfact_check = true\n[search]\nengine = "{interface}"\nurl = "{url}"\ncx = "c"\n{key_setting}\n'
     )
-    config.write_text(search_tables if role == "search" else f'{endpoint_table}[roles.{role}]\nendpoint = "hosted"\n')
-    home, out, bundle = tmp_path / "home", tmp_path / "report", tmp_path / "bundle" / "out.pyz"
+    role_tables = f'{endpoint_table}[roles.{role}]\nendpoint = "hosted"\n'
+    config_file.write_text(search_tables if role == "search" else role_tables)
+    home, report_folder, bundle = tmp_path / "home", tmp_path / "report", tmp_path / "bundle" / "out.pyz"
     bundle.parent.mkdir()
-    start = nanoflux(home, *scripted_start, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT)
-    resume = nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT)
-    ended_run = wait_until_run_ends(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT))
-    table = nanoflux(home, "run", "show", "r", **ENVIRONMENT)
-    report = nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT)
-    bundling = nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT)
-    expected_key = FILE_SECRET if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
+
+    def run_with_secrets(*arguments: str) -> Any:
+        return nanoflux(home, *arguments, **SECRET_BY_VARIABLE)
+
+    start = run_with_secrets(*scripted_start, "--max-turns", "9", "--name", "r", "--config", str(config_file))
+    resume = run_with_secrets("run", "resume", "r", "--detach")
+    ended_run = wait_until_run_ends(lambda: run_with_secrets("run", "show", "r", "--json"))
+    table = run_with_secrets("run", "show", "r")
+    report = run_with_secrets("report", "r", "-o", str(report_folder))
+    bundling = run_with_secrets("bundle", "create", "-o", str(bundle), "--no-software", "--export", "r")
+    expected_key = SECRET_IN_KEY_FILE if uses_key_file else SECRET_BY_VARIABLE["OPENAI_API_KEY"]
     assert any(expected_key in headers for headers in received_headers), "the server did not receive the key"
     message = "refuses the request" if role == "search" else "Incorrect API key"
     assert start.code == 1 and message in start.err
     assert ended_run.json["status"] == "failed" and message in ended_run.json["message"]
     for result in (start, resume, ended_run, table, report, bundling):
-        assert not [secret for secret in CANARIES if secret in result.out + result.err]
+        assert not [secret for secret in SECRETS if secret in result.out + result.err]
     assert bundling.code == 0, bundling.err
-    files = [path for folder in (home, out, bundle.parent) for path in folder.rglob("*") if path.is_file()]
+    folders = (home, report_folder, bundle.parent)
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 3
     for path in files:
         content = path.read_bytes()
-        assert not [secret for secret in CANARIES if secret.encode() in content], path
+        assert not [secret for secret in SECRETS if secret.encode() in content], path
         assert path.stat().st_mode & 0o077 == 0, f"{path} is accessible to other users"

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
-TIMES = 2
-"""The number of times that each fault occurs in a run."""
+FAULTS_PER_RUN = 2
+"""The number of times that the tested fault occurs in a run."""
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,11 @@ def chaos() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The benchmark's faults and runs. Replies are slow, so that a run is still in progress if a process that disturbs
-    it starts late on a busy machine.
+    """The part of the benchmark that disturbs runs and compares each with an undisturbed one. Replies are slow, so that
+    a run is still in progress if a process that disturbs it starts late on a busy machine.
     """
-    return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
+    folder = tmp_path_factory.mktemp("chaos")
+    return chaos.Matrix(folder, turns=30, times=FAULTS_PER_RUN, kills=FAULTS_PER_RUN, seed=0, delay=0.1)
 
 
 @pytest.mark.parametrize("failure", ["kill_in_transaction", "cut_power", "fill_disk", "jump_clock", "start_workers"])
@@ -33,5 +34,6 @@ def test_run_under_faults_produces_the_undisturbed_dataset(
 ) -> None:
     # Without a mount, `fill_disk` limits the size of files, which needs no privilege.
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)
-    result = matrix.measure_failure(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
+    cause_failure = getattr(matrix, failure)
+    result = matrix.measure_failure(failure, cause_failure)  # type: ignore[attr-defined]
     assert result.times >= 1 and result.has_same_digest and result.wrong == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMPLETION_SCRIPT = """
+BASH_PROGRAM = """
 source "$1"
 shift
 COMP_WORDS=("$@")
@@ -17,6 +17,7 @@ COMP_CWORD=$(($# - 1))
 _nanoflux_completion nanoflux
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+"""Loads the completion script $1 and prints its completions of the last of the other arguments."""
 
 
 @pytest.fixture
@@ -32,13 +33,14 @@ def script(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def complete_words(script: Path, *words: str, home: Path | str = "/nowhere") -> list[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """The completions that bash offers for the last word of a command line."""
+    search_path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = subprocess.run(
-        ["bash", "-c", COMPLETION_SCRIPT, "bash", str(script), "nanoflux", *words],
-        env={**os.environ, "PATH": path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
+        ["bash", "-c", BASH_PROGRAM, "bash", str(script), "nanoflux", *words],
+        env={**os.environ, "PATH": search_path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return [line.split(",")[-1] for line in result.stdout.split()]
+    return [line.split(",")[-1] for line in result.stdout.split()]  # the name alone, also if a line is TYPE,NAME
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -53,11 +55,11 @@ def test_installed_script_completes_commands_and_options(script: Path) -> None:
 def test_installed_script_completes_stored_and_packaged_names(script: Path, tour_home: Path) -> None:
     assert complete_words(script, "run", "show", "to", home=tour_home) == ["tour"]
     assert complete_words(script, "--home", str(tour_home), "run", "show", "to") == ["tour"]
-    (example, *_) = complete_words(script, "examples", "show", "", home=tour_home)
-    assert len(example) == 16
+    example_ids = complete_words(script, "examples", "show", "", home=tour_home)
+    assert len(example_ids[0]) == 16
     assert complete_words(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
     assert complete_words(script, "run", "start", "--profile", "scr") == ["scripted"]
-    assert complete_words(script, "run", "show", "") == [], "completion printed something although there is no ledger"
+    assert complete_words(script, "run", "show", "") == [], "a home without a ledger has runs to complete"
 
 
 @pytest.mark.parametrize(

@@ -27,16 +27,17 @@ CHECK_NAMES = [
 PROJECT = Path(__file__).parents[2]
 
 
-def write_program(folder: Path, name: str, text: str) -> Path:
-    """Write a shell program into a folder, for the test to put first on PATH; return the folder."""
+def install_nvidia_smi(folder: Path, script: str) -> str:
+    """Write a shell script as `nvidia-smi` into a folder; return a PATH on which it is found first."""
     folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    return folder
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def find_check(result: Any, name: str) -> dict[str, Any]:
+    """The check with this name in the output of `doctor --json`."""
     (matching_check,) = [check for check in result.json["checks"] if check["name"] == name]
     return dict(matching_check)
 
@@ -62,24 +63,25 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
     (home / "weights" / "broken" / "weights.json").write_text("{}")
     result = nanoflux(home, "doctor", "--json", NANOFLUX_VLLM_PYTHON="/usr/bin/false")
     assert result.code == 1 and result.json["ok"] is False
-    expected = {
+    expected_by_check = {
         "home": ("accessible to other users (mode 0755)", f"chmod 700 {home}"),
         "ledger": ("not a readable ledger", "restore a backup"),
         "weights": ("broken: no valid record", "nanoflux models verify"),
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
     }
-    for name, (text, fix) in expected.items():
+    for name, (problem, fix) in expected_by_check.items():
         check = find_check(result, name)
-        assert not check["ok"] and text in check["found"] and fix in check["fix"], check
+        assert not check["ok"] and problem in check["found"] and fix in check["fix"], check
     table = nanoflux(home, "doctor")
     assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in table.out
 
 
 def test_doctor_hints_at_hosts_that_the_guard_allows(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
-    check = find_check(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
-    assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
-    check = find_check(nanoflux(home, "doctor", "--json"), "guard")
-    assert check["ok"] and check["found"] == "open: loopback only, until a profile names a host"
+    opened_guard = find_check(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
+    assert opened_guard["ok"] and "mirror.example" in opened_guard["found"]
+    assert "unset NANOFLUX_ALLOW_HOSTS" in opened_guard["fix"]
+    closed_guard = find_check(nanoflux(home, "doctor", "--json"), "guard")
+    assert closed_guard["ok"] and closed_guard["found"] == "open: loopback only, until a profile names a host"
 
 
 def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +131,8 @@ def test_doctor_compares_only_sizes_of_large_weights(
 
 
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_program(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    search_path = install_nvidia_smi(tmp_path / "bin", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
+    monkeypatch.setenv("PATH", search_path)
     assert machine.check_gpus() == MachineCheck("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cpu")
     assert not software.check_torch().ok and "CUDA" in software.check_torch().fix
@@ -139,8 +141,8 @@ def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_program(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    search_path = install_nvidia_smi(tmp_path / "bin", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
+    monkeypatch.setenv("PATH", search_path)
     monkeypatch.setattr(machine, "_count_cards", lambda: 2)
     check = machine.check_gpus()
     assert not check.ok and "2 NVIDIA cards" in check.state and "driver" in check.fix
@@ -154,10 +156,11 @@ NVIDIA_SMI_SCRIPTS = {
     "no driver": "echo 'NVIDIA-SMI has failed because it could not communicate with the driver.'; exit 9",
     "hanging": "exec sleep 3600",
 }
+"""Shell scripts that print what nvidia-smi prints in unusual cases: for each GPU the name, MiB of memory and driver."""
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "doctor_pattern", "plan_pattern", "code"),
+    ("behaviour", "doctor_pattern", "plan_pattern", "plan_code"),
     [("unified memory", "hint .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not report its memory", 2),
      ("one of two", "hint .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
      ("one lost", "fix .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
@@ -172,16 +175,15 @@ def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
     behaviour: str,
     doctor_pattern: str,
     plan_pattern: str,
-    code: int,
+    plan_code: int,
 ) -> None:
-    folder = write_program(tmp_path / "bin", "nvidia-smi", NVIDIA_SMI_SCRIPTS[behaviour])
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
-    assert result.code == code and "Traceback" not in result.err, result.err
+    search_path = install_nvidia_smi(tmp_path / "bin", NVIDIA_SMI_SCRIPTS[behaviour])
+    result = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=search_path)
+    assert result.code == plan_code and "Traceback" not in result.err, result.err
     assert re.search(plan_pattern, result.err) and "--gpus 40,40" in result.err, result.err
-    result_for_given_memory = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
-    assert result_for_given_memory.code == 0
-    monkeypatch.setenv("PATH", path)
+    result_with_option = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=search_path)
+    assert result_with_option.code == 0
+    monkeypatch.setenv("PATH", search_path)
     check = machine.check_gpus()
     assert re.search(doctor_pattern, f"{check.status} {check.state} {check.fix}"), check
 
@@ -197,12 +199,13 @@ def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPat
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     tested_versions = packages.load_tested_versions()
-    monkeypatch.setattr(packages, "load_tested_versions", lambda: {**tested_versions, "click": "0.1", "numpy": "0.2"})
+    other_versions = {**tested_versions, "click": "0.1", "numpy": "0.2"}
+    monkeypatch.setattr(packages, "load_tested_versions", lambda: other_versions)
     check = software.check_versions()
     assert check.ok and "(tested: 0.1)" in check.state and "pip install -c" in check.fix
     monkeypatch.setattr(packages, "list_unmet_requirements", lambda: ["click is missing"])
     assert not software.check_versions().ok and "click is missing" in software.check_versions().state
-    monkeypatch.undo()
+    monkeypatch.undo()  # from here on, the real versions are compared
     assert software.check_versions().ok and len(tested_versions) > 50
 
 
@@ -220,7 +223,7 @@ def test_doctor_loads_no_torch() -> None:
         "try:\n    main(['doctor'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
-    assert output.splitlines()[-1] == "False"
+    assert output.splitlines()[-1] == "False", "doctor imported torch"
 
 
 def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Callable[..., Any]) -> None:
@@ -236,7 +239,7 @@ def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Call
 
 
 @pytest.mark.parametrize(
-    ("fields", "licence"),
+    ("metadata_fields", "licence"),
     [
         ([("License-Expression", "MIT"), ("License", "other")], "MIT"),
         ([("License", "BSD-3-Clause")], "BSD-3-Clause"),
@@ -249,9 +252,9 @@ def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Call
         ([], "not stated"),
     ],
 )
-def test_licence_is_shown_by_name(fields: list[tuple[str, str]], licence: str) -> None:
+def test_licence_is_shown_by_name(metadata_fields: list[tuple[str, str]], licence: str) -> None:
     metadata = Message()
-    for key, value in fields:
+    for key, value in metadata_fields:
         metadata[key] = value
     assert packages.find_licence(metadata) == licence
 
@@ -259,6 +262,8 @@ def test_licence_is_shown_by_name(fields: list[tuple[str, str]], licence: str) -
 def test_wheel_contains_the_tested_versions(tmp_path: Path) -> None:
     script = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, timeout=120)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        constraints = wheel.read("nanoflux_local/constraints.txt")
-    assert constraints == (PROJECT / "constraints.txt").read_bytes() == packages.find_constraints_file().read_bytes()
+    (wheel_file,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel_file) as wheel:
+        packaged_constraints = wheel.read("nanoflux_local/constraints.txt")
+    assert packaged_constraints == (PROJECT / "constraints.txt").read_bytes()
+    assert packaged_constraints == packages.find_constraints_file().read_bytes()

@@ -7,17 +7,23 @@ import pytest
 
 from nanoflux_local.ledger.views import LedgerView
 
-EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
+ITEM_COUNT = 6
+EVAL_COMMAND = (
+    "eval", "--profile", "scripted", "--data", "starter-easy", "--limit", str(ITEM_COUNT), "--runs", "2", "--json"
+)  # fmt: skip
+"""An evaluation without a model; the tests add the endpoint, `duelist-a` or `duelist-b`."""
 PROMISED_KEYS = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
+"""Keys of `eval --json` on which scripts may rely."""
 
 
 def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invoke: Callable) -> None:
     soft_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft").json
     strict_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-b").json
-    assert soft_evaluation.keys() >= PROMISED_KEYS and (soft_evaluation["n"], soft_evaluation["runs"]) == (6, 2)
+    assert soft_evaluation.keys() >= PROMISED_KEYS
+    assert (soft_evaluation["n"], soft_evaluation["runs"]) == (ITEM_COUNT, 2)
     assert soft_evaluation["soft"]["judge"] == "arbiter" and strict_evaluation["soft"] is None
     pair = invoke(tmp_path, "compare", soft_evaluation["eval"], strict_evaluation["eval"], "--json").json["pairs"][0]
-    assert (pair["a"], pair["b"], pair["n"]) == (soft_evaluation["eval"], strict_evaluation["eval"], 6)
+    assert (pair["a"], pair["b"], pair["n"]) == (soft_evaluation["eval"], strict_evaluation["eval"], ITEM_COUNT)
 
 
 def test_eval_prints_one_item_and_one_run_in_the_singular(tmp_path: Path, invoke: Callable) -> None:
@@ -29,20 +35,21 @@ def test_eval_prints_one_item_and_one_run_in_the_singular(tmp_path: Path, invoke
 
 
 def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
-    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
-    for name, seed, trial in (("good-judge", 12, 4), ("chance-judge", 13, 4), ("no-trial", 7, 0)):
-        invoke(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
+    start_command = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
+    for name, seed, trial_size in (("good-judge", 12, 4), ("chance-judge", 13, 4), ("no-trial", 7, 0)):
+        invoke(tmp_path, *start_command, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial_size}")
     soft_command = (*EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
-    trial = invoke(tmp_path, "run", "show", "good-judge", "--json").json["judge_trial"]["judge"]
-    specificity, sensitivity = trial["specificity"]["share"], trial["sensitivity"]["share"]
+    trial_rates = invoke(tmp_path, "run", "show", "good-judge", "--json").json["judge_trial"]["judge"]
+    specificity, sensitivity = trial_rates["specificity"]["share"], trial_rates["sensitivity"]["share"]
     assert specificity + sensitivity > 1, "the judge is no better than chance"
     soft_accuracy = invoke(tmp_path, *soft_command, "good-judge").json["soft"]
-    low, high = soft_accuracy["corrected"]["ci95"]
-    mean = round(soft_accuracy["mean"] * 6) / 6
+    corrected = soft_accuracy["corrected"]
+    low, high = corrected["ci95"]
+    mean = round(soft_accuracy["mean"] * ITEM_COUNT) / ITEM_COUNT  # the correction counts whole items
     # Rogan and Gladen's estimate. In a trial, sensitivity is about wrong solutions and specificity about right ones.
     estimate = (mean + sensitivity - 1) / (specificity + sensitivity - 1)
-    assert soft_accuracy["corrected"]["estimate"] == pytest.approx(min(1, max(0, estimate)))
-    assert low <= soft_accuracy["corrected"]["estimate"] <= high
+    assert corrected["estimate"] == pytest.approx(min(1, max(0, estimate)))
+    assert low <= corrected["estimate"] <= high
     assert "no better than chance" in invoke(tmp_path, *soft_command, "chance-judge").err
     assert "has no judge trial" in invoke(tmp_path, *soft_command, "no-trial").err
 
@@ -57,11 +64,11 @@ def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable
         for domain in ("starter", "bare")
     }
     with LedgerView(tmp_path / "ledger.db") as view:
-        longest_prompt = {
-            domain: max(len(row["request"]) for row in view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
-            for domain, evaluation in evaluation_by_domain.items()
-        }
-    assert longest_prompt["bare"] < longest_prompt["starter"], "the prompt still has the worked example"
+        longest_request = {}
+        for domain, evaluation in evaluation_by_domain.items():
+            calls = view.rows("SELECT request FROM calls WHERE run = ?", evaluation)
+            longest_request[domain] = max(len(call["request"]) for call in calls)
+    assert longest_request["bare"] < longest_request["starter"], "the prompt still has the worked examples"
 
 
 def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
