@@ -43,7 +43,7 @@ def read_json(home: Home, *arguments: str) -> Any:
 
 def find_retried_turn(attempts: list[dict[str, Any]]) -> int:
     """The number of the first turn with a second attempt (attempts count from 0)."""
-    return next(entry["turn"] for entry in attempts if entry["attempt"] == 1)
+    return int(next(entry["turn"] for entry in attempts if entry["attempt"] == 1))
 
 
 def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_run: tuple[Home, str]) -> None:

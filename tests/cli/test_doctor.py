@@ -80,8 +80,8 @@ def test_doctor_hints_at_hosts_that_the_guard_allows(home: Path, nanoflux: Calla
     opened_guard = find_check(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
     assert opened_guard["ok"] and "mirror.example" in opened_guard["found"]
     assert "unset NANOFLUX_ALLOW_HOSTS" in opened_guard["fix"]
-    closed_guard = find_check(nanoflux(home, "doctor", "--json"), "guard")
-    assert closed_guard["ok"] and closed_guard["found"] == "open: loopback only, until a profile names a host"
+    default_guard = find_check(nanoflux(home, "doctor", "--json"), "guard")
+    assert default_guard["ok"] and default_guard["found"] == "open: loopback only, until a profile names a host"
 
 
 def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None:

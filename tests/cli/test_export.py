@@ -25,6 +25,7 @@ from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import load_run_data
 
 JSONL_FORMATS = [name for name in FORMATS if name not in ("parquet", "preference")]
+"""The formats with one JSON object per example and line, which `train --data` reads."""
 DIALOGUE = (
     Message("system", "Be brief."),
     Message("user", "1 + 1?"),
@@ -37,6 +38,15 @@ def change_ledger(home: Path, sql: str, *values: object) -> None:
     with sqlite3.connect(Home(home).ledger) as ledger:
         ledger.execute(sql, values)
     ledger.close()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def list_example_ids(home: Path, invoke: Callable[..., Any]) -> list[str]:
+    """The ids of the examples of the run "tour", in turn order."""
+    return [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
 
 
 def test_help_offers_every_format_and_trainer() -> None:
@@ -57,7 +67,7 @@ def test_exported_rows_load_with_train_data(
     assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     summary = json.loads(invoke(home, "run", "show", "tour", "--json").out)
     assert (exported["digest"], exported["rows"]) == (summary["digest"], summary["kept"])
-    keys_by_row = [set(json.loads(line)) for line in out.read_text("utf-8").splitlines()]
+    keys_by_row = [set(row) for row in read_json_lines(out)]
     assert all(keys == keys_by_row[0] for keys in keys_by_row) and {"id", "turn", "reason"} < keys_by_row[0]
     example = invoke(home, "examples", "show", rows[0].id, "--json")
     assert json.loads(example.out)["id"] == rows[0].id, "the id of a row is not the id of its example"
@@ -74,23 +84,25 @@ def test_export_for_a_trainer_describes_the_rows(
     result = invoke(home, "export", "tour", "--format", file_format, "--for", trainer, "-o", str(out), "--json")
     assert result.code == 0, result.err
     exported = json.loads(result.out)
-    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    description = yaml.safe_load(Path(exported["description"]).read_text("utf-8"))
-    file, columns = DESCRIPTION_READERS[trainer](description)
-    assert Path(exported["description"]).parent / file == out
+    rows = read_json_lines(out)
+    description_file = Path(exported["description"])
+    file_name, columns = DESCRIPTION_READERS[trainer](yaml.safe_load(description_file.read_text("utf-8")))
+    assert description_file.parent / file_name == out
     assert exported["command"] in out.with_suffix(".md").read_text()
     assert rows and all(columns <= set(row) for row in rows)
-    answers = [row[key] for row in rows for key in ("chosen", "rejected") if file_format == "preference"]
-    assert {type(answer) for answer in answers} <= {dict if trainer == "llama-factory" else list}
-    repeated = invoke(
-        home, "export", "tour", "--format", file_format, "--for", trainer, "-o", str(tmp_path / "b.jsonl")
-    )
-    assert repeated.code == (2 if trainer == "llama-factory" else 0), "dataset_info.json is never overwritten"
+    if file_format == "preference":
+        answer_type = dict if trainer == "llama-factory" else list
+        assert all(type(row[key]) is answer_type for row in rows for key in ("chosen", "rejected"))
+    second_out = tmp_path / "b.jsonl"
+    repeated = invoke(home, "export", "tour", "--format", file_format, "--for", trainer, "-o", str(second_out))
+    overwrites_description = trainer == "llama-factory"  # its description is always called dataset_info.json
+    assert repeated.code == (2 if overwrites_description else 0), repeated.err
 
 
 def read_axolotl_description(description: dict[str, Any]) -> tuple[str, set[str]]:
     (entry,) = description["datasets"]
-    return entry["path"], {entry["field_messages"], *(("chosen", "rejected") if description.get("rl") == "dpo" else ())}
+    answer_columns = {"chosen", "rejected"} if description.get("rl") == "dpo" else set()
+    return entry["path"], {entry["field_messages"], *answer_columns}
 
 
 def read_trl_description(description: dict[str, Any]) -> tuple[str, set[str]]:
@@ -114,16 +126,16 @@ DESCRIPTION_READERS = {
 def test_export_refuses_formats_that_the_trainer_cannot_read(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    result = invoke(home, "export", "tour", "--format", "parquet", "--for", "axolotl", "-o", str(tmp_path / "rows"))
-    assert result.code == 2 and "axolotl does not read the format 'parquet'" in result.err
+    refusal = invoke(home, "export", "tour", "--format", "parquet", "--for", "axolotl", "-o", str(tmp_path / "rows"))
+    assert refusal.code == 2 and "axolotl does not read the format 'parquet'" in refusal.err
     assert not list(tmp_path.glob("rows*"))
 
 
 def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     out = tmp_path / "rows.parquet"
     assert invoke(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
-    table = pyarrow.parquet.read_table(out).to_pylist()
-    for row, example in zip(table, load_run_data(Home(home), "tour").rows, strict=True):
+    exported_rows = pyarrow.parquet.read_table(out).to_pylist()
+    for row, example in zip(exported_rows, load_run_data(Home(home), "tour").rows, strict=True):
         assert [Message(**message) for message in row["messages"][:-1]] == list(example.prompt)
         assert row["messages"][-1] == {"role": "assistant", "content": example.completion}
         assert row["solution"] in example.completion and row["answer"] in example.completion and row["question"]
@@ -145,7 +157,7 @@ def test_card_records_origin_and_choice(home: Path, tmp_path: Path, invoke: Call
     assert result.code == 0, result.err
     exported, card = json.loads(result.out), out.with_suffix(".md").read_text("utf-8")
     assert exported["rows"] == 3 and exported["reasons"] == {"kept_failed": 3} and exported["levels"] == {}
-    assert all(json.loads(line)["turn"] > 1 for line in out.read_text("utf-8").splitlines())
+    assert all(row["turn"] > 1 for row in read_json_lines(out))
     for text in (
         exported["run"], exported["digest"], exported["sha256"],
         "kept_failed 3", "not scored", "drawn by seed 5", "duelist-a",
@@ -162,7 +174,7 @@ def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., An
     out = tmp_path / "rows.jsonl"
     exported = json.loads(invoke(home, "export", "tour", "-o", str(out), "--json").out)
     assert set(exported["levels"]) == {"3", "4"} and sum(exported["levels"].values()) == exported["rows"]
-    assert {json.loads(line)["level"] for line in out.read_text("utf-8").splitlines()} == {3, 4}
+    assert {row["level"] for row in read_json_lines(out)} == {3, 4}
 
 
 @pytest.mark.parametrize(
@@ -238,21 +250,22 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     out = tmp_path / "pairs.jsonl"
     result = invoke(home, "export", "tour", "--format", "preference", "-o", str(out), "--json")
     assert result.code == 0, result.err
-    exported, pairs = json.loads(result.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    exported, pairs = json.loads(result.out), read_json_lines(out)
     with LedgerView(Home(home).ledger) as view:
-        attempts = {record.number: record.last for record in view.turn_records(exported["run"]) if record.kept}
-    failed = {number for number, attempt in attempts.items() if attempt.outcome == "kept_failed"}
-    assert [pair["turn"] for pair in pairs] == sorted(failed) and 0 < len(failed) < len(attempts)
-    rows = {row.id: row for row in load_run_data(Home(home), "tour").rows}
+        kept_turns = [record for record in view.turn_records(exported["run"]) if record.kept]
+    last_attempts = {record.number: record.last for record in kept_turns}
+    failed_turns = {turn for turn, attempt in last_attempts.items() if attempt.outcome == "kept_failed"}
+    assert [pair["turn"] for pair in pairs] == sorted(failed_turns) and 0 < len(failed_turns) < len(kept_turns)
+    row_by_id = {row.id: row for row in load_run_data(Home(home), "tour").rows}
     for pair in pairs:
-        row, attempt = rows[f"turn-{pair['turn']}"], attempts[pair["turn"]]
+        row, attempt = row_by_id[f"turn-{pair['turn']}"], last_attempts[pair["turn"]]
         assert attempt.defence is not None
         assert [Message(**message) for message in pair["prompt"]] == list(row.prompt)
         assert pair["chosen"] == [{"role": "assistant", "content": row.completion}]
         (rejected,) = pair["rejected"]
         assert attempt.defence.solution in rejected["content"] and rejected["content"] != row.completion
-    assert (exported["rows"], exported["examples"]) == (len(pairs), len(failed))
-    assert exported["without_rejected"] == len(attempts) - len(failed)
+    assert (exported["rows"], exported["examples"]) == (len(pairs), len(failed_turns))
+    assert exported["without_rejected"] == len(kept_turns) - len(failed_turns)
     assert f"left out: {exported['without_rejected']} without a wrong answer" in result.err
     card = out.with_suffix(".md").read_text("utf-8")
     assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
@@ -266,11 +279,12 @@ def test_export_of_own_solutions_leaves_out_examples_without_one(
     out = tmp_path / "own.jsonl"
     result = invoke(home, "export", "tour", "--solution", "own", "-o", str(out), "--json")
     assert result.code == 0, result.err
-    exported, rows = json.loads(result.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    solution = exported["choice"]["solution"]
-    assert exported["reasons"] == {"kept_novel": len(rows)} and solution["origins"] == {"own": len(rows)}
+    exported, rows = json.loads(result.out), read_json_lines(out)
+    solution_counts = exported["choice"]["solution"]
+    assert exported["reasons"] == {"kept_novel": len(rows)} and solution_counts["origins"] == {"own": len(rows)}
     assert all(row["origin"] == "own" for row in rows)
-    sentence = f"{solution['without']} of {solution['without'] + len(rows)} without a right solution by the defender"
+    without = solution_counts["without"]
+    sentence = f"{without} of {without + len(rows)} without a right solution by the defender"
     assert sentence in result.err and sentence in out.with_suffix(".md").read_text("utf-8")
     refusal = invoke(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
     assert refusal.code == 2 and "--base" in refusal.err
@@ -279,15 +293,15 @@ def test_export_of_own_solutions_leaves_out_examples_without_one(
 def test_dropped_examples_are_neither_exported_nor_trained_on(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    example_ids = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
+    example_ids = list_example_ids(home, invoke)
     assert invoke(home, "examples", "review", example_ids[0], "--verdict", "drop").code == 0
     out = tmp_path / "kept.jsonl"
     result = invoke(home, "export", "tour", "-o", str(out), "--json")
-    assert [json.loads(line)["id"] for line in out.read_text("utf-8").splitlines()] == example_ids[1:]
+    assert [row["id"] for row in read_json_lines(out)] == example_ids[1:]
     assert "left out: 1 that a reviewer dropped" in result.err
     assert json.loads(result.out)["choice"]["dropped"] == {"included": False, "rows": 1}
-    all_rows = invoke(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
-    assert json.loads(all_rows.out)["rows"] == len(example_ids)
+    complete_export = invoke(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
+    assert json.loads(complete_export.out)["rows"] == len(example_ids)
     assert len(load_run_data(Home(home), "tour").rows) == len(example_ids) - 1
     assert invoke(home, "examples", "review", example_ids[0], "--verdict", "open").code == 0
     assert len(load_run_data(Home(home), "tour").rows) == len(example_ids)
@@ -296,25 +310,28 @@ def test_dropped_examples_are_neither_exported_nor_trained_on(
 def test_examples_marked_fix_are_exported_and_trained_on_and_counted(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
-    example_ids = [example["id"] for example in json.loads(invoke(home, "examples", "list", "tour", "--json").out)]
+    example_ids = list_example_ids(home, invoke)
     for example_id in example_ids[:2]:
         assert invoke(home, "examples", "review", example_id, "--verdict", "fix", "--reviewer", "ada").code == 0
     result = invoke(home, "export", "tour", "-o", str(tmp_path / "rows.jsonl"), "--json")
     assert "included: 2 that a reviewer marked `fix`: correct or drop them" in result.err
     summary = json.loads(result.out)
     assert (summary["rows"], summary["choice"]["fix"]) == (len(example_ids), {"rows": 2})
-    one = invoke(home, "export", "tour", "-o", str(tmp_path / "one.jsonl"), "--where", f"id = '{example_ids[0]}'")
-    assert "included: 1 that a reviewer marked `fix`: correct or drop it" in one.err
-    data = load_run_data(Home(home), "tour")
-    assert (len(data.rows), data.source["fix"]) == (len(example_ids), {"rows": 2})
+    condition = f"id = '{example_ids[0]}'"
+    export_of_one = invoke(home, "export", "tour", "-o", str(tmp_path / "one.jsonl"), "--where", condition)
+    assert "included: 1 that a reviewer marked `fix`: correct or drop it" in export_of_one.err
+    run_data = load_run_data(Home(home), "tour")
+    assert (len(run_data.rows), run_data.source["fix"]) == (len(example_ids), {"rows": 2})
     for example_id in example_ids[:2]:
         assert invoke(home, "examples", "review", example_id, "--verdict", "open", "--reviewer", "ada").code == 0
     assert "fix" not in load_run_data(Home(home), "tour").source
 
 
 def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
-    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
-    assert invoke(tmp_path, *start, "--examples", "6", "--seed", "7").code == 0
+    start_command = (
+        "run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven"
+    )  # fmt: skip
+    assert invoke(tmp_path, *start_command, "--examples", "6", "--seed", "7").code == 0
     out = tmp_path / "solver.jsonl"
     result = invoke(tmp_path, "export", "proven", "--solution", "solver", "-o", str(out), "--json")
     assert result.code == 0, result.err
@@ -324,7 +341,7 @@ def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, 
             for record in view.turn_records(json.loads(result.out)["run"])
             if record.kept and record.last.validation
         }
-    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    rows = read_json_lines(out)
     solutions_by_turn = {
         turn: [exhibit.text for exhibit in finding.evidence if exhibit.kind == "solution" and exhibit.agrees]
         for turn, finding in finding_by_turn.items()
@@ -333,4 +350,5 @@ def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, 
     solved_turns = {turn for turn, solutions in solutions_by_turn.items() if solutions}
     assert {row["turn"] for row in rows} == solved_turns != set(solutions_by_turn)
     for row in rows:
-        assert row["origin"] == "solver" and solutions_by_turn[row["turn"]][0] in row["messages"][-1]["content"]
+        first_solution = solutions_by_turn[row["turn"]][0]
+        assert row["origin"] == "solver" and first_solution in row["messages"][-1]["content"]

@@ -22,22 +22,24 @@ def home(tmp_path: Path) -> Home:
 
 
 def execute(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
+    """Execute a run and return its summary as `run show --json` prints it."""
     run = execute_run(home, config, forked_from=forked_from)
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
 
 
 def execute_origin(home: Home) -> dict[str, Any]:
+    """Execute the scripted run that the tests fork, and return its summary."""
     settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     return execute(home, configs.resolve("starter-genetics", "scripted", settings, home))
 
 
 def test_fork_sends_only_changed_requests(home: Home) -> None:
     origin = execute_origin(home)
-    changes = {"novelty": {"question": 0.4}}
-    fork = execute(home, runs.fork_config(home, origin["run"], changes), origin["run"])
+    fork_config = runs.fork_config(home, origin["run"], {"novelty": {"question": 0.4}})
+    fork = execute(home, fork_config, origin["run"])
     empty_home = Home(home.root / "elsewhere").prepare()
-    separate_run = execute(empty_home, runs.fork_config(home, origin["run"], changes))
+    separate_run = execute(empty_home, fork_config)
     assert fork["digest"] == separate_run["digest"] != origin["digest"]
     assert fork["forked_from"] == origin["run"] and origin["forked_from"] == separate_run["forked_from"] == ""
     assert 0 < fork["calls"]["made"] < separate_run["calls"]["made"]
@@ -80,9 +82,9 @@ def test_run_set_refuses_a_frozen_setting_and_prints_the_fork_command(home: Home
     with pytest.raises(RefusedError, match="affects the result") as refusal:
         runs.change(home, origin["run"], {"novelty": {"question": 0.4}, "concurrency": 2})
     _, _, fork_command = refusal.value.fix.partition(": ")
-    program, *words = shlex.split(fork_command)
+    program, *arguments = shlex.split(fork_command)
     assert program == "nanoflux"
-    result = invoke(home.root, *words, "--json")
+    result = invoke(home.root, *arguments, "--json")
     assert result.code == 0, result.err
     summary = json.loads(result.out)
     assert summary["forked_from"] == origin["run"] and summary["calls"]["remembered"] > 0
@@ -93,14 +95,16 @@ REFUSED_FORKS = [
     (("--fork", "RUN", "--profile", "scripted"), 2, "keeps the domain and the profile"),
     (("--fork", "nobody"), 4, "there is no run 'nobody'"),
 ]
+"""Options of `run start` ("RUN" stands for the id of a run), the exit code, and a part of the message."""
 
 
-@pytest.mark.parametrize(("words", "code", "message"), REFUSED_FORKS)
+@pytest.mark.parametrize(("options", "code", "message"), REFUSED_FORKS)
 def test_impossible_fork_is_refused(
-    home: Home, invoke: Callable, words: tuple[str, ...], code: int, message: str
+    home: Home, invoke: Callable, options: tuple[str, ...], code: int, message: str
 ) -> None:
     run = execute_origin(home)["run"]
-    result = invoke(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
+    options_with_run = [run if word == "RUN" else word for word in options]
+    result = invoke(home.root, "run", "start", *options_with_run)
     assert (result.code, result.out) == (code, "") and message in result.err
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from nanoflux_local.report.page import MAX_CHARACTERS
 
-HARMFUL_TEXT = (
+HARMFUL_TEXT = (  # a spreadsheet formula, scripts, a template, and escape and direction characters
     "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<svg/onload=document.title='owned'> ]]> --> {{7*7}} \x1b[31mred\x1b]0;title\x07 \x9b31m \u202eevil\u2066"
 )
@@ -28,9 +28,9 @@ JSONL_FORMATS = ("chat", "prompt-completion", "alpaca")
 
 
 def make_response(harmful_text: str) -> bytes:
-    """The response of a server whose model wrote the harmful text."""
-    text = f"QUESTION: {harmful_text}\nSOLUTION: {harmful_text}\nANSWER: A\nREFLECTION: {HARMFUL_TEXT}"
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    """The HTTP response of a server whose model, as the attacker, wrote the harmful text as question and solution."""
+    reply = f"QUESTION: {harmful_text}\nSOLUTION: {harmful_text}\nANSWER: A\nREFLECTION: {HARMFUL_TEXT}"
+    choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
     return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
 
@@ -62,9 +62,11 @@ def hostile_run(
         f'[endpoints.hostile]\ninterface = "openai_chat"\nmodel = "m"\nurl = "{hostile_url}"\nstructured = false\n'
         '[roles.attacker]\nendpoint = "hostile"\n'
     )
-    words = ("--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r")
-    words = (*words, "--concurrency", "1")  # a concurrent turn that is not needed would write megabytes
-    result = nanoflux(home, *scripted_start, *words)
+    options = (
+        "--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r",
+        "--concurrency", "1",  # a concurrent turn that is not needed would write megabytes
+    )  # fmt: skip
+    result = nanoflux(home, *scripted_start, *options)
     assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), result.err[:2000]
     rows = nanoflux(home, "examples", "list", "r", "--json").json
     example_ids = [row["id"] for row in rows if row["question"] == harmful_text.strip()]
@@ -74,19 +76,19 @@ def hostile_run(
 
 def test_hostile_reply_is_harmless_on_a_terminal(hostile_run: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
     home, example = hostile_run
-    for words in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
+    for command in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
         for json_option in ((), ("--json",)):
-            result = nanoflux(home, *words, *json_option)
-            assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), (words, json_option)
+            result = nanoflux(home, *command, *json_option)
+            assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), (command, json_option)
             if json_option:
-                json.loads(result.out)
+                json.loads(result.out)  # the output is still a JSON document
     assert "=cmd|" in nanoflux(home, "examples", "show", example).out
 
 
 def test_hostile_reply_is_exported_verbatim(
     hostile_run: tuple[Path, str], harmful_text: str, nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Spreadsheets evaluate no formulas in JSON Lines and Parquet, and no row may be split."""
+    """Spreadsheets evaluate no formulas in JSON Lines and Parquet, so exports escape nothing. No row may be split."""
     for file_format in (*JSONL_FORMATS, "parquet"):
         out = tmp_path / f"rows-{file_format}"
         result = nanoflux(hostile_run[0], "export", "r", "--format", file_format, "-o", str(out))
@@ -95,8 +97,8 @@ def test_hostile_reply_is_exported_verbatim(
             rows = pyarrow.parquet.read_table(out).to_pylist()
         else:
             rows = [json.loads(line) for line in out.read_bytes().split(b"\n")[:-1]]
-        text = json.dumps(rows, ensure_ascii=False)
-        assert len(rows) == 1 and json.dumps(harmful_text.strip(), ensure_ascii=False)[1:-1] in text
+        escaped_text = json.dumps(harmful_text.strip(), ensure_ascii=False)[1:-1]  # without the quotation marks
+        assert len(rows) == 1 and escaped_text in json.dumps(rows, ensure_ascii=False)
         card = out.with_suffix(".md").read_text(encoding="utf-8")
         assert not CONTROL_CHARACTERS.search(card) and "<script" not in card
 
@@ -114,11 +116,10 @@ def test_report_of_a_huge_line_stays_small(
 @pytest.fixture
 def render_page(tmp_path: Path) -> Callable[[Path], str]:
     """Render a page in a real browser, which would run its scripts, and return the document."""
-    configured_browser = os.environ.get("NANOFLUX_CHROMIUM", "")
-    installed_browsers = [path for path in map(shutil.which, BROWSERS) if path]
-    browser = configured_browser or (installed_browsers[0] if installed_browsers else "")
+    candidates = [os.environ.get("NANOFLUX_CHROMIUM"), *map(shutil.which, BROWSERS)]
+    browser = next((path for path in candidates if path), "")
     if not browser:
-        pytest.skip("no Chromium here (Debian: apt install chromium-headless-shell, or name one in NANOFLUX_CHROMIUM)")
+        pytest.skip("Chromium is not installed (Debian: apt install chromium-headless-shell, or set NANOFLUX_CHROMIUM)")
     options = (
         "--headless",
         "--disable-gpu",
@@ -128,8 +129,8 @@ def render_page(tmp_path: Path) -> Callable[[Path], str]:
     )
 
     def render(page: Path) -> str:
-        words = [browser, *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-        result = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
+        command_line = [browser, *options, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+        result = subprocess.run(command_line, capture_output=True, text=True, errors="replace", timeout=120)
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
 
@@ -139,7 +140,7 @@ def render_page(tmp_path: Path) -> Callable[[Path], str]:
 def test_hostile_reply_runs_no_script_in_a_browser(
     hostile_run: tuple[Path, str], render_page: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
-    unescaped_page = tmp_path / "unescaped.html"
+    unescaped_page = tmp_path / "unescaped.html"  # a page without protection, to see whether the browser runs scripts
     unescaped_page.write_text(
         f"<!doctype html><meta charset=utf-8><title>mine</title><p>{HARMFUL_TEXT}</p>", encoding="utf-8"
     )
@@ -150,5 +151,5 @@ def test_hostile_reply_runs_no_script_in_a_browser(
     assert result.code == 0, result.err
     document = render_page(tmp_path / "report" / "index.html")
     assert "<title>NanoFlux run r</title>" in document and "owned</title>" not in document
-    document_without_text = re.sub(">[^<]*<", "><", document)
+    document_without_text = re.sub(">[^<]*<", "><", document)  # the escaped text contains "onload="
     assert not re.search(r"<(script|img|iframe|object|embed)\b", document) and "onload=" not in document_without_text

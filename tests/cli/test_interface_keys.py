@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 
-# The keys of each object in a document, by its path: "" is the whole document, "calls" the object under `calls`.
+# Each constant below with a dictionary has the keys of the objects in a document, by the object's path: "" is the whole
+# document, "calls" the object under `calls`.
 SUMMARY_KEYS = {
     "": "run name domain rules forked_from status message turns max_turns kept target digest note levels pass_rates"
     " funnel contaminated cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
@@ -51,36 +52,37 @@ EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--li
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with an unfinished run, "keys", that has a trial of its judge and a review."""
     home = tmp_path_factory.mktemp("keys")
-    settings = ("max_turns=20", "seeds.min=2", "judge.trial=2")
-    options = [word for setting in settings for word in ("--set", setting)]
-    read_json(home, "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys", *options)
-    read_json(home, "run", "set", "keys", "max_turns=200", "target=100")
+    settings = ("--set", "max_turns=20", "--set", "seeds.min=2", "--set", "judge.trial=2")
+    start_command = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys")
+    read_json(home, *start_command, *settings)
+    read_json(home, "run", "set", "keys", "max_turns=200", "target=100")  # a run that has ended has no forecast
     example = read_json(home, "examples", "list", "keys")[0]["id"]
     read_json(home, "examples", "review", example, "--verdict", "keep", "--reviewer", "ada")
     return home
 
 
 def read_json(home: Path, *arguments: str) -> Any:
+    """The JSON document that a command prints."""
     result = CliRunner().invoke(nanoflux, [*arguments, "--json"], env={"NANOFLUX_HOME": str(home)})
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "keys"),
+    ("command", "keys_by_path"),
     [
         ("run show keys", SHOW_KEYS),
         ("run replay keys", REPLAY_KEYS),
         ("run replay keys --set novelty.question=0.4", WHAT_IF_KEYS),
     ],
 )
-def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: dict[str, str]) -> None:
-    document = read_json(home, *arguments.split())
-    for path, names in keys.items():
+def test_json_has_exactly_its_documented_keys(home: Path, command: str, keys_by_path: dict[str, str]) -> None:
+    document = read_json(home, *command.split())
+    for path, keys in keys_by_path.items():
         part = document
         for step in path.split(".") if path else ():
             part = part[int(step)] if isinstance(part, list) else part[step]
-        assert set(part) == set(names.split()), path
+        assert set(part) == set(keys.split()), path
 
 
 def test_run_list_has_exactly_its_documented_keys(home: Path) -> None:
@@ -99,7 +101,7 @@ def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, invoke: Callab
     assert comparison.keys() == {"pairs"}
     (pair,) = comparison["pairs"]
     assert pair.keys() >= PAIR_KEYS and "data" not in pair and len(pair["ci95"]) == 2
-    assert pair["holm_p"] == pair["mcnemar_p"], "a single pair was corrected"
+    assert pair["holm_p"] == pair["mcnemar_p"], "Holm's correction changed the p-value of a single pair"
 
 
 def test_doctor_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench" / "kills.py"
+KILLS_BENCHMARK = Path(__file__).parents[2] / "bench" / "kills.py"
 PROFILE_WITH_PROGRAMS = """
 embedder = "hashing"
 [endpoints]
@@ -21,12 +21,13 @@ attacker = { endpoint = "program" }
 defender = { endpoint = "duelist-b" }
 judge = { endpoint = "program" }
 """
+"""A profile in which programs attack and judge, so that a run uses the sandbox."""
 
 
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
     """The benchmark bench/kills.py as a module."""
-    spec = importlib.util.spec_from_file_location("bench_kills", BENCH)
+    spec = importlib.util.spec_from_file_location("bench_kills", KILLS_BENCHMARK)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module there
@@ -36,10 +37,11 @@ def kills() -> ModuleType:
 
 def check_killed_run(kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int) -> None:
     """Kill a run up to `times` times and resume it each time; compare its dataset with that of an undisturbed run."""
-    undisturbed, killed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
+    undisturbed = kills.Trial(folder / "plain", settings)
+    killed = kills.Trial(folder / "killed", settings)
     undisturbed.finish()
     kills.disturb(killed, times, len(undisturbed.sent_keys()), random.Random(0))
-    assert 1 <= killed.kills <= times  # kills are at random times, so the run may end before the last one
+    assert 1 <= killed.kills <= times  # kills come at random times, so the run may end before the last kill
     expected, outcome = undisturbed.outcome(), killed.outcome()
     assert expected["status"] == "done" and len(expected["examples"]) > 10 and expected["problems"] == []
     assert kills.find_differences(expected, outcome, killed, concurrency) == []
@@ -55,6 +57,7 @@ def test_run_killed_with_programs_in_the_sandbox_produces_the_undisturbed_datase
     profile = tmp_path / "programs.toml"
     profile.write_text(PROFILE_WITH_PROGRAMS)
     settings = kills.make_scripted_settings(14, 4, 0.05, str(profile))
+    # The questions of the domain starter have programs, those of starter-genetics have none.
     settings = tuple("starter" if word == "starter-genetics" else word for word in settings)
     check_killed_run(kills, tmp_path, settings, times=3, concurrency=4)
 

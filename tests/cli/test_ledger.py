@@ -1,4 +1,4 @@
-"""`nanoflux ledger`: size and contents, compaction and backup."""
+"""`nanoflux ledger` shows, compacts and backs up the ledger; `run start --novel-against` reads another run from it."""
 
 import fcntl
 import json
@@ -14,8 +14,8 @@ from nanoflux_local.paths import Home
 
 @pytest.fixture
 def ledger_json(invoke, home: Path) -> Callable[..., dict]:
-    """The JSON of `nanoflux ledger …`."""
-    return lambda *words: json.loads(invoke(home, "ledger", *words, "--json").out)
+    """Run `nanoflux ledger …` and return its JSON: `ledger_json("show")`."""
+    return lambda *arguments: json.loads(invoke(home, "ledger", *arguments, "--json").out)
 
 
 def test_ledger_is_shown_compacted_and_backed_up(invoke, ledger_json, home: Path, tmp_path: Path) -> None:
@@ -31,35 +31,36 @@ def test_ledger_is_shown_compacted_and_backed_up(invoke, ledger_json, home: Path
     assert ledger_json("backup", str(backup)) == {"backup": str(backup), "bytes": backup.stat().st_size}
     repeated = invoke(home, "ledger", "backup", str(backup))
     assert repeated.code == 3 and "already exists, and is not overwritten" in repeated.err
-    for words in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
-        assert invoke(home, "ledger", *words).code == 0
+    for arguments in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
+        assert invoke(home, "ledger", *arguments).code == 0, "the command fails without --json"
 
 
 def test_compact_keeps_file_size_while_a_run_is_active(invoke, ledger_json, home: Path) -> None:
-    """The test holds the lock and the execution of the run, as a worker would."""
-    opened_home = Home(home)
-    with Ledger(opened_home.ledger) as ledger:
+    """The test records an execution of the run and holds the run's lock, as a process that works on the run does."""
+    home_with_run = Home(home)
+    with Ledger(home_with_run.ledger) as ledger:
         job = Job(RUN, ledger.rows("SELECT id FROM runs")[0][0])
         ledger.start_execution("run", job.id, 1, boot_id())
-    with job.lock(opened_home).open("w") as lock_file:
+    with job.lock(home_with_run).open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
         result = invoke(home, "ledger", "compact", "--json")
-        assert json.loads(result.out)["packed"] > 10 and not json.loads(result.out)["shrunk"]
+        compaction = json.loads(result.out)
+        assert compaction["packed"] > 10 and not compaction["shrunk"]
         assert "is active" in result.err
-    size_before = opened_home.ledger.stat().st_size
+    size_before = home_with_run.ledger.stat().st_size
     assert ledger_json("compact")["shrunk"]
-    assert ledger_json("show")["free_bytes"] == 0 and opened_home.ledger.stat().st_size < size_before
+    assert ledger_json("show")["free_bytes"] == 0 and home_with_run.ledger.stat().st_size < size_before
 
 
 def test_ledger_commands_without_ledger_exit_with_4(invoke, tmp_path: Path) -> None:
-    for words in (("show",), ("compact",), ("backup", str(tmp_path / "copy.db"))):
-        assert invoke(tmp_path, "ledger", *words).code == 4
+    for arguments in (("show",), ("compact",), ("backup", str(tmp_path / "copy.db"))):
+        assert invoke(tmp_path, "ledger", *arguments).code == 4
     assert not (tmp_path / "copy.db").exists()
 
 
 def test_run_start_excludes_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
-    words = (*scripted_start, "--max-turns", "3", "--seed", "7")
-    novel_run = json.loads(invoke(home, *words, "--novel-against", "tour", "--json").out)
-    unrestricted_run = json.loads(invoke(home, *words, "--json").out)
+    start_command = (*scripted_start, "--max-turns", "3", "--seed", "7")  # the seed of "tour": the same questions
+    novel_run = json.loads(invoke(home, *start_command, "--novel-against", "tour", "--json").out)
+    unrestricted_run = json.loads(invoke(home, *start_command, "--json").out)
     assert novel_run["funnel"]["novelty_rejected"] > unrestricted_run["funnel"]["novelty_rejected"]
-    assert invoke(home, *words, "--novel-against", "nobody").code == 4
+    assert invoke(home, *start_command, "--novel-against", "nobody").code == 4

@@ -25,16 +25,16 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-@pytest.mark.parametrize(("command", "name"), [("run", "run-a"), ("trainings", "train-run-a")])
-def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, name: str) -> None:
-    assert invoke(home.root, command, "note", name).out == ""
-    assert invoke(home.root, command, "note", name, "first").code == 0
-    assert invoke(home.root, command, "note", name, "second\nline").code == 0
-    assert invoke(home.root, command, "note", name).out == "second\nline\n"
-    assert invoke(home.root, command, "show", name, "--json").json["note"] == "second\nline"
-    assert "second" in invoke(home.root, command, "show", name).out
-    assert invoke(home.root, command, "note", name, "", "--json").json["note"] == ""
-    assert "note" not in invoke(home.root, command, "show", name).out
+@pytest.mark.parametrize(("command", "job_id"), [("run", "run-a"), ("trainings", "train-run-a")])
+def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, job_id: str) -> None:
+    assert invoke(home.root, command, "note", job_id).out == ""
+    assert invoke(home.root, command, "note", job_id, "first").code == 0
+    assert invoke(home.root, command, "note", job_id, "second\nline").code == 0
+    assert invoke(home.root, command, "note", job_id).out == "second\nline\n"
+    assert invoke(home.root, command, "show", job_id, "--json").json["note"] == "second\nline"
+    assert "second" in invoke(home.root, command, "show", job_id).out
+    assert invoke(home.root, command, "note", job_id, "", "--json").json["note"] == ""
+    assert "note" not in invoke(home.root, command, "show", job_id).out
     with sqlite3.connect(home.ledger) as connection:
         assert connection.execute("SELECT note FROM notes").fetchall() == [("first",), ("second\nline",), ("",)]
 
@@ -75,12 +75,12 @@ def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM notes WHERE note != 'newest'")
     connection.close()
-    first_merge, second_merge = {"note": ["run run-a"]}, {}
-    for expected in (first_merge, second_merge):
+    added_by_first_merge, added_by_second_merge = {"note": ["run run-a"]}, {}
+    for expected_notes in (added_by_first_merge, added_by_second_merge):
         result = MergeResult()
         with Ledger(home.ledger) as ledger, LedgerView(excerpt) as source, ledger.transaction() as writer:
             merge_rows(writer, source, result)
-        assert {kind: names for kind, names in result.added.items() if kind == "note"} == expected
+        assert {kind: names for kind, names in result.added.items() if kind == "note"} == expected_notes
     assert invoke(home.root, "run", "note", "run-a").out == "newest\n", (
         "the note that was added last is shown instead of the newest one"
     )

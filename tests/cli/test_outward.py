@@ -35,8 +35,12 @@ from nanoflux_models import offline
 offline.SETTINGS.clear()
 main.main(["reach", sys.argv[1]])
 """
-"""A program that adds the command `reach` to `nanoflux` and runs it; the command asks a library to reach the hub."""
+"""A program that adds the command `reach` to `nanoflux` and runs it; the command asks a library to reach the hub. The
+argument says what the command does with the library's exception: `openly` raises it again, `wrapped` replaces it, and
+`quietly` swallows it.
+"""
 TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
+"""The system calls that can address another machine."""
 
 
 @pytest.mark.parametrize("error_handling", ["openly", "wrapped"])
@@ -72,7 +76,7 @@ def trace_command(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[...,
     if strace is None:
         pytest.skip("strace is not installed (Debian: apt install strace)")
     if subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, timeout=60).returncode:
-        pytest.skip("strace may not trace here (ptrace is forbidden)")
+        pytest.skip("strace cannot trace processes here (ptrace is forbidden)")
 
     def run(home: Path, *arguments: str) -> list[str]:
         log = tmp_path / "trace"
@@ -93,7 +97,7 @@ def is_remote(line: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("line", "remote"),
+    ("line", "expected"),
     [
         ('1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")}, 16) = 0', True),
         (
@@ -111,18 +115,17 @@ def is_remote(line: str) -> bool:
         ('1 sendto(4, "x", 1, 0, NULL, 0) = 1', False),
     ],
 )
-def test_is_remote_recognizes_addresses_of_other_machines(line: str, remote: bool) -> None:
-    assert is_remote(line) is remote
+def test_is_remote_recognizes_addresses_of_other_machines(line: str, expected: bool) -> None:
+    assert is_remote(line) is expected
 
 
 def test_trace_records_a_connection(trace_command: Callable[..., list[str]], tmp_path: Path) -> None:
     """Instead of a command, an unguarded program connects a UDP socket, which sends no packet."""
-    strace, log = shutil.which("strace"), tmp_path / "trace"
+    log = tmp_path / "trace"
+    trace_prefix = (str(shutil.which("strace")), "-f", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
     script = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
-    subprocess.run(
-        [str(strace), "-f", "-e", f"trace={TRACED_CALLS}", "-o", str(log), sys.executable, "-c", script], check=False
-    )
-    assert any(map(is_remote, log.read_text().splitlines()))
+    subprocess.run([*trace_prefix, sys.executable, "-c", script], check=False)  # fails on a machine without network
+    assert any(is_remote(line) for line in log.read_text().splitlines())
 
 
 def test_scripted_run_makes_no_outside_connection(

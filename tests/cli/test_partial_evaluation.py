@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
-ANSWER = "ANSWER: 7"
-ITEMS, RUNS = 12, 2
+REPLY = "ANSWER: 7"
+ITEM_COUNT = 12
+REPEATS = 2
+"""The number of requests for each item (`--runs`)."""
+Refusal = tuple[int, str, str]
+"""The status, message and code with which a provider refuses a request."""
 QUOTA_REFUSAL = (429, "You exceeded your current quota", "insufficient_quota")
 LENGTH_REFUSAL = (
     400,
@@ -31,9 +35,7 @@ judge = {{ endpoint = "{name}" }}
 
 
 class Provider(ThreadingHTTPServer):
-    """A chat server on loopback that answers each request unless `refuse(number, body)` returns a status, message and
-    code.
-    """
+    """A chat server on loopback that answers each request unless `refuse(request_number, body)` returns a refusal."""
 
     daemon_threads = True
 
@@ -41,7 +43,7 @@ class Provider(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.request_count = 0
-        self.refuse: Callable[[int, str], tuple[int, str, str] | None] = lambda *_: None
+        self.refuse: Callable[[int, str], Refusal | None] = lambda *_: None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         status = 200
         reply: dict[str, Any] = {
             "id": "1", "object": "chat.completion", "created": 1, "model": "m",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": REPLY}}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
         }  # fmt: skip
         if refusal:
@@ -85,11 +87,12 @@ def provider() -> Iterator[Provider]:
 def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[..., Any]:
     """Evaluate a model of the provider with `capacity` concurrent requests: `evaluate("a", "--json")`."""
 
-    def run(name: str = "a", *words: str, capacity: int = 1) -> Any:
-        profile = tmp_path / f"{name}.toml"
-        profile.write_text(PROFILE_TEMPLATE.format(name=name, url=provider.url, capacity=capacity))
-        selection = ("--profile", str(profile), "--endpoint", name, "--data", "starter-easy")
-        return invoke(tmp_path / "home", "eval", *selection, "--limit", str(ITEMS), "--runs", str(RUNS), *words)
+    def run(model: str = "a", *options: str, capacity: int = 1) -> Any:
+        profile = tmp_path / f"{model}.toml"
+        profile.write_text(PROFILE_TEMPLATE.format(name=model, url=provider.url, capacity=capacity))
+        selection = ("--profile", str(profile), "--endpoint", model, "--data", "starter-easy")
+        size = ("--limit", str(ITEM_COUNT), "--runs", str(REPEATS))
+        return invoke(tmp_path / "home", "eval", *selection, *size, *options)
 
     return run
 
@@ -97,19 +100,20 @@ def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[.
 def test_eval_with_exhausted_quota_fails_and_resumes(
     provider: Provider, evaluate: Callable, invoke: Callable, tmp_path: Path
 ) -> None:
-    answered = 5
-    provider.refuse = lambda number, _: QUOTA_REFUSAL if number > answered else None
+    answer_count = 5
+    provider.refuse = lambda request_number, _: QUOTA_REFUSAL if request_number > answer_count else None
     result = evaluate("a", "--json")
     assert result.code == 1 and "Traceback" not in result.err
     partial_evaluation = result.json
-    assert (partial_evaluation["n"], partial_evaluation["items"]) == (answered, ITEMS)
-    assert partial_evaluation["unscored"] == ITEMS * RUNS - answered
-    assert sum(entry["count"] for entry in partial_evaluation["unscored_reasons"]) == partial_evaluation["unscored"]
-    assert "exceeded your current quota" in partial_evaluation["unscored_reasons"][0]["reason"]
+    assert (partial_evaluation["n"], partial_evaluation["items"]) == (answer_count, ITEM_COUNT)
+    assert partial_evaluation["unscored"] == ITEM_COUNT * REPEATS - answer_count
+    reasons = partial_evaluation["unscored_reasons"]
+    assert sum(entry["count"] for entry in reasons) == partial_evaluation["unscored"]
+    assert "exceeded your current quota" in reasons[0]["reason"]
     assert "exceeded your current quota" in result.err and "same command again" in result.err
-    assert provider.request_count == answered + 1, "the evaluation did not stop at the refusal"
+    assert provider.request_count == answer_count + 1, "the evaluation did not stop at the refusal"
     repeated = evaluate("a")
-    assert repeated.code == 1 and f"of {ITEMS} items scored" in repeated.out and "current quota" in repeated.out
+    assert repeated.code == 1 and f"of {ITEM_COUNT} items scored" in repeated.out and "current quota" in repeated.out
 
     provider.refuse = lambda *_: None
     complete_evaluation = evaluate("b", "--json").json
@@ -117,12 +121,12 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     comparison = invoke(tmp_path / "home", *compare_command)
     assert comparison.code == 3 and "is partial" in comparison.err and "current quota" in comparison.err
     (partial_pair,) = invoke(tmp_path / "home", *compare_command, "--partial", "--json").json["pairs"]
-    assert (partial_pair["n"], partial_pair["left_out"]) == (answered, ITEMS - answered)
+    assert (partial_pair["n"], partial_pair["left_out"]) == (answer_count, ITEM_COUNT - answer_count)
 
     request_count_before = provider.request_count
     resumed = evaluate("a", "--json")
-    assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEMS, 0)
-    assert provider.request_count - request_count_before == ITEMS * RUNS - answered
+    assert resumed.code == 0 and (resumed.json["n"], resumed.json["unscored"]) == (ITEM_COUNT, 0)
+    assert provider.request_count - request_count_before == ITEM_COUNT * REPEATS - answer_count
     assert resumed.json["eval"] == partial_evaluation["eval"]
     assert invoke(tmp_path / "home", *compare_command).code == 0
 
@@ -136,15 +140,16 @@ def test_eval_stops_immediately_on_a_wrong_key(provider: Provider, evaluate: Cal
 
 
 def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evaluate: Callable) -> None:
-    number_by_question: dict[str, int] = {}
+    questions: list[str] = []
 
-    def refuse_second_question(_: int, body: str) -> tuple[int, str, str] | None:
+    def refuse_second_question(_: int, body: str) -> Refusal | None:
         question = json.loads(body)["messages"][-1]["content"]
-        number = number_by_question.setdefault(question, len(number_by_question) + 1)
-        return LENGTH_REFUSAL if number == 2 else None
+        if question not in questions:
+            questions.append(question)
+        return LENGTH_REFUSAL if questions.index(question) == 1 else None
 
     provider.refuse = refuse_second_question
     result = evaluate("a", "--json")
-    assert result.code == 1 and (result.json["n"], result.json["unscored"]) == (ITEMS - 1, RUNS)
+    assert result.code == 1 and (result.json["n"], result.json["unscored"]) == (ITEM_COUNT - 1, REPEATS)
     (reason,) = result.json["unscored_reasons"]
-    assert reason["refused"] and reason["count"] == RUNS, reason
+    assert reason["refused"] and reason["count"] == REPEATS, reason

@@ -15,10 +15,12 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import list_profiles, resolve
 
 GPU_PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
+"""The packaged profiles with models on GPUs."""
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home, which the commands of the test use."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     return Home(tmp_path)
 
@@ -30,6 +32,13 @@ def run_plan(*arguments: str) -> Result:
 def plan_sleep_groups(profile: str, gpus: str) -> dict[str, str]:
     """For each planned server, its group of servers that take turns on a GPU; "" if it does not take turns."""
     return {server["name"]: server["shares"] for server in make_plan(profile, gpus)["servers"]}
+
+
+def make_plan(profile: str, gpus: str, *options: str) -> dict[str, Any]:
+    """The JSON of a plan whose models fit."""
+    plan: dict[str, Any] = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
+    assert plan["fits"]
+    return plan
 
 
 @pytest.mark.parametrize("profile", GPU_PROFILES)
@@ -48,13 +57,6 @@ def test_plan_puts_all_models_on_one_gpu_and_separates_them_on_two() -> None:
     assert set(plan_sleep_groups("a100-40g-x2", "40,40").values()) == {""}
     assert set(plan_sleep_groups("a100-40g-x4", "40,40,40,40").values()) == {""}
     assert set(plan_sleep_groups("hybrid", "40,40").values()) == {"gpu0"}, "the profile's `shares` were not used"
-
-
-def make_plan(profile: str, gpus: str, *options: str) -> dict[str, Any]:
-    """The JSON of a plan whose models fit."""
-    document: dict[str, Any] = json.loads(run_plan(profile, "--gpus", gpus, "--json", *options).stdout)
-    assert document["fits"]
-    return document
 
 
 def test_plan_uses_the_concurrency_and_context_of_the_profile() -> None:
@@ -100,15 +102,16 @@ def test_plan_reports_concurrent_requests_that_do_not_fit() -> None:
 
 
 def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
-    profile = home.root / "mine.toml"
-    second_endpoint = '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
-    profile.write_text(
-        (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text()
-        + second_endpoint
-        + '[judge]\npanel = ["second"]\n'
-    )
-    groups_without_panel = plan_sleep_groups("a100-40g-x2", "80,80")
-    assert set(plan_sleep_groups(str(profile), "80,80")) - set(groups_without_panel) == {"deepseek-r1-distill-qwen-14b"}
+    packaged_profile = (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text()
+    panel_tables = (
+        '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
+        '[judge]\npanel = ["second"]\n'
+    )  # fmt: skip
+    profile_with_panel = home.root / "mine.toml"
+    profile_with_panel.write_text(packaged_profile + panel_tables)
+    models_without_panel = set(plan_sleep_groups("a100-40g-x2", "80,80"))
+    models_with_panel = set(plan_sleep_groups(str(profile_with_panel), "80,80"))
+    assert models_with_panel - models_without_panel == {"deepseek-r1-distill-qwen-14b"}
 
 
 def test_plan_refuses_a_32b_model_on_24_gib() -> None:
@@ -119,9 +122,9 @@ def test_plan_refuses_a_32b_model_on_24_gib() -> None:
 
 def test_plan_accepts_a_profile_without_models_and_refuses_wrong_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_plan("hosted", "--gpus", "40").exit_code == 0
-    monkeypatch.setenv("PATH", "")
-    for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
-        result = run_plan("hybrid", *arguments)
+    monkeypatch.setenv("PATH", "")  # nvidia-smi is not found, so no GPU is detected
+    for options in ((), ("--gpus", "many"), ("--gpus", "-4")):
+        result = run_plan("hybrid", *options)
         assert isinstance(result.exception, NanofluxError) and result.exception.exit_code == 2
 
 

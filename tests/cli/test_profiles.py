@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 SERVER_OPTIONS = ("--server", "first-model@http://127.0.0.1:9/v1", "--server", "second-model@http://127.0.0.1:10/v1")
+"""Options of `profiles new` for two servers, which the tests do not start."""
 
 
 def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     (tmp_path / "profiles" / "broken.toml").write_text("a = [")
-    entries = {entry["name"]: entry for entry in invoke(tmp_path, "profiles", "list", "--json").json}
-    assert entries["lab"]["own"] and not entries["scripted"]["own"]
-    assert entries["lab"]["models"] == {"attacker": "first-model", "defender": "second-model", "judge": "first-model"}
-    assert entries["embedded"]["models"]["attacker"] == "program"
-    assert "broken.toml" in entries["broken"]["summary"] and entries["broken"]["models"] == {}
+    entry_by_name = {entry["name"]: entry for entry in invoke(tmp_path, "profiles", "list", "--json").json}
+    lab_entry, broken_entry = entry_by_name["lab"], entry_by_name["broken"]
+    assert lab_entry["own"] and not entry_by_name["scripted"]["own"]
+    assert lab_entry["models"] == {"attacker": "first-model", "defender": "second-model", "judge": "first-model"}
+    assert entry_by_name["embedded"]["models"]["attacker"] == "program"
+    assert "broken.toml" in broken_entry["summary"] and broken_entry["models"] == {}
     assert "(your own) My own servers." in invoke(tmp_path, "profiles", "list").out
 
 
@@ -29,18 +31,29 @@ def test_profiles_show_prints_the_file(tmp_path: Path, invoke: Callable) -> None
     assert invoke(tmp_path, "profiles", "show", "scriptd").code == 2
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_new_profile_is_valid_for_up_to_three_servers(tmp_path: Path, invoke: Callable, count: int) -> None:
-    server_options = [word for n in range(count) for word in ("--server", f"model-{n}@http://127.0.0.1:{n + 1}/v1")]
+@pytest.mark.parametrize(
+    ("server_count", "expected_models"),
+    [
+        (0, ["MODEL", "MODEL", "MODEL"]),
+        (1, ["model-0", "model-0", "model-0"]),
+        (2, ["model-0", "model-1", "model-0"]),
+        (3, ["model-0", "model-1", "model-2"]),
+    ],
+)
+def test_new_profile_is_valid_for_up_to_three_servers(
+    tmp_path: Path, invoke: Callable, server_count: int, expected_models: list[str]
+) -> None:
+    server_options = []
+    for number in range(server_count):
+        server_options += ["--server", f"model-{number}@http://127.0.0.1:{number + 1}/v1"]
     document = invoke(tmp_path, "profiles", "new", "lab", *server_options, "--json").json
     values = tomllib.loads(Path(document["path"]).read_text("utf-8"))
-    models = [values["endpoints"][values["roles"][role]["endpoint"]]["model"] for role in values["roles"]]
-    expected_models = {0: ["MODEL"] * 3, 1: ["model-0"] * 3, 2: ["model-0", "model-1", "model-0"]}
-    assert models == expected_models.get(count, ["model-0", "model-1", "model-2"])
+    endpoints = [values["endpoints"][role["endpoint"]] for role in values["roles"].values()]
+    assert [endpoint["model"] for endpoint in endpoints] == expected_models
     checks = invoke(tmp_path, "profiles", "check", "lab", "--json").json["checks"]
     assert checks[0]["subject"] == "settings" and checks[0]["ok"]
-    placeholders = [check for check in checks if "placeholder" in check["state"]]
-    assert bool(placeholders) == (count == 0)
+    has_placeholders = any("placeholder" in check["state"] for check in checks)
+    assert has_placeholders == (server_count == 0)
 
 
 def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, invoke: Callable) -> None:
@@ -60,7 +73,7 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
     repeated = invoke(tmp_path, "profiles", "new", "lab")
     assert repeated.code == 3 and "already exists" in repeated.err
     assert (tmp_path / "profiles" / "lab.toml").read_text() == text
-    for words, message in (
+    for arguments, message in (
         (("../up",), "is not a valid name for a profile"),
         (("x", "--server", "http://h/v1"), "is not MODEL@URL"),
         (("x", "--server", "m@h:1"), "is not MODEL@URL"),
@@ -68,7 +81,7 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
         (("x", *SERVER_OPTIONS, "--copy", "scripted"), "cannot be combined"),
         (("x", "--copy", "scriptd"), "did you mean 'scripted'"),
     ):
-        result = invoke(tmp_path, "profiles", "new", *words)
+        result = invoke(tmp_path, "profiles", "new", *arguments)
         assert result.code == 2 and message in result.err
     assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["lab.toml"]
 
@@ -87,9 +100,8 @@ def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -
     expected_values, values = tomllib.loads(text_before), tomllib.loads(text_after)
     expected_values["endpoints"]["first"] |= {"url": "http://127.0.0.1:11/v1", "key_env": "LAB_KEY"}
     expected_values["endpoints"]["second"]["model"] = "m2"
-    comments_before, comments_after = (
-        [line for line in text.splitlines() if line.startswith("#")] for text in (text_before, text_after)
-    )
+    comments_before = [line for line in text_before.splitlines() if line.startswith("#")]
+    comments_after = [line for line in text_after.splitlines() if line.startswith("#")]
     assert values == expected_values and comments_after == comments_before
     assert 'model = "m2" # the name under which' in text_after
 
@@ -104,7 +116,9 @@ def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Ca
     assert wrong_endpoint.code == 2
     assert "no endpoint 'frist'" in wrong_endpoint.err and "did you mean 'first'?" in wrong_endpoint.err
     new_endpoint = invoke(tmp_path, "profiles", "set", "lab", "endpoints.other.url=http://127.0.0.1:11/v1")
-    assert new_endpoint.code == 2 and "endpoints.other.interface" in new_endpoint.err, "no endpoint has a similar name"
+    assert new_endpoint.code == 2 and "endpoints.other.interface" in new_endpoint.err, (
+        "a name that resembles no endpoint is not treated as a new endpoint"
+    )
     assert invoke(tmp_path, "profiles", "set", "lab", "endpoints.first").code == 2
     packaged = invoke(tmp_path, "profiles", "set", "scripted", "concurrency=2")
     assert packaged.code == 3 and "profiles new NAME --copy scripted" in packaged.err
@@ -140,7 +154,7 @@ def test_check_reports_missing_weights_and_keys(tmp_path: Path, invoke: Callable
 
 @pytest.fixture
 def listing_server() -> Iterator[tuple[str, list[str]]]:
-    """The url of a loopback server that lists one model, and the paths that were requested."""
+    """The URL of a loopback server that lists the model "first-model", and the paths that were requested."""
     requested_paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -162,7 +176,7 @@ def listing_server() -> Iterator[tuple[str, list[str]]]:
 def test_check_asks_servers_for_their_models_only_with_connect(
     tmp_path: Path, invoke: Callable, listing_server: tuple[str, list[str]]
 ) -> None:
-    """The real client asks a server that lists one of the two models."""
+    """The server lists one of the profile's two models; the name of the other is misspelt."""
     url, requested_paths = listing_server
     invoke(tmp_path, "profiles", "new", "lab", "--server", f"first-model@{url}", "--server", f"frist-model@{url}")
     assert "not contacted" in invoke(tmp_path, "profiles", "check", "lab").out and not requested_paths
