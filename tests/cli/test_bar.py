@@ -1,5 +1,5 @@
-"""Progress without a terminal: one line for every tenth of the work, with the rate and the time left once they can be
-estimated.
+"""Without a terminal, the progress bar prints a line for every tenth of the work, with the rate and the time left once
+they can be estimated.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from nanoflux_local.rate import RateMeter, format_rate
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock whose time, in seconds, a test sets in `now_s`."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -20,9 +20,9 @@ class Clock:
 
 def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar("series", clock=Clock())
-    for step, total in (("examples", 20), ("steps", 4)):
-        for count in range(1, total + 1):
-            bar.show(count, total, step)
+    for note, total in (("examples", 20), ("steps", 4)):
+        for done in range(1, total + 1):
+            bar.show(done, total, note)
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "examples" in line] == [
         "series 1/20 examples", *(f"series {count}/20 examples" for count in range(2, 21, 2))
@@ -33,8 +33,8 @@ def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]
 def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bar = Bar("training", "steps", clock=clock)
-    for count in range(11):
-        bar.show(count, 100, "loss 1.0")
+    for done in range(11):
+        bar.show(done, 100, "loss 1.0")
         clock.now_s += 4
     assert capsys.readouterr().err.splitlines() == [
         "training 0/100 steps, loss 1.0",
@@ -45,8 +45,8 @@ def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> Non
 def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bar = Bar("downloading", "MiB", line_interval_s=5.0, clock=clock)
-    for count in (0, 1, 2, 30):
-        bar.show(count, 1000)
+    for done in (0, 1, 2, 30):
+        bar.show(done, 1000)
         clock.now_s += 3
     assert capsys.readouterr().err.splitlines() == [
         "downloading 0/1000 MiB",
@@ -62,5 +62,5 @@ def test_rate_restarts_with_a_new_piece_of_work() -> None:
     assert meter.report(7, 10) is None, "a rate was reported after only one second"
     clock.now_s += 3
     assert meter.report(9, 10) == 1.0
-    assert meter.report(0, 10) is None
+    assert meter.report(0, 10) is None, "the rate of the earlier work was reported for the new work"
     assert format_rate(None, 5) == "" and format_rate(1.0, 0, "steps") == "1.0 steps/s"

@@ -10,6 +10,7 @@ import pytest
 from nanoflux_local.transcript import OUTCOMES
 
 SHOW_KEYS = {"run", "domain", "status", "turns", "kept", "target", "digest", "funnel", "calls", "usage", "seconds"}
+"""Keys of `run show --json` on which scripts may rely."""
 FUNNEL_KEYS = ["attempts", "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence",
                "defender_right", "unproven", "kept_failed", "kept_novel", "failed"]  # fmt: skip
 JSON_COMMANDS = [
@@ -17,6 +18,7 @@ JSON_COMMANDS = [
     ("run", "resume", "tour"), ("examples", "list", "tour"), ("data", "list"), ("data", "show", "starter-genetics"),
     ("models", "list"),
 ]  # fmt: skip
+"""Commands that end with exit code 0 in a home with the run "tour" and print JSON with `--json`."""
 
 
 def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path, nanoflux: Callable) -> None:
@@ -26,9 +28,10 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path,
     funnel = document["funnel"]
     assert funnel["attempts"] == sum(funnel[outcome] for outcome in OUTCOMES) >= document["turns"]
     assert document["kept"] == funnel["kept_failed"] + funnel["kept_novel"] > 0
-    assert document["calls"].keys() >= {"made", "remembered"} and document["calls"]["made"] > 0
-    assert document["usage"].keys() >= {"prompt_tokens", "completion_tokens", "usd"}
-    assert document["usage"]["prompt_tokens"] > document["usage"]["completion_tokens"] > 0
+    calls, usage = document["calls"], document["usage"]
+    assert calls.keys() >= {"made", "remembered"} and calls["made"] > 0
+    assert usage.keys() >= {"prompt_tokens", "completion_tokens", "usd"}
+    assert usage["prompt_tokens"] > usage["completion_tokens"] > 0
     assert (document["domain"], document["status"]) == ("starter-genetics", "done")
     assert (document["turns"], document["target"]) == (12, 200)
     assert len(document["digest"]) == 64 and document["seconds"] > 0
@@ -42,13 +45,15 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path,
 
 def test_run_table_agrees_with_json(tour_home: Path, nanoflux: Callable) -> None:
     document = nanoflux(tour_home, "run", "show", "tour", "--json").json
-    table = nanoflux(tour_home, "run", "show", "tour")
-    value_by_label = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
+    table = nanoflux(tour_home, "run", "show", "tour").out
+    lines_of_two_words = [line.split() for line in table.splitlines() if len(line.split()) == 2]
+    value_by_label = dict(lines_of_two_words)
     assert value_by_label["digest"] == document["digest"] and value_by_label["run"] == document["run"]
     assert value_by_label["attempts"] == str(document["funnel"]["attempts"])
-    assert f"{document['kept']} of 200 in 12 turns" in table.out
-    row = nanoflux(tour_home, "run", "list").out.splitlines()[1].split()
-    assert row == [document["run"], "tour", "starter-genetics", "done", "12", str(document["kept"]), "200"]
+    assert f"{document['kept']} of 200 in 12 turns" in table
+    _, listed_run = nanoflux(tour_home, "run", "list").out.splitlines()
+    expected_cells = [document["run"], "tour", "starter-genetics", "done", "12", str(document["kept"]), "200"]
+    assert listed_run.split() == expected_cells
 
 
 def test_json_document_is_alone_on_stdout(
@@ -59,19 +64,21 @@ def test_json_document_is_alone_on_stdout(
     assert "stop with Ctrl-C" in new_run.err and "kept in" in new_run.err and "\x1b" not in new_run.err
     for result in call_concurrently(lambda arguments: nanoflux(home, *arguments, "--json"), JSON_COMMANDS):
         assert result.code == 0, result.err
-        assert result.json
+        assert result.json  # stdout has one document, which is not empty
 
 
 def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable) -> None:
-    entries = nanoflux(tour_home, "examples", "list", "tour", "--json").json
-    kept = nanoflux(tour_home, "run", "show", "tour", "--json").json["kept"]
-    assert len(entries) == kept and [entry["turn"] for entry in entries] == sorted(entry["turn"] for entry in entries)
-    document = nanoflux(tour_home, "examples", "show", entries[0]["id"], "--json").json
+    examples = nanoflux(tour_home, "examples", "list", "tour", "--json").json
+    kept_count = nanoflux(tour_home, "run", "show", "tour", "--json").json["kept"]
+    turns = [example["turn"] for example in examples]
+    assert len(examples) == kept_count and turns == sorted(turns)
+    example = examples[0]
+    document = nanoflux(tour_home, "examples", "show", example["id"], "--json").json
     last_attempt = document["turn"]["attempts"][-1]
     question = last_attempt["attack"]["question"]
-    assert (question, last_attempt["outcome"]) == (entries[0]["question"], entries[0]["reason"])
+    assert (question, last_attempt["outcome"]) == (example["question"], example["reason"])
     assert len(last_attempt["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last_attempt["seeds"])
-    result = nanoflux(tour_home, "examples", "show", entries[0]["id"])
+    result = nanoflux(tour_home, "examples", "show", example["id"])
     for part in (
         last_attempt["attack"]["solution"],
         last_attempt["defence"]["solution"],
@@ -83,14 +90,15 @@ def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable
     assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
     assert any(question in call["reply"] for call in chats if call["role"] == "attacker")
     assert any(question in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender")
-    assert document["lineage"]["near"] == [], "the run has no held-out items"
+    assert document["lineage"]["near"] == [], "a run without held-out items lists the nearest ones"
     table = nanoflux(tour_home, "examples", "list", "tour").out
-    assert len(table.splitlines()) == kept + 1 and entries[0]["id"] in table
+    assert len(table.splitlines()) == kept_count + 1 and example["id"] in table
 
 
 def test_examples_list_of_an_empty_run_exits_with_4(
     tmp_path: Path, nanoflux: Callable, scripted_start: tuple[str, ...]
 ) -> None:
+    """With these thresholds and this confidence, no question can be kept."""
     settings = ("--max-turns", "1", "--set", "novelty.question=-1", "--set", "novelty.solution=-1")
     nanoflux(tmp_path, *scripted_start, *settings, "--set", "judge.confidence=1", "--name", "none")
     result = nanoflux(tmp_path, "examples", "list", "none")
@@ -100,21 +108,21 @@ def test_examples_list_of_an_empty_run_exits_with_4(
 
 def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callable) -> None:
     digest = nanoflux(home, "run", "show", "tour", "--json").json["digest"]
-    verification, replay = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    verification = nanoflux(home, "run", "verify", "tour", "--json")
+    replay = nanoflux(home, "run", "replay", "tour", "--json")
     assert (verification.code, verification.json["ok"], verification.json["problems"]) == (0, True, [])
     assert (replay.code, replay.json["same"], replay.json["digest"], replay.json["turns"]) == (0, True, digest, 12)
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE examples SET answer = answer || '!' WHERE turn = (SELECT max(turn) FROM examples)")
         connection.execute("DELETE FROM calls WHERE id = (SELECT max(call) FROM turn_calls)")
     connection.close()
-    failed_verification, failed_replay = (
-        nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay")
-    )
+    failed_verification = nanoflux(home, "run", "verify", "tour", "--json")
+    failed_replay = nanoflux(home, "run", "replay", "tour", "--json")
+    problems = failed_verification.json["problems"]
     assert failed_verification.code == 1 and not failed_verification.json["ok"]
-    count = len(failed_verification.json["problems"])
-    assert count >= 3 and f"{count} records do not match" in failed_verification.err
-    plain_output = nanoflux(home, "run", "verify", "tour")
-    assert plain_output.code == 1 and plain_output.out.splitlines() == failed_verification.json["problems"]
+    assert len(problems) >= 3 and f"{len(problems)} records do not match" in failed_verification.err
+    verification_without_json = nanoflux(home, "run", "verify", "tour")
+    assert verification_without_json.code == 1 and verification_without_json.out.splitlines() == problems
     assert failed_replay.code == 1 and "does not contain a" in failed_replay.err and failed_replay.out == ""
 
 
@@ -127,18 +135,25 @@ def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> Non
 
 
 def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable) -> None:
-    rows = [{"input": f"What is {n} plus {n}? {'word ' * n}", "code": f"def solution():\n    return {n} + {n}",
-             "target": 2 * n} for n in range(2, 10)]  # fmt: skip
+    rows = [
+        {
+            "input": f"What is {number} plus {number}? {'word ' * number}",  # each question has different words
+            "code": f"def solution():\n    return {number} + {number}",
+            "target": 2 * number,
+        }
+        for number in range(2, 10)
+    ]
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
-    first_import, repeated_import = (nanoflux(tmp_path / "home", *command) for _ in range(2))
+    import_command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
+    first_import = nanoflux(tmp_path / "home", *import_command)
+    repeated_import = nanoflux(tmp_path / "home", *import_command)
     counts = {"dataset": "gsmhard", "items": 8, "skipped": 0, "blank": 0, "restated": {}, "contradictory": 0,
                "below_tolerance": 0}  # fmt: skip
     assert first_import.json == {**counts, "imported": True}, first_import.err
     assert repeated_import.json == {**counts, "imported": False}
     entries = nanoflux(tmp_path / "home", "data", "list", "--json").json
-    (gsmhard,) = [entry for entry in entries if entry["name"] == "gsmhard"]
-    assert sum(gsmhard["splits"].values()) == 8 and gsmhard["source"] == "hard.jsonl"
+    (gsmhard_entry,) = [entry for entry in entries if entry["name"] == "gsmhard"]
+    assert sum(gsmhard_entry["splits"].values()) == 8 and gsmhard_entry["source"] == "hard.jsonl"
     items = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
     assert len(items) == 2 and items[0]["answer"].isdigit()
     assert items[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
@@ -189,10 +204,10 @@ def test_output_accepts_any_text_and_encoding(home: Path, nanoflux: Callable, en
 
 def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke: Callable) -> None:
     complete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
-    dropped_lines = [line for line in complete_replay.out.splitlines() if line.startswith("dropped")]
+    _, *rows = complete_replay.out.splitlines()
     assert complete_replay.code == 0
     assert "kept_novel" in complete_replay.out and "kept_failed" not in complete_replay.out
-    assert len(dropped_lines) == len(complete_replay.out.splitlines()) - 1 and "digest " in complete_replay.err
+    assert all(row.startswith("dropped") for row in rows) and "digest " in complete_replay.err
     incomplete_replay = invoke(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
     assert "need calls that the ledger lacks" in incomplete_replay.err and "attacker chat" in incomplete_replay.err
     assert "run start --fork starter-genetics-" in incomplete_replay.err and incomplete_replay.code == 0

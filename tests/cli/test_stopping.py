@@ -1,4 +1,4 @@
-"""Runs can be resumed after Ctrl-C, SIGTERM, a closed pipe and a full disk, and a second worker is refused."""
+"""Runs can be resumed after Ctrl-C, SIGTERM, a closed pipe and a full disk; a second process on a run is refused."""
 
 import json
 import os
@@ -14,9 +14,11 @@ import pytest
 
 
 def delay_replies(seconds: float) -> list[str]:
-    """Settings that delay every reply."""
-    models = ("duelist-a", "duelist-b", "arbiter")
-    return [word for model in models for word in ("--set", f"endpoints.{model}.delay_s={seconds}")]
+    """Options that delay every reply of the scripted models."""
+    options = []
+    for model in ("duelist-a", "duelist-b", "arbiter"):
+        options += ["--set", f"endpoints.{model}.delay_s={seconds}"]
+    return options
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def ignore_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "options"),
+    ("sent_signal", "process_options"),
     [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"preexec_fn": ignore_ctrl_c})],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background"],
 )
@@ -57,12 +59,12 @@ def test_interrupt_keeps_committed_turns(
     start_in_background: Callable,
     slow_run: list[str],
     digest: str,
-    signum: int,
-    options: dict[str, Any],
+    sent_signal: int,
+    process_options: dict[str, Any],
 ) -> None:
-    process = start_in_background(tmp_path, *slow_run, **options)
+    process = start_in_background(tmp_path, *slow_run, **process_options)
     wait_for(process, "/12 kept in")
-    process.send_signal(signum)
+    process.send_signal(sent_signal)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted; everything committed so far is kept" in err and "Traceback" not in err
@@ -72,7 +74,7 @@ def test_interrupt_keeps_committed_turns(
     assert (resumed.code, resumed.json["digest"]) == (0, digest), resumed.err
 
 
-def test_second_worker_is_refused(
+def test_second_process_on_a_run_is_refused(
     tmp_path: Path, nanoflux: Callable, start_in_background: Callable, slow_run: list[str], digest: str
 ) -> None:
     longer_delays = delay_replies(0.3)  # the run outlasts two commands, even on a busy machine
@@ -133,6 +135,9 @@ echo "code=$?"
 {nanoflux} run verify slow
 echo "code=$?"
 """
+"""Starts a run on a small disk, enlarges the disk, resumes the run or starts it again, and verifies it. Prints the exit
+code of each of these three steps.
+"""
 EFFECT_BY_DISK_SIZE = {
     "60k": "no ledger fits",
     "200k": "no run fits",
@@ -150,7 +155,7 @@ def result_by_disk_size(
     """The results of the same run on disks of several sizes, which fill up at different moments."""
     folder = tmp_path_factory.mktemp("disks")
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("user namespaces are off here, so no small disk can be mounted")
+        pytest.skip("user namespaces are disabled here, so no small disk can be mounted")
     command = f'{shlex.quote(sys.executable)} -c "from nanoflux_local.cli.main import main; main()"'
     start = shlex.join([*scripted_start, "--max-turns", "40", "--seed", "7", "--name", "slow"])
 
@@ -158,12 +163,16 @@ def result_by_disk_size(
         disk = folder / size
         disk.mkdir()
         script = SESSION_SCRIPT.format(size=size, disk=disk, nanoflux=command, start=start)
-        return subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200, env={**os.environ}
-        )
+        return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200)
 
     sizes = [*EFFECT_BY_DISK_SIZE, LARGE_DISK]
-    return dict(zip(sizes, call_concurrently(run_session, sizes), strict=True))
+    results = call_concurrently(run_session, sizes)
+    return dict(zip(sizes, results, strict=True))
+
+
+def read_digests(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The digests of runs in the JSON that a session printed, in order."""
+    return [line.split('"')[3] for line in result.stdout.splitlines() if '"digest"' in line]
 
 
 @pytest.mark.parametrize("size", EFFECT_BY_DISK_SIZE, ids=EFFECT_BY_DISK_SIZE.get)
@@ -174,11 +183,8 @@ def test_run_resumes_after_a_full_disk(result_by_disk_size: dict, size: str) -> 
     assert "Traceback" not in result.stderr
     first_message = result.stderr.split("→")[0]
     assert "full" in first_message or "No space left on device" in first_message, result.stderr
-    assert read_digests(result)[-1] == read_digests(result_by_disk_size[LARGE_DISK])[-1]
+    undisturbed_result = result_by_disk_size[LARGE_DISK]
+    assert read_digests(result)[-1] == read_digests(undisturbed_result)[-1]
     if EFFECT_BY_DISK_SIZE[size] == "some turns fit":
-        output_before_listing, _ = result.stdout.split("listed=")
-        assert '"turns": ' in output_before_listing and '"turns": 0' not in output_before_listing
-
-
-def read_digests(result: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.split('"')[3] for line in result.stdout.splitlines() if '"digest"' in line]
+        output_on_full_disk, _ = result.stdout.split("listed=")
+        assert '"turns": ' in output_on_full_disk and '"turns": 0' not in output_on_full_disk

@@ -14,9 +14,11 @@ import pytest
 from nanoflux_local.cli.common import plain
 
 START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
-IMPORT_MINE, TRAIN_ON_ROWS, BASE_OPTION = ("data", "import", "mine"), ("train", "--data"), ("--base", "smollm2-135m")
+IMPORT_MINE = ("data", "import", "mine")
+TRAIN_ON_ROWS = ("train", "--data")
+BASE_OPTION = ("--base", "smollm2-135m")
 GOOD_ROW = '{"input": "Two and two?", "code": "def solution():\\n    return 4", "target": 4}'
-FILES = {
+CONTENT_BY_FILE = {
     "broken.toml": b"seed = \n",
     "latin.toml": b'name = "caf\xe9"\n',
     "unknown.toml": b"[novelty]\nquestoin = 0.8\n",
@@ -49,7 +51,9 @@ FILES = {
     "twice-rows.jsonl": b'{"prompt": "Q?", "completion": "A", "completion": "B"}\n',
     "utf16-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
+"""The files that the wrong commands read."""
 SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
+"""The start of a setting that makes the judge's endpoint `arbiter` a server."""
 SETTING_ERRORS = [
     ("sed=1", "unknown key 'sed'.*did you mean 'seed'. keys there: .*seed"),
     ("question=0.8", "unknown key 'question'.*did you mean 'novelty.question'"),
@@ -90,6 +94,7 @@ SETTING_ERRORS = [
     ("endpoints.arbitre.capacity=2", "no endpoint 'arbitre'.*did you mean 'arbiter'"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]
+"""Wrong values of `--set`, each with a pattern of the message."""
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),
     "misspelt command": (("rnu",), 2, "Did you mean 'run'"),
@@ -156,19 +161,18 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter to bundle by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),
-    **{f"--set {text}": ((*START, "--set", text), 2, message) for text, message in SETTING_ERRORS},
+    **{f"--set {setting}": ((*START, "--set", setting), 2, pattern) for setting, pattern in SETTING_ERRORS},
 }  # fmt: skip
-
-
-# The cases that are also run in a subprocess
+"""The arguments of each wrong command, with its exit code and a pattern of its message."""
 SUBPROCESS_CASES = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
+"""The wrong commands that are also run in a subprocess."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files that the wrong commands name."""
+    """A directory with the files that the wrong commands read."""
     folder = tmp_path_factory.mktemp("wrong")
-    for name, content in FILES.items():
+    for name, content in CONTENT_BY_FILE.items():
         (folder / name).write_bytes(content)
     return folder
 
@@ -181,19 +185,20 @@ def list_stored_names(home: Path) -> list[tuple]:
         return connection.execute("SELECT id FROM runs UNION ALL SELECT name FROM datasets").fetchall()
 
 
-def assert_error(result, code: int, message: str) -> None:
-    """Check that the command failed with this code and one message, without a traceback."""
+def assert_error(result, code: int, pattern: str) -> None:
+    """Check that the command failed with this code and one message that matches `pattern`, without a traceback."""
     assert "Traceback" not in result.err, result.err
     assert result.code == code, result.err
     assert result.out == ""
-    assert re.search(message, result.err, re.DOTALL), result.err
+    assert re.search(pattern, result.err, re.DOTALL), result.err
     assert len(result.err.strip().splitlines()) <= 5, "more than one message"
 
 
 def check_wrong_input(run_command: Callable, name: str, folder: Path, home: Path) -> None:
-    words, code, message = WRONG_COMMANDS[name]
-    words_with_paths = [str(folder / word) if word in FILES else word for word in words]
-    assert_error(run_command(home, *words_with_paths), code, message)
+    """Run a command of `WRONG_COMMANDS` on the files in `folder`; check its error, and that the home stays empty."""
+    arguments, code, pattern = WRONG_COMMANDS[name]
+    arguments_with_paths = [str(folder / word) if word in CONTENT_BY_FILE else word for word in arguments]
+    assert_error(run_command(home, *arguments_with_paths), code, pattern)
     assert list_stored_names(home) == []
 
 
@@ -213,7 +218,7 @@ def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nano
      ("examples", "show"), ("report",), ("train",)],
     ids=" ".join,
 )  # fmt: skip
-def test_missing_names_exit_with_4(home: Path, invoke: Callable, arguments: tuple[str, ...]) -> None:
+def test_unknown_run_or_example_exits_with_4(home: Path, invoke: Callable, arguments: tuple[str, ...]) -> None:
     assert_error(invoke(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
 
 
@@ -227,11 +232,10 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
-    ledger_bytes = (home / "ledger.db").read_bytes()
-    assert_error(
-        nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it has the migration m901_x\).*--home"
-    )
-    assert (home / "ledger.db").read_bytes() == ledger_bytes
+    bytes_before = (home / "ledger.db").read_bytes()
+    pattern = r"written by a newer version of NanoFlux \(it has the migration m901_x\).*--home"
+    assert_error(nanoflux(home, *arguments), 1, pattern)
+    assert (home / "ledger.db").read_bytes() == bytes_before
 
 
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda arguments: arguments[1])
@@ -253,11 +257,11 @@ def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> Non
 
 def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     """Permissions do not stop root, so the test mounts a read-only file system."""
-    script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
-    mount_command = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"]
-    if subprocess.run(mount_command, capture_output=True).returncode:
-        pytest.skip("no user namespaces here, so nothing can be mounted")
-    result = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
+    mount_script = f"mount -t tmpfs -o ro tmpfs {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount_script], capture_output=True).returncode:
+        pytest.skip("user namespaces are disabled here, so nothing can be mounted")
+    mount_and_run = ("unshare", "-rm", "sh", "-c", f'{mount_script} && exec "$@"', "sh")
+    result = nanoflux(tmp_path / "home", *START, prefix=mount_and_run)
     assert_error(result, 2, "cannot be written: Read-only file system")
 
 
@@ -274,15 +278,13 @@ def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callab
     """In some containers, HOME is not set and the user has no passwd entry."""
     as_unknown_user = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
     if subprocess.run([*as_unknown_user, "true"], capture_output=True).returncode:
-        pytest.skip("no user namespaces here")
+        pytest.skip("user namespaces are disabled here")
     without_home = (*as_unknown_user, "env", "-u", "HOME", "-u", "NANOFLUX_HOME", "-u", "XDG_DATA_HOME")
-    assert_error(
-        nanoflux("", "run", "list", prefix=without_home),
-        2,
-        "HOME is not set.*set HOME or NANOFLUX_HOME, or pass --home",
-    )
+    result = nanoflux("", "run", "list", prefix=without_home)
+    assert_error(result, 2, "HOME is not set.*set HOME or NANOFLUX_HOME, or pass --home")
     with_tilde = (*without_home, "NANOFLUX_HOME=~/nanoflux")
-    assert_error(nanoflux("", "run", "list", prefix=with_tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
+    result = nanoflux("", "run", "list", prefix=with_tilde)
+    assert_error(result, 2, "HOME is not set.*~/nanoflux cannot be expanded")
     assert nanoflux("", "--home", str(tmp_path / "home"), *START, "--examples", "1", prefix=without_home).code == 0
 
 
@@ -290,28 +292,26 @@ def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callab
 
 
 def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
-    """Libraries would draw progress bars while they read and convert weights."""
-    (tmp_path / "rows.jsonl").write_text(
-        '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
-    )
-    train = ("train", "--data", str(tmp_path / "rows.jsonl"), "--base", "tiny", "--set", "epochs=1", "--json")
+    """The commands use libraries that draw progress bars by default, while they read and convert weights."""
+    rows_file = tmp_path / "rows.jsonl"
+    rows_file.write_text('{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n')
+    train_command = ("train", "--data", str(rows_file), "--base", "tiny", "--set", "epochs=1", "--json")
     import_result = nanoflux(tmp_path, "models", "import", str(tiny_base), "--name", "tiny")
-    training_result = nanoflux(tmp_path, *train)
-    merge_result = nanoflux(
-        tmp_path, "adapters", "merge", training_result.json["adapter"], "-o", str(tmp_path / "merged")
-    )
+    training_result = nanoflux(tmp_path, *train_command)
+    adapter = training_result.json["adapter"]
+    merge_result = nanoflux(tmp_path, "adapters", "merge", adapter, "-o", str(tmp_path / "merged"))
     for result in (import_result, training_result, merge_result):
         assert result.code == 0 and not re.search(r"[\r\x1b]|\d%\|", result.out + result.err), result.err
 
 
 def test_colour_codes_are_removed_from_messages() -> None:
     assert plain("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
-    assert plain("\x1b]0;title\x07") == "�]0;title�", "other escape sequences stay visible"
+    assert plain("\x1b]0;title\x07") == "�]0;title�", "another escape sequence was removed instead of shown"
 
 
 # Servers
 
-PROFILE_TEMPLATE = """
+SERVER_PROFILE_TEMPLATE = """
 embedder = "hashing"
 [endpoints]
 hashing = {{ interface = "scripted", model = "hashing" }}
@@ -327,9 +327,10 @@ def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux:
     with socket.socket() as closed_socket:  # bound but not listening: connections are refused
         closed_socket.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed_socket.getsockname()[1]}/v1"
-        (tmp_path / "server.toml").write_text(PROFILE_TEMPLATE.format(url=url))
-        start = ("run", "start", "--domain", "starter-genetics", "--profile", str(tmp_path / "server.toml"))
-        result = nanoflux(tmp_path / "home", *start, "--name", "r", "--concurrency", "1")
+        profile = tmp_path / "server.toml"
+        profile.write_text(SERVER_PROFILE_TEMPLATE.format(url=url))
+        start_command = ("run", "start", "--domain", "starter-genetics", "--profile", str(profile))
+        result = nanoflux(tmp_path / "home", *start_command, "--name", "r", "--concurrency", "1")
     assert result.code == 1 and result.out == "" and "Traceback" not in result.err
     assert f"{url} does not answer: " in result.err and "nanoflux run resume" in result.err
     summary = nanoflux(tmp_path / "home", "run", "show", "r", "--json").json

@@ -1,7 +1,7 @@
 """Runs the terminal sessions on pages: the ```console blocks of a page, in order, in one new home.
 
-The command in a comment `<!-- setup: nanoflux … -->` runs first; its output is not shown.
-A comment `<!-- files: FOLDER -->` copies a folder of the project to where the commands run.
+The command in a comment `<!-- setup: nanoflux … -->` runs before the sessions; the page does not show its output.
+A comment `<!-- files: FOLDER -->` copies a folder of the project into the directory in which the commands run.
 
 `python tests/docs/sessions.py` and `make docs` write the current output into the pages.
 """
@@ -17,36 +17,37 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 NANOFLUX = (sys.executable, "-m", "nanoflux_local.cli")
-BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+SESSION_BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 SETUP_COMMENT = re.compile(r"^<!-- setup: (.*) -->$", re.MULTILINE)
 FILES_COMMENT = re.compile(r"^<!-- files: (.*) -->$", re.MULTILINE)
-COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
+COMMAND_WITH_OUTPUT = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+RUN_OR_EXAMPLE_ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
-    (r"^(seconds|kept per hour|calls|tokens|SHA-256) +.*", r"\1"),  # depend on the machine or on ids
+    (r"^(seconds|kept per hour|calls|tokens|SHA-256) +.*", r"\1"),  # these depend on the machine or on ids
     (r"(?:(?<= turn)|(?<= turns)), .* left$", ""),  # a rate is measured only if the machine is slow
     (r"^\d+ +(?=(attacker|judge|defender|embed) )", ""),  # a call's number depends on the order of replies
 )
+"""Patterns of figures that change whenever a command is run, each with its replacement."""
 
 
 def list_session_pages() -> list[Path]:
     """The README and the pages of docs/ that have at least one session."""
     pages = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
-    return [page for page in pages if BLOCK.search(page.read_text("utf-8"))]
+    return [page for page in pages if SESSION_BLOCK.search(page.read_text("utf-8"))]
 
 
 def run_sessions(text: str, folder: Path) -> str:
-    """A page's text with the current output of its commands, which run in `folder`, an empty directory.
+    """Run the commands of a page in `folder`, an empty directory; return the page's text with their current output.
 
     Ids of runs and examples are random, so the page keeps the ids that it shows. If only volatile figures of an output
     have changed, the page keeps the output that it shows.
     """
-    for name in FILES_COMMENT.findall(text):
-        shutil.copytree(PROJECT / name, folder / Path(name).name)
+    for source_folder in FILES_COMMENT.findall(text):
+        shutil.copytree(PROJECT / source_folder, folder / Path(source_folder).name)
     for command in SETUP_COMMENT.findall(text):
         _run_command(command, folder)
     id_by_shown_id: dict[str, str] = {}
-    return BLOCK.sub(lambda block: _run_block(block[0], folder, id_by_shown_id), text)
+    return SESSION_BLOCK.sub(lambda match: _run_block(match[0], folder, id_by_shown_id), text)
 
 
 def mask_volatile(text: str) -> str:
@@ -57,34 +58,36 @@ def mask_volatile(text: str) -> str:
 
 
 def _run_block(block: str, folder: Path, id_by_shown_id: dict[str, str]) -> str:
-    """The commands of a block, each with its output. Adds new ids to `id_by_shown_id`."""
-    lines = []
-    for command, shown_output in COMMAND.findall(block):
-        raw_output = _run_command(_replace_all(command, id_by_shown_id), folder)
-        for shown_id, new_id in zip(ID.findall(shown_output), ID.findall(raw_output), strict=False):
+    """Run the commands of a block; return each with its current output. Adds new ids to `id_by_shown_id`."""
+    commands_with_output = []
+    for command, shown_output in COMMAND_WITH_OUTPUT.findall(block):
+        raw_output = _run_command(_replace_ids(command, id_by_shown_id), folder)
+        shown_ids, new_ids = RUN_OR_EXAMPLE_ID.findall(shown_output), RUN_OR_EXAMPLE_ID.findall(raw_output)
+        for shown_id, new_id in zip(shown_ids, new_ids, strict=False):
             id_by_shown_id.setdefault(shown_id, new_id)
-        output = _replace_all(raw_output, {new_id: shown_id for shown_id, new_id in id_by_shown_id.items()})
+        shown_id_by_id = {new_id: shown_id for shown_id, new_id in id_by_shown_id.items()}
+        output = _replace_ids(raw_output, shown_id_by_id)
         if mask_volatile(shown_output) == mask_volatile(output):
             output = shown_output
-        lines.append(f"$ {command}\n{output}")
-    return "".join(lines)
+        commands_with_output.append(f"$ {command}\n{output}")
+    return "".join(commands_with_output)
 
 
-def _replace_all(text: str, replacements: dict[str, str]) -> str:
-    return ID.sub(lambda match: replacements.get(match[0], match[0]), text)
+def _replace_ids(text: str, replacement_by_id: dict[str, str]) -> str:
+    return RUN_OR_EXAMPLE_ID.sub(lambda match: replacement_by_id.get(match[0], match[0]), text)
 
 
-def _run_command(line: str, folder: Path) -> str:
-    """The output of a command on both streams, without trailing spaces."""
-    program, *arguments = shlex.split(line, comments=True)
-    assert program == "nanoflux", f"a session may contain only nanoflux commands: {line}"
+def _run_command(command: str, folder: Path) -> str:
+    """Run a command and return its output on both streams, without trailing spaces."""
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "nanoflux", f"a session may contain only nanoflux commands: {command}"
     environment = {**os.environ, "NANOFLUX_HOME": str(folder / "home")}
     result = subprocess.run(
         [*NANOFLUX, *arguments], cwd=folder, env=environment, text=True, timeout=300,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert result.returncode == 0, f"{line}\n{result.stdout}"
-    return "".join(f"{output_line.rstrip()}\n" for output_line in result.stdout.splitlines())
+    assert result.returncode == 0, f"{command}\n{result.stdout}"
+    return "".join(f"{line.rstrip()}\n" for line in result.stdout.splitlines())
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ def read_example(heading: str) -> str:
 
 
 AddModule = Callable[[ModuleType, str, str], None]
-"""Adds a module with a name and a source to a package."""
+"""Adds a module to a package: `add_module(package, name, source)`."""
 
 
 def clear_registries() -> None:
+    """Forget the modules that were found in the packages, so that the next use finds an added module."""
     for registry in (check_kinds, experiment_kinds, endpoint_kinds, list_benchmarks):
         registry.cache_clear()
 
@@ -49,42 +50,39 @@ def clear_registries() -> None:
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
     """A function that adds an example to a package as a module until the test ends."""
-    module_names: list[str] = []
+    added_modules: list[str] = []
 
     def add(package: ModuleType, name: str, source: str) -> None:
         folder = tmp_path / f"more-{package.__name__}"
         folder.mkdir()
         (folder / f"{name}.py").write_text(source, "utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-        module_names.append(f"{package.__name__}.{name}")
+        added_modules.append(f"{package.__name__}.{name}")
         clear_registries()
 
     yield add
     clear_registries()
-    for name in module_names:
-        sys.modules.pop(name, None)
+    for module_name in added_modules:
+        sys.modules.pop(module_name, None)
 
 
 def test_check_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(checks, "units", read_example("A check"))
     home = Home(tmp_path / "home").prepare()
-    judge_settings = {"checks": ["units", "code"], "trial": 2}
-    config = configs.resolve(
-        "starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge_settings}, home
-    )
+    settings = {"target": 2, "seed": 5, "max_turns": 8, "judge": {"checks": ["units", "code"], "trial": 2}}
+    config = configs.resolve("starter", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
-        verdicts = [
-            attempt.validation for record in view.turn_records(run) for attempt in record.attempts if attempt.validation
-        ]
+        attempts = [attempt for record in view.turn_records(run) for attempt in record.attempts]
         trial = summarize_trial(view, run)
+    verdicts = [attempt.validation for attempt in attempts if attempt.validation]
     assert verdicts and all(verdict.finding("units") and verdict.finding("code") for verdict in verdicts)
     assert trial is not None and set(trial.checks) <= {"units", "code"}
     assert asyncio.run(runs.replay(home, run)).same
 
 
-EXPERIMENT = """
+LENGTH_GRID = """
 title = "Length"
 question = "How long are the questions?"
 kind = "length"
@@ -106,11 +104,11 @@ def test_experiment_kind_needs_only_one_new_module(
     add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     add_module(kinds, "length", read_example("A kind of experiment"))
-    (tmp_path / "length.toml").write_text(EXPERIMENT, "utf-8")
+    (tmp_path / "length.toml").write_text(LENGTH_GRID, "utf-8")
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
-    with pytest.raises(SystemExit) as result:
+    with pytest.raises(SystemExit) as command_exit:
         main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
-    assert result.value.code == 0
+    assert command_exit.value.code == 0
     assert re.search(r"examples of +words per question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
     page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
     assert "words per question" in page and re.search(r"the run: \d+\.\d words", page)
@@ -119,11 +117,13 @@ def test_experiment_kind_needs_only_one_new_module(
 def test_endpoint_kind_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(endpoint_modules, "echo", read_example("A kind of endpoint"))
     home = Home(tmp_path / "home").prepare()
-    echo_settings = {
+    settings = {
+        "seed": 5,
+        "max_turns": 3,
         "endpoints": {"parrot": {"interface": "echo", "model": "parrot"}},
         "roles": {"judge": {"endpoint": "parrot"}},
     }
-    config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo_settings}, home)
+    config = configs.resolve("starter", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.execute(home, run))
     with LedgerView(home.ledger) as view:
@@ -154,9 +154,10 @@ def test_benchmark_needs_only_one_new_module(
     (tmp_path / "train.jsonl").write_text('{"riddle": "Legs of a spider?", "number": 8}\n{"riddle": "Twice 3?"}\n')
 
     def run_data_command(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as result:
+        """The exit code of a command `data …`, and its output on both streams."""
+        with pytest.raises(SystemExit) as command_exit:
             main(["data", *arguments])
-        return int(result.value.code or 0), "".join(capfd.readouterr())
+        return int(command_exit.value.code or 0), "".join(capfd.readouterr())
 
     code, output = run_data_command("import", "riddles", str(tmp_path / "train.jsonl"))
     assert code == 2 and "train.jsonl, line 2: key 'number' is missing" in output

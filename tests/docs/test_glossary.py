@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| ([^|]+) \| [^|]+ \| ([a-z]+) \| `([^`]+)` \|$", re.MULTILINE)
-ROWS = ROW.findall((PROJECT / "docs" / "glossary.md").read_text("utf-8"))
+ROW_PATTERN = re.compile(r"^\| ([^|]+) \| [^|]+ \| ([a-z]+) \| `([^`]+)` \|$", re.MULTILINE)
+ROWS = ROW_PATTERN.findall((PROJECT / "docs" / "glossary.md").read_text("utf-8"))
+"""For each row of the glossary, the term and its columns "code" (as in "dataclass") and "defined in" (FILE:SYMBOL)."""
 
 
 def find_symbol_type(place: str) -> str:
-    """How `file:symbol` is defined: as a protocol, dataclass, pydantic model, class, function or type alias."""
+    """How FILE:SYMBOL is defined: as a protocol, dataclass, (pydantic) model, class, function or type (alias)."""
     file, symbol = place.split(":")
     for node in ast.parse((PROJECT / file).read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == symbol:
@@ -38,6 +39,6 @@ def test_glossary_has_thirty_to_sixty_different_terms() -> None:
     assert 30 <= len(set(terms)) == len(terms) <= 60
 
 
-@pytest.mark.parametrize(("term", "kind", "place"), ROWS, ids=[row[0] for row in ROWS])
-def test_glossary_term_is_defined_with_its_type_and_place(term: str, kind: str, place: str) -> None:
-    assert find_symbol_type(place) == kind, term
+@pytest.mark.parametrize(("term", "symbol_type", "place"), ROWS, ids=[term for term, _, _ in ROWS])
+def test_glossary_term_is_defined_with_its_type_and_place(term: str, symbol_type: str, place: str) -> None:
+    assert find_symbol_type(place) == symbol_type, term

@@ -1,4 +1,6 @@
-"""The commands page is current, the paper's table names existing code, links have targets, the site works offline."""
+"""The page of commands is current, the paper's table names existing code, links have targets, and the site works
+without a network.
+"""
 
 import importlib
 import re
@@ -26,7 +28,8 @@ def test_commands_page_matches_the_commands_help() -> None:
 def test_paper_table_names_existing_code_and_tests() -> None:
     page = (DOCS / "reference" / "paper.md").read_text(encoding="utf-8")
     references = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
-    assert len(references) == page.count("\n| ") - 1 and len(references) > 20, "a row lacks its code or its test"
+    row_count = page.count("\n| ") - 1  # without the headings
+    assert len(references) == row_count > 20, "a row lacks its code or its test"
     for symbol_path, file, test in references:
         module, name = symbol_path.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), symbol_path
@@ -42,11 +45,11 @@ def test_links_between_pages_have_targets(page: Path) -> None:
 
 
 class PageLinks(HTMLParser):
-    """The resources that a page loads, its links, and the anchors it defines."""
+    """The resources that an HTML page loads, its links, and the anchors that it defines."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.fetched: list[str] = []
+        self.resources: list[str] = []
         self.links: list[str] = []
         self.anchors: set[str] = set()
         self.feed(text)
@@ -56,13 +59,14 @@ class PageLinks(HTMLParser):
             if key == "id" and value:
                 self.anchors.add(value)
             if key == "src" or (key == "href" and tag == "link"):
-                self.fetched.append(value or "")
+                self.resources.append(value or "")
             elif key == "href":
                 self.links.append(value or "")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site that mkdocs builds from the pages."""
     if shutil.which("mkdocs", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("mkdocs is not installed: pip install -e '.[dev]'")
     folder = tmp_path_factory.mktemp("site") / "site"
@@ -73,18 +77,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
-    pages = {path: PageLinks(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
-    assert {page.relative_to(site).with_suffix(".md") for page in pages} >= {
-        page.relative_to(DOCS) for page in DOCS.rglob("*.md")
-    }
-    for page, links in pages.items():
+    links_by_page = {path: PageLinks(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    built_pages = {page.relative_to(site).with_suffix(".md") for page in links_by_page}
+    assert built_pages >= {page.relative_to(DOCS) for page in DOCS.rglob("*.md")}
+    for page, page_links in links_by_page.items():
         if page.name == "404.html":
             continue  # only a web server shows this page
-        for target in [*links.fetched, *links.links]:
+        for target in [*page_links.resources, *page_links.links]:
             url = urlsplit(target)
             if url.scheme in ("http", "https"):
-                assert target in links.links, f"{page.name} fetches {target}"
+                assert target in page_links.links, f"{page.name} loads {target} from the network"
                 continue
             path = (page.parent / unquote(url.path)).resolve() if url.path else page
             assert path.is_file(), f"{page.name}: {target}"
-            assert not url.fragment or path not in pages or unquote(url.fragment) in pages[path].anchors, target
+            if url.fragment and path in links_by_page:
+                assert unquote(url.fragment) in links_by_page[path].anchors, target

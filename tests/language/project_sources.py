@@ -18,16 +18,19 @@ SOURCES = (*PACKAGES, "bench", "tests")
 ERRORS = frozenset({"NanofluxError", "ModelsError", "SandboxError"})
 """The base classes of errors with a message and a fix."""
 FIX_POSITION = {"PromptRefusedError": 2}
-"""The index of the argument `fix` of an error class, if it is not 1."""
+"""The position of the argument `fix` in the calls of an error class, counted from 0, if it is not 1."""
 VALUE = "{}"
 """Stands for a value that is inserted at run time."""
+MAX_VARIANTS = 16
+"""Maximum number of strings that are listed for an expression of several pieces."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+"""The syntax tree of a function."""
 
 
 @dataclass(frozen=True, slots=True)
 class RaisedError:
-    """A call that creates an error, with every possible message and fix; `fixes` is None if it passes no fix."""
+    """A call that creates an error: all messages and fixes that it can pass. `fixes` is None if it passes no fix."""
 
     location: str
     class_name: str
@@ -44,7 +47,7 @@ def parse_sources(folders: tuple[str, ...]) -> dict[str, ast.Module]:
 
 @cache
 def list_error_classes() -> frozenset[str]:
-    """The names of all error classes with a message and a fix."""
+    """The names of all error classes with a message and a fix: the classes in `ERRORS` and their subclasses."""
     base_names_by_class = {
         node.name: {ast.unparse(base) for base in node.bases}
         for tree in parse_sources(PACKAGES).values()
@@ -52,11 +55,11 @@ def list_error_classes() -> frozenset[str]:
         if isinstance(node, ast.ClassDef)
     }
     error_names = set(ERRORS)
-    new_names = error_names
-    while new_names:
-        new_names = {name for name, base_names in base_names_by_class.items() if base_names & new_names} - error_names
-        error_names |= new_names
-    return frozenset(error_names)
+    while True:
+        subclasses = {name for name, base_names in base_names_by_class.items() if base_names & error_names}
+        if subclasses <= error_names:
+            return frozenset(error_names)
+        error_names |= subclasses
 
 
 @cache
@@ -74,8 +77,9 @@ def _find_errors(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -
     values_here = dict(values)
     nodes = list(_walk_scope(scope))
     for node in nodes:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            values_here[node.targets[0].id] = [*values_here.get(node.targets[0].id, ()), node.value]
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values_here[name] = [*values_here.get(name, ()), value]
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in list_error_classes():
             yield _build_raised_error(path, node, node.func.id, values_here)
@@ -97,12 +101,13 @@ def _build_raised_error(path: str, call: ast.Call, class_name: str, values: dict
     if fix is None and len(call.args) > position:
         fix = call.args[position]
     messages = list_texts(call.args[0], values) if call.args else ()
-    return RaisedError(f"{path}:{call.lineno}", class_name, messages, list_texts(fix, values) if fix else None)
+    fixes = list_texts(fix, values) if fix else None
+    return RaisedError(f"{path}:{call.lineno}", class_name, messages, fixes)
 
 
 def list_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
-    """The possible strings of an expression: those of both branches of a conditional; `VALUE` stands for parts that are
-    known only at run time.
+    """The strings that an expression can have, with `VALUE` for the parts that are known only at run time. A
+    conditional expression has the strings of both branches.
     """
     match node:
         case ast.Constant(value=str(text)):
@@ -123,9 +128,10 @@ def list_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, 
     return (VALUE,)
 
 
-def _join(variants: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """All strings made of one variant of each piece, at most 16."""
-    return tuple("".join(choice) for choice in itertools.islice(itertools.product(*variants), 16))
+def _join(variants_by_piece: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The strings that consist of one variant of each piece, at most `MAX_VARIANTS` of them."""
+    combinations = itertools.product(*variants_by_piece)
+    return tuple("".join(combination) for combination in itertools.islice(combinations, MAX_VARIANTS))
 
 
 def list_assigned_names(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:

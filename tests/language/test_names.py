@@ -12,7 +12,7 @@ BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
 NOT_PARTICIPLES = {
     "seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed",
 }  # fmt: skip
-"""Verbs and nouns that look like past participles."""
+"""Words that end in -ed or look irregular, but are also verbs in the imperative or nouns."""
 IRREGULAR_PARTICIPLES = {
     "told", "found", "known", "given", "made", "kept", "held", "drawn", "begun", "shown", "taken", "lost", "left",
     "written", "built", "sent", "met", "said", "spent", "stuck", "broken", "chosen", "worn", "gone", "done",
@@ -27,29 +27,32 @@ def is_participle(name: str) -> bool:
 
 def is_accessor(function: Function) -> bool:
     """Whether a function is a property or a fixture: these are named after their value."""
-    return any("property" in text or "fixture" in text for text in map(ast.unparse, function.decorator_list))
+    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+    return any("property" in decorator or "fixture" in decorator for decorator in decorators)
 
 
 def test_variables_and_parameters_are_named_after_their_value() -> None:
-    bare = [f"{location}: {name}" for location, name in list_assigned_names(SOURCES) if name in BARE_NAMES]
-    assert not bare, "\n".join(bare)
+    misnamed = [f"{location}: {name}" for location, name in list_assigned_names(SOURCES) if name in BARE_NAMES]
+    assert not misnamed, "\n".join(misnamed)
 
 
 def test_functions_are_named_after_what_they_do() -> None:
-    bare = [
+    misnamed = [
         f"{location}: {function.name}()"
         for location, function in list_functions(SOURCES)
         if is_participle(function.name) and not is_accessor(function)
     ]
-    assert not bare, "\n".join(bare)
+    assert not misnamed, "\n".join(misnamed)
 
 
 def test_tests_are_named_by_subject_and_behaviour() -> None:
-    openings = "a|an|the|what|who|whoever|where|it|no|nothing|nobody|every|everything|when|if|its|that|those|there"
+    words_without_subject = (
+        "a|an|the|what|who|whoever|where|it|no|nothing|nobody|every|everything|when|if|its|that|those|there"
+    )
     misnamed = [
         f"{location}: {function.name}"
         for location, function in list_functions(("tests",))
-        if re.match(rf"test_({openings})_", function.name)
+        if re.match(rf"test_({words_without_subject})_", function.name)
     ]
     assert not misnamed, "\n".join(misnamed)
 
@@ -60,4 +63,4 @@ def test_is_participle_distinguishes_participles_from_verbs(name: str, expected:
 
 
 def test_assigned_names_cover_the_packages() -> None:
-    assert sum(1 for _ in list_assigned_names(PACKAGES)) > 5000
+    assert len(list(list_assigned_names(PACKAGES))) > 5000, "the search for names finds too few of them"

@@ -28,7 +28,7 @@ PAGES = [path for path in (PROJECT / "docs").rglob("*.md") if path.name != "log.
 
 
 def find_banned(text: str) -> list[str]:
-    """Each banned phrase in `text`, with what to write instead."""
+    """The banned phrases in `text`, each with the words to write instead."""
     return [
         f"{match[0]!r}, write: {replacement}"
         for pattern, replacement in BANNED.items()
