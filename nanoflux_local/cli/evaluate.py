@@ -184,13 +184,13 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
         raise NothingMatchedError(
             f"run {run} has no judge trial", "pass a run started with --set judge.trial=50 to --judge-errors"
         )
-    # In a trial, sensitivity is the share of wrong solutions that the judge catches, and specificity the share of right
-    # ones that it passes; `correct_prevalence` expects the rate for right solutions first.
-    right_rate, wrong_rate = rates.specificity, rates.sensitivity
-    passed_right = round((right_rate.share or 0) * right_rate.n)
-    caught_wrong = round((wrong_rate.share or 0) * wrong_rate.n)
+    # In a trial, specificity is the share of right solutions that the judge accepts, and sensitivity the share of wrong
+    # solutions that it rejects. `correct_prevalence` expects the counts of right solutions first.
+    specificity, sensitivity = rates.specificity, rates.sensitivity
+    accepted_right = round((specificity.share or 0) * specificity.n)
+    rejected_wrong = round((sensitivity.share or 0) * sensitivity.n)
     prevalence = correct_prevalence(
-        round(soft.mean * soft.n), soft.n, passed_right, right_rate.n, caught_wrong, wrong_rate.n
+        round(soft.mean * soft.n), soft.n, accepted_right, specificity.n, rejected_wrong, sensitivity.n
     )
     if prevalence is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
@@ -215,6 +215,7 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 
 
 def _format_items(summary: "EvaluationSummary") -> str:
+    """The number of items or, if some have no score, the number of scored items of all items."""
     scored, total = summary.n, summary.items
     return count_noun(scored, "item") if scored == total else f"{scored} of {count_noun(total, 'item')} scored"
 

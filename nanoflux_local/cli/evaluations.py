@@ -164,7 +164,8 @@ def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
 def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
     from nanoflux_local.evaluate.items import list_items, load_questions
 
-    scores, questions = list_items(view, evaluation), load_questions(view, evaluation)
+    scores = list_items(view, evaluation)
+    questions = load_questions(view, evaluation)
     if as_json:
         print_json({"eval": evaluation, "items": [asdict(score) for score in scores]})
         return
@@ -190,7 +191,8 @@ def _show_all_flips(view: "LedgerView", base: str, other: str, as_json: bool) ->
     """Print all items that flip between two evaluations; `--json` includes their questions and replies."""
     from nanoflux_local.evaluate.items import list_flips, load_item, load_questions
 
-    flips, questions = list_flips(view, base, other), load_questions(view, base)
+    flips = list_flips(view, base, other)
+    questions = load_questions(view, base)
     if as_json:
         entries = []
         for flip in flips:

@@ -92,46 +92,51 @@ def show(example: str, as_json: bool) -> None:
 
     home = current_home()
     with LedgerView(home.ledger) as view:
-        row = view.row(
+        example_row = view.row(
             "SELECT examples.id, examples.run, examples.level, passes, tries, turns.record FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
             example,
         )
-        if row is None:
+        if example_row is None:
             raise NothingMatchedError(
                 f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
             )
-        record = json.loads(row["record"])
-        last_attempt = record["attempts"][-1]
-        reviews = load_reviews(view, row["run"]).get((record["number"], last_attempt["number"]), {})
+        run, passes, tries = example_row["run"], example_row["passes"], example_row["tries"]
+        turn_record = json.loads(example_row["record"])
+        last_attempt = turn_record["attempts"][-1]
+        reviews = load_reviews(view, run).get((turn_record["number"], last_attempt["number"]), {})
         lineage = trace_lineage(home, view, example)
     citations = attempt_from_json(last_attempt).citations
     if as_json:
-        pass_rate = [row["passes"], row["tries"]]
-        entry = {"id": row["id"], "run": row["run"], "level": row["level"], "pass_rate": pass_rate, "reviews": reviews}
-        entry |= {"citations": [asdict(citation) for citation in citations]}
-        print_json({**entry, "turn": record, "lineage": lineage.to_json()})
+        print_json({
+            "id": example_row["id"],
+            "run": run,
+            "level": example_row["level"],
+            "pass_rate": [passes, tries],
+            "reviews": reviews,
+            "citations": [asdict(citation) for citation in citations],
+            "turn": turn_record,
+            "lineage": lineage.to_json(),
+        })  # fmt: skip
         return
-    click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last_attempt['outcome']}")
+    click.echo(f"example {example_row['id']} of run {run}, turn {turn_record['number']}: {last_attempt['outcome']}")
     click.echo(plain(f"seeds: {', '.join(last_attempt['seeds'])}"))
     attack, defence = last_attempt["attack"], last_attempt["defence"]
-    sections = {
+    citation_lines = [f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations]
+    review_lines = [f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()]
+    text_by_title = {
         "Question": attack["question"],
-        f"Solution by {record['attacker']}": attack["solution"],
+        f"Solution by {turn_record['attacker']}": attack["solution"],
         "Answer": attack["answer"],
-        "Citations": "\n".join(
-            f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations
-        ),
-        f"Validation by {record['judge']}": _describe_validation(last_attempt["validation"]),
-        f"Reply of {record['defender']}": f"{defence['solution']}\n= {defence['answer']}",
-        f"Verdict of {record['judge']}": last_attempt["evaluation"]["explanation"],
-        f"All answers of {record['defender']}": _describe_samples(last_attempt, row["passes"], row["tries"]),
+        "Citations": "\n".join(citation_lines),
+        f"Validation by {turn_record['judge']}": _describe_validation(last_attempt["validation"]),
+        f"Reply of {turn_record['defender']}": f"{defence['solution']}\n= {defence['answer']}",
+        f"Verdict of {turn_record['judge']}": last_attempt["evaluation"]["explanation"],
+        f"All answers of {turn_record['defender']}": _describe_samples(last_attempt, passes, tries),
         "Reasoning": _describe_quality(last_attempt),
-        "Reviews": "\n".join(
-            f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()
-        ),
+        "Reviews": "\n".join(review_lines),
     }
-    for title, text in sections.items():
+    for title, text in text_by_title.items():
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
     _show_lineage(lineage)

@@ -28,13 +28,14 @@ def render_manual() -> str:
 
 def _render_sections(context: click.Context, level: int) -> Iterator[str]:
     """The section of a command, followed by the sections of its subcommands."""
-    command, name = context.command, context.command_path
-    usage = " ".join([name, *command.collect_usage_pieces(context)])
-    yield f"{'#' * min(level, 3)} {name}\n\n{_format_paragraphs(command.help or '')}\n\n```\n{usage}\n```\n"
-    rows = list(_list_options(command, context))
-    if rows:
+    command = context.command
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    heading = f"{'#' * min(level, 3)} {context.command_path}"
+    yield f"{heading}\n\n{_format_paragraphs(command.help or '')}\n\n```\n{usage}\n```\n"
+    options = list(_list_options(command, context))
+    if options:
         yield "| option | meaning |\n|---|---|"
-        yield from (f"| `{_escape_cell(option)}` | {_escape_cell(meaning)} |" for option, meaning in rows)
+        yield from (f"| `{_escape_cell(option)}` | {_escape_cell(meaning)} |" for option, meaning in options)
         yield ""
     if isinstance(command, click.Group):
         for subcommand_name in command.list_commands(context):
@@ -44,10 +45,11 @@ def _render_sections(context: click.Context, level: int) -> Iterator[str]:
 
 
 def _list_options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    """The options of a command, except `--help`, as click writes them, each with its meaning."""
     for parameter in command.get_params(context):
-        row = parameter.get_help_record(context)
-        if row is not None and "--help" not in row[0]:
-            yield row
+        help_record = parameter.get_help_record(context)
+        if help_record is not None and "--help" not in help_record[0]:
+            yield help_record
 
 
 def _format_paragraphs(text: str) -> str:

@@ -119,15 +119,17 @@ def show(name: str, as_json: bool) -> None:
     from nanoflux_models.weights import list_installed
 
     root = current_home().root
-    manifest, path = load_manifest(name, root), find_manifest_path(name, root)
-    revisions = {record.name: record.revision for record in list_installed(root)}
+    manifest = load_manifest(name, root)
+    path = find_manifest_path(name, root)
+    revision_by_model = {record.name: record.revision for record in list_installed(root)}
+    is_installed, revision = name in revision_by_model, revision_by_model.get(name, "")
     if as_json:
-        state = {"path": str(path), "installed": name in revisions, "revision": revisions.get(name, "")}
+        state = {"path": str(path), "installed": is_installed, "revision": revision}
         print_json({**manifest.model_dump(mode="json"), **state})
         return
     click.echo(plain(path.read_text("utf-8").rstrip()))
     say(f"manifest: {path}")
-    say(f"weights: revision {revisions[name][:12]}" if name in revisions else "weights: not installed")
+    say(f"weights: revision {revision[:12]}" if is_installed else "weights: not installed")
 
 
 @command.command()

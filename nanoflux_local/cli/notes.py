@@ -21,7 +21,8 @@ def show_or_change_note(
 
     if text is not None and edit:
         raise click.UsageError("TEXT and --edit exclude each other: pass the note as TEXT or write it in the editor.")
-    home, subject_id = current_home(), find_id()
+    home = current_home()
+    subject_id = find_id()
     with LedgerView(home.ledger) as view:
         note = view.note(kind, subject_id)
     new_text = edit_text(note) if edit else text

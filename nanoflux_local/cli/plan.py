@@ -101,6 +101,7 @@ def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]"
 
 
 def _format_requests(server: Server, workload: "Workload") -> str:
+    """The requests that fit, the concurrent requests, and the tokens of each: "3/32 x 16384"."""
     return f"{min(server.requests, workload.sequences)}/{workload.sequences} x {workload.context}"
 
 

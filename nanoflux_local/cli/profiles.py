@@ -43,7 +43,8 @@ def show(profile: str, as_json: bool) -> None:
     from nanoflux_local.run.configs import find_profile, load_profile
 
     home = current_home()
-    values, path = load_profile(profile, home), find_profile(profile, home)
+    values = load_profile(profile, home)
+    path = find_profile(profile, home)
     if as_json:
         print_json({"profile": profile, "path": str(path), "values": values})
         return

@@ -167,12 +167,14 @@ def _load_verified_adapter(supervisor: Supervisor, record: ServerRecord, folder:
 
 
 def _load_and_probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
+    """Load the adapter in `folder` on a server and compare its output with the base model's and PEFT's."""
     from nanoflux_local.adapters.hash import adapter_hash
     from nanoflux_models.probe import probe
     from nanoflux_models.server_client import ServerClient
     from nanoflux_models.weights import weights_dir
 
-    client, adapter = ServerClient(record.url), adapter_hash(folder)
+    client = ServerClient(record.url)
+    adapter = adapter_hash(folder)
     client.load_adapter(adapter, folder)
     return probe(client, record.model, weights_dir(record.model, home.root), folder, adapter)
 
@@ -243,12 +245,13 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
     for line in last_lines:
         click.echo(plain(line))
     if follow:
-        for line in _follow_lines(path, len(text.encode("utf-8", "replace")), name):
+        read_bytes = len(text.encode("utf-8", "replace"))
+        for line in _follow_lines(path, read_bytes, name):
             click.echo(plain(line))
 
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
-    """Yield the lines of a log after `offset` as they are written, until the server `name` has ended."""
+    """Yield the lines of a log after its first `offset` bytes, as they are written, until the server `name` ends."""
     from nanoflux_models.server_record import find_record
 
     with path.open("r", encoding="utf-8", errors="replace") as file:
@@ -300,10 +303,11 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     folder = find_adapter(home.adapters, adapter)
     base = read_adapter(folder).base.name
     supervisor = _open_supervisor(home)
+    running_servers = [server for server in supervisor.list_servers() if server.alive and server.owner is None]
     usable_servers = [
         server
-        for server in supervisor.list_servers()
-        if server.model == base and server.owner is None and server.alive and server.rank  # rank 0: loads no adapters
+        for server in running_servers
+        if server.model == base and server.rank  # a server with rank 0 loads no adapters
     ]
     running_server = usable_servers[0] if usable_servers else None
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)

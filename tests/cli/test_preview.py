@@ -52,7 +52,7 @@ def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
     tour_home: Path, invoke: Callable, preview: Callable
 ) -> None:
     first_estimate = preview("--set", "seeds.min=2")["estimate"]
-    assert first_estimate["forecast"] is None and first_estimate["basis"] == "", "there is no earlier run"
+    assert first_estimate["forecast"] is None and first_estimate["basis"] == "", "the home has no earlier run"
     assert first_estimate["least_calls"] == 200 * 4
     calls_by_role = {cost["role"]: cost["calls"] for cost in first_estimate["attempt"]}
     assert calls_by_role == {"attacker": 1, "defender": 1, "judge": 2}
