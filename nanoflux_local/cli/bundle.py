@@ -33,7 +33,7 @@ def _round_up_to_mib(size: int) -> int:
 
 @click.group(name="bundle")
 def command() -> None:
-    """Create, verify, install and merge bundles: archives in parts with software, weights, data, runs and adapters."""
+    """Create, verify, install and merge bundles: archives of software, weights, data, runs and adapters, in parts."""
 
 
 @command.command()
@@ -68,7 +68,8 @@ def command() -> None:
     help="Extra of this project to include, e.g. tensorboard or dev; repeatable.",
 )
 @click.option("--vllm", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="LIST",
-              help="Include vLLM in a separate environment: a file with the output of `pip freeze --all`.")  # fmt: skip
+              help="File with the output of `pip freeze --all` from an environment with vLLM, whose packages "
+              "to include.")  # fmt: skip
 @click.option(
     "--python", metavar="VERSION", help="Python version of the target machine, e.g. 3.12 [default: this machine's]."
 )
@@ -94,7 +95,7 @@ def create(
     software: bool, wheel: Path | None, extras: tuple[str, ...], vllm: Path | None, python: str | None,
     platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Create a bundle. Run the command again to resume the downloads of an interrupted one."""
+    """Create a bundle. If the command is interrupted, run it again to resume the downloads."""
     from nanoflux_local.bundle import installer
     from nanoflux_local.bundle.contents import BundleRequest, gather
     from nanoflux_local.bundle.writer import refuse_existing, write_bundle

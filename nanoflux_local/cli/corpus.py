@@ -18,7 +18,7 @@ def command() -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @with_json
 def add(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Add documents (txt, md, html, pdf, docx, jsonl), or all those in a folder: either all of them or none."""
+    """Add documents (txt, md, html, pdf, docx, jsonl) or folders of documents: all of them, or none."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(current_home().prepare().corpus, write=True) as corpus:

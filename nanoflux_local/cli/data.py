@@ -128,7 +128,7 @@ def documents(
     paths: tuple[Path, ...], name: str, domain_name: str, held_out: tuple[Path, ...], skip_bad: bool, replaces: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Import documents (txt, md, html, pdf, docx, jsonl), or all those in folders, as passages to draw seeds from.
+    """Import documents (txt, md, html, pdf, docx, jsonl) or folders of documents; their passages become seeds.
 
     Either all documents are imported or none. Whole documents are held out; near-duplicate passages are left out.
     """

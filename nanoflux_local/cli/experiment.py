@@ -73,7 +73,7 @@ def describe_cells(cells: "Mapping[str, int]") -> str:
 @click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
 def run(name: str, scale: str, existing_run: str, ray: str, detach: bool, as_json: bool) -> None:
-    """Run an experiment; run the same command again to run the cells that remain."""
+    """Run an experiment. Run the same command again to run the remaining cells."""
     from nanoflux_local.experiments import experiment as lifecycle
     from nanoflux_local.experiments.planning import make_plan
     from nanoflux_local.ledger.views import LedgerView
@@ -98,7 +98,7 @@ def run(name: str, scale: str, existing_run: str, ray: str, detach: bool, as_jso
 @click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
 def resume(name: str, detach: bool, as_json: bool) -> None:
-    """Resume an experiment: run the cells of its plan that remain."""
+    """Resume an experiment: run the remaining cells of its plan."""
     from nanoflux_local.experiments.experiment import load_summary
 
     home = current_home()

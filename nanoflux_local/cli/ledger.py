@@ -79,7 +79,8 @@ def compact(as_json: bool) -> None:
 def backup(file: Path, as_json: bool) -> None:
     """Back up the ledger to the new FILE, even while runs are active, and verify the copy.
 
-    To restore it, copy FILE to NANOFLUX_HOME/ledger.db.
+    To restore the backup, stop all processes that use the ledger, replace NANOFLUX_HOME/ledger.db with FILE, and remove
+    NANOFLUX_HOME/ledger.db-wal if it exists.
     """
     from nanoflux_local.ledger.backup import back_up
     from nanoflux_local.ledger.views import LedgerView

@@ -62,7 +62,7 @@ def show(profile: str, as_json: bool) -> None:
 )
 @with_json
 def new(name: str, servers: tuple[str, ...], source_profile: str, as_json: bool) -> None:
-    """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.
+    """Write a new profile NAME into NANOFLUX_HOME/profiles, with comments for you to edit it.
 
     Without options, the profile is for two servers and has placeholders for their models and addresses.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the scratch home, with its ledger and server logs.")
 @with_json
 def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: bool) -> None:
-    """Rehearse PROFILE end to end on tiny stand-ins of its models: plan, serve, turns, train, evaluate, stop.
+    """Rehearse PROFILE end to end on tiny stand-ins of its models: plan, serve, run turns, train, evaluate, stop.
 
     Everything but the weights is real. The command works in a scratch home and leaves your own home unchanged. A model
     that several profiles use is rehearsed once. If a step fails, the exit code is 1.

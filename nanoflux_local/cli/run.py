@@ -331,7 +331,7 @@ def _request_stop(run: str, request: Literal["pause", "stop"], as_json: bool) ->
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
 @with_json
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Change settings of a run: concurrency, target, max_turns or budget.
+    """Change settings of a run: concurrency, target, max_turns, budget, pause_after_unread or pause_when_saturated.
 
     The process of the run applies the changes within a second. Settings that affect the result are refused; fork the
     run instead.
@@ -422,7 +422,7 @@ def show(run: str, only_config: bool, as_json: bool) -> None:
 @with_edit
 @with_json
 def note(run: str, text: str | None, edit: bool, as_json: bool) -> None:
-    """Store TEXT as the note on a run, or print the newest note. The note "" removes it."""
+    """Store TEXT as the note on a run, or print the newest note. The empty TEXT "" removes the note."""
     show_or_change_note("run", lambda: _find_id(current_home(), run), text, edit, as_json)
 
 

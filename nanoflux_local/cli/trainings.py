@@ -74,7 +74,7 @@ def show(training: str, curve: bool, as_json: bool) -> None:
 @with_edit
 @with_json
 def note(training: str, text: str | None, edit: bool, as_json: bool) -> None:
-    """Store TEXT as the note on a training, or print the newest note. The note "" removes it."""
+    """Store TEXT as the note on a training, or print the newest note. The empty TEXT "" removes the note."""
     show_or_change_note("training", lambda: _find_id(common.current_home(), training), text, edit, as_json)
 
 
