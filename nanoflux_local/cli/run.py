@@ -514,7 +514,7 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
 
 def _report_needed_calls(needed: "MissingCalls") -> None:
     """Print which calls the ledger lacks, and the expected cost of the turns that need them."""
-    counted_calls = []
+    counted_calls: list[str] = []
     for entry in needed.by:
         call_name = f"{entry.role} {entry.kind}".strip()  # an embedding has no role
         counted_calls.append(f"{entry.calls} {call_name}")

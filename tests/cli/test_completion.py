@@ -84,7 +84,7 @@ def test_unknown_shell_is_wrong_usage(tmp_path: Path, invoke: Callable, monkeypa
     assert "SHELL is not set" in invoke(tmp_path, "completion", "show").err
 
 
-def test_install_reports_an_unwritable_directory(
+def test_completion_install_reports_an_unwritable_directory(
     tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").write_text("a file")

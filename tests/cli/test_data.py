@@ -70,7 +70,9 @@ def test_data_import_adds_one_split_at_a_time(tmp_path: Path, run_json: RunJson,
     assert count_splits(run_json, "doses") == {"train": 3, "test": 1}
 
 
-def test_data_import_under_another_name_keeps_both(tmp_path: Path, run_json: RunJson, invoke: Callable) -> None:
+def test_data_import_under_another_name_keeps_both_datasets(
+    tmp_path: Path, run_json: RunJson, invoke: Callable
+) -> None:
     train_file = write_rows(tmp_path / "train.jsonl", *QUESTIONS_WITH_ANSWERS)
     run_json("data", "import", "doses", train_file)
     assert run_json("data", "import", "doses", train_file, "--as", "doses-2")["dataset"] == "doses-2"

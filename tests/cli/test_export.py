@@ -225,7 +225,9 @@ def test_full_disk_leaves_no_export_files(
     assert list(folder.iterdir()) == []
 
 
-def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_export_refuses_a_secret_and_suggests_a_condition(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     change_ledger(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
     out = tmp_path / "rows.jsonl"
     for file_format in FORMATS:

@@ -58,7 +58,7 @@ def test_ledger_commands_without_ledger_exit_with_4(invoke, tmp_path: Path) -> N
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_run_start_excludes_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
+def test_novel_against_rejects_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
     start_command = (*scripted_start, "--max-turns", "3", "--seed", "7")  # the seed of "tour": the same questions
     novel_run = json.loads(invoke(home, *start_command, "--novel-against", "tour", "--json").out)
     unrestricted_run = json.loads(invoke(home, *start_command, "--json").out)

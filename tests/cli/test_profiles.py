@@ -43,7 +43,7 @@ def test_profiles_show_prints_the_file(tmp_path: Path, invoke: Callable) -> None
 def test_new_profile_is_valid_for_up_to_three_servers(
     tmp_path: Path, invoke: Callable, server_count: int, expected_models: list[str]
 ) -> None:
-    server_options = []
+    server_options: list[str] = []
     for number in range(server_count):
         server_options += ["--server", f"model-{number}@http://127.0.0.1:{number + 1}/v1"]
     document = invoke(tmp_path, "profiles", "new", "lab", *server_options, "--json").json
@@ -86,7 +86,7 @@ def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke
     assert [path.name for path in (tmp_path / "profiles").iterdir()] == ["lab.toml"]
 
 
-def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     text_before = path.read_text("utf-8")
@@ -106,7 +106,7 @@ def test_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Callable) -
     assert 'model = "m2" # the name under which' in text_after
 
 
-def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     text_before = path.read_text("utf-8")
@@ -125,13 +125,13 @@ def test_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Ca
     assert path.read_text("utf-8") == text_before and list(path.parent.iterdir()) == [path]
 
 
-def test_set_adds_an_endpoint_whose_name_is_similar_to_another(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_set_adds_an_endpoint_with_a_similar_name(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     keys = ("endpoints.firsts.interface=scripted", "endpoints.firsts.model=m")
     assert invoke(tmp_path, "profiles", "set", "lab", *keys).code == 0
 
 
-def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_check_suggests_the_nearest_key(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     path.write_text(path.read_text().replace("url =", "ulr ="))
@@ -139,7 +139,7 @@ def test_check_suggests_the_nearest_key_of_a_misspelt_one(tmp_path: Path, invoke
     assert result.code == 2 and "unknown key 'endpoints.first.ulr'" in result.err and "did you mean 'url'" in result.err
 
 
-def test_check_reports_missing_weights_and_keys(tmp_path: Path, invoke: Callable, monkeypatch) -> None:
+def test_profiles_check_reports_missing_weights_and_api_keys(tmp_path: Path, invoke: Callable, monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     embedded = invoke(tmp_path, "profiles", "check", "embedded", "--json")
     fix_by_subject = {check["subject"]: check["fix"] for check in embedded.json["checks"] if not check["ok"]}
@@ -173,7 +173,7 @@ def listing_server() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def test_check_asks_servers_for_their_models_only_with_connect(
+def test_profiles_check_contacts_servers_only_with_connect(
     tmp_path: Path, invoke: Callable, listing_server: tuple[str, list[str]]
 ) -> None:
     """The server lists one of the profile's two models; the name of the other is misspelt."""

@@ -15,7 +15,7 @@ import pytest
 
 def delay_replies(seconds: float) -> list[str]:
     """Options that delay every reply of the scripted models."""
-    options = []
+    options: list[str] = []
     for model in ("duelist-a", "duelist-b", "arbiter"):
         options += ["--set", f"endpoints.{model}.delay_s={seconds}"]
     return options

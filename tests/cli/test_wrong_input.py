@@ -203,12 +203,12 @@ def check_wrong_input(run_command: Callable, name: str, folder: Path, home: Path
 
 
 @pytest.mark.parametrize("name", WRONG_COMMANDS)
-def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, invoke: Callable, name: str) -> None:
+def test_wrong_input_is_reported_and_creates_nothing(folder: Path, tmp_path: Path, invoke: Callable, name: str) -> None:
     check_wrong_input(invoke, name, folder, tmp_path / "home")
 
 
 @pytest.mark.parametrize("name", SUBPROCESS_CASES)
-def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
+def test_wrong_input_is_reported_in_a_subprocess(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
     check_wrong_input(nanoflux, name, folder, tmp_path / "home")
 
 
@@ -255,7 +255,7 @@ def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> Non
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+def test_read_only_home_is_reported(tmp_path: Path, nanoflux: Callable) -> None:
     """Permissions do not stop root, so the test mounts a read-only file system."""
     mount_script = f"mount -t tmpfs -o ro tmpfs {tmp_path}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount_script], capture_output=True).returncode:
@@ -265,7 +265,7 @@ def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     assert_error(result, 2, "cannot be written: Read-only file system")
 
 
-def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+def test_home_of_another_user_is_reported(tmp_path: Path, nanoflux: Callable) -> None:
     as_other_user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
     import_command = [*as_other_user, sys.executable, "-c", "import nanoflux_local"]
     if as_other_user and subprocess.run(import_command, capture_output=True).returncode:
@@ -323,7 +323,7 @@ judge = {{ endpoint = "server" }}
 """
 
 
-def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux: Callable) -> None:
+def test_unreachable_port_is_reported_and_leaves_the_run_intact(tmp_path: Path, nanoflux: Callable) -> None:
     with socket.socket() as closed_socket:  # bound but not listening: connections are refused
         closed_socket.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed_socket.getsockname()[1]}/v1"
