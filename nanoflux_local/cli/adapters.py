@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, describe_flops, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import (
+    current_home,
+    describe_flops,
+    format_count,
+    print_json,
+    print_table,
+    say,
+    with_json,
+)
 from nanoflux_local.cli.names import ADAPTER
 from nanoflux_local.errors import NothingMatchedError
 
@@ -83,14 +91,14 @@ def _show_adapter(adapter: "Adapter") -> None:
 def _describe_trained(adapter: "Adapter") -> LabelledValues:
     training = adapter.training
     assert training is not None
-    steps = count_noun(training.steps, "step")
+    steps = format_count(training.steps, "step")
     return [
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12] or 'unknown'}"),
         ("run", training.run or "–"),
         ("examples", _describe_examples(training)),
         ("data digest", training.data_digest),
         ("LoRA", _describe_lora(adapter)),
-        ("training", f"{steps}, {count_noun(training.epochs, 'epoch')}, learning rate {training.learning_rate:g}"),
+        ("training", f"{steps}, {format_count(training.epochs, 'epoch')}, learning rate {training.learning_rate:g}"),
         ("seed", training.seed),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
         ("FLOPs", describe_flops(dict(training.flops))),
@@ -114,7 +122,7 @@ def _describe_imported(adapter: "Adapter") -> LabelledValues:
 
 def _describe_examples(training: "TrainingRecord") -> str:
     counts = f"{training.truncated} truncated, {training.dropped} left out"
-    return f"{training.examples} ({counts}), {count_noun(training.tokens, 'token')}"
+    return f"{training.examples} ({counts}), {format_count(training.tokens, 'token')}"
 
 
 def _describe_lora(adapter: "Adapter") -> str:

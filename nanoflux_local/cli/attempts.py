@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import RUN
 from nanoflux_local.errors import NothingMatchedError
 
@@ -104,7 +104,7 @@ def _print_call(call: "StoredCall") -> None:
     step = f"{call.role} {call.step}".strip()
     usage = f"{call.prompt_tokens} prompt + {call.completion_tokens} completion tokens, {call.seconds:.1f} s"
     title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {usage}"
-    click.echo(plain(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
+    click.echo(sanitize(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
 
 
 @click.command()
@@ -126,8 +126,8 @@ def problems(run: str, as_json: bool) -> None:
         print_json([problem.to_json() for problem in run_problems])
         return
     for problem in run_problems:
-        times = count_noun(problem.count, "time")
-        click.echo(plain(f"{problem.severity}: {problem.where}: {problem.message} ({times})\n  → {problem.fix}"))
+        times = format_count(problem.count, "time")
+        click.echo(sanitize(f"{problem.severity}: {problem.where}: {problem.message} ({times})\n  → {problem.fix}"))
     if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")
 
@@ -154,4 +154,4 @@ def log(run: str, lines: int, as_json: bool) -> None:
             f"{job} has no log",
             f"run `nanoflux run resume {job.id} --detach`; only a run in the background writes a log",
         )
-    click.echo(plain("\n".join(log_lines)))
+    click.echo(sanitize("\n".join(log_lines)))

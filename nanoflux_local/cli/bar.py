@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from nanoflux_local.cli.common import plain
+from nanoflux_local.cli.common import sanitize
 from nanoflux_local.rate import RateMeter, format_rate
 
 MINUTE_S = 60.0
@@ -41,7 +41,7 @@ class Bar:
         text = ", ".join(part for part in parts if part)
         if self._is_terminal:
             filled = "█" * int(share * self.WIDTH)
-            line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(text)}".rstrip()
+            line = f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {sanitize(text)}".rstrip()
             click.echo(f"{line}\x1b[K", err=True, nl=False)
             return
         tenth = int(share * 10)
@@ -50,11 +50,11 @@ class Bar:
             # `!=` rather than `>`, since a bar with several steps counts from 0 in each of them.
             self._last_tenth = tenth
             self._last_line_s = self._clock()
-            click.echo(f"{self._label} {done}/{total} {plain(text)}".rstrip(), err=True)
+            click.echo(f"{self._label} {done}/{total} {sanitize(text)}".rstrip(), err=True)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        click.echo(f"\r\x1b[K{plain(text)}" if self._is_terminal else plain(text), err=True)
+        click.echo(f"\r\x1b[K{sanitize(text)}" if self._is_terminal else sanitize(text), err=True)
 
     def close(self) -> None:
         """End the line of the bar."""

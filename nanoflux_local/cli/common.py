@@ -91,10 +91,10 @@ def print_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Print a message to stderr, with control characters made visible."""
-    click.echo(plain(text), err=True)
+    click.echo(sanitize(text), err=True)
 
 
-def plain(text: str) -> str:
+def sanitize(text: str) -> str:
     """Make untrusted text safe for a terminal: remove colour codes, replace control characters by U+FFFD."""
     uncoloured_text = _COLOUR_CODE.sub("", text)
     return "".join(
@@ -102,22 +102,22 @@ def plain(text: str) -> str:
     )
 
 
-def one_line(value: object) -> str:
+def format_cell(value: object) -> str:
     """A value as the text of a table cell: on one line, safe for a terminal, at most `MAX_CELL_CHARS` characters."""
     text = str(value)
     shortened = text[:MAX_CELL_CHARS] + "…" if len(text) > MAX_CELL_CHARS else text
-    return plain(" ".join(shortened.splitlines()))
+    return sanitize(" ".join(shortened.splitlines()))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table with aligned columns to stdout, headings first."""
-    cells = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
+    cells = [list(headings), *([format_cell(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def count_noun(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """A number with its noun: "1 turn", "2 turns"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

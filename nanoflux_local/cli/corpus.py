@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -27,7 +27,7 @@ def add(paths: tuple[Path, ...], as_json: bool) -> None:
         print_json(summary)
         return
     say(f"{summary['added']} added, {summary['replaced']} replaced, {summary['unchanged']} unchanged")
-    say(f"the corpus now has {count_noun(int(summary['passages']), 'passage')}")
+    say(f"the corpus now has {format_count(int(summary['passages']), 'passage')}")
 
 
 @command.command()
@@ -48,7 +48,7 @@ def search(query: str, top: int, as_json: bool) -> None:
     if not passages:
         raise NothingMatchedError(f"no passage of the corpus matches {query!r}", "search for other words")
     for passage in passages:
-        click.echo(plain(f"{passage.title} ({passage.place})\n    {passage.snippet}\n"))
+        click.echo(sanitize(f"{passage.title} ({passage.place})\n    {passage.snippet}\n"))
 
 
 @command.command()

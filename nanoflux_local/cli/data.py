@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
@@ -81,7 +81,7 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     """Print the counts and the peculiarities of an import to stderr and, with `as_json`, the counts to stdout."""
     content = summary.content
     for skipped in content.skipped:
-        say(f"skipped: {plain(skipped)}")
+        say(f"skipped: {sanitize(skipped)}")
     counts = {"items": len(content.items), "skipped": len(content.skipped), "blank": content.blank}
     if as_json:
         print_json({
@@ -93,22 +93,22 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
             "below_tolerance": len(content.below_tolerance),
         })  # fmt: skip
     outcome = "imported" if summary.imported else "already imported, nothing changed"
-    left_out = f"{counts['skipped']} invalid and {count_noun(counts['blank'], 'blank row')} left out"
-    say(f"{summary.dataset}: {count_noun(counts['items'], 'item')}, {left_out}; {outcome}")
+    left_out = f"{counts['skipped']} invalid and {format_count(counts['blank'], 'blank row')} left out"
+    say(f"{summary.dataset}: {format_count(counts['items'], 'item')}, {left_out}; {outcome}")
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
             say(
-                f"{count_noun(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
+                f"{format_count(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
                 "do not train on one dataset and test on the other"
             )
     for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
-        say(f"contradictory: {plain(contradiction)}")
+        say(f"contradictory: {sanitize(contradiction)}")
     if len(content.contradictory) > MAX_LISTED_ROWS:
         say(f"{len(content.contradictory)} questions in total are repeated with a different answer")
     if content.below_tolerance:
         locations = ", ".join(content.below_tolerance[:MAX_LISTED_ROWS])
-        answers = count_noun(len(content.below_tolerance), "answer")
-        say(f"{answers} below 1e-6, compared by relative instead of absolute difference: {plain(locations)}")
+        answers = format_count(len(content.below_tolerance), "answer")
+        say(f"{answers} below 1e-6, compared by relative instead of absolute difference: {sanitize(locations)}")
 
 
 @command.command()
@@ -146,15 +146,15 @@ def documents(
         rows = [(split, count, summary.passages[split]) for split, count in summary.documents.items()]
         print_table(("split", "documents", "passages"), rows)
     for skipped in summary.skipped:
-        say(f"skipped: {plain(skipped)}")
+        say(f"skipped: {sanitize(skipped)}")
     if summary.held_out:
-        say(plain(f"held out: {', '.join(summary.held_out)}"))
+        say(sanitize(f"held out: {', '.join(summary.held_out)}"))
     else:
         say(
             "warning: no document is held out for dev and test, so questions are not checked for contamination, and "
             "no items are left to evaluate on; name documents to hold out with --held-out, or import at least three"
         )
-    say(f"passages left out: {count_noun(summary.near_duplicates, 'near-duplicate')}, {summary.short} too short")
+    say(f"passages left out: {format_count(summary.near_duplicates, 'near-duplicate')}, {summary.short} too short")
     if not summary.imported:
         say("already imported, nothing changed")
     say(f"start a run on the passages: nanoflux run start {_format_run_options(name, domain_name)}")
@@ -204,11 +204,11 @@ def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
         print_json([item.to_json() for item in items[:limit]])
         return
     for item in items[:limit]:
-        click.echo(plain(f"[{item.id}] {item.question}"))
+        click.echo(sanitize(f"[{item.id}] {item.question}"))
         if item.source:
-            click.echo(plain(f"  {item.location}\n"))
+            click.echo(sanitize(f"  {item.location}\n"))
             continue
         for letter, option in item.options.items():
-            click.echo(plain(f"  {letter}. {option}"))
-        click.echo(plain(f"  = {item.answer}\n"))
-    say(f"{min(limit, len(items))} of {count_noun(len(items), f'{split} item')}")
+            click.echo(sanitize(f"  {letter}. {option}"))
+        click.echo(sanitize(f"  = {item.answer}\n"))
+    say(f"{min(limit, len(items))} of {format_count(len(items), f'{split} item')}")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from nanoflux_local.cli.common import current_home, one_line, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, format_cell, print_json, print_table, with_json
 
 
 @click.command(name="doctor")
@@ -29,8 +29,8 @@ def _examine(as_json: bool) -> None:
     for check in examine(current_home()):
         checks.append(check)
         if not as_json:
-            fix = f"  → {one_line(check.fix)}" if check.fix else ""
-            click.echo(f"{check.status:<5}  {check.name:<10}  {one_line(check.state)}{fix}")
+            fix = f"  → {format_cell(check.fix)}" if check.fix else ""
+            click.echo(f"{check.status:<5}  {check.name:<10}  {format_cell(check.state)}{fix}")
     ok = all(check.ok for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": [check.to_json() for check in checks]})

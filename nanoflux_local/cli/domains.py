@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, with_json
 from nanoflux_local.cli.names import DOMAIN
 
 
@@ -47,7 +47,7 @@ def show(name: str, prompt: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"domain": name, "prompt": prompt, "text": text})
         else:
-            click.echo(plain(text))
+            click.echo(sanitize(text))
         return
     values: dict[str, Any] = domain.model_dump(mode="json", exclude={"prompts"})
     values |= {"hash": domain.hash, "prompts": sorted(domain.prompts)}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
@@ -83,7 +83,7 @@ def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> Ev
 
 
 def _describe_size(settings: "Mapping[str, Any]") -> str:
-    return f"{count_noun(settings.get('n', 0), 'item')}, {count_noun(settings.get('runs', 0), 'run')}"
+    return f"{format_count(settings.get('n', 0), 'item')}, {format_count(settings.get('runs', 0), 'run')}"
 
 
 def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
@@ -241,13 +241,13 @@ def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: b
         replies = {evaluation: _replies_to_json(record) for evaluation, record in records.items()}
         print_json({"item": item, "question": first_record.question, "answer": first_record.answer, "replies": replies})
         return
-    click.echo(plain(f"[{item}] {first_record.question}\n\nExpected: {first_record.answer}"))
+    click.echo(sanitize(f"[{item}] {first_record.question}\n\nExpected: {first_record.answer}"))
     for evaluation, record in records.items():
         for reply in record.replies:
             soft = f", {reply.soft} by the judge" if reply.soft else ""
             answer = f", answer {reply.reading}" if reply.reading else ""
-            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{answer}"))
-            click.echo(plain(reply.text))
+            click.echo(sanitize(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{answer}"))
+            click.echo(sanitize(reply.text))
 
 
 def _replies_to_json(record: "ItemRecord") -> list[dict[str, Any]]:

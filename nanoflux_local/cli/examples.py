@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
@@ -120,7 +120,7 @@ def show(example: str, as_json: bool) -> None:
         })  # fmt: skip
         return
     click.echo(f"example {example_row['id']} of run {run}, turn {turn_record['number']}: {last_attempt['outcome']}")
-    click.echo(plain(f"seeds: {', '.join(last_attempt['seeds'])}"))
+    click.echo(sanitize(f"seeds: {', '.join(last_attempt['seeds'])}"))
     attack, defence = last_attempt["attack"], last_attempt["defence"]
     citation_lines = [f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations]
     review_lines = [f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()]
@@ -138,7 +138,7 @@ def show(example: str, as_json: bool) -> None:
     }
     for title, text in text_by_title.items():
         if text:
-            click.echo(f"\n{title}:\n{plain(text)}")
+            click.echo(f"\n{title}:\n{sanitize(text)}")
     _show_lineage(lineage)
 
 
@@ -152,7 +152,7 @@ def _show_lineage(lineage: "Lineage") -> None:
     for training in lineage.trainings:
         click.echo(f"used by training {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
     for item in lineage.near:
-        click.echo(plain(f"near held-out item {item.item} of {item.dataset}: similarity {item.similarity:.3f}"))
+        click.echo(sanitize(f"near held-out item {item.item} of {item.dataset}: similarity {item.similarity:.3f}"))
 
 
 def _describe_validation(verdict: dict[str, Any]) -> str:
@@ -256,7 +256,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     if as_json:
         print_json(asdict(summary))
     else:
-        questions = count_noun(summary.questions, "question")
+        questions = format_count(summary.questions, "question")
         say(f"{questions} of run {summary.run} written to {out}, accepted and rejected ones mixed")
 
 

@@ -6,9 +6,9 @@ import click
 
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
-    count_noun,
     current_home,
     end_at_sigterm,
+    format_count,
     launch_detached,
     print_json,
     print_table,
@@ -115,7 +115,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
         if as_json:
             print_json(lifecycle.load_summary(home, experiment).to_json())
         return
-    cells = count_noun(len(lifecycle.load_plan(home, experiment).cells), "cell")
+    cells = format_count(len(lifecycle.load_plan(home, experiment).cells), "cell")
     say(f"{experiment}: {cells}; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)

@@ -9,7 +9,7 @@ import warnings
 import click
 
 from nanoflux_local import __version__, redaction
-from nanoflux_local.cli.common import plain
+from nanoflux_local.cli.common import sanitize
 from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.errors import NanofluxError, RefusedError
 from nanoflux_local.suggestions import nearest
@@ -148,4 +148,4 @@ def _report_refused_hosts(code: object) -> None:
 
 
 def _print_error(text: str) -> None:
-    click.echo(plain(redaction.redact(text)), err=True)
+    click.echo(sanitize(redaction.redact(text)), err=True)

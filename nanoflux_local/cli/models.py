@@ -7,7 +7,7 @@ import click
 
 from nanoflux_local.cli import servers
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import MODEL
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.cli.rehearse import command as rehearse
@@ -127,7 +127,7 @@ def show(name: str, as_json: bool) -> None:
         state = {"path": str(path), "installed": is_installed, "revision": revision}
         print_json({**manifest.model_dump(mode="json"), **state})
         return
-    click.echo(plain(path.read_text("utf-8").rstrip()))
+    click.echo(sanitize(path.read_text("utf-8").rstrip()))
     say(f"manifest: {path}")
     say(f"weights: revision {revision[:12]}" if is_installed else "weights: not installed")
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, say
+from nanoflux_local.cli.common import current_home, print_json, sanitize, say
 
 with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR, starting from the current one.")
 
@@ -32,7 +32,7 @@ def show_or_change_note(
         print_json({kind: subject_id, "note": note})
     elif new_text is None:
         if note:
-            click.echo(plain(note))
+            click.echo(sanitize(note))
         else:
             say(f"{kind} {subject_id} has no note")
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import plain, print_json, print_table, say
+from nanoflux_local.cli.common import print_json, print_table, sanitize, say
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def show_config(home: Home, run: str, as_json: bool) -> None:
     if as_json:
         print_json({"run": row["id"], "config": config, "moves": address_changes})
         return
-    click.echo(plain(render_toml(config)), nl=False)
+    click.echo(sanitize(render_toml(config)), nl=False)
     for address_change in address_changes:
         values_by_key = {key: old_and_new for key, old_and_new in address_change.items() if key != "at"}
         changes = ", ".join(f"{key} from {old} to {new}" for key, (old, new) in values_by_key.items())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, one_line, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_cell, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError
 
@@ -48,7 +48,7 @@ def show(profile: str, as_json: bool) -> None:
     if as_json:
         print_json({"profile": profile, "path": str(path), "values": values})
         return
-    click.echo(plain(path.read_text("utf-8").rstrip()))
+    click.echo(sanitize(path.read_text("utf-8").rstrip()))
     say(f"profile: {path}")
 
 
@@ -131,5 +131,5 @@ def _print_check(check: "ProfileCheck") -> None:
     word = "fix"
     if check.ok:
         word = "hint" if check.fix else "ok"
-    fix = f"  → {one_line(check.fix)}" if check.fix else ""
-    click.echo(f"{word:<5}  {check.subject:<20}  {one_line(check.state)}{fix}")
+    fix = f"  → {format_cell(check.fix)}" if check.fix else ""
+    click.echo(f"{word:<5}  {check.subject:<20}  {format_cell(check.state)}{fix}")

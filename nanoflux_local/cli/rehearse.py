@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import count_noun, current_home, end_at_sigterm, plain, print_json, say, with_json
+from nanoflux_local.cli.common import current_home, end_at_sigterm, format_count, print_json, sanitize, say, with_json
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     if failed_steps:
         first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
-            f"{count_noun(len(failed_steps), 'step')} of the rehearsal failed; first failed step: {first_failed}",
+            f"{format_count(len(failed_steps), 'step')} of the rehearsal failed; first failed step: {first_failed}",
             "read the cause of each failure in the lines marked `failed` above",
         )
 
@@ -69,4 +69,4 @@ def _make_reports(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
 
 
 def _print_step(profile: str, step: "RehearsalStep") -> None:
-    say(plain(f"{profile}: {step} ({step.seconds:.0f} s)"))
+    say(sanitize(f"{profile}: {step} ({step.seconds:.0f} s)"))

@@ -11,12 +11,12 @@ import click
 from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
-    count_noun,
     current_home,
+    format_count,
     launch_detached,
-    plain,
     print_json,
     print_table,
+    sanitize,
     say,
     with_json,
 )
@@ -223,7 +223,9 @@ def resume(run: str, detach: bool, settings: tuple[str, ...], as_json: bool) -> 
 
 
 def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> None:
-    """Apply the options `--set KEY=VALUE` of `run resume`: new addresses of endpoints, and other live settings."""
+    """Apply the options `--set KEY=VALUE` of `run resume`: new addresses of endpoints, and settings that may change
+    during a run.
+    """
     from nanoflux_local.config import parse_settings
     from nanoflux_local.errors import ConfigError
     from nanoflux_local.run import runs
@@ -360,16 +362,16 @@ def execute_run(home: Home, run: str) -> None:
     say(f"run {run}; stop with Ctrl-C, resume with `nanoflux run resume {run}`")
 
     def show_progress(progress: RunProgress) -> None:
-        bar.show(progress.kept, progress.target, f"kept in {count_noun(progress.turns, 'turn')}")
+        bar.show(progress.kept, progress.target, f"kept in {format_count(progress.turns, 'turn')}")
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _handle_sigterm)
     try:
         asyncio.run(runs.execute(home, run, show_progress, bar.note))
     finally:
         bar.close()
 
 
-def _interrupt(*_: object) -> None:
+def _handle_sigterm(*_: object) -> None:
     """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation.
 
     Background jobs of a shell ignore SIGINT, so in these jobs the interrupt is raised directly.
@@ -441,7 +443,7 @@ def verify(run: str, as_json: bool) -> None:
         print_json({"run": run, "ok": not problems, "problems": problems})
     else:
         for problem in problems:
-            click.echo(plain(problem))
+            click.echo(sanitize(problem))
     if problems:
         raise LedgerError(
             f"run {run}: {len(problems)} records do not match their hashes", "restore a backup of the ledger"
@@ -479,7 +481,7 @@ def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool
     if as_json:
         print_json(asdict(result))
     else:
-        say(f"{result.kept} kept in {count_noun(result.turns, 'turn')}, digest {result.digest}")
+        say(f"{result.kept} kept in {format_count(result.turns, 'turn')}, digest {result.digest}")
     if not result.same:
         raise LedgerError(
             f"the replay of run {run} gives a different dataset", f"look for damage with `nanoflux run verify {run}`"
@@ -503,7 +505,7 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in changed_examples],
     )
-    say(f"{what_if.kept} kept in {count_noun(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
+    say(f"{what_if.kept} kept in {format_count(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
     if what_if.needed.turns:
         _report_needed_calls(what_if.needed)
     if what_if.complete:
@@ -518,7 +520,7 @@ def _report_needed_calls(needed: "MissingCalls") -> None:
     for entry in needed.by:
         call_name = f"{entry.role} {entry.kind}".strip()  # an embedding has no role
         counted_calls.append(f"{entry.calls} {call_name}")
-    turns = count_noun(needed.turns, "turn")
+    turns = format_count(needed.turns, "turn")
     need, count = ("needs", "counts") if needed.turns == 1 else ("need", "count")
     missing = ", ".join(counted_calls)
     say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {missing};")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import print_json, print_table, sanitize, say, with_json
 
 
 @click.group(name="sandbox")
@@ -29,7 +29,7 @@ def run(file: Path, wall: float, as_json: bool) -> None:
         print_json(outcome)
     else:
         for stream, text in ((sys.stdout, outcome["stdout"]), (sys.stderr, outcome["stderr"])):
-            printed_text = plain(text) if stream.isatty() else text  # a terminal would execute control sequences
+            printed_text = sanitize(text) if stream.isatty() else text  # a terminal would execute control sequences
             click.echo(printed_text, file=stream, nl=False)
         if outcome["status"] != "ok":
             say(f"[{outcome['status']}] {outcome['detail']}")

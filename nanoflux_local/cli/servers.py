@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.paths import Home
 from nanoflux_models.server_record import ServerRecord
@@ -101,7 +101,8 @@ def _start_server(
     owned: bool,
 ) -> ServerRecord:
     """Start a server named `name` and wait until it is ready. The server reserves memory for the adapters in
-    `adapter_folders` and, with `lora`, for adapters that are loaded later. If `owned`, it ends with this thread.
+    `adapter_folders` and, with `lora`, for adapters that are loaded later. If `owned`, the server ends when the calling
+    thread ends.
     """
     from dataclasses import replace
 
@@ -243,11 +244,11 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
         print_json({"server": name, "log": str(path), "lines": last_lines})
         return
     for line in last_lines:
-        click.echo(plain(line))
+        click.echo(sanitize(line))
     if follow:
         read_bytes = len(text.encode("utf-8", "replace"))
         for line in _follow_lines(path, read_bytes, name):
-            click.echo(plain(line))
+            click.echo(sanitize(line))
 
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:

@@ -10,13 +10,13 @@ from nanoflux_local.cli import common
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     build_choice,
-    count_noun,
     describe_flops,
     end_at_sigterm,
+    format_count,
     launch_detached,
-    plain,
     print_json,
     print_table,
+    sanitize,
     say,
     with_choice,
     with_json,
@@ -224,7 +224,7 @@ def show_outcome(outcome: "TrainingOutcome") -> None:
             ("seconds", f"{outcome.seconds:.0f}"),
         ],
     )
-    say(plain(f"show its record with `nanoflux adapters show {outcome.adapter[:12]}`"))
+    say(sanitize(f"show its record with `nanoflux adapters show {outcome.adapter[:12]}`"))
 
 
 def show_summary(summary: "TrainingSummary") -> None:
@@ -263,7 +263,7 @@ def _describe_leaks(leaked_rows: int) -> str:
     if not leaked_rows:
         return "none"
     verb = "contains" if leaked_rows == 1 else "contain"
-    return f"{count_noun(leaked_rows, 'row')} {verb} a test question"
+    return f"{format_count(leaked_rows, 'row')} {verb} a test question"
 
 
 def _describe_system_messages(merged_rows: int) -> str:
@@ -271,7 +271,7 @@ def _describe_system_messages(merged_rows: int) -> str:
     if not merged_rows:
         return "unchanged"
     reason = "the chat template of the base model accepts no system message"
-    return f"prepended to the user's message in {count_noun(merged_rows, 'row')}: {reason}"
+    return f"prepended to the user's message in {format_count(merged_rows, 'row')}: {reason}"
 
 
 def show_audit(audit: "Audit", as_json: bool) -> None:
@@ -284,8 +284,8 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
 
     tokens, label_tokens = audit.tokens, audit.labels
     truncated = (
-        f"{count_noun(audit.cut_rows, 'row')} over max_length; truncation removes"
-        f" {count_noun(audit.cut_tokens, 'token')}, at most {audit.cut_most} per row (overlong={audit.overlong})"
+        f"{format_count(audit.cut_rows, 'row')} over max_length; truncation removes"
+        f" {format_count(audit.cut_tokens, 'token')}, at most {audit.cut_most} per row (overlong={audit.overlong})"
     )
     print_table(
         ("audit", "planned training"),
@@ -314,7 +314,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
     lines += [f"validation {finding}" for finding in audit.validation_findings]
     lines += [f"row {row}: contains a question of the test split" for row in audit.leaked]
     for line in lines[:MAX_LISTED]:
-        click.echo(plain(line))
+        click.echo(sanitize(line))
     if len(lines) > MAX_LISTED:
         click.echo(f"… and {len(lines) - MAX_LISTED} more; --json prints all of them")
-    click.echo(f"\nThe first example as the model sees it:\n{plain(audit.rendered)}")
+    click.echo(f"\nThe first example as the model sees it:\n{sanitize(audit.rendered)}")

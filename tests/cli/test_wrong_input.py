@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.cli.common import plain
+from nanoflux_local.cli.common import sanitize
 
 START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
 IMPORT_MINE = ("data", "import", "mine")
@@ -305,8 +305,8 @@ def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callabl
 
 
 def test_colour_codes_are_removed_from_messages() -> None:
-    assert plain("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
-    assert plain("\x1b]0;title\x07") == "�]0;title�", "another escape sequence was removed instead of shown"
+    assert sanitize("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
+    assert sanitize("\x1b]0;title\x07") == "�]0;title�", "another escape sequence was removed instead of shown"
 
 
 # Servers
