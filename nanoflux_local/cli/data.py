@@ -78,7 +78,7 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
 
 
 def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
-    """Print the counts and the peculiarities of an import to stderr and, with `as_json`, the counts to stdout."""
+    """Print the counts and the unusual rows of an import to stderr and, with `as_json`, the counts to stdout."""
     content = summary.content
     for skipped in content.skipped:
         say(f"skipped: {sanitize(skipped)}")
