@@ -19,7 +19,9 @@ class PanelAgreement:
 
 
 def summarize_panel(view: LedgerView, run: str) -> PanelAgreement | None:
-    """How far the members of a run's panel agree: `panel` in `run show --json`; None if the run has a single judge."""
+    """How far the members of a run's panel agree, as in `panel` of `run show --json`. None if the run has a single
+    judge.
+    """
     row = view.find_run(run)
     if not json.loads(row["config"])["judge"].get("panel"):
         return None

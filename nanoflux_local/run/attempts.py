@@ -1,7 +1,7 @@
 """The attempts of a run, kept or not, and the calls that each of them used, as the ledger stores them.
 
-A run may have a hundred thousand attempts, so a list first reads only their keys, and later the records of the turns
-that it shows.
+A run may have a hundred thousand attempts. A table of attempts therefore reads the keys of all attempts first, and the
+records only of the turns that it shows.
 """
 
 import json
@@ -18,15 +18,15 @@ from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, TurnRecord, turn_from_json
 
 AttemptKey = tuple[int, int]
-"""The numbers of a turn and of an attempt in it."""
+"""The number of a turn, and the number of an attempt within that turn."""
 TURNS_PER_QUERY = 500
-"""The number of turns that one query reads, since SQLite limits the number of values in a query."""
+"""The maximum number of turns that one query reads; SQLite limits the number of placeholders in a query."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
     """One call of a turn, with its request and its reply as JSON texts without secrets. The call was made at `step` of
-    `attempt`; `step` is "" for requests that do not ask a chat model, such as embeddings and programs.
+    the attempt number `attempt`; `step` is "" for calls that do not ask a chat model, such as embeddings and programs.
     """
 
     id: int
@@ -49,7 +49,7 @@ class StoredCall:
 
 
 def read_json(text: str) -> Any:
-    """The value of a stored JSON text; the text itself if it is damaged."""
+    """The value of a stored JSON text; the text itself if it is not valid JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -73,7 +73,7 @@ def list_attempts(
 
 
 def load_turns(view: LedgerView, run: str, turns: Sequence[int]) -> dict[int, TurnRecord]:
-    """The records of these turns by number."""
+    """The records of these turns, by the number of the turn."""
     records = {}
     for start in range(0, len(turns), TURNS_PER_QUERY):
         numbers = turns[start : start + TURNS_PER_QUERY]
@@ -100,7 +100,7 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
     Raises:
         NothingMatchedError: the run has not committed that turn.
     """
-    from nanoflux_local.run.steps import load_steps  # deferred: it imports the roles, which a list does not need
+    from nanoflux_local.run.steps import load_steps  # deferred: imports the roles, which a table does not need
 
     config = json.loads(run["config"])
     record = load_turn(view, run["id"], turn)
@@ -129,9 +129,9 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
 def _assign_attempts(
     attempts: Sequence[Attempt], requests: Sequence[Any], origins: Sequence[CallOrigin | None], roles: Sequence[str]
 ) -> list[int]:
-    """The attempt of each call. A call without an origin is recognised by the question or the program in its request.
-    If the request contains neither, the call belongs to the attempt of the preceding call; but a call of the attacker
-    belongs to the attempt of the following call, since an attempt begins with the attacker.
+    """The number of the attempt that each call belongs to. A call without an origin is recognised by the question or
+    the program in its request. If the request contains neither, the call belongs to the attempt of the preceding call;
+    but a call of the attacker belongs to the attempt of the following call, since an attempt begins with the attacker.
     """
     recognised_attempts = [
         origin.attempt if origin else _find_attempt(attempts, request)
@@ -139,17 +139,19 @@ def _assign_attempts(
     ]
     last_attempt = len(attempts) - 1
     assigned_attempts: list[int] = []
-    for index, attempt in enumerate(recognised_attempts):
-        if attempt is None:
-            later_attempts = (number for number in recognised_attempts[index:] if number is not None)
-            follows_a_call = bool(assigned_attempts) and roles[index] != "attacker"
-            attempt = assigned_attempts[-1] if follows_a_call else next(later_attempts, last_attempt)
-        assigned_attempts.append(attempt)
+    for index, recognised_attempt in enumerate(recognised_attempts):
+        if recognised_attempt is not None:
+            assigned_attempts.append(recognised_attempt)
+        elif assigned_attempts and roles[index] != "attacker":
+            assigned_attempts.append(assigned_attempts[-1])
+        else:
+            later_attempts = [number for number in recognised_attempts[index:] if number is not None]
+            assigned_attempts.append(later_attempts[0] if later_attempts else last_attempt)
     return assigned_attempts
 
 
 def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
-    """The attempt whose question a request embeds, or whose program it runs; None if there is no such attempt."""
+    """The number of the attempt whose question the request embeds, or whose program it runs; None if there is none."""
     if not isinstance(request, dict):
         return None
     text, code = request.get("text"), request.get("code")
@@ -164,7 +166,9 @@ def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
 
 
 def describe_call(kind: str, request: str, reply: str) -> tuple[str, str]:
-    """A request and its reply as readable texts: the messages and the reply's text unchanged, all else as JSON."""
+    """A request and its reply as readable texts. Messages, programs and outputs are unchanged; all other values are
+    formatted as JSON.
+    """
     return _describe_request(kind, read_json(request)), _describe_reply(read_json(reply))
 
 

@@ -14,24 +14,25 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def resume_command(run: str, settings: Mapping[str, Any]) -> str:
-    """The command that resumes a run with these settings, which `addresses.move_endpoints` must allow."""
+    """The command that resumes a run with these settings; only settings that `addresses.move_endpoints` accepts work."""
     return shlex.join(["nanoflux", "run", "resume", run, *_set_options(settings)])
 
 
 def _set_options(settings: Mapping[str, Any]) -> list[str]:
+    """The words of the options `--set KEY=VALUE`, one option for each setting."""
     return [word for setting in format_settings(settings) for word in ("--set", setting)]
 
 
 def format_fix(error: EndpointError, run: str, config: RunConfig) -> str:
-    """The fix of an endpoint's error with the exact commands for this run.
+    """The fix of an endpoint's error, with the commands that retry this run or change the setting to blame.
 
-    On resume, the address of an endpoint can change if the endpoint has a `revision`, which identifies the model; a
+    On resume, the address of an endpoint can change if the endpoint has a `revision`, which identifies the model. A
     change of any other setting needs a fork.
     """
     endpoint_names = [name for name, endpoint in config.endpoints.items() if error.address in endpoint.addresses]
     if not error.setting or not endpoint_names:
         return error.fix
-    advice = error.fix.partition("; then `nanoflux run resume`")[0]  # the command for this run replaces the general one
+    advice = error.fix.partition("; then `nanoflux run resume`")[0]  # the general command, which the one below replaces
     name = endpoint_names[0]
     endpoint = config.endpoints[name]
     key, placeholder = error.setting, error.setting.upper()

@@ -1,8 +1,8 @@
-"""Configurations: builds the frozen configuration of a run from a domain, a profile and overrides.
+"""Builds the frozen configuration of a run from a domain, a profile and overrides.
 
-The domain supplies the defaults and the profile the models; the overrides take precedence over both. Values that depend
-on a chosen model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later changes to
-manifests and price lists do not affect the run.
+The domain supplies defaults, and the profile supplies the models; the overrides take precedence over both. Values that
+depend on a chosen model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later
+changes to manifests and price lists do not affect the run.
 """
 
 import logging
@@ -65,7 +65,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
 def list_profile_paths(home: Home | None) -> dict[str, Path]:
     """The files of the shipped profiles and of those in `<home>/profiles`, by name."""
     shipped_folder = Path(str(resources.files("nanoflux_local.profiles")))
-    folders = [shipped_folder, *([home.profiles] if home else [])]
+    folders = [shipped_folder] if home is None else [shipped_folder, home.profiles]
     return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
 
 
@@ -83,19 +83,19 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
         raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
-    rules = merge_tables(profile, overrides).get("rules")
-    rule_settings = {} if rules == PAPER else find_rule_settings(rules, domain)
+    rule_set = merge_tables(profile, overrides).get("rules")
+    rule_settings = {} if rule_set == PAPER else find_rule_settings(rule_set, domain)
     values = merge_tables(merge_tables(domain.defaults(), rule_settings), profile)
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    # The draft has no budget, since a cap in dollars is refused until the prices below are known.
+    # The draft has no budget, since a cap in dollars would be refused: the prices are looked up only below.
     draft = validate_run({**merge_tables(values, overrides), "budget": {}})
     values = merge_tables(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
     values = merge_tables(values, {"endpoints": _find_prices(draft, home)})
     values = merge_tables(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
     config = validate_run(merge_tables(values, overrides))
     _refuse_unsuitable(config, domain)
-    # The names of both kinds of datasets are recorded, so that datasets imported later do not affect the run.
+    # The names of the seed and held-out datasets are recorded, so that datasets imported later do not affect the run.
     datasets = config.datasets or list_datasets_with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
@@ -115,8 +115,8 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 
 
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
-    """The configuration of a new run: `config` with `changes` applied. Novelty thresholds belong to an embedder,
-    reasoning tokens to a model: if `changes` replace the embedder or a model, these values are looked up again unless
+    """The configuration of a new run: `config` with `changes` applied. Novelty thresholds belong to an embedder, and
+    reasoning tokens to a model; if `changes` replace the embedder or a model, these values are looked up again unless
     `changes` state them. If `changes` name a different rule set, the settings of that rule set are applied as well.
 
     Raises:
@@ -137,10 +137,10 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
 
 
 def _find_prices(config: RunConfig, home: Home) -> Settings:
-    """Look up the prices of endpoints that state none, so that a run keeps the prices it was started with."""
-    unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
-    prices = {name: find_price(endpoint, home.root) for name, endpoint in unpriced.items()}
-    return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
+    """Look up the prices of endpoints that state none, so that a run keeps the prices with which it was started."""
+    unpriced_endpoints = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
+    price_by_name = {name: find_price(endpoint, home.root) for name, endpoint in unpriced_endpoints.items()}
+    return {name: {"price": price.model_dump()} for name, price in price_by_name.items() if price is not None}
 
 
 def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> Settings:
@@ -152,13 +152,15 @@ def _replace_reasoning_tokens(
     config: RunConfig, changed_config: RunConfig, changes: Mapping[str, Any], home: Home
 ) -> Settings:
     """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
-    former_models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
-    changed_endpoints = changes.get("endpoints", {})
-    return {
-        name: {"reasoning_tokens": find_manifest_reasoning_limit(endpoint, home)}
-        for name, endpoint in changed_config.endpoints.items()
-        if endpoint.model != former_models.get(name) and "reasoning_tokens" not in changed_endpoints.get(name, {})
-    }
+    former_model_by_name = {name: endpoint.model for name, endpoint in config.endpoints.items()}
+    changes_by_name = changes.get("endpoints", {})
+    settings: Settings = {}
+    for name, endpoint in changed_config.endpoints.items():
+        is_same_model = endpoint.model == former_model_by_name.get(name)
+        is_stated = "reasoning_tokens" in changes_by_name.get(name, {})
+        if not is_same_model and not is_stated:
+            settings[name] = {"reasoning_tokens": find_manifest_reasoning_limit(endpoint, home)}
+    return settings
 
 
 def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
@@ -192,8 +194,9 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
 
 
 def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
-    """The novelty thresholds of an embedding model: those of the domain if the model is the domain's embedder, else
-    those of the model's manifest; {} if the manifest has none.
+    """The novelty thresholds that belong to an embedding model, by kind ("question", "solution"): those of the domain
+    if the model is the domain's embedder, else those of the model's manifest. {} if the manifest has none, so that the
+    domain's thresholds stay.
     """
     if endpoint.interface != "embedder":
         return {}
@@ -208,11 +211,8 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
             endpoint.model,
         )
         return {}
-    thresholds = embedder.thresholds
-    return {
-        kind: table.get(domain.name, table["default"])
-        for kind, table in (("question", thresholds.question), ("solution", thresholds.solution))
-    }
+    threshold_by_domain = {"question": embedder.thresholds.question, "solution": embedder.thresholds.solution}
+    return {kind: table.get(domain.name, table["default"]) for kind, table in threshold_by_domain.items()}
 
 
 def build_profile_endpoint(
@@ -228,7 +228,8 @@ def build_profile_endpoint(
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
     endpoints = values.get("endpoints", {})
     if name not in endpoints:
-        problem = f"profile {profile} has no endpoint {name!r}{f' for the role {role}' if role else ''}"
+        purpose = f" for the role {role}" if role else ""
+        problem = f"profile {profile} has no endpoint {name!r}{purpose}"
         raise ConfigError(problem, suggest(name, endpoints, "choose one of"))
     where = f"profile {profile}: endpoints.{name}"
     config = validate_model(EndpointConfig, {**endpoints[name], **(settings or {})}, where)

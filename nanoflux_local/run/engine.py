@@ -1,10 +1,11 @@
 """The engine: runs turns speculatively ahead of a single committer, which commits them in turn order.
 
-A turn depends on earlier turns only through the similarity of its questions to the nearest earlier question. A
-`SpeculativeTurn` runs before the preceding turns are committed, and computes these similarities from the questions
-asked so far. The committer takes turns in order and compares these similarities with those computed from the committed
-history. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the
-requests that differ are sent. The result is the same as if the turns had run one after another.
+The result of a turn depends on earlier turns in one way only: on the similarity of each of its questions to the
+nearest earlier question. A `SpeculativeTurn` runs before the preceding turns are committed, and computes these
+similarities from the questions asked so far. The committer takes the turns in order, and computes the similarities
+again from the committed history. If all are equal, the record of the speculative turn is committed; otherwise the turn
+is replayed, and only the requests that differ are sent. The result is the same as if the turns had run one after
+another.
 """
 
 import asyncio
@@ -27,12 +28,15 @@ from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
 
 MAX_AHEAD_PER_REQUEST = 8
-"""The maximum number of speculative turns for each concurrent request, including finished turns."""
+"""The maximum number of speculative turns for each concurrent request, including finished turns that are not committed
+yet.
+"""
 
 ACTIVE_PER_REQUEST = 3
-"""Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
-the servers busy between two requests of a turn. Near the end of a run, all remaining turns start together; otherwise
-the run could end up waiting for a single turn that started late and needs several attempts.
+"""The maximum number of turns in progress for each concurrent request. A turn makes one request at a time, and none
+while it processes a reply; with more turns than requests, the servers stay busy meanwhile. The limit does not apply
+near the end of a run, when all remaining turns start together: otherwise the run could end up waiting for a single turn
+that started late and needs several attempts.
 """
 
 EXCERPT_CHARACTERS = 200
@@ -41,7 +45,9 @@ EXCERPT_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """The progress of a run after a committed turn, whose record is `record`."""
+    """The progress of a run after a turn was committed: the record of that turn, and the numbers of committed `turns`,
+    of `kept` examples, and of examples to keep (`target`).
+    """
 
     record: TurnRecord
     turns: int
@@ -53,7 +59,7 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
     """Add a turn's questions to the index: every parsed question, kept or not."""
     for attempt in record.attempts:
         if attempt.attack is not None:
-            with suppress(PromptRefusedError):  # the embedder refuses the question, so it has no vector to compare with
+            with suppress(PromptRefusedError):  # a question that the embedder refuses has no vector to add
                 index.append(await embed(rules, attempt.attack.question, call))
 
 
@@ -70,8 +76,8 @@ async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NearestLookup:
-    """A speculative turn's lookup of the earlier question nearest to `question`. `own_questions` are the questions that
-    the turn had asked before; `similarity` is the result (None if there was no earlier question).
+    """One lookup by a speculative turn: the `similarity` of `question` to the nearest earlier question (None if there
+    was no earlier question). `own_questions` are the questions that the turn had asked before.
     """
 
     question: Vector
@@ -82,7 +88,8 @@ class NearestLookup:
 class SpeculativeTurn:
     """A turn that runs before the preceding turns are committed.
 
-    `speculative_turns` maps turn numbers to all speculative turns, including this one once it has started.
+    `index` holds the questions of the committed turns. `speculative_turns` maps the number of each speculative turn to
+    the turn, and includes this turn once it has started.
     """
 
     def __init__(
@@ -93,11 +100,11 @@ class SpeculativeTurn:
         calls: CachedCalls,
     ) -> None:
         self.number = number
-        self.trace = TracedCalls(calls)
+        self.traced_calls = TracedCalls(calls)
         self.task: asyncio.Task[TurnRecord | None] | None = None
         self.questions: list[Vector] = []
         self.attempt_count = 0
-        self.step = 0
+        self.role_changes = 0
         self._role = ""
         self._index = index
         self._speculative_turns = speculative_turns
@@ -113,16 +120,18 @@ class SpeculativeTurn:
             self.task.cancel()
 
     async def call(self, request: Request[R]) -> R:
-        """Make a call, counting the turn's attempts and the steps (changes of role) of its current attempt."""
+        """Make a call. Counts the turn's attempts, and the changes of role since its current attempt started: a measure
+        of how far the attempt has progressed.
+        """
         role = ROLE.get()
         if role and role != self._role:
             self._role = role
             if role == "attacker":
                 self.attempt_count += 1
-                self.step = 0
+                self.role_changes = 0
             else:
-                self.step += 1
-        return await self.trace(request)
+                self.role_changes += 1
+        return await self.traced_calls(request)
 
     def nearest(self, vector: Vector, own_questions: tuple[Vector, ...]) -> float | None:
         """The largest similarity of `vector` to an earlier question.
@@ -133,19 +142,19 @@ class SpeculativeTurn:
         self.questions.append(vector)
         if self._committed_history is not None:
             return self._committed_history.plus(*own_questions).nearest(vector)
-        speculative = [
+        speculative_questions = [
             question
             for number, turn in self._speculative_turns.items()
             if number < self.number
             for question in turn.questions
         ]
-        similarity = self._index.history().plus(*speculative, *own_questions).nearest(vector)
+        similarity = self._index.history().plus(*speculative_questions, *own_questions).nearest(vector)
         self._lookups.append(NearestLookup(vector, own_questions, similarity))
         return similarity
 
     def confirm(self, history: History) -> bool:
-        """Switch the turn to the committed `history`. Returns whether this history yields the similarities that the
-        turn has used so far; if so, the turn ends with the same record as if the turns had run in order.
+        """Make the turn use the committed `history` from now on. Returns whether this history yields the similarities
+        that the turn has used so far; if so, the turn ends with the same record as if the turns had run in order.
         """
         self._committed_history = history
         return all(
@@ -154,19 +163,19 @@ class SpeculativeTurn:
         )
 
     def is_contradicted_by(self, question: Vector, threshold: float) -> bool:
-        """Whether this turn accepted as novel a question that is too similar to `question`, which an earlier turn
-        asked.
+        """Whether this turn accepted a question as novel although its similarity to `question`, which an earlier turn
+        has asked by now, is above `threshold`.
         """
-        accepted_questions = (
+        accepted_questions = [
             lookup.question for lookup in self._lookups if lookup.similarity is None or lookup.similarity <= threshold
-        )
+        ]
         return any(float(accepted_question @ question) > threshold for accepted_question in accepted_questions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpeculativeHistory:
     """The `EarlierQuestions` of a speculative turn. `own_questions` are the questions of the turn's earlier attempts;
-    `on_question` is called with every question that the turn asks.
+    `on_question` is called with the turn and the vector of every question that it asks.
     """
 
     turn: SpeculativeTurn
@@ -184,8 +193,8 @@ class SpeculativeHistory:
 class Engine:
     """Executes one run until it has enough examples or reaches its turn limit.
 
-    `committed_turns` are the turns that earlier processes committed, in order. `capacity` is how many concurrent
-    requests the endpoints can use. `prepare` is awaited before the first turn.
+    `committed_turns` are the turns that earlier processes committed, in order. `capacity` is the number of concurrent
+    requests that the endpoints can process. `prepare` is awaited before the first turn.
     """
 
     def __init__(
@@ -211,10 +220,10 @@ class Engine:
         self._kept = sum(record.kept for record in committed_turns)
         self._index = NoveltyIndex()
         self._committed_turns = committed_turns
-        self._streaks, self._recent = Streaks(), RecentAttempts()
+        self._streaks, self._recent_attempts = Streaks(), RecentAttempts()
         for record in committed_turns:
             self._streaks.add(record, self._config.pause_after_unread)
-            self._recent.add(record, self._config)
+            self._recent_attempts.add(record, self._config)
         self._any_reply_readable = any(has_readable_reply(record) for record in committed_turns)
         self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
         self._speculative_turns: dict[int, SpeculativeTurn] = {}
@@ -232,7 +241,7 @@ class Engine:
 
     @property
     def _last_started_turn(self) -> int:
-        """The largest number of a started turn, or the number of the next turn to commit if none runs ahead of it."""
+        """The largest number of a speculative turn, or the number of the next turn to commit if no turn runs ahead."""
         return max([self._turns, *self._speculative_turns])
 
     def reconfigure(self, config: RunConfig) -> None:
@@ -241,8 +250,8 @@ class Engine:
         self._start_speculative_turns()
 
     def drain(self) -> None:
-        """Start no new turn; `run` returns after committing at most `concurrency` of the turns in progress. The other
-        turns are cancelled; their calls remain in the ledger.
+        """Start no more turns, and let `run` return after it has committed at most `concurrency` of the turns in
+        progress. The other turns are cancelled; the replies that they have received stay in the ledger.
         """
         if self._drain_at is None:
             self._drain_at = min(self._last_started_turn + 1, self._turns + self._config.concurrency)
@@ -269,8 +278,8 @@ class Engine:
             await self._stop()
 
     def _refuse_unreadable_run(self) -> None:
-        """Raise UnreadableReplyError if the run reaches its turn limit without a single readable reply, unless
-        `pause_after_unread` is 0.
+        """Raise UnreadableReplyError if the run has reached its turn limit without a single readable reply. Does
+        nothing if `pause_after_unread` is 0.
         """
         limit_reached = 0 < self._config.max_turns <= self._turns
         if limit_reached and not self._any_reply_readable and self._config.pause_after_unread:
@@ -281,16 +290,16 @@ class Engine:
 
     async def _restore_index(self) -> None:
         """Rebuild the novelty index of the committed turns; their embeddings are stored calls."""
-        trace = TracedCalls(self._calls)
-        await index_questions_of_other_runs(self._rules, self._index, trace)
+        traced_calls = TracedCalls(self._calls)
+        await index_questions_of_other_runs(self._rules, self._index, traced_calls)
         for record in self._committed_turns:
-            await index_questions(self._rules, self._index, record, trace)
-        self._committed_turns = []  # from here on only the index is needed; the records of a long run take much memory
+            await index_questions(self._rules, self._index, record, traced_calls)
+        self._committed_turns = []  # frees memory: the records of a long run are large, and no longer needed
 
     async def _commit_next_turn(self) -> None:
-        record, trace = await self._run_next_turn()
-        call_ids = list(trace.ids)
-        await index_questions(self._rules, self._index, record, trace)
+        record, traced_calls = await self._run_next_turn()
+        call_ids = list(traced_calls.ids)  # a copy, since `index_questions` adds its calls to the list
+        await index_questions(self._rules, self._index, record, traced_calls)
         self._ledger.commit_turn(self._run, record, call_ids)
         self._turns += 1
         self._kept += record.kept
@@ -301,14 +310,14 @@ class Engine:
             self._calls.limiter.reorder()
         self._on_progress(RunProgress(record, self._turns, self._kept, self._config.target))
         streak = self._streaks.add(record, self._config.pause_after_unread)
-        saturation = self._recent.add(record, self._config)
+        saturation = self._recent_attempts.add(record, self._config)
         if streak is not None:
             raise self._make_pause_error(streak, call_ids)
         if saturation is not None and not self.finished:
             raise SaturatedError(saturation.describe(), saturation.advise(self._run))
 
     async def _run_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
-        """The next turn's record under the committed history, and the calls that it uses."""
+        """Finish or replay the next turn to commit. Returns its record and the calls that it uses."""
         history = self._index.history()
         turn = self._speculative_turns.get(self._turns)
         if turn is not None and turn.task is not None:
@@ -316,56 +325,62 @@ class Engine:
                 self._confirmed_count += 1
                 record = await turn.task
                 if record is not None:
-                    return record, turn.trace
+                    return record, turn.traced_calls
             else:
                 self._refuted_count += 1
             turn.cancel()
-        trace = TracedCalls(self._calls)
-        return await run_turn(self._rules, self._turns, history, trace), trace
+        traced_calls = TracedCalls(self._calls)
+        return await run_turn(self._rules, self._turns, history, traced_calls), traced_calls
 
     def _make_pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadableReplyError:
-        """The error that pauses the run, with the beginning of the last unreadable reply."""
-        reply = redact(" ".join(self._ledger.find_last_reply(call_ids).split()))
-        excerpt = f" The last reply begins: {reply[:EXCERPT_CHARACTERS]!r}" if reply else ""
+        """The error that pauses the run because of a streak, with the beginning of the last unreadable reply.
+        `call_ids` are the calls of the last turn.
+        """
+        reply_in_one_line = " ".join(self._ledger.find_last_reply(call_ids).split())
+        excerpt = redact(reply_in_one_line)[:EXCERPT_CHARACTERS]
+        quotation = f" The last reply begins: {excerpt!r}" if excerpt else ""
         return UnreadableReplyError(
             f"{streak.attempts} consecutive attempts got no readable reply at the {streak.step} from {streak.endpoint}:"
-            f" {streak.reason}.{excerpt}",
+            f" {streak.reason}.{quotation}",
             f"correct the model's settings, then `nanoflux run resume {self._run}`; it pauses again after as many"
             f" attempts (to never pause: `nanoflux run set {self._run} pause_after_unread=0`)",
         )
 
     def _start_speculative_turns(self) -> None:
-        """Start speculative turns: enough to keep all allowed requests in use, but no more than the run is likely to
-        need. The more speculative turns were refuted so far, the fewer are started.
+        """Start speculative turns: enough to make as many concurrent requests as allowed, but no more than the run is
+        likely to need. The larger the share of speculative turns refuted so far, the fewer are started.
         """
         if self._drain_at is not None:
             return
         config = self._config
-        request_limit = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
+        most_useful_requests = max(2, self._capacity + self._capacity // 2)  # half as many again wait at the endpoints
+        request_limit = min(config.concurrency, most_useful_requests)
         self._calls.limiter.resize(request_limit)
         if request_limit == 1:
             return
+        # Both ratios are 1 before the first turn is committed.
         turns_per_example = (self._turns + 1) / (self._kept + 1)
-        likely_needed = math.ceil((config.target - self._kept) * turns_per_example)
+        turns_likely_needed = math.ceil((config.target - self._kept) * turns_per_example)
         confirmed_share = (self._confirmed_count + 1) / (self._confirmed_count + self._refuted_count + 1)
         max_ahead = request_limit * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
         max_active = ACTIVE_PER_REQUEST * request_limit
-        likely_end = min(self._turns + likely_needed, config.max_turns)
-        startable = [
+        likely_end = min(self._turns + turns_likely_needed, config.max_turns)
+        startable_numbers = [
             number
             for number in range(self._turns, min(self._turns + max_ahead, likely_end))
             if number not in self._speculative_turns
         ]
-        if self._all_started and not startable:
+        if self._all_started and not startable_numbers:
             return
-        active = sum(turn.in_progress for turn in self._speculative_turns.values())
-        free_slots = max(0, min(max_ahead, max_active) - active)
-        turns_left_to_start = likely_end - self._last_started_turn - free_slots
-        start_all = turns_left_to_start <= max_active
+        active_count = sum(turn.in_progress for turn in self._speculative_turns.values())
+        free_slots = max(0, min(max_ahead, max_active) - active_count)
+        left_for_later = likely_end - self._last_started_turn - free_slots
+        start_all = left_for_later <= max_active
         if start_all != self._all_started:
             self._all_started = start_all
             self._calls.limiter.reorder()
-        for number in startable if start_all else startable[:free_slots]:
+        numbers_to_start = startable_numbers if start_all else startable_numbers[:free_slots]
+        for number in numbers_to_start:
             self._start_turn(number)
 
     def _start_turn(self, number: int) -> None:
@@ -380,8 +395,8 @@ class Engine:
             self._start_speculative_turns()
 
     def _restart_contradicted(self, turn: SpeculativeTurn, question: Vector) -> None:
-        """Restart the later turns that `question` of `turn` contradicts. They reuse stored calls up to the first
-        request that differs.
+        """Restart the later turns that `turn` contradicts by asking `question`. The restarted turns reuse stored
+        replies up to their first request that differs.
         """
         threshold = self._config.novelty.question
         for later_turn in list(self._speculative_turns.values()):
@@ -393,19 +408,19 @@ class Engine:
         """The priority of a turn's requests; the smallest goes first.
 
         Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
-        turn to commit goes first, then the turns that are likely to end last, because the run ends with the slowest
-        turn: those in later attempts, then those at earlier steps, then those that have made more calls, since an
-        undecided judge is likely to reject.
+        turn to commit goes first, then the turns that are likely to end last, because the run ends with its slowest
+        turn: turns in later attempts go first, then attempts with fewer changes of role, then turns that have made more
+        calls, since a judge that has to be asked repeatedly is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)
-        return (1, -turn.attempt_count, turn.step, -len(turn.trace.ids))
+        return (1, -turn.attempt_count, turn.role_changes, -len(turn.traced_calls.ids))
 
     async def _run_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
         """Run a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
         committer's replay of the turn fails too.
         """
-        RANK.set(lambda: self._rank(turn))  # each turn runs in a separate task, so the rank applies to this turn alone
+        RANK.set(lambda: self._rank(turn))  # applies to this turn alone, since each turn runs in a separate task
         try:
             history = SpeculativeHistory(turn, self._restart_contradicted)
             return await run_turn(self._rules, turn.number, history, turn.call)
@@ -413,7 +428,8 @@ class Engine:
             return None
 
     async def _stop(self) -> None:
-        self._drain_at = self._turns
+        """Cancel all speculative turns, and wait until they and the calls in flight have ended."""
+        self._drain_at = self._turns  # so that no turn starts when a cancelled turn ends
         for turn in self._speculative_turns.values():
             turn.cancel()
         tasks = [turn.task for turn in self._speculative_turns.values() if turn.task is not None]

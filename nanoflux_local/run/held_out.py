@@ -1,9 +1,10 @@
 """Held-out items: the evaluation items that no kept example may repeat, and the test that finds such repeats.
 
-A question is compared with the items in three ways, the cheapest first: identical words, a common phrase of thirteen
-words, and an embedding whose similarity exceeds θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set
-with different numbers. A phrase that also occurs in training items, or in several items of one benchmark, is a stock
-phrase of the benchmark ("which of the following is the most likely …") and identifies no item.
+An attack repeats an item in one of three ways, tested in this order: its question has the same words; its question or
+solution shares a phrase of thirteen words; or the similarity of the two questions' embeddings exceeds the threshold θq.
+Numbers are ignored in the first two tests, since GSM-Hard restates GSM8K's test set with different numbers. A phrase
+that also occurs in training items, or in several items of one benchmark, is a stock phrase of the benchmark ("which of
+the following is the most likely …") and identifies no item.
 """
 
 import asyncio
@@ -28,7 +29,9 @@ few-shot learners").
 
 
 class PhraseOrigin(NamedTuple):
-    """The first item that contains a phrase: its benchmark, its question without numbers, and its id."""
+    """The first item that contains a phrase: its benchmark (`dataset`), the words of its question without numbers
+    (`stem`), and its id.
+    """
 
     dataset: str
     stem: str
@@ -36,10 +39,13 @@ class PhraseOrigin(NamedTuple):
 
 
 class HeldOut:
-    """The test items of some benchmarks. A phrase that occurs in `training_texts` identifies no item."""
+    """The held-out items, and indexes for finding the item that an attack repeats. A phrase that occurs in
+    `training_texts` identifies no item.
+    """
 
     def __init__(self, items: Sequence[Seed] = (), training_texts: Iterable[str] = ()) -> None:
         self._items, self._training_texts = items, training_texts
+        # Reversed, so that the first of several items with the same stem stays in the dictionary.
         self._item_id_by_stem = {extract_stem(item.question): item.id for item in reversed(items)}
         self._item_vectors: Matrix = np.empty((0, 0), dtype=np.float32)
         self._embedded_items: Sequence[Seed] = ()
@@ -48,7 +54,7 @@ class HeldOut:
         """Embed the items and index their phrases before the first turn, so that no turn waits for this. If an earlier
         run used the same embedder, the embeddings are stored calls.
         """
-        await asyncio.to_thread(lambda: self._item_id_by_phrase)
+        await asyncio.to_thread(lambda: self._item_id_by_phrase)  # the first access builds the index of phrases
         questions = [item.question for item in self._items]
         vectors = [vector async for vector in embed_texts(embedder, questions, call)]
         self._embedded_items = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
@@ -62,14 +68,14 @@ class HeldOut:
 
     @cached_property
     def _item_id_by_phrase(self) -> dict[str, str]:
-        """The id of the item that each phrase identifies. The phrases are indexed on first use, because training sets
-        are large, and most processes that build a run's rules run no turn.
+        """The id of the item that each identifying phrase belongs to. It is computed on first use, because training
+        sets are large, and most processes that build a run's rules run no turn.
         """
         return _find_identifying_phrases(self._items, self._training_texts)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
-        """Say which item an attack repeats, and how; "" if it repeats none. `vector` is the unit vector of the attack's
-        question, shape (dimensions,).
+        """Describe which item an attack repeats, and how; "" if it repeats none. `vector` is the unit vector of the
+        attack's question, shape (dimensions,); `threshold` is θq.
         """
         repeated_item_id = self._item_id_by_stem.get(extract_stem(attack.question))
         if repeated_item_id is not None:
@@ -109,8 +115,9 @@ def _find_identifying_phrases(items: Sequence[Seed], training_texts: Iterable[st
             first_origin = origin_by_phrase.setdefault(phrase, origin)
             if first_origin.dataset == origin.dataset and first_origin.stem != origin.stem:
                 stock_phrases.add(phrase)
-    for text in training_texts if origin_by_phrase else ():
-        stock_phrases.update(phrase for phrase in list_phrases(text) if phrase in origin_by_phrase)
+    if origin_by_phrase:  # otherwise the training texts need not be read
+        for text in training_texts:
+            stock_phrases.update(phrase for phrase in list_phrases(text) if phrase in origin_by_phrase)
     return {phrase: origin.item_id for phrase, origin in origin_by_phrase.items() if phrase not in stock_phrases}
 
 

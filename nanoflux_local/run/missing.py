@@ -1,8 +1,8 @@
 """Missing calls: the calls that a replay with other settings needs but the ledger lacks, and their estimated cost.
 
-The cost of completing a turn is estimated as the mean cost, in recorded turns, from a call of the same kind and role as
-the missing call to the end of the turn. Settings that add calls to a turn (more checks, more answers of the defender)
-add the run's mean cost of a call of that kind and role.
+The estimate for a turn is the mean cost, over the recorded turns, of all calls from one with the kind and role of the
+missing call to the end of the turn. For each call that the new settings add to a turn (more checks, more answers of the
+defender), the run's mean cost of a call of that kind and role is added.
 """
 
 from collections import Counter, defaultdict
@@ -16,8 +16,8 @@ from nanoflux_local.roles.checks.base import list_enabled_checks
 
 @dataclass(frozen=True, slots=True)
 class MissingCall:
-    """The kind of a call, and the role that makes the call. Describes the first call that a turn lacks, and serves as
-    the key of the recorded costs.
+    """The kind of a call, and the role that makes the call. A turn that cannot be completed has one of these for its
+    first missing call; the recorded costs are also stored by kind and role.
     """
 
     kind: str
@@ -35,9 +35,9 @@ class MissingCallCount:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """The calls that turns with an unknown outcome need: `at_least` counts one call for each turn, `expected` also the
-    calls that usually follow. `by` counts the first missing calls by kind and role. `tokens` and `usd` are the expected
-    cost; `usd` is None if no endpoint of the run has a price.
+    """The calls that the `turns` with an unknown outcome need. `at_least` counts one call for each of these turns,
+    `expected` also the calls that usually follow. `by` counts the first missing calls by kind and role. `tokens` and
+    `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
     """
 
     turns: int
@@ -50,7 +50,7 @@ class MissingCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """A mean number of calls and what they cost."""
+    """A number of calls, and what they cost. The numbers are means, so they need not be integers."""
 
     calls: float = 0.0
     tokens: float = 0.0
@@ -76,7 +76,7 @@ class RecordedCosts:
 
     @classmethod
     def load(cls, view: LedgerView, run: str) -> "RecordedCosts":
-        """Read the calls of a run's committed turns."""
+        """Compute the costs from the calls of the run's committed turns."""
         calls_by_turn: dict[int, list[tuple[MissingCall, CallCost]]] = defaultdict(list)
         for row in view.rows(
             "SELECT turn_calls.turn, calls.kind, calls.role, calls.prompt_tokens + calls.completion_tokens AS tokens,"
@@ -88,23 +88,25 @@ class RecordedCosts:
             calls_by_turn[row["turn"]].append((call, cost))
         per_call: dict[MissingCall, list[CallCost]] = defaultdict(list)
         remaining: dict[MissingCall, list[CallCost]] = defaultdict(list)
-        # Backwards through each turn, so that the cost of the remaining calls accumulates.
+        # Each turn is read backwards, so that `remaining_cost` adds up the costs from a call to the end of the turn.
         for calls in calls_by_turn.values():
             remaining_cost = CallCost()
             for call, cost in reversed(calls):
                 remaining_cost = remaining_cost.plus(cost)
                 per_call[call].append(cost)
                 remaining[call].append(remaining_cost)
-        counts_by_turn = [sum(call == DEFENCE_CALL for call, _ in calls) for calls in calls_by_turn.values()]
-        defence_counts = [count for count in counts_by_turn if count]
-        mean_defences = sum(defence_counts) / len(defence_counts) if defence_counts else 1.0
+        defence_counts = [sum(call == DEFENCE_CALL for call, _ in calls) for calls in calls_by_turn.values()]
+        nonzero_counts = [count for count in defence_counts if count]
+        mean_defences = sum(nonzero_counts) / len(nonzero_counts) if nonzero_counts else 1.0
         return cls(_average_costs(per_call), _average_costs(remaining), mean_defences)
 
 
 DEFENCE_CALL = MissingCall("chat", "defender")
+"""The kind and role of the defender's chat calls."""
 
 
 def _average_costs(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
+    """The mean cost for each kind and role."""
     means = {}
     for call, costs in costs_by_call.items():
         total = CallCost()
@@ -117,7 +119,9 @@ def _average_costs(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> d
 def count_missing(
     missing_calls: Sequence[MissingCall], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
 ) -> MissingCalls:
-    """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
+    """Count `missing_calls`, the first missing call of each turn, and estimate the calls, tokens and dollars to
+    complete the turns. `priced` says whether any endpoint of the run has a price.
+    """
     added_cost = CallCost()
     for call, count in find_added_calls(recorded, old, new).items():
         added_cost = added_cost.plus(recorded.per_call.get(call, CallCost(1)).times(count))
@@ -140,15 +144,13 @@ def count_missing(
 
 def find_added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
     """How many more calls a turn makes, at most, with the settings `new` than with `old`, by kind and role."""
-    check_calls: Counter[MissingCall] = Counter()
+    added_calls: defaultdict[MissingCall, float] = defaultdict(float)
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
         for check in list_enabled_checks(new.judge):
             if check.name not in old.judge.check_names:
-                check_calls.update(
-                    {MissingCall(kind, "judge"): count for kind, count in check.count_calls(new.judge).items()}
-                )
-    added_calls = {call: float(count) for call, count in check_calls.items()}
+                for kind, count in check.count_calls(new.judge).items():
+                    added_calls[MissingCall(kind, "judge")] += count
     added_defences = max(0, new.samples - old.samples) * recorded.defence_calls
     if added_defences:
         added_calls[DEFENCE_CALL] = added_defences
-    return added_calls
+    return dict(added_calls)

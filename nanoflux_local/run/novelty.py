@@ -13,19 +13,21 @@ import numpy.typing as npt
 from nanoflux_local.records import Vector, similarity
 
 Matrix = npt.NDArray[np.float32]
+"""Unit vectors as rows: shape (rows, dimensions)."""
 BLOCK_BYTES = 1 << 24
 """Rows are stored in blocks of this size, so that the index grows without copying a large matrix."""
 
 
 class NoveltyIndex:
-    """Every parsed question in turn order: blocks of unit vectors of shape (questions, dimensions).
+    """The vectors of all parsed questions in turn order, stored as blocks of unit vectors of shape (questions,
+    dimensions).
 
     Rows are only appended, so a `History` of the first n rows stays valid while the index grows.
     """
 
     def __init__(self) -> None:
         self._blocks: list[Matrix] = []
-        self._free_rows = 0
+        self._free_rows = 0  # at the end of the last block
 
     def __len__(self) -> int:
         return sum(map(len, self._blocks)) - self._free_rows
@@ -39,7 +41,7 @@ class NoveltyIndex:
         self._free_rows -= 1
 
     def history(self) -> "History":
-        """A snapshot of the index, which later questions do not change. It has views of the rows, not copies."""
+        """A snapshot of the index, which later questions do not change. It contains views of the rows, not copies."""
         if not self._free_rows:
             return History(tuple(self._blocks))
         return History((*self._blocks[:-1], self._blocks[-1][: -self._free_rows]))
@@ -47,14 +49,15 @@ class NoveltyIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """The questions of the preceding turns (`blocks`), and those of the current turn's attempts so far
-    (`own_questions`).
+    """The vectors of earlier questions: those of the preceding turns (`blocks`), and those of the current turn's
+    attempts so far (`own_questions`).
     """
 
     blocks: tuple[Matrix, ...] = ()
     own_questions: tuple[Vector, ...] = ()
 
     def plus(self, *vectors: Vector) -> "History":
+        """This history with more questions of the current turn."""
         return History(self.blocks, (*self.own_questions, *vectors))
 
     def nearest(self, vector: Vector) -> float | None:
@@ -67,7 +70,7 @@ class History:
         rows = (
             row for block, products in zip(blocks, rough_products, strict=True) for row in block[products >= cutoff]
         )
-        distinct_rows = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
+        distinct_rows = {row.tobytes(): row for row in rows}  # equal rows are compared once
         return max(similarity(row, vector) for row in distinct_rows.values())
 
 

@@ -6,6 +6,7 @@ reply without reporting it, so a reasoning model would return its reasoning with
 
 from collections.abc import Iterator
 from random import Random
+from typing import NamedTuple
 
 from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.domains.base import Domain
@@ -20,6 +21,17 @@ from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 
+class TypicalRequest(NamedTuple):
+    """A representative request of a role. `endpoint` is the name of the endpoint that plays the role; `answer_tokens`
+    is the token budget of the answer.
+    """
+
+    role: str
+    endpoint: str
+    messages: tuple[Message, ...]
+    answer_tokens: int
+
+
 def refuse_overflows(run_endpoints: RunEndpoints, rules: Rules, domain: Domain) -> None:
     """Refuse a run with a request that does not fit into its endpoint's context.
 
@@ -27,19 +39,19 @@ def refuse_overflows(run_endpoints: RunEndpoints, rules: Rules, domain: Domain) 
         ConfigError: a request does not fit; the fix names the endpoint's settings to change.
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
-    for role, name, messages, answer_tokens in make_typical_requests(rules.config, domain, seeds):
-        if overflow := find_overflow(run_endpoints.endpoints[name], messages, answer_tokens):
-            key = f"endpoints.{name}"
-            has_fixed_context = find_kind(rules.config.endpoints[name].interface).fixed_context
-            advice = "" if has_fixed_context else f"raise {key}.context as far as the model allows, or "
-            raise ConfigError(f"{key} as the {role}: {overflow}", f"{advice}lower {key}.reasoning_tokens")
+    for request in make_typical_requests(rules.config, domain, seeds):
+        overflow = find_overflow(run_endpoints.endpoints[request.endpoint], request.messages, request.answer_tokens)
+        if not overflow:
+            continue
+        key = f"endpoints.{request.endpoint}"
+        has_fixed_context = find_kind(rules.config.endpoints[request.endpoint].interface).fixed_context
+        context_advice = "" if has_fixed_context else f"raise {key}.context as far as the model allows, or "
+        raise ConfigError(f"{key} as the {request.role}: {overflow}", f"{context_advice}lower {key}.reasoning_tokens")
 
 
-def make_typical_requests(
-    config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
-) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
-    """Representative requests of each role, each as (role, endpoint, messages, token budget of the answer). The
-    attacker gets all `seeds`; the defender and the judges get the longest of them as their question.
+def make_typical_requests(config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]) -> Iterator[TypicalRequest]:
+    """A representative request of each role to each endpoint that plays the role. The attacker gets all `seeds`; the
+    defender and the judges get the longest seed as their question.
     """
     attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
     longest_seed = max(seeds, key=lambda seed: len(seed.question))
@@ -47,13 +59,16 @@ def make_typical_requests(
     roles_swap = attacker not in (PROGRAM, defender)
     for name in (attacker, defender) if roles_swap else (attacker,):
         if name != PROGRAM:
-            yield "attacker", name, build_attacker_messages(domain, seeds), config.reply_tokens
+            messages = build_attacker_messages(domain, seeds)
+            yield TypicalRequest("attacker", name, messages, config.reply_tokens)
     answer_tokens = reply_budget(domain, config.budgets)
     for name in (defender, attacker) if roles_swap else (defender,):
-        yield "defender", name, build_defender_messages(domain, config.budgets, longest_seed.question), answer_tokens
+        messages = build_defender_messages(domain, config.budgets, longest_seed.question)
+        yield TypicalRequest("defender", name, messages, answer_tokens)
     evaluation_prompt = domain.render(
         "evaluation", {"attack": attack, "defence": Defence(longest_seed.solution, longest_seed.answer)}
     )
-    for name in dict.fromkeys((config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)):
+    judges_and_solvers = (config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)
+    for name in dict.fromkeys(judges_and_solvers):  # each endpoint once
         if name != PROGRAM:
-            yield "judge", name, (Message("user", evaluation_prompt),), config.reply_tokens
+            yield TypicalRequest("judge", name, (Message("user", evaluation_prompt),), config.reply_tokens)

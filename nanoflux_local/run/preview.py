@@ -1,6 +1,7 @@
-"""Previews a run before it starts: its cost, estimated from an earlier run with the same models or from its prompts.
+"""Previews a run before it starts: its cost, estimated from an earlier run with the same models or from its prompts,
+the placement of its servers on GPUs, and the error that would prevent its start.
 
-No process is started and no server contacted.
+No process is started, and no server is contacted.
 """
 
 import asyncio
@@ -41,8 +42,8 @@ EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "ke
 
 @dataclass(frozen=True, slots=True)
 class RoleCost:
-    """The requests of one role in one attempt: their number, their approximate prompt tokens, and upper bounds on
-    completion tokens and dollars (None without a price).
+    """The cost of one role's requests in one attempt: their number (`calls`), their approximate prompt tokens, and
+    upper bounds on their completion tokens and dollars. `most_usd` is None if the endpoint has no price.
     """
 
     role: str
@@ -55,8 +56,9 @@ class RoleCost:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The estimated cost of a run. If there is an earlier similar run (`basis` is its id), `forecast` and `calls` cover
-    the whole run. `attempt` has the cost of one attempt by role; every kept example needs at least one attempt.
+    """The estimated cost of a run that is to keep `target` examples. `attempt` has the cost of one attempt by role;
+    every kept example needs at least one attempt. If there is an earlier similar run, `basis` is its id, and `forecast`
+    and `calls` estimate the whole run; otherwise they are None.
     """
 
     attempt: tuple[RoleCost, ...]
@@ -102,20 +104,21 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
                     continue
                 forecast = predict(turns, config.target, config.max_turns)
                 calls_per_turn = summary.calls.made / max(1, summary.turns)
-                calls = _scale(forecast.turns, calls_per_turn) if forecast.turns else None
+                calls = _multiply(forecast.turns, calls_per_turn) if forecast.turns else None
                 return Estimate(attempt, config.target, str(row["id"]), forecast, calls)
     return Estimate(attempt, config.target)
 
 
-def _scale(span: Span, factor: float) -> Span:
+def _multiply(span: Span, factor: float) -> Span:
     return Span(round(span.expected * factor), round(span.low * factor), round(span.high * factor))
 
 
 def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
     """Whether an earlier run had the same rules, prompts and models, so that its turns cost about as much."""
     values = config.model_dump(mode="json")
-    if any(values[key] != earlier_config.get(key, values[key]) for key in EQUAL_SETTINGS):
-        return False
+    for key in EQUAL_SETTINGS:
+        if key in earlier_config and earlier_config[key] != values[key]:  # earlier versions recorded fewer settings
+            return False
     earlier_endpoints = earlier_config.get("endpoints", {})
     for name in config.role_endpoints:
         endpoint, earlier_endpoint = values["endpoints"][name], earlier_endpoints.get(name, {})
@@ -132,20 +135,21 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     seeds = source.draw(config.seeds.max, Random(0), set())
     judge_count = 1 + len(config.judge.panel)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
-    # each judge validates the question and evaluates the defence
+    # Each judge validates the question and evaluates the defence.
     calls_by_role = {"attacker": 1, "defender": config.samples, "judge": 2 * judge_count + check_calls}
-    costs: dict[str, RoleCost] = {}
-    for role, name, messages, answer_tokens in make_typical_requests(config, domain, seeds):
-        if role in costs:
+    cost_by_role: dict[str, RoleCost] = {}
+    for request in make_typical_requests(config, domain, seeds):
+        role = request.role
+        if role in cost_by_role:  # several endpoints play a role; the first one stands for all
             continue
-        endpoint = config.endpoints[name]
+        endpoint = config.endpoints[request.endpoint]
         calls = calls_by_role[role]
-        prompt_bytes = calls * sum(len(message.content.encode()) for message in messages)
+        prompt_bytes = calls * sum(len(message.content.encode()) for message in request.messages)
         prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
-        completion_tokens = calls * (answer_tokens + endpoint.reasoning_tokens)
+        completion_tokens = calls * (request.answer_tokens + endpoint.reasoning_tokens)
         usd = endpoint.price.cost(prompt_tokens, completion_tokens) if endpoint.price else None
-        costs[role] = RoleCost(role, endpoint.model, calls, prompt_tokens, completion_tokens, usd)
-    return list(costs.values())
+        cost_by_role[role] = RoleCost(role, endpoint.model, calls, prompt_tokens, completion_tokens, usd)
+    return list(cost_by_role.values())
 
 
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
@@ -164,7 +168,7 @@ def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
 
 
 def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError | None:
-    """The error with which `run start` would refuse this run (missing weights, keys, isolation), or None."""
+    """The error with which `run start` would refuse this run (for instance missing weights or keys), or None."""
     try:
         asyncio.run(_bind_and_close(config, home))
     except (NanofluxError, ModelsError) as error:
@@ -173,6 +177,7 @@ def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError 
 
 
 async def _bind_and_close(config: RunConfig, home: Home) -> None:
+    """Make the checks of `runs.start` without creating a run. Raises the errors that `runs.start` would raise."""
     run_endpoints = bind(config, home)
     try:
         identities = await run_endpoints.identities()

@@ -26,12 +26,14 @@ DESCRIPTIONS: Mapping[str, str] = {
 
 
 def find_rule_settings(name: object, domain: "Domain") -> Mapping[str, Any]:
-    """The settings of a rule set; none for an unknown name, which the configuration's validation reports.
+    """The settings of a rule set. {} for an unknown name, which the validation of the configuration reports.
 
-    If the domain names checks, they replace those of the rule set. A rule set's checks see the question without its
+    If the domain names checks, they replace those of the rule set: a rule set's checks see the question without its
     documents, so a question about documents would never pass them.
     """
     from nanoflux_local.config import merge_tables  # deferred: `nanoflux run --help` needs only the names
 
     settings = RULE_SETS.get(name, {}) if isinstance(name, str) else {}
-    return merge_tables(settings, {"judge": {"checks": list(domain.checks)}}) if domain.checks else settings
+    if not domain.checks:
+        return settings
+    return merge_tables(settings, {"judge": {"checks": list(domain.checks)}})

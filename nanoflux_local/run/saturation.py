@@ -1,4 +1,4 @@
-"""Saturation: nearly all recent attempts are rejected for the same reason, so that the run will miss its target.
+"""Saturation: nearly all recent attempts of a run are rejected for the same reason, so the run will miss its target.
 
 Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
 after any number of restarts.
@@ -11,8 +11,7 @@ from nanoflux_local.config import RunConfig
 from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
 
 NEARLY_ALL = 0.95
-"""A run is saturated if at least this share of its recent attempts has the same outcome, and its target is out of
-reach.
+"""The share of recent attempts with the same outcome from which on a run is saturated, if its target is out of reach.
 """
 
 
@@ -26,13 +25,13 @@ ADVICE: dict[Outcome, str] = {
     "unparsed": "choose another attacker",
     "failed": "see the reasons with `nanoflux run show`",
 }
-"""What to change in a fork of the run, by the outcome that dominates."""
+"""What to change in a fork of a saturated run, by the outcome of nearly all its recent attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """`rejected` of the last `attempts` attempts ended in the same `outcome`. If this continues, the run ends with
-    about `expected` of `target` examples.
+    """The state of a saturated run: `rejected` of its last `attempts` attempts ended in the same `outcome`. If this
+    continues, the run ends with about `expected` of `target` examples.
     """
 
     outcome: Outcome
@@ -42,16 +41,16 @@ class Saturation:
     target: int
 
     def describe(self) -> str:
-        """What happened and the forecast: the message of a paused run."""
+        """The message of the paused run: what happened, and how many examples it can expect."""
         return (
             f"{self.rejected} of the last {self.attempts} attempts ended as {self.outcome.replace('_', ' ')};"
             f" at this rate the run keeps about {self.expected} of {self.target} examples by its turn limit"
         )
 
     def advise(self, run: str) -> str:
-        """What the user can do."""
+        """What the user can do: fork the run with a change, or resume it."""
         return (
-            f"{ADVICE[self.outcome]}, in a fork; or `nanoflux run resume {run}`, which runs as many attempts again"
+            f"{ADVICE[self.outcome]}, in a fork; or `nanoflux run resume {run}`, which makes as many attempts again"
             f" before it pauses (to never pause: `nanoflux run set {run} pause_when_saturated=0`)"
         )
 
@@ -74,9 +73,11 @@ class RecentAttempts:
         self._outcomes_by_turn.append(tuple(attempt.outcome for attempt in record.attempts))
         self._attempts_since_report += len(record.attempts)
         attempt_count = sum(map(len, self._outcomes_by_turn))
+        # Forget the oldest turns as long as the newer turns have enough attempts.
         while self._outcomes_by_turn and attempt_count - len(self._outcomes_by_turn[0]) >= limit:
             attempt_count -= len(self._outcomes_by_turn.popleft())
-        if not limit or attempt_count < limit or self._attempts_since_report < limit:
+        has_enough_attempts = attempt_count >= limit and self._attempts_since_report >= limit
+        if not limit or not has_enough_attempts:
             return None
         count_by_outcome = Counter(outcome for outcomes in self._outcomes_by_turn for outcome in outcomes)
         outcome, count = count_by_outcome.most_common(1)[0]
@@ -87,7 +88,8 @@ class RecentAttempts:
         return Saturation(outcome, count, attempt_count, expected, config.target)
 
     def _forecast_kept(self, config: RunConfig) -> int:
-        """The number of examples at the turn limit, if later turns are kept as often as the newest ones."""
-        kept_count = sum(outcomes[-1] in KEPT for outcomes in self._outcomes_by_turn)
+        """The number of examples at the turn limit, if later turns are kept as often as the recent ones."""
+        recent_kept_count = sum(outcomes[-1] in KEPT for outcomes in self._outcomes_by_turn)
+        kept_share = recent_kept_count / len(self._outcomes_by_turn)
         turns_left = max(0, config.max_turns - self._turns)
-        return self._kept + round(kept_count / len(self._outcomes_by_turn) * turns_left)
+        return self._kept + round(kept_share * turns_left)

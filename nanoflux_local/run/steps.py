@@ -1,7 +1,8 @@
 """The steps of an attempt under a run's configuration, in the order of `turn.run_attempt`.
 
-A program that attacks or judges sends no request to a model, so it has no step. The steps of attacker and defender name
-no endpoint, since two models may swap these roles; the record of a turn names the endpoints.
+Each request of an attempt has a sampling seed that is derived from a key, its *draw*; the draws of a step identify its
+requests. A program that attacks or judges sends no request to a model, so it has no step. The steps of attacker and
+defender name no endpoint, since two models may swap these roles; the record of a turn names the endpoints.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,14 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The name of the draws of each check whose draws are not named after it. The seeds of recorded requests depend on
-these names, so they must not change.
+"""The name in the draws of a check, by the check's name; other checks use their own name. The seeds of recorded
+requests depend on these names, so the names must not change.
 """
 
 
 def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
-    """The steps under a stored configuration; () if its domain no longer exists, or if an earlier version wrote a
-    configuration that is not valid today.
+    """The steps under a stored configuration. () if its domain no longer exists, or if an earlier version stored a
+    configuration that this version refuses.
     """
     try:
         run_config = validate_model(RunConfig, config, "the stored configuration")
@@ -33,7 +34,7 @@ def load_steps(home: Home, config: Mapping[str, Any]) -> tuple[TurnStep, ...]:
 
 
 def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
-    """The steps of one attempt that ask a model, in their order.
+    """The steps of one attempt that ask a model, in order.
 
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
@@ -44,6 +45,7 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     evaluation_draws = _list_judge_draws(config, "evaluation") if has_model_judge else []
     defence_draws = _list_defence_draws(config, domain.sections.defender)
     last_section = domain.sections.defender[-1]
+    # The defence ends with the reply to its only request, or to the request for its last section.
     defence_milestones: list[DrawKey] = [("defence", 0), (f"defence-{last_section}", 0)]
     steps: list[TurnStep] = []
     if config.roles.attacker.endpoint != PROGRAM:
@@ -86,14 +88,18 @@ def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     """
     request_count = check.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(check.name, check.name)
-    draws: list[DrawKey] = [(name, number) for number in range(max(request_count, config.retries.parse + 1))]
+    draw_count = max(request_count, config.retries.parse + 1)
+    draws: list[DrawKey] = [(name, number) for number in range(draw_count)]
     solvers = config.judge.solvers if check.asks_solvers else ()
     endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
-    return _make_step(check.name, check.title, endpoint, "checking the question", draws, [(name, request_count // 2)])
+    milestones: list[DrawKey] = [(name, request_count // 2)]
+    return _make_step(check.name, check.title, endpoint, "checking the question", draws, milestones)
 
 
 def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
-    """The draws of a judgement, which is requested again if its confidence is too low or its reply is unreadable."""
+    """The draws of a judgement, which is requested again if its confidence is too low (a strike) or its reply is
+    unreadable (a retry).
+    """
     retries = range(config.retries.parse + 1)
     return [(f"{name}-{strike}", retry) for strike in range(config.judge.strikes) for retry in retries]
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from nanoflux_local.transcript import AttemptStep, TurnRecord
 
 EMBEDDER = "the embedder"
+"""How a message refers to the endpoint of the embedding step."""
 StepAndEndpoint = tuple[AttemptStep, str]
 """A step of an attempt, and the name of the endpoint (or program) that performs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """`attempts` consecutive attempts got no readable reply from `endpoint` at `step`; `reason` says why the last
-    of these attempts failed.
+    """A streak: the last `attempts` attempts that asked `endpoint` at `step` got no readable reply. `reason` says why
+    the last of them failed.
     """
 
     step: AttemptStep
@@ -34,9 +35,9 @@ class Streaks:
         self._attempts_at_report: dict[StepAndEndpoint, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
-        """Count a turn. Returns a streak if the turn extends it to `limit` attempts or to a multiple of `limit`, so
-        that a resumed run makes `limit` more attempts before it pauses again; otherwise None. A limit of 0 means that
-        no streak is returned.
+        """Count the attempts of a turn. Returns the streak that the turn's last attempt extends if it has reached a new
+        multiple of `limit` attempts, otherwise None: a resumed run thus makes about `limit` more attempts before it
+        pauses again. A limit of 0 means that no streak is returned.
         """
         for attempt in record.attempts:
             for step in attempt.readable_steps:
@@ -51,13 +52,16 @@ class Streaks:
         endpoint = _find_endpoint(record, last_step)
         key = (last_step, endpoint)
         attempts = self._attempts[key]
-        if attempts // limit <= self._attempts_at_report.get(key, 0) // limit:
+        reported_attempts = self._attempts_at_report.get(key, 0)
+        reaches_new_multiple = attempts // limit > reported_attempts // limit
+        if not reaches_new_multiple:
             return None
         self._attempts_at_report[key] = attempts
         return Streak(last_step, endpoint, attempts, record.last.reason)
 
 
 def _find_endpoint(record: TurnRecord, step: AttemptStep) -> str:
+    """The name of the endpoint (or program) that performs a step of the turn."""
     endpoint_by_step = {"attack": record.attacker, "embedding": EMBEDDER, "defence": record.defender}
     return endpoint_by_step.get(step, record.judge)
 

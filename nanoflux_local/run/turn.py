@@ -24,6 +24,7 @@ from nanoflux_local.transcript import (
     Defence,
     Doubt,
     Finding,
+    Outcome,
     Quality,
     Sample,
     Seed,
@@ -31,8 +32,10 @@ from nanoflux_local.transcript import (
     Verdict,
 )
 
-PROVING = ("blind", "open_book")
-"""The checks whose solutions are written without the attacker's: from the question alone, or with its passages."""
+PROVING_CHECKS = ("blind", "open_book")
+"""The checks that let a model solve the question without seeing the attacker's solution: from the question alone
+("blind"), or with the passages that the question was written from ("open_book").
+"""
 
 
 class EarlierQuestions(Protocol):
@@ -46,6 +49,8 @@ class EarlierQuestions(Protocol):
 
 
 class Attacker(Protocol):
+    """Writes a question with its solution and answer."""
+
     @property
     def name(self) -> str: ...
 
@@ -53,6 +58,8 @@ class Attacker(Protocol):
 
 
 class Defender(Protocol):
+    """Answers a question."""
+
     @property
     def name(self) -> str: ...
 
@@ -60,17 +67,21 @@ class Defender(Protocol):
 
 
 class Marker(Protocol):
+    """Marks one of the defender's further answers as right or wrong."""
+
     async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample: ...
 
 
 class Rater(Protocol):
+    """Rates the reasoning of a kept example."""
+
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed: ...
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRoles:
-    """The attacker, defender and judge of one turn. Without a rater, the reasoning of kept examples is not rated;
-    without a marker, the defender answers each question once.
+    """Who plays each role in a turn. Without a rater, the reasoning of kept examples is not rated; without a marker,
+    the defender answers each question once.
     """
 
     attacker: Attacker
@@ -95,19 +106,21 @@ class Rules:
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def find_roles(self, number: int) -> TurnRoles:
-        """The attacker, defender and judge of turn `number`."""
+        """Who plays each role in turn `number`."""
         return self.role_groups[number % len(self.role_groups)]
 
 
 async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
-    """Run turn `number`: let the attacker try until a question reaches the defender (paper §3; limits in A.1)."""
+    """Run turn `number`: let the attacker try until an attempt is not rejected or the retries are used up (paper §3;
+    limits in A.1).
+    """
     roles = rules.find_roles(number)
     attempts: list[Attempt] = []
-    used_ids: set[str] = set()
+    used_seed_ids: set[str] = set()
     for attempt_number in range(1 + rules.config.retries.validation):
         draw = Draw(rules.config.seed, number, attempt_number)
-        seeds = draw_seeds(rules, draw, used_ids)
-        used_ids.update(seed.id for seed in seeds)
+        seeds = draw_seeds(rules, draw, used_seed_ids)
+        used_seed_ids.update(seed.id for seed in seeds)
         attempt, question_vector = await run_attempt(rules, roles, seeds, draw, history, call)
         attempts.append(attempt)
         if question_vector is not None:
@@ -117,11 +130,13 @@ async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: C
     return TurnRecord(number, roles.attacker.name, roles.defender.name, roles.judge.name, tuple(attempts))
 
 
-def draw_seeds(rules: Rules, draw: Draw, used_ids: set[str]) -> tuple[Seed, ...]:
-    """Draw a uniformly random number of seeds, uniformly and without replacement within the turn (paper §3)."""
+def draw_seeds(rules: Rules, draw: Draw, used_seed_ids: set[str]) -> tuple[Seed, ...]:
+    """Draw the seeds of an attempt (paper §3). Their number is uniformly random; the seeds are drawn uniformly, and
+    those that earlier attempts of the turn used are not drawn again.
+    """
     rng = draw.rng("seeds")
     count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
-    return rules.seeds.draw(count, rng, used_ids)
+    return rules.seeds.draw(count, rng, used_seed_ids)
 
 
 async def run_attempt(
@@ -139,7 +154,7 @@ async def run_attempt(
         return end_unreadable(attempt, "attack", attack), None
     attempt = replace(attempt, attack=attack)
 
-    # Novelty, stage one: the question is unlike every earlier question ...
+    # Novelty, stage one: the question must not resemble an earlier question.
     try:
         vector = await embed(rules, attack.question, call)
     except PromptRefusedError as error:
@@ -147,7 +162,7 @@ async def run_attempt(
     attempt = replace(attempt, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
-    # ... and repeats no evaluation item.
+    # The question must not repeat a held-out evaluation item.
     repeat = rules.held_out.find_repeat(attack, vector, rules.config.novelty.question)
     if repeat:
         return replace(attempt, outcome="contaminated", reason=repeat), vector
@@ -161,7 +176,7 @@ async def run_attempt(
     if not validation.positive:
         return replace(attempt, outcome="invalid", reason=validation.explanation), vector
 
-    # The defender answers; it sees the question alone.
+    # The defender answers. It sees only the question.
     with acting_as("defender"):
         defence = await roles.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
@@ -175,7 +190,7 @@ async def run_attempt(
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
-    # Further answers determine the defender's pass rate.
+    # The defender's further answers determine its pass rate.
     attempt = replace(attempt, samples=await sample_defences(rules, roles, attack, draw, call))
 
     # The rules decide whether the example is kept.
@@ -206,7 +221,7 @@ async def sample_defences(rules: Rules, roles: TurnRoles, attack: Attack, draw: 
 async def decide_outcome(
     rules: Rules, roles: TurnRoles, attempt: Attempt, attack: Attack, defence: Defence, call: Call
 ) -> Attempt:
-    """Decide by the setting `keep` whether the question becomes an example."""
+    """Set the attempt's outcome: whether the question becomes an example, by the rule that the setting `keep` names."""
     if rules.config.keep == "provable":
         return decide_by_pass_rate(roles, attempt)
     return await decide_by_failure(rules, attempt, attack, defence, call)
@@ -217,7 +232,7 @@ def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt) -> Attempt:
     answerable. Keep a question that the defender never solves only if its answer is proven, because the answer may be
     wrong or the question broken.
     """
-    right_count, answer_count = attempt.pass_rate or (0, 0)
+    right_count, answer_count = attempt.pass_rate or (0, 0)  # never None here: the defence was evaluated
     if right_count == answer_count:
         return replace(attempt, outcome="defender_right")
     if right_count or is_proven(roles, attempt):
@@ -228,8 +243,8 @@ def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt) -> Attempt:
 
 
 def list_proving_findings(attempt: Attempt) -> list[Finding]:
-    """The findings of the checks in `PROVING` that ran, in their order."""
-    findings = (attempt.finding(name) for name in PROVING)
+    """The findings of the checks in `PROVING_CHECKS` that ran, in their order."""
+    findings = (attempt.finding(name) for name in PROVING_CHECKS)
     return [finding for finding in findings if finding is not None]
 
 
@@ -250,14 +265,15 @@ async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defe
     attacker_vector = await embed(rules, attack.solution, call)
     defender_vector = await embed(rules, f"{defence.analysis}\n{defence.solution}".strip(), call)
     solution_similarity = similarity(attacker_vector, defender_vector)
-    novel = solution_similarity < rules.config.novelty.solution
-    return replace(
-        attempt, solution_similarity=solution_similarity, outcome="kept_novel" if novel else "defender_right"
-    )
+    is_novel = solution_similarity < rules.config.novelty.solution
+    outcome: Outcome = "kept_novel" if is_novel else "defender_right"
+    return replace(attempt, solution_similarity=solution_similarity, outcome=outcome)
 
 
 async def rate_reasoning(roles: TurnRoles, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
-    """Rate the reasoning of a kept example (paper A.4). The rating does not affect which examples are kept."""
+    """Add a rating of its reasoning to the attempt if its example is kept (paper A.4). The rating does not affect which
+    examples are kept.
+    """
     if roles.rater is None or attempt.outcome not in KEPT:
         return attempt
     with acting_as("judge"):
@@ -268,7 +284,7 @@ async def rate_reasoning(roles: TurnRoles, attempt: Attempt, attack: Attack, dra
 
 
 def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """End an attempt whose judge gave no verdict: a doubt discards the question, an unreadable reply fails the turn."""
+    """End an attempt whose judge gave no verdict. A doubt discards the question; an unreadable reply fails the turn."""
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")
@@ -276,9 +292,10 @@ def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], re
 
 
 def end_unreadable(attempt: Attempt, step: AttemptStep, result: Unparsed) -> Attempt:
-    """End an attempt at a step whose reply could not be read or whose prompt the endpoint refused.
+    """End an attempt at a step whose reply could not be read, or whose prompt the endpoint refused.
 
-    An unreadable attack ends only the attempt, since the next attack may be readable. Everything else fails the turn.
+    An unreadable attack ends only the attempt, since the next attack may be readable. Any other unreadable reply, and
+    any refusal, fails the turn.
     """
     if isinstance(result, RefusedPrompt):
         return replace(attempt, outcome="failed", reason=f"{step}: {result.reason}", refused=step)
