@@ -1,7 +1,7 @@
-"""Binding: builds the endpoints of a frozen configuration, and the rules that its turns follow.
+"""Binding: builds the endpoints of a frozen configuration, and the rules that the run's turns follow.
 
-The identities of models and tools are recorded with the run, so that a resume on changed weights is refused and a
-replay needs no endpoint.
+The identities of models and tools are recorded with the run. A resume with changed weights can therefore be refused,
+and a replay needs no endpoint.
 """
 
 import platform
@@ -71,10 +71,11 @@ class RunEndpoints:
 
     @property
     def repeatable(self) -> bool:
+        """Whether every endpoint answers equal requests equally."""
         return all(endpoint.repeatable for endpoint in self.endpoints.values())
 
     def answers(self) -> dict[str, Answer]:
-        """The function that answers each kind of request."""
+        """The functions that answer requests, by the kind of request."""
         answers: dict[str, Answer] = {
             "chat": self._chat,
             "embed": self.embedder.embed,
@@ -87,14 +88,16 @@ class RunEndpoints:
         return await self.find_endpoint(request.endpoint).chat(request)
 
     async def _cut(self, request: CutRequest) -> CutReply:
-        """The longest prefix of the request's text within its token budget, by bisection over token counts."""
+        """Cut the request's text to the longest prefix within its token budget, found by bisection over the prefix
+        lengths. The length is estimated, and the reply not `exact`, if the endpoint has no tokenizer.
+        """
         endpoint = self.find_endpoint(request.endpoint)
         has_tokenizer = endpoint.count_tokens("") is not None
 
         def fits(length: int) -> bool:
             tokens = endpoint.count_tokens(request.text[:length])
             if tokens is None:
-                tokens = length // 3  # without a tokenizer, a token is taken to have three characters
+                tokens = length // 3  # an estimate: three characters per token
             return tokens <= request.budget
 
         if fits(len(request.text)):
@@ -102,7 +105,10 @@ class RunEndpoints:
         low, high = 0, len(request.text)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            if fits(middle):
+                low = middle
+            else:
+                high = middle
         return CutReply(request.text[:low], exact=has_tokenizer)
 
     def find_endpoint(self, identity: Identity) -> Endpoint:
@@ -119,7 +125,7 @@ class RunEndpoints:
 
 
 def bind(config: RunConfig, home: Home) -> RunEndpoints:
-    """Build the endpoints that a configuration uses; models are loaded at their first call.
+    """Build the endpoints that a configuration uses. Each model is loaded at its first call.
 
     Raises:
         ConfigError: a key or url is missing.
@@ -130,17 +136,18 @@ def bind(config: RunConfig, home: Home) -> RunEndpoints:
         endpoints = build_endpoints(endpoint_configs, home, config.concurrency)
         embedder = build_embedder(config.endpoints[config.embedder], home)
     except ModelNotFoundError:
-        require_weights(config, home)  # its error names every missing model rather than the first
+        require_weights(config, home)  # raises an error that names all missing models, not only the first
         raise
     tools = list_needed_tools(config.judge)
-    runs_programs = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
+    has_program_role = any(getattr(config.roles, role).endpoint == PROGRAM for role in ROLES)
+    runs_programs = has_program_role or SANDBOX in tools
     search = build_search_tool(config.search, home.corpus) if SEARCH in tools else None
     return RunEndpoints(endpoints, embedder, PythonTool(), runs_programs=runs_programs, search=search)
 
 
 def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
-    """Build the rules of a run. Only the endpoints' identities are needed, so a replay without endpoints can build the
-    rules too.
+    """Build the rules of a run. Only the identities of the endpoints are needed, so a replay can build the rules
+    without endpoints.
 
     Raises:
         RefusedError: the domain or one of its prompts has changed since the run was started.
@@ -175,18 +182,20 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     marker = Marker(domain, judge)
     role_groups = [TurnRoles(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
     if PROGRAM not in (attacker_name, defender_name) and attacker_name != defender_name:
-        # two models swap roles after each turn (paper §3)
+        # Two models swap roles after each turn (paper §3).
         role_groups.append(
             TurnRoles(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
         )
-    questions: tuple[str, ...] = ()
+    questions_of_other_runs: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
-            questions = load_questions(view, config.novel_against)
-    return Rules(config, source, role_groups, identities["embedder"], questions, _load_held_out(config, datasets, home))
+            questions_of_other_runs = load_questions(view, config.novel_against)
+    held_out = _load_held_out(config, datasets, home)
+    return Rules(config, source, role_groups, identities["embedder"], questions_of_other_runs, held_out)
 
 
 def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
+    """Refuse a run whose domain or prompts have changed since it was started."""
     changed_prompts = [
         name
         for name, text in domain.prompts.items()
@@ -208,13 +217,14 @@ def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> He
     items = [item for name in config.held_out for item in load_items(home.ledger, name, "test")]
     if not items:
         return HeldOut()
+    # A generator, so that the training sets are read only if the index of phrases is built.
     training_texts = (seed.question for name in datasets for seed in load_items(home.ledger, name, "train"))
     return HeldOut(items, training_texts)
 
 
 def describe_environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
-    """What a run records when it starts: the run that it was forked from, the identities, and the installed
-    versions.
+    """What a run records about its environment when it starts: the run that it was forked from, the identities of
+    models and tools, whether they are repeatable, and the installed versions.
     """
     return {
         "forked_from": forked_from,

@@ -14,7 +14,7 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def resume_command(run: str, settings: Mapping[str, Any]) -> str:
-    """The command that resumes a run with these settings; only settings that `addresses.move_endpoints` accepts work."""
+    """The command that resumes a run with these settings; `addresses.move_endpoints` says which settings are allowed."""
     return shlex.join(["nanoflux", "run", "resume", run, *_set_options(settings)])
 
 

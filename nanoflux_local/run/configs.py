@@ -211,8 +211,8 @@ def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> di
             endpoint.model,
         )
         return {}
-    threshold_by_domain = {"question": embedder.thresholds.question, "solution": embedder.thresholds.solution}
-    return {kind: table.get(domain.name, table["default"]) for kind, table in threshold_by_domain.items()}
+    thresholds_by_kind = {"question": embedder.thresholds.question, "solution": embedder.thresholds.solution}
+    return {kind: table.get(domain.name, table["default"]) for kind, table in thresholds_by_kind.items()}
 
 
 def build_profile_endpoint(

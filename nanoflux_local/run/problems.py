@@ -13,10 +13,11 @@ from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.redaction import redact
 
 Severity = Literal["fault", "warning"]
-"""A fault is a failed request, or the failure of the run; a warning is a reply that could not be used."""
+"""A fault is a failed request or the failure of the run; a warning is an unusable reply or a pause of the run."""
 ENDED_BADLY = ("failed", "interrupted", "stalled")
 """The statuses of a run that ended, or stopped making progress, because of a failure."""
 REASONING_SETTING = re.compile(r"endpoints\.\S+\.reasoning_tokens")
+"""The key of an endpoint's reasoning limit in a text."""
 FAULT_FIXES = {
     "rate_limited": "send fewer requests at a time: `nanoflux run set {run} concurrency=N`",
     "server_error": "read the server's log",
@@ -29,13 +30,15 @@ FAULT_FIXES = {
     "empty": "raise the role's token limit, or use another model",
     "refused_parameter": "nothing to do: the parameter is left out of later requests",
 }
-"""The fix of a failed request by its kind; the request itself is retried."""
+"""How to avoid failed requests, by the kind of their fault; the failed request itself is retried. `{run}` and
+`{endpoint}` stand for the run's id and the endpoint's name.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem that occurred `count` times: where it occurred, what happened (`message`), what to do (`fix`), and when
-    it occurred last ("" if that is not recorded).
+    """A problem that occurred `count` times: where it occurred, what happened (`message`), what the user can do
+    (`fix`), and when it occurred last (`last_at`; "" if that is not recorded).
     """
 
     severity: Severity
@@ -51,12 +54,12 @@ class Problem:
 
 
 def list_problems(view: LedgerView, run: str, state: JobState) -> list[Problem]:
-    """The problems of a run in the state `state`: why it ended early, then faults, then unusable replies."""
+    """The problems of a run in the state `state`: first why it ended early, then its faults, then its unusable replies."""
     return [*_list_end(run, state), *_list_faults(view, run), *_list_unreadable(view, run)]
 
 
 def _list_end(run: str, state: JobState) -> Iterator[Problem]:
-    """The problem that ended, paused or stalled the run, if there is one."""
+    """The problem that ended, paused or stalled the run, if there is one. A stored message may contain a fix after "→"."""
     if not state.message or state.status not in (*ENDED_BADLY, "paused"):
         return
     message, _, fix = state.message.partition(" → ")
@@ -67,6 +70,7 @@ def _list_end(run: str, state: JobState) -> Iterator[Problem]:
 
 
 def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
+    """The failed requests of a run, counted by role, model and kind of fault."""
     rows = view.rows(
         "SELECT role, model, kind, told, count(*) AS n, max(id) AS last, max(at) AS at FROM faults WHERE run = ?"
         " GROUP BY role, model, kind ORDER BY last DESC",
@@ -82,14 +86,17 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
 
 
 def _list_unreadable(view: LedgerView, run: str) -> Iterator[Problem]:
+    """The refused prompts and the unreadable replies of a run, counted by reason."""
     reasons_by_kind = view.failure_reasons(run)
     for reason, count in reasons_by_kind["refused"].items():
         fix = f"read the prompts: `nanoflux run attempts {run} --outcome failed`; use a model that answers them"
         yield Problem("warning", count, "refused prompt", redact(reason), fix)
-    reading_fix = f"list the turns with `nanoflux run attempts {run} --outcome unparsed --outcome failed`, "
-    reading_fix += f"and print their replies with `nanoflux run calls {run} TURN`"
+    reading_fix = (
+        f"list the turns with `nanoflux run attempts {run} --outcome unparsed --outcome failed`,"
+        f" and print their replies with `nanoflux run calls {run} TURN`"
+    )
     for reason, count in reasons_by_kind["unread"].items():
-        if CUT_IN_REASONING not in reason:
+        if CUT_IN_REASONING not in reason:  # `_list_truncated` lists the truncated replies
             yield Problem("warning", count, "unreadable reply", redact(reason), reading_fix)
     yield from _list_truncated(view, run)
 
@@ -98,12 +105,12 @@ def _list_truncated(view: LedgerView, run: str) -> Iterator[Problem]:
     """The replies that were truncated inside their reasoning, by the setting that their reasons name."""
     count_by_setting = Counter(_find_reasoning_setting(attempt.reason) for attempt in view.cut_attempts(run))
     for setting, count in count_by_setting.most_common():
-        change = f"{setting or 'endpoints.NAME.reasoning_tokens'}=N"
-        fix = f"start a fork with more reasoning tokens: `nanoflux run start --fork {run} --set {change}`"
+        key = setting or "endpoints.NAME.reasoning_tokens"
+        fix = f"start a fork with more reasoning tokens: `nanoflux run start --fork {run} --set {key}=N`"
         yield Problem("warning", count, "unreadable reply", f"the reply was {CUT_IN_REASONING}", fix)
 
 
 def _find_reasoning_setting(reason: str) -> str:
-    """The first key of a reasoning limit in the reason of an attempt, or ""."""
+    """The key of the reasoning limit that an attempt's reason names, or ""."""
     match = REASONING_SETTING.search(reason)
     return match[0] if match else ""

@@ -24,7 +24,7 @@ from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MODEL_PLACEHOLDER, URL_PLACEHOLDER = "MODEL", "http://127.0.0.1:8000/v1"
 """The model and the url in a new profile that is written without `--server`."""
 MAX_LISTED_MODELS = 5
@@ -33,8 +33,8 @@ MAX_LISTED_MODELS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProfileEntry:
-    """A profile: whether it is a file in the user's home (`own`), its first line if that is a comment (`summary`), and
-    the model of each role.
+    """A profile as listed by `profiles list`: whether its file is in the user's home (`own`), its first line if that is
+    a comment (`summary`), and the model of each role (`models`).
     """
 
     name: str
@@ -46,8 +46,9 @@ class ProfileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
-    """One thing that a profile needs: whether it is present (`ok`), and if not, how to provide it (`fix`). A check that
-    only advises is `ok` and has a fix.
+    """The result of checking one requirement of a profile. `subject` is the key or thing that was checked, and `state`
+    what was found out about it. If the requirement is not met (`ok` is False), `fix` says how to meet it; if it is met,
+    `fix` may contain advice.
     """
 
     subject: str
@@ -68,7 +69,7 @@ class ServerAddress:
         """Parse `MODEL@URL`, for instance `qwen3-32b@http://10.0.0.5:8000/v1`.
 
         Raises:
-            UsageError: there is no "@", or the address has no scheme.
+            UsageError: there is no model or no "@", or the address does not start with "http://" or "https://".
         """
         model, _, url = text.partition("@")
         if not model or not url.startswith(("http://", "https://")):
@@ -77,7 +78,7 @@ class ServerAddress:
 
 
 def list_entries(home: Home) -> list[ProfileEntry]:
-    """All profiles, by name. A file that is not TOML is listed with its error as the summary."""
+    """All profiles, sorted by name. The summary of a file that is not TOML is the error that reading it raised."""
     return [_read_entry(name, path, home) for name, path in sorted(list_profile_paths(home).items())]
 
 
@@ -93,23 +94,31 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
-    """The model of each role, or the endpoint's name if the endpoint's table is missing or wrong."""
+    """The model of each role that a profile states, or the name of the role's endpoint if the profile has no valid
+    table for that endpoint.
+    """
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
-    endpoint_by_role = {
-        role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)
-    }
-    endpoint_tables = {name: table for name, table in endpoints.items() if isinstance(table, dict)}
-    return {role: str(endpoint_tables.get(name, {}).get("model", name)) for role, name in endpoint_by_role.items()}
+    model_by_role = {}
+    for role in ROLES:
+        role_table = roles.get(role)
+        if not isinstance(role_table, dict):
+            continue
+        endpoint_name = str(role_table.get("endpoint", ""))
+        endpoint_table = endpoints.get(endpoint_name)
+        is_valid = isinstance(endpoint_table, dict)
+        model_by_role[role] = str(endpoint_table.get("model", endpoint_name)) if is_valid else endpoint_name
+    return model_by_role
 
 
 def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], original: str = "") -> Path:
-    """Write a new commented profile into the home: a copy of another profile, or a profile for up to three servers.
+    """Write a new commented profile into the home, and return its path. The profile is a copy of the profile `original`
+    if that is not "", else a profile for up to three servers.
 
     Raises:
         UsageError: the name cannot be used, or there are more than three servers.
         RefusedError: the profile exists.
     """
-    if not NAME.fullmatch(name):
+    if not PROFILE_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid name for a profile", "use lower-case letters, digits, '.', '_' and '-'"
         )
@@ -119,7 +128,8 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
     if original:
         text = find_profile(original, home).read_text("utf-8")
     elif len(servers) <= len(ROLES):
-        text = render_profile(servers or [ServerAddress(MODEL_PLACEHOLDER, URL_PLACEHOLDER)] * 2)
+        placeholders = [ServerAddress(MODEL_PLACEHOLDER, URL_PLACEHOLDER)] * 2  # for an attacker and a defender
+        text = render_profile(servers or placeholders)
     else:
         raise UsageError(
             f"{len(servers)} servers are given, but a profile has three roles", "pass at most three with --server"
@@ -129,7 +139,7 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
 
 
 def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: str) -> Path:
-    """Set keys of a profile in the home. Its other keys and its comments stay.
+    """Set keys of a profile in the home, and return its path. The other keys and the comments stay.
 
     Raises:
         RefusedError: the profile is not in the home.
@@ -142,7 +152,7 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     if find_profile(name, home) != path:
         fix = f"copy it first: `nanoflux profiles new NAME --copy {name}`"
         raise RefusedError(f"the profile {name} is not in {home.profiles}, and only profiles there can be changed", fix)
-    load_profile(name, home)  # if the file is not TOML, raises an error that names the line
+    load_profile(name, home)  # raises an error that names the line if the file is not TOML
     document = tomlkit.parse(path.read_text("utf-8"))
     try:
         _set_values(document, settings)
@@ -152,13 +162,13 @@ def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: s
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         draft.write_bytes(content)
-        resolve(domain, str(draft), {}, home)
+        resolve(domain, str(draft), {}, home)  # raises an error if a key or value is wrong
     write_atomically(path, content)
     return path
 
 
 def _set_values(table: Any, settings: Mapping[str, Any]) -> None:
-    """Set values in a table of a TOML document, adding tables that are missing."""
+    """Set values in a table of a TOML document, which is changed in place. Missing tables are added."""
     import tomlkit
 
     for key, value in settings.items():
@@ -175,13 +185,15 @@ def render_profile(servers: Sequence[ServerAddress]) -> str:
     server also plays the roles for which there is no other server.
     """
     names = ["first", "second", "third"][: len(servers)]
-    endpoint_by_role = dict.fromkeys(ROLES, names[0]) | dict(zip(ROLES, names, strict=False))
-    tables = [
+    first_server_for_all = dict.fromkeys(ROLES, names[0])
+    own_server_by_role = dict(zip(ROLES, names, strict=False))  # fewer names than roles if there are fewer servers
+    endpoint_by_role = first_server_for_all | own_server_by_role
+    endpoint_tables = [
         ENDPOINT_TEXT.format(name=name, model=server.model, url=server.url)
         for name, server in zip(names, servers, strict=True)
     ]
-    roles = [ROLE_TEXTS[role].format(endpoint=endpoint) for role, endpoint in endpoint_by_role.items()]
-    return "\n".join([HEAD_TEXT, *tables, EMBEDDER_TEXT, *roles])
+    role_tables = [ROLE_TEXTS[role].format(endpoint=endpoint) for role, endpoint in endpoint_by_role.items()]
+    return "\n".join([HEAD_TEXT, *endpoint_tables, EMBEDDER_TEXT, *role_tables])
 
 
 HEAD_TEXT = """\
@@ -230,8 +242,8 @@ endpoint = "{endpoint}"
 
 
 def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator[ProfileCheck]:
-    """Check a profile with a domain: its keys and values, then the weights and API keys of the endpoints that roles
-    use, and with `connect` their servers. Starts nothing, and contacts servers only with `connect`.
+    """Check a profile for use with a domain: its keys and values, then the weights and API keys of the endpoints that
+    roles use and, if `connect` is True, their servers. No process is started.
 
     Raises:
         ConfigError: a key or value is wrong; the message names the key.
@@ -247,6 +259,9 @@ def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator
 
 
 def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> Iterator[ProfileCheck]:
+    """Check one endpoint: the weights of a local model, or the key and, if `connect` is True, the servers of a remote
+    model.
+    """
     endpoint = config.endpoints[name]
     subject, kind = f"endpoints.{name}", find_kind(endpoint.interface)
     if not kind.charges:
@@ -266,16 +281,15 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
     if connect and isinstance(built_endpoint, OpenAIChatEndpoint):
         yield from _check_servers(subject, endpoint, built_endpoint)
     else:
-        yield ProfileCheck(
-            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not contacted"
-        )
+        addresses = ", ".join(endpoint.addresses) or kind.default_host
+        yield ProfileCheck(subject, True, f"{endpoint.model} at {addresses}, not contacted")
     if endpoint.addresses and not endpoint.revision:
         fix = f"set {subject}.revision, so that a run can resume at another address"
         yield ProfileCheck(subject, True, "no revision: the address identifies the model", fix)
 
 
 def _check_weights(subject: str, endpoint: EndpointConfig, home: Home) -> ProfileCheck:
-    """Whether a local model is installed; scripted models have no weights."""
+    """Check that a local model is installed. Scripted models need no weights."""
     if endpoint.model not in {manifest.name for manifest in list_manifests(home.root)}:
         if not find_kind(endpoint.interface).local:
             return ProfileCheck(subject, True, f"{endpoint.interface} needs no weights")
@@ -292,6 +306,7 @@ def _check_weights(subject: str, endpoint: EndpointConfig, home: Home) -> Profil
 def _check_servers(
     subject: str, endpoint: EndpointConfig, built_endpoint: OpenAIChatEndpoint
 ) -> Iterator[ProfileCheck]:
+    """Check that each server of an endpoint answers and lists the endpoint's model."""
     for url in built_endpoint.service.urls:
         try:
             models = asyncio.run(fetch_listing(url, built_endpoint.service.key.text))

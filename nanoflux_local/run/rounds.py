@@ -1,9 +1,9 @@
-"""Rounds (self-improvement): each round's examples train an adapter, and the tuned model is the defender in the next
-round. The series ends when an adapter does not improve accuracy on dev items.
+"""Rounds (self-improvement): the examples of each round train an adapter, and the tuned model is the defender in the
+next round. The series ends when an adapter does not improve accuracy on dev items.
 
-Every step has an id in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
-trained from the base model on the examples of all rounds so far, and a round's questions must be novel compared with
-those of all earlier rounds.
+Every step is recorded in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
+trained from the base model on the examples of all rounds so far. The questions of a round must also be novel compared
+with those of all earlier rounds.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.transcript import Seed
 
 TUNED = "tuned"
-"""The name of the defender's endpoint with an adapter."""
+"""The name of the endpoint that serves the defender with an adapter."""
 OnStep = Callable[[str, int, int], None]
-"""Called with the name of the step in progress, the units of work done in it, and their total."""
+"""Called with a description of the step in progress, the units of work done in the step, and their total number."""
 
 
 class SeriesSettings(Strict):
@@ -72,15 +72,15 @@ class SeriesSettings(Strict):
 
 
 def create(home: Home, settings: SeriesSettings) -> str:
-    """Create a series and return its id; `execute` runs it.
+    """Create a series and return its id; `execute` executes it.
 
     Raises:
         UsageError: the defender cannot use an adapter, or there are no dev items.
     """
     interface = settings.config.endpoints[settings.config.roles.defender.endpoint].interface
-    choices = adapter_kinds(in_profiles=True)
-    if interface not in choices:
-        fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
+    suitable_interfaces = adapter_kinds(in_profiles=True)
+    if interface not in suitable_interfaces:
+        fix = f"bind the defender to an endpoint whose interface is {' or '.join(suitable_interfaces)}"
         raise UsageError(
             f"rounds train an adapter for the defender, but its interface {interface} cannot use adapters", fix
         )
@@ -93,7 +93,7 @@ def create(home: Home, settings: SeriesSettings) -> str:
 
 
 def execute(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
-    """Execute the remaining rounds, until a round does not help.
+    """Execute the remaining rounds of a series, until a round does not help.
 
     Raises:
         RefusedError: another process is executing the series, or a round's run or training was stopped.
@@ -107,8 +107,8 @@ def execute(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a series. It `helped` if its adapter improved strict accuracy on dev items; `result` is {} until the
-    round is done.
+    """One round of a series; `number` counts from 0. The round `helped` if its adapter improved strict accuracy on dev
+    items. `result` is {} until the round is done.
     """
 
     number: int
@@ -170,7 +170,7 @@ class _SeriesWorker:
         self.ledger.set_round_adapter(self.id, number, adapter)
         before = self._measure_on_dev(number, earlier_rounds[-1].adapter if earlier_rounds else "")
         after = self._measure_on_dev(number, adapter)
-        assert before.strict and after.strict, "an evaluation without a judge is refused for answers in free text"
+        assert before.strict and after.strict, "strict accuracy is missing only for free text, which needs a judge"
         result = {
             "training": training,
             "before": before.to_json(),
@@ -180,10 +180,10 @@ class _SeriesWorker:
         self.ledger.finish_round(self.id, number, after.id, result)
 
     def _finish_step(self, job: Job, execute: Callable[[], None]) -> None:
-        """Execute one step to its end.
+        """Execute one step, and check that it is done.
 
         Raises:
-            RefusedError: the step was paused or stopped before its end, which stops the series.
+            RefusedError: the step was paused or stopped before its end, so the series cannot continue.
         """
         self.current_step = job
         try:
@@ -206,13 +206,13 @@ class _SeriesWorker:
 
     def _train(self, number: int, training: str) -> None:
         def report_step(event: Any) -> None:
-            if hasattr(event, "steps"):  # of the training's events, only steps have it
+            if hasattr(event, "steps"):  # only the events of training steps have this attribute
                 self.on_step(f"round {number + 1}: steps", event.step, event.steps)
 
         trainings.resume_training(self.home, training, report_step)
 
     def _start_run(self, number: int, earlier_rounds: list[Round]) -> str:
-        """Start the round's run and return its id. If a killed process has already started it, return that run's id."""
+        """The id of the round's run. Starts the run, unless a process that was killed has already started it."""
         name = f"{self.id}-round-{number + 1}"
         with LedgerView(self.home.ledger) as view:
             row = view.row("SELECT id FROM runs WHERE name = ?", name)
@@ -221,6 +221,9 @@ class _SeriesWorker:
         return asyncio.run(runs.start(self.home, self._derive_config(number, earlier_rounds), name))
 
     def _derive_config(self, number: int, earlier_rounds: list[Round]) -> RunConfig:
+        """The configuration of a round's run: a different seed, the defender with the last round's adapter, and
+        questions that are novel compared with those of the earlier rounds.
+        """
         config = self.settings.config
         changes: dict[str, Any] = {"seed": config.seed + number}
         if earlier_rounds:
@@ -239,14 +242,18 @@ class _SeriesWorker:
         return {"endpoints": {TUNED: {**endpoint, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
-        data_by_run = [trainings.load_run_data(self.home, run) for run in run_ids]
-        rows = [row for run_data in data_by_run for row in run_data.rows]
-        newest = data_by_run[-1]
+        """Create a training on the examples of these runs, and return its id. The validation data are those of the
+        newest run.
+        """
+        run_datasets = [trainings.load_run_data(self.home, run) for run in run_ids]
+        rows = [row for run_data in run_datasets for row in run_data.rows]
+        newest_data = run_datasets[-1]
         origin = {"series": self.id, "round": number + 1, "runs": run_ids}
-        data = trainings.TrainingData(rows, newest.validation, newest.run, origin, newest.held_out)
+        data = trainings.TrainingData(rows, newest_data.validation, newest_data.run, origin, newest_data.held_out)
         return trainings.create_training(self.home, self.settings.base, parse_train_settings(self.settings.train), data)
 
     def _measure_on_dev(self, number: int, adapter: str) -> EvaluationSummary:
+        """Evaluate the base model with `adapter` ("": without an adapter) on the dev items."""
         label = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
@@ -257,7 +264,7 @@ class _SeriesWorker:
             endpoint = run_endpoints.endpoints[TUNED]
             items = _load_dev_items(self.home, self.settings)
             plan = make_plan(
-                endpoint.identity, self.settings.dev, "dev", items, 1, 0.0, root=self.home.root,
+                endpoint.identity, self.settings.dev, "dev", items, runs=1, temperature=0.0, root=self.home.root,
                 domain_name=self.settings.config.domain, reasoning_tokens=endpoint.context.reasoning,
             )  # fmt: skip
             summary = await evaluate(self.ledger, endpoint, plan, on_progress)
@@ -277,17 +284,19 @@ class _SeriesWorker:
         self.stop_requests.append(request)
         step = self.current_step
         if step is not None:
-            with suppress(NanofluxError):  # the step may have just ended by itself
+            with suppress(NanofluxError):  # the step may have ended in the meantime
                 jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
 
 
 def _load_dev_items(home: Home, settings: SeriesSettings) -> list[Seed]:
+    """The first `settings.dev_items` dev items of the benchmark, or all if that is 0."""
     items = load_items(home.ledger, settings.dev, "dev")
     if not items:
         raise UsageError(f"{settings.dev} has no dev items", "pass another benchmark with --dev")
-    return items[: settings.dev_items or None]
+    return items[: settings.dev_items] if settings.dev_items else items
 
 
+# An id takes precedence over a name, a name over the beginning of an id, and a newer series over an older one.
 _FIND_SERIES_QUERY = """
     SELECT * FROM series
     WHERE id = ?1 OR json_extract(settings, '$.name') = ?1 OR substr(id, 1, length(?1)) = ?1
@@ -331,8 +340,8 @@ def load_rounds(view: LedgerView, series: str) -> list[Round]:
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """One round (`round` counts from 1): the number of examples that its run kept, and the strict accuracy on dev items
-    `before` and `after` its training (None until both are measured).
+    """The state of one round; `round` counts from 1. `kept` is the number of examples that its run kept; `before` and
+    `after` are the strict accuracies on dev items without and with its training (None until both are measured).
     """
 
     round: int
@@ -346,7 +355,7 @@ class RoundSummary:
 
 @dataclass(frozen=True, slots=True)
 class SeriesSummary:
-    """The state of a series of at most `of` rounds. `adapter` is that of the last round that helped, or ""."""
+    """The state of a series of at most `of` rounds. `adapter` is the adapter of the last round that helped, or ""."""
 
     series: str
     name: str
@@ -381,7 +390,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
             "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(stored.seconds, 3),
         }  # fmt: skip
         state = check_job(home, view, Job(SERIES, stored.id), values)
-        return SeriesSummary(**{**values, **state.to_json()})
+        return SeriesSummary(**{**values, **state.to_json()})  # the state has the current status, message and seconds
 
 
 def _summarize_round(view: LedgerView, round_: Round) -> RoundSummary:
@@ -405,10 +414,10 @@ def summarize_all_series(home: Home) -> list[SeriesSummary]:
 
 
 def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
-    """Choose the first of `datasets` that has dev items.
+    """The first of `datasets` that has dev items.
 
     Raises:
-        UsageError: no benchmark has dev items.
+        UsageError: none of the datasets has dev items.
     """
     for name in datasets:
         if load_available_items(home.ledger, name, "dev"):

@@ -46,12 +46,12 @@ DATASET_SETTINGS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `execute` runs it. If the run is a fork, `forked_from` is the id of the original
-    run.
+    """Create a run and return its id; `execute` executes it. If the run is a fork, `forked_from` is the id of the
+    original run.
 
     Raises:
         NanofluxError, ModelsError, SandboxError: weights or data are missing, or the sandbox cannot isolate programs.
-            Nothing has been written.
+            Nothing is written in that case.
     """
     with Ledger(home.ledger) as ledger:
         run_endpoints = bind(config, home)
@@ -74,8 +74,8 @@ async def execute(
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     report: Callable[[str], None] = log_wait,
 ) -> None:
-    """Execute a run from its first uncommitted turn to its end. `report` is called with a line of text when calls wait
-    long for a server, and when a server does not list the requested model.
+    """Execute a run from its first uncommitted turn to its end. `report` is called with a line of text when calls have
+    waited long for a server, and when a server does not list the requested model.
 
     Raises:
         RefusedError: another process is executing the run, or its models have changed since it was started.
@@ -108,7 +108,9 @@ async def execute(
 
 
 def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
-    """A function that returns an upper bound on a request's cost, from its prompt's bytes and its `max_tokens`."""
+    """A function that returns an upper bound on the cost of a request, computed from the bytes of its prompt and its
+    `max_tokens`.
+    """
 
     def bound_cost(request: ChatRequest) -> Cost:
         endpoint = run_endpoints.find_endpoint(request.endpoint)
@@ -123,8 +125,8 @@ def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
 async def _execute_and_record(
     ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig
 ) -> None:
-    """Execute a run and record its status and this execution, even if it fails. The commands for this run are added to
-    the fix of an endpoint's error.
+    """Execute a run, and record its status and this execution, even if the run fails. If an endpoint fails, the
+    commands for this run are added to the fix of the error.
     """
     with record_execution(ledger, Job(RUN, run)) as execution:
         try:
@@ -137,8 +139,8 @@ async def _execute_and_record(
 async def _execute_and_handle_requests(
     ledger: Ledger, execution_id: int, run: str, engine: Engine, accounts: RunAccounts
 ) -> str:
-    """Execute a run while applying what other processes request (pause, stop, changed settings). Returns the final
-    status.
+    """Execute a run, and meanwhile apply what other processes request: a pause, a stop, or changed settings. Returns
+    the final status.
     """
     engine_task = asyncio.create_task(engine.run())
     requests: list[StopRequest] = []
@@ -150,8 +152,8 @@ async def _execute_and_handle_requests(
         elif request:
             engine.drain()
 
-    def on_settings(text: str) -> None:
-        config = validate_model(RunConfig, json.loads(text), "the changed configuration")
+    def on_settings(config_json: str) -> None:
+        config = validate_model(RunConfig, json.loads(config_json), "the changed configuration")
         engine.reconfigure(config)
         accounts.set_budget(config.budget)
 
@@ -160,7 +162,7 @@ async def _execute_and_handle_requests(
     try:
         await asyncio.wait([engine_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
         if not engine_task.done():
-            heartbeat_task.result()  # raises the heartbeat's error: the heartbeat fails only if the ledger is unusable
+            heartbeat_task.result()  # raises the heartbeat's error: it ends early only if the ledger is unusable
         if engine_task.cancelled() and "end" in requests:
             return status_after("end")
         await engine_task
@@ -172,18 +174,20 @@ async def _execute_and_handle_requests(
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of `run` with changes. `execute` reuses the stored replies to all requests that the changes do
-    not affect.
+    """The configuration of a fork of `run` with these changes. `execute` reuses the stored replies to all requests that
+    the changes do not affect.
 
     Raises:
         NothingMatchedError: there is no such run.
         ConfigError: an unknown key, or a value out of range.
     """
-    return derive_config(load_run(home, run)[0], changes, home)
+    config, _, _ = load_run(home, run)
+    return derive_config(config, changes, home)
 
 
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
-    """Change the settings that may change during a run; its worker applies them within a second.
+    """Change settings of a run that may change after its start. A process that executes the run applies them within a
+    second. Returns the new configuration.
 
     Raises:
         RefusedError: a setting affects the run's result.
@@ -214,9 +218,9 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
 
 
 def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
-    """Load a run's configuration, the identities it was started with, and its committed turns.
+    """Load a run's configuration, the identities with which it was started, and its committed turns.
 
-    Datasets that were replaced since the run started are named by the version that the run uses.
+    If a dataset was replaced since the run started, the configuration names the version that the run uses.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
@@ -233,7 +237,9 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The digest of the replayed examples and the recorded digest; `same` says whether they are equal."""
+    """The result of a replay: the numbers of replayed turns and kept examples, the digest of these examples, and the
+    digest of the recorded examples. `same` says whether the two digests are equal.
+    """
 
     run: str
     turns: int
@@ -265,10 +271,12 @@ def _digest_examples(turns: Sequence[TurnRecord]) -> str:
 
 
 async def _replay_turns(rules: Rules, calls: CachedCalls, turn_count: int) -> list[TurnRecord]:
-    index, trace, records = NoveltyIndex(), TracedCalls(calls), []
-    await index_questions_of_other_runs(rules, index, trace)
+    """Run the first `turn_count` turns again, one after another."""
+    index, traced_calls = NoveltyIndex(), TracedCalls(calls)
+    records: list[TurnRecord] = []
+    await index_questions_of_other_runs(rules, index, traced_calls)
     for number in range(turn_count):
-        record = await run_turn(rules, number, index.history(), trace)
-        await index_questions(rules, index, record, trace)
+        record = await run_turn(rules, number, index.history(), traced_calls)
+        await index_questions(rules, index, record, traced_calls)
         records.append(record)
     return records

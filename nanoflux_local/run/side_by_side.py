@@ -1,7 +1,7 @@
 """Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves.
 
-A screen that shows a comparison refreshes it repeatedly. It passes the same `cache` each time, so that a run or
-training is read again only after the ledger has new rows for it; its status and working time are always current.
+A screen that shows a comparison refreshes it repeatedly, and passes the same `cache` each time. A run or training is
+then read again only if the ledger has new rows for it; its status and working time are always current.
 """
 
 import json
@@ -20,7 +20,7 @@ from nanoflux_local.train.trainings import find_training
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A named curve as the coordinates of its points."""
+    """A named curve: the coordinates of its points."""
 
     name: str
     x: Sequence[float]
@@ -38,8 +38,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """The comparison of two runs or trainings with the ids `first` and `second`: pairs of figures by name, the settings
-    that differ, and curves with the labels of their axes.
+    """The comparison of two runs or trainings with the ids `first` and `second`: the pair of values of each figure by
+    the figure's name, the settings that differ, and curves with the labels of their axes.
     """
 
     first: str
@@ -57,19 +57,23 @@ class SideBySide:
 
 @dataclass(frozen=True, slots=True)
 class CachedSide:
-    """The figures and curves of one run or training, and the ids of the newest rows that they include."""
+    """The figures and curves of one run or training, and the ids of the newest rows from which they were read."""
 
-    newest_rows: tuple[object, ...]
+    newest_row_ids: tuple[object, ...]
     figures: dict[str, Any]
     curves: tuple[Curve, ...]
 
 
 def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Difference, ...]:
     """The settings in which two stored configurations differ, in the order of their keys. Hashes are left out."""
-    sides = [dict(list_leaves(values)) for values in (first, second)]
-    keys = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if not HASHES.fullmatch(key)]
-    pairs = ((key, sides[0].get(key), sides[1].get(key)) for key in keys)
-    return tuple(Difference(key, left, right) for key, left, right in pairs if left != right)
+    first_settings, second_settings = dict(list_leaves(first)), dict(list_leaves(second))
+    all_keys = dict.fromkeys([*first_settings, *second_settings])
+    differences = [
+        Difference(key, first_settings.get(key), second_settings.get(key))
+        for key in all_keys
+        if not HASHES.fullmatch(key)
+    ]
+    return tuple(difference for difference in differences if difference.first != difference.second)
 
 
 def compare_runs(
@@ -83,29 +87,30 @@ def compare_runs(
     """
     cache = {} if cache is None else cache
     rows = [view.find_run(name) for name in (first, second)]
-    figures = []
+    figures_of_both = []
     for row in rows:
         run_id = row["id"]
-        newest_rows = _find_newest_rows(
+        newest_row_ids = _find_newest_row_ids(
             view, run_id, "SELECT max(number) FROM turns WHERE run = ?", "SELECT max(id) FROM calls WHERE run = ?"
         )
-        if run_id not in cache or cache[run_id].newest_rows != newest_rows:
-            cache[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_rows)
+        if run_id not in cache or cache[run_id].newest_row_ids != newest_row_ids:
+            cache[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_row_ids)
         state = check_job(home, view, Job(RUN, run_id), dict(row))
-        figures.append({"status": state.status, **cache[run_id].figures, "seconds": round(state.seconds, 1)})
+        figures_of_both.append({"status": state.status, **cache[run_id].figures, "seconds": round(state.seconds, 1)})
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     ids = [row["id"] for row in rows]
     curves = tuple(curve for run_id in ids for curve in cache[run_id].curves)
-    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "turn", "kept examples")
+    return SideBySide(ids[0], ids[1], _pair_values(*figures_of_both), settings, curves, "turn", "kept examples")
 
 
-def _find_newest_rows(view: LedgerView, job_id: str, *queries: str) -> tuple[object, ...]:
+def _find_newest_row_ids(view: LedgerView, job_id: str, *queries: str) -> tuple[object, ...]:
     """The ids of the newest rows of a run or training, one for each query."""
     rows = (view.row(query, job_id) for query in queries)
     return tuple(row[0] if row else None for row in rows)
 
 
-def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object, ...]) -> CachedSide:
+def _read_run(view: LedgerView, run: str, label: str, newest_row_ids: tuple[object, ...]) -> CachedSide:
+    """Read the figures of a run, and its curve of kept examples, which is named `label`."""
     turns = list(view.rows("SELECT number, kept FROM turns WHERE run = ? ORDER BY number", run))
     kept_counts = list(accumulate(turn["kept"] for turn in turns))
     usage = view.row(
@@ -114,8 +119,10 @@ def _read_run(view: LedgerView, run: str, label: str, newest_rows: tuple[object,
         run,
     )
     assert usage is not None
-    figures = {"turns": len(turns), "kept": kept_counts[-1] if kept_counts else 0, **view.funnel(run), **dict(usage)}
-    return CachedSide(newest_rows, figures, (Curve(label, [turn["number"] for turn in turns], kept_counts),))
+    kept = kept_counts[-1] if kept_counts else 0
+    figures = {"turns": len(turns), "kept": kept, **view.funnel(run), **dict(usage)}
+    curve = Curve(label, [turn["number"] for turn in turns], kept_counts)
+    return CachedSide(newest_row_ids, figures, (curve,))
 
 
 def _describe_run(run: str, name: str) -> str:
@@ -134,31 +141,34 @@ def compare_trainings(
     """
     cache = {} if cache is None else cache
     trainings = [find_training(view, name) for name in (first, second)]
-    figures = []
+    figures_of_both = []
     for training in trainings:
         training_id = training.id
-        newest_rows = _find_newest_rows(view, training_id, "SELECT max(id) FROM training_events WHERE training = ?")
-        if training_id not in cache or cache[training_id].newest_rows != newest_rows:
-            cache[training_id] = _read_training(view, training_id, newest_rows)
+        newest_row_ids = _find_newest_row_ids(
+            view, training_id, "SELECT max(id) FROM training_events WHERE training = ?"
+        )
+        if training_id not in cache or cache[training_id].newest_row_ids != newest_row_ids:
+            cache[training_id] = _read_training(view, training_id, newest_row_ids)
         state = check_job(home, view, Job(TRAINING, training_id), asdict(training))
-        figures.append({
+        figures_of_both.append({
             "status": state.status, "base": training.base, "data": training.run or "a file",
             **cache[training_id].figures, "seconds": round(state.seconds, 1),
         })  # fmt: skip
     settings = diff_settings(*(training.settings for training in trainings))
     ids = [training.id for training in trainings]
     curves = tuple(curve for training_id in ids for curve in cache[training_id].curves)
-    return SideBySide(ids[0], ids[1], _pair_values(*figures), settings, curves, "step", "loss")
+    return SideBySide(ids[0], ids[1], _pair_values(*figures_of_both), settings, curves, "step", "loss")
 
 
-def _read_training(view: LedgerView, training: str, newest_rows: tuple[object, ...]) -> CachedSide:
+def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object, ...]) -> CachedSide:
+    """Read the figures of a training and its loss curves; a curve without points is left out."""
     train_curve, dev_curve = _load_loss_curves(view, training)
     last_step = board.last_step(view, training)
     figures = {
         "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
         "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,
     }  # fmt: skip
-    return CachedSide(newest_rows, figures, tuple(curve for curve in (train_curve, dev_curve) if curve.x))
+    return CachedSide(newest_row_ids, figures, tuple(curve for curve in (train_curve, dev_curve) if curve.x))
 
 
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
@@ -173,6 +183,7 @@ def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
 
 
 def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The two values of each key; both mappings have the same keys."""
     return {key: (first[key], second[key]) for key in first}
 
 

@@ -22,16 +22,16 @@ LOOKUP_SOURCES = (
     (re.compile(r"domain_hash|prompts\..+"), "domain"),
     (re.compile(r"profile"), "--profile"),
 )
-"""Patterns of the keys whose values are looked up and recorded when a run starts, each with the values' source."""
+"""Patterns of the keys whose values are looked up and recorded when a run starts, each with the source of the value."""
 HASHES = re.compile(r"domain_hash|prompts\..+")
-"""Keys whose values are hashes, which are not worth showing."""
+"""Keys whose values are hashes, which say nothing to a reader."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 """Keys that TOML allows without quotation marks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Values from one source; later layers take precedence over earlier ones."""
+    """The settings that come from one source. In a list of layers, later layers take precedence over earlier ones."""
 
     source: str
     values: Mapping[str, Any]
@@ -47,8 +47,8 @@ class Setting:
 
 
 def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below a user's own settings: the domain, then the rule set (by default, that of the profile), then the
-    profile.
+    """The layers that a user's own settings override: the domain, then the rule set, then the profile. If `rules` is
+    "", the rule set is that of the profile.
 
     Raises:
         ConfigError: there is no such domain or profile.
@@ -57,14 +57,14 @@ def list_base_layers(domain_name: str, profile_name: str, home: Home, rules: str
     without_programs = profile.pop("without_programs", {})
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
-    rules = rules or profile.get("rules", PAPER)
-    rule_layers = [] if rules == PAPER else [Layer(f"rules {rules}", find_rule_settings(rules, domain))]
+    rule_set = rules or profile.get("rules", PAPER)
+    rule_layers = [] if rule_set == PAPER else [Layer(f"rules {rule_set}", find_rule_settings(rule_set, domain))]
     return [Layer("domain", domain.defaults()), *rule_layers, Layer(f"profile {profile_name}", profile)]
 
 
 def list_fork_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below the settings of a fork: the stored configuration of `run`, then the rule set `rules` if it
-    differs from the run's.
+    """The layers that the settings of a fork override: the stored configuration of `run`, then the rule set `rules` if
+    it is not "" and differs from that of the run.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -74,7 +74,8 @@ def list_fork_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
     config = json.loads(row["config"])
     layers = [Layer(f"run {row['id']}", config)]
     if rules and rules != config.get("rules", PAPER):
-        layers.append(Layer(f"rules {rules}", find_rule_settings(rules, load_domain(config["domain"], home.root))))
+        domain = load_domain(config["domain"], home.root)
+        layers.append(Layer(f"rules {rules}", find_rule_settings(rules, domain)))
     return layers
 
 
@@ -89,25 +90,32 @@ def merge_layers(layers: Sequence[Layer]) -> Settings:
 def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
     """All settings of a configuration that was built from `layers`, each with its source, in the order of the keys."""
     defaults = dict(list_leaves(_dump_defaults()))
-    flat_layers = [(layer.source, dict(list_leaves(layer.values))) for layer in reversed(layers)]
+    values_by_source = [(layer.source, dict(list_leaves(layer.values))) for layer in reversed(layers)]
     return [
-        Setting(key, value, _find_source(key, value, flat_layers, defaults))
+        Setting(key, value, _find_source(key, value, values_by_source, defaults))
         for key, value in list_leaves(config.model_dump(mode="json"))
     ]
 
 
 def _find_source(
-    key: str, value: Any, layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
+    key: str,
+    value: Any,
+    values_by_source: Sequence[tuple[str, Mapping[str, Any]]],
+    defaults: Mapping[str, Any],
 ) -> str:
-    """The first of `layers`, which start with the highest, that states this value. If none does, the source from which
-    the value was looked up, or "default".
+    """The source of the value of `key`: the first of `values_by_source` that states this value; else the source from
+    which the value was looked up; else "default". `values_by_source` starts with the source of highest precedence.
     """
-    for source, values in layers:
+    for source, values in values_by_source:
         if key in values and values[key] == value:
             return source
-    if value in (None, 0) or (key in defaults and defaults[key] == value):
+    is_unset = value in (None, 0)  # a lookup that failed
+    if is_unset or (key in defaults and defaults[key] == value):
         return DEFAULT
-    return next((source for pattern, source in LOOKUP_SOURCES if pattern.fullmatch(key)), DEFAULT)
+    for pattern, source in LOOKUP_SOURCES:
+        if pattern.fullmatch(key):
+            return source
+    return DEFAULT
 
 
 def _dump_defaults() -> Settings:
@@ -121,7 +129,8 @@ def _dump_defaults() -> Settings:
 def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted key and the value of every setting in nested tables; an empty table counts as a value."""
     for name, value in values.items():
-        key = f"{prefix}{name if BARE_KEY.fullmatch(name) else json.dumps(name)}"
+        toml_name = name if BARE_KEY.fullmatch(name) else json.dumps(name)
+        key = f"{prefix}{toml_name}"
         if isinstance(value, Mapping) and value:
             yield from list_leaves(value, f"{key}.")
         else:
@@ -130,6 +139,5 @@ def list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def render_toml(config: Mapping[str, Any]) -> str:
     """A stored configuration as TOML for `run start --config`, one dotted key per line; unset values are left out."""
-    return "".join(
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in list_leaves(config) if value is not None
-    )
+    stated_settings = [(key, value) for key, value in list_leaves(config) if value is not None]
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in stated_settings)
