@@ -1,4 +1,6 @@
-"""The addresses of a run's endpoints. On resume, a server may have a new address, but must serve the same model."""
+"""Changes the addresses of a run's endpoints. On resume, a server may have a new address, but must serve the same
+model.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,13 +23,15 @@ CLEARED_SETTINGS = {"url": {"urls": []}, "urls": {"url": ""}}
 """For `url` and for `urls`, the settings that clear the other one, since an endpoint has only one of the two."""
 
 Changes = Mapping[str, Mapping[str, Any]]
-"""New values by endpoint and key."""
+"""New values by the name of the endpoint and the key of the setting."""
 
 
 async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
-    """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run.
+    """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run. Returns the new
+    configuration.
 
-    A change that affects an endpoint's identity is refused. Without a `revision`, the address is part of the identity.
+    A change that affects the identity of an endpoint is refused; if an endpoint has no `revision`, its address is part
+    of its identity.
 
     Raises:
         RefusedError: another model might answer after the change, or another process is executing the run.
@@ -83,12 +87,14 @@ async def _refuse_changed_models(
 
 
 def _format_fork_command(run: str, changes: Changes) -> str:
+    """The command that starts a fork with these changes."""
     return fork_command(run, {"endpoints": {name: dict(settings) for name, settings in changes.items()}})
 
 
 def _diff_addresses(old: RunConfig, new: RunConfig) -> dict[str, Any]:
-    """The changed settings by key, each as [old value, new value]."""
-    old_endpoints, new_endpoints = (config.model_dump(mode="json")["endpoints"] for config in (old, new))
+    """The changed addresses: [old value, new value] by the dotted key of the setting."""
+    old_endpoints = old.model_dump(mode="json")["endpoints"]
+    new_endpoints = new.model_dump(mode="json")["endpoints"]
     return {
         f"endpoints.{name}.{key}": [old_endpoints[name][key], new_endpoints[name][key]]
         for name in new_endpoints

@@ -20,7 +20,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 TOKENS_PER_MESSAGE = 16
 """An upper bound on the tokens that a chat template adds to one message."""
 ROUNDING_USD = 1e-9
-"""By how much a sum of dollars may exceed its cap, since sums of floating-point numbers are inexact."""
+"""The rounding error, in dollars, by which a sum may exceed its cap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Cost:
 
 @dataclass(slots=True)
 class Account:
-    """What a run or a role has spent, and the maximum cost of its calls in flight (`reserved`). `prefix` precedes the
-    names of its caps in the settings under `budget`: "" for the run, "roles.judge." for the judge.
+    """What a run or a role has spent, and the maximum cost of its calls in flight (`reserved`). `prefix` is the part of
+    the account's settings between "budget." and the name of a cap: "" for the run, "roles.judge." for the judge.
     """
 
     prefix: str
@@ -51,7 +51,7 @@ class Account:
     in_flight: int = 0
 
     def find_exceeded_cap(self, cost: Cost) -> str:
-        """The name of a cap that a call with the maximum cost `cost` could exceed, or ""."""
+        """The name of the first cap that a call with the maximum cost `cost` could exceed, or ""."""
         total = self.spent.plus(self.reserved).plus(cost)
         if self.caps.usd is not None and total.usd > self.caps.usd + ROUNDING_USD:
             return "usd"
@@ -67,13 +67,13 @@ CostBound = Callable[[ChatRequest], Cost]
 
 
 def bound_prompt_tokens(request: ChatRequest) -> int:
-    """An upper bound on the prompt's tokens: no tokenizer splits a text into more tokens than it has bytes."""
+    """An upper bound on the tokens of the prompt: no tokenizer splits a text into more tokens than it has bytes."""
     return request.prompt_bytes + TOKENS_PER_MESSAGE * len(request.messages)
 
 
 @dataclass(slots=True)
 class RunAccounts:
-    """The accounts of a run: `by_role` has an account for each role, and the account of the whole run under "".
+    """The accounts of a run. `by_role` has an account for each role, and the account of the whole run under the key "".
     `bound_cost` returns the maximum cost of a request.
     """
 
@@ -83,11 +83,13 @@ class RunAccounts:
     _funds_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _started_s: float = field(default_factory=time.monotonic)
     _prior_seconds: float = 0.0
-    _capped: bool = True
+    _has_caps: bool = True
 
     @classmethod
     def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "RunAccounts":
-        """Load what the run has spent so far: its stored calls, and failed requests that may have cost money."""
+        """Load the accounts of a run. What it has spent so far is the cost of its stored calls, and of failed requests
+        that may have been charged.
+        """
         spent_by_role = {
             role: Cost(usd, tokens, seconds)
             for role, usd, tokens, seconds in ledger.rows(
@@ -102,25 +104,32 @@ class RunAccounts:
         total = Cost()
         for cost in spent_by_role.values():
             total = total.plus(cost)
-        accounts.by_role = {role: Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost())) for role in ROLES}
+        for role in ROLES:
+            accounts.by_role[role] = Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost()))
         accounts.by_role[""] = Account("", Caps(), total)
         accounts.set_budget(budget)
         return accounts
 
     def set_budget(self, budget: Budget) -> None:
-        """Apply new caps from now on."""
+        """Replace the caps; calls that wait for funds check the new caps."""
         self.budget = budget
-        self._capped = budget != Budget()
+        self._has_caps = budget != Budget()
         for role in ROLES:
             self.by_role[role].caps = getattr(budget.roles, role)
-        self.by_role[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
+        self.by_role[""].caps = budget.model_copy(
+            update={"hours": None}
+        )  # those are wall-clock time: see `_refuse_spent_hours`
         self._funds_changed.set()
 
     def enforce_caps(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
-        """Wrap the functions that answer requests, so that each call first reserves its cost."""
+        """Wrap each function that answers a kind of request, so that a call first reserves its maximum cost."""
         return {kind: self._cap_answer(answer) for kind, answer in answers.items()}
 
     def _cap_answer(self, answer: Answer) -> Answer:
+        """The function `answer` with a reservation before the request, and a charge after the reply or a failed
+        request.
+        """
+
         async def answer_within_budget(request: Any) -> Reply:
             accounts = self._find_accounts(ROLE.get())
             max_cost = self._bound_request(request)
@@ -144,7 +153,9 @@ class RunAccounts:
             BudgetError: the retry could exceed a cap.
         """
         outer_listener(fault)
-        if fault.kind == "refused_parameter":  # free, and the request is already being resent without the parameter
+        if (
+            fault.kind == "refused_parameter"
+        ):  # costs nothing; the request is already being resent without the parameter
             return
         for account in accounts:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
@@ -153,16 +164,17 @@ class RunAccounts:
             raise _make_cap_error(exceeded_account, cap)
 
     def _bound_request(self, request: Any) -> Cost:
-        """The maximum cost of a call; while there are no caps, it is not needed and counts as zero."""
-        if not isinstance(request, ChatRequest) or not self._capped:
+        """The maximum cost of a call. Zero if the run has no caps, since the cost is not needed then."""
+        if not isinstance(request, ChatRequest) or not self._has_caps:
             return Cost()
         return self.bound_cost(request)
 
     async def _reserve(self, accounts: list[Account], max_cost: Cost) -> None:
-        """Reserve `max_cost` in every account, waiting for calls in flight to release what they did not need.
+        """Reserve `max_cost` in every account. If it does not fit, wait until calls in flight end and release what they
+        did not need.
 
         Raises:
-            BudgetError: the cost does not fit, and no call in flight could release enough.
+            BudgetError: the cost does not fit, and no call is in flight that could release funds.
         """
         while True:
             self._refuse_spent_hours()
@@ -187,13 +199,14 @@ class RunAccounts:
             return reply
         finally:
             for account in accounts:
-                is_last = account.in_flight == 1  # its reservation becomes exactly 0, so no rounding errors remain
-                account.reserved = Cost() if is_last else account.reserved.minus(max_cost)
+                is_last_call = account.in_flight == 1  # then nothing is reserved, so that rounding errors do not add up
+                account.reserved = Cost() if is_last_call else account.reserved.minus(max_cost)
                 account.spent = account.spent.plus(cost)
                 account.in_flight -= 1
             self._funds_changed.set()
 
     def _refuse_spent_hours(self) -> None:
+        """Raise BudgetError if the run has worked for as many hours (wall-clock time) as its budget allows."""
         hours = self.budget.hours
         run_seconds = self._prior_seconds + time.monotonic() - self._started_s
         if hours is not None and run_seconds >= hours * 3600:

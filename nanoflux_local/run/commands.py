@@ -14,7 +14,7 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def resume_command(run: str, settings: Mapping[str, Any]) -> str:
-    """The command that resumes a run with these settings; `addresses.move_endpoints` says which settings are allowed."""
+    """The command that resumes a run with these settings; `addresses.move_endpoints` must allow each of them."""
     return shlex.join(["nanoflux", "run", "resume", run, *_set_options(settings)])
 
 

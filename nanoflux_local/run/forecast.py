@@ -6,11 +6,12 @@ turns that r more examples need are r + NegativeBinomial(r, p), capped at the tu
 standard normal. The forecast is the median of the simulated totals; the interval runs from their 5% to their 95%
 quantile.
 
-The tokens and dollars of a turn are those of the calls that it uses, as if none had been stored before, multiplied by
-the run's ratio of calls made to calls used, since some calls of speculative turns are discarded. The seconds of a
-turn's calls are scaled so that their mean is the mean wall time of these turns without pauses and stalls: gaps in which
-no reply arrives and no turn is committed. Changes during a run (a judge that slows down, questions that run out) are
-not modelled; only the newest turns count, so that the forecast follows such changes.
+The tokens and dollars of a turn are those of the calls that it uses, including calls whose replies were already stored.
+They are multiplied by the run's ratio of calls made to calls used, since some calls of speculative turns are discarded.
+The seconds of a turn's calls are scaled so that their mean is the mean wall time of these turns, without pauses and
+stalls (long gaps in which no reply arrives and no turn is committed). Changes during a run, such as a judge that slows
+down or questions that run out, are not modelled. The forecast follows such changes because it uses only the newest
+turns.
 """
 
 import math
@@ -27,24 +28,31 @@ from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 
 Floats = npt.NDArray[np.float64]
-NEWEST_TURNS, DRAWS = 500, 4_000
-"""The number of newest turns that a forecast uses, and the number of totals that it simulates."""
+NEWEST_TURNS = 500
+"""The maximum number of turns that a forecast uses: the newest ones."""
+DRAWS = 4_000
+"""The number of totals that a forecast simulates."""
 MIN_TURNS, MIN_KEPT = 8, 3
-"""With fewer turns or kept examples than these, an interval would say more about the prior than about the run."""
-LEVEL = 0.9
-"""The probability that the interval of a forecast covers."""
-STALL_S, STALL_CALL_FACTOR = 30.0, 10.0
-"""A gap without a reply or a committed turn is a pause or a stall if it is longer than this many seconds, and than this
-many times the median duration of a call.
+"""The numbers of turns and of kept examples that a forecast needs at least. With fewer, its intervals would depend more
+on the prior than on the run.
 """
-COSTS = ("seconds", "tokens", "usd")
-"""The columns of a turn's costs, in order."""
+LEVEL = 0.9
+"""The probability with which a forecast's interval covers the true value."""
+STALL_S, STALL_CALL_FACTOR = 30.0, 10.0
+"""A gap without a reply or a committed turn is a pause or a stall if it is longer than `STALL_S` seconds and longer
+than `STALL_CALL_FACTOR` times the median duration of a call.
+"""
+COST_COLUMNS = ("seconds", "tokens", "usd")
+"""The columns of an array of costs, in order."""
 ENDED = "the run has ended"
+"""The reason why a forecast is not possible after the end of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecentTurns:
-    """The newest committed turns: which were kept, shape (n,), and the cost of each, shape (n, 3), columns `COSTS`."""
+    """The newest committed turns: which were kept, shape (n,), and the cost of each, shape (n, 3), with the columns
+    `COST_COLUMNS`.
+    """
 
     kept: npt.NDArray[np.bool_]
     costs: Floats
@@ -74,7 +82,9 @@ class RunPosition:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The median and the bounds of an interval at `LEVEL`."""
+    """A forecast value: its median (`expected`), and the bounds of the interval that covers it with probability
+    `LEVEL`.
+    """
 
     expected: float
     low: float
@@ -83,8 +93,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run still needs, or the `reason` why that cannot be forecast. `reaches_target` is the probability that the
-    target is reached within the turn limit.
+    """What a run still needs, or the `reason` why that cannot be forecast ("" if it can). `reaches_target` is the
+    probability that the target is reached within the turn limit; `level` is the probability that each interval covers.
     """
 
     kept_per_hour: float | None = None
@@ -98,7 +108,7 @@ class Forecast:
 
 
 def forecast(view: LedgerView, position: RunPosition) -> Forecast:
-    """Forecast the rest of a run: `forecast` in `run show --json`."""
+    """Forecast the rest of a run, as in `forecast` of `run show --json`."""
     hours = position.seconds / 3600
     kept_per_hour = round(position.kept / hours, 3) if hours else None
     examples_needed, turns_left = position.target - position.kept, position.max_turns - position.turns
@@ -111,7 +121,7 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
 
 
 def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
-    """The newest turns of a run in any order, with their costs scaled as the module docstring says."""
+    """The newest turns of a run in no particular order, with their costs scaled as the module docstring describes."""
     rows = list(
         view.rows(
             "SELECT newest.kept, newest.at, coalesce(sum(calls.seconds), 0.0) AS seconds,"
@@ -124,7 +134,9 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
             NEWEST_TURNS,
         )
     )
-    costs = np.array([[row[name] for name in COSTS] for row in rows], dtype=np.float64).reshape(-1, len(COSTS))
+    costs = np.array([[row[name] for name in COST_COLUMNS] for row in rows], dtype=np.float64).reshape(
+        -1, len(COST_COLUMNS)
+    )
     if len(costs):
         wall_s = measure_wall_time(view, position, [row["at"] for row in rows])
         costs[:, 0] = _scale_to_wall_time(costs[:, 0], wall_s / len(costs))
@@ -133,15 +145,15 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
 
 
 def measure_wall_time(view: LedgerView, position: RunPosition, commit_times: Sequence[str]) -> float:
-    """The wall time spent on the turns committed at these times, in seconds, without pauses and stalls.
+    """The wall time spent on the turns that were committed at these times, in seconds, without pauses and stalls.
 
-    If these are all turns of the run, the time starts at the run's first call, otherwise at the first commit.
+    The time starts at the first call of the run if these are all its turns, otherwise at the first commit.
     """
     since = "" if len(commit_times) == position.turns else min(commit_times)
     calls = list(_list_calls_since(view, position.run, since))
     reply_times = [reply_time for reply_time, _ in calls]
     moments = [_read_moment(moment) for moment in (*commit_times, *reply_times)]
-    if calls and not since:
+    if calls and not since:  # the run's first call is the last in the list
         first_reply_time, first_call_s = calls[-1]
         moments.append(_read_moment(first_reply_time) - first_call_s)
     median_call_s = float(np.median([seconds for _, seconds in calls])) if calls else 0.0
@@ -151,7 +163,9 @@ def measure_wall_time(view: LedgerView, position: RunPosition, commit_times: Seq
 
 
 def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[str, float]]:
-    """The reply time and the duration in seconds of each call of a turn since the time `since`, the newest first."""
+    """The reply time and the duration in seconds of each call that a turn made at or after the time `since` ("": since
+    the start), the newest first. Calls of the trial and for questions of other runs are left out.
+    """
     sql = "SELECT at, seconds FROM calls WHERE run = ? AND role NOT IN (?, ?) ORDER BY id DESC"
     for row in view.rows(sql, run, EARLIER, TRIAL):
         if row["at"] < since:
@@ -168,31 +182,31 @@ def _read_moment(text: str) -> float:
 
 
 def _scale_to_wall_time(seconds: Floats, mean_wall_s: float) -> Floats:
-    """Scale the seconds of concurrent calls to wall time with this mean."""
+    """Scale the seconds of calls, which were partly concurrent, so that their mean is `mean_wall_s`."""
     mean_call_s = float(seconds.mean())
     return seconds * (mean_wall_s / mean_call_s) if mean_call_s else np.full_like(seconds, mean_wall_s)
 
 
 def _estimate_waste_factor(position: RunPosition) -> float:
-    """The ratio of calls made to calls used: the calls of refuted speculative turns cost money too."""
+    """The ratio of calls made to calls used; it is above 1 if calls of speculative turns were discarded."""
     made, wasted = position.calls_made, position.calls_wasted
     return float(made / (made - wasted)) if made > wasted else 1.0
 
 
 def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Forecast:
-    """Forecast `examples_needed` more examples within `turns_left` turns. The draws are seeded, so equal arguments
-    yield equal forecasts.
+    """Forecast `examples_needed` more examples within `turns_left` turns, by the model described at the top of the
+    module. The random numbers are seeded, so equal arguments yield equal forecasts.
     """
     rng = np.random.default_rng(0)
     turn_count, kept = len(turns.kept), int(turns.kept.sum())
     keep_probability = rng.beta(kept + 0.5, turn_count - kept + 0.5, DRAWS)
     turns_needed = examples_needed + rng.negative_binomial(examples_needed, keep_probability)
     turns_run = np.minimum(turns_needed, turns_left)
-    resampled_turns = rng.integers(0, turn_count, (DRAWS, turn_count))
+    resampled_turns = rng.integers(0, turn_count, (DRAWS, turn_count))  # one bootstrap resample for each draw
     mean_costs = turns.costs[resampled_turns].mean(axis=1)
     noise = rng.standard_normal(DRAWS)[:, None] * turns.costs.std(axis=0, ddof=1)
     totals = np.maximum(0.0, turns_run[:, None] * mean_costs + np.sqrt(turns_run)[:, None] * noise)
-    seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COSTS)))
+    seconds, tokens, usd = (_make_span(totals[:, column]) for column in range(len(COST_COLUMNS)))
     return Forecast(
         reaches_target=round(float((turns_needed <= turns_left).mean()), 3),
         turns=_make_span(turns_run), seconds=seconds, tokens=tokens, usd=usd,
@@ -200,5 +214,6 @@ def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Foreca
 
 
 def _make_span(draws: Sequence[float] | npt.NDArray[Any]) -> Span:
-    low, middle, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
-    return Span(round(float(middle), 4), round(float(low), 4), round(float(high), 4))
+    """The median and the interval of simulated values."""
+    low, median, high = np.quantile(draws, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    return Span(round(float(median), 4), round(float(low), 4), round(float(high), 4))

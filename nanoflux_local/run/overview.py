@@ -1,4 +1,4 @@
-"""Everything that `run show` shows about a run, as one typed object."""
+"""The overview of a run: everything that `run show` shows, as one typed object."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,9 +15,9 @@ from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 
 @dataclass(frozen=True, slots=True)
 class RunOverview:
-    """A run's summary with its worker, its forecast, and three measures of its judge's reliability (`judge_trial`,
-    `panel`, `review`). `unread` counts the attempts that ended with an unreadable reply, `refused` those with a refused
-    prompt, both by reason.
+    """The summary of a run, its worker, its forecast, and three measures of its judge's reliability (`judge_trial`,
+    `panel`, `review`). `unread` counts the attempts that ended with an unreadable reply, `refused` those that ended
+    with a refused prompt; both count by reason.
     """
 
     summary: RunSummary
@@ -36,7 +36,9 @@ class RunOverview:
 
 
 def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary, Worker | None]:
-    """A run's summary with its current status and wall-clock time, and its worker."""
+    """The summary of a run with its current status and working time, and the worker that executes it (None if there is
+    no worker).
+    """
     summary = view.summarize_run(run)
     row = {"status": summary.status, "message": summary.message, "seconds": summary.seconds}
     state = check_job(home, view, Job(RUN, summary.run), row)

@@ -54,12 +54,12 @@ class Problem:
 
 
 def list_problems(view: LedgerView, run: str, state: JobState) -> list[Problem]:
-    """The problems of a run in the state `state`: first why it ended early, then its faults, then its unusable replies."""
+    """The problems of a run in the state `state`: why it ended early, then its faults, then its unusable replies."""
     return [*_list_end(run, state), *_list_faults(view, run), *_list_unreadable(view, run)]
 
 
 def _list_end(run: str, state: JobState) -> Iterator[Problem]:
-    """The problem that ended, paused or stalled the run, if there is one. A stored message may contain a fix after "→"."""
+    """The problem that ended, paused or stalled the run, if any. A stored message may contain an arrow and a fix."""
     if not state.message or state.status not in (*ENDED_BADLY, "paused"):
         return
     message, _, fix = state.message.partition(" → ")

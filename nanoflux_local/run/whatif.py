@@ -1,9 +1,9 @@
 """Replays a run with other settings from the ledger alone, for instance with another novelty threshold.
 
-If a turn needs a call that was never made, its outcome is unknown. The replay then counts the turn as not kept, adds
-the questions that the turn has asked so far to the history, and continues; the results of later turns rest on that
-assumption. Nothing is written. A setting that changes the requests themselves is refused, since no stored reply answers
-them; the error names the command that forks the run with that setting.
+If a turn needs a call that was never made, its outcome is unknown. The replay then assumes that the turn is not kept,
+adds the questions that the turn has asked so far to the history, and continues; the results of later turns depend on
+this assumption. Nothing is written. A setting that changes the requests themselves is refused, since no stored reply
+answers them; the error names the command that forks the run with that setting.
 """
 
 import dataclasses
@@ -40,17 +40,18 @@ from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
 REPLAYABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
-"""Settings that determine how replies are used. All other settings are part of the requests, so no stored reply would
-apply if one of them changed.
+"""Settings that determine how replies are used. If any other setting changed, the requests would change too, and no
+stored reply would answer them.
 """
-REQUEST_KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
+REQUEST_TYPES = (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)
+REQUEST_KINDS = [request_type.kind for request_type in REQUEST_TYPES]
 MAX_QUESTION_CHARACTERS = 80
-"""The length to which a list shortens a question."""
+"""The maximum length of a question in a list; a longer one is shortened."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTurn:
-    """One turn with the changed settings: its record, or its first missing call."""
+    """One turn as replayed with the changed settings: its record, or its first missing call."""
 
     number: int
     record: TurnRecord | None
@@ -58,7 +59,9 @@ class ReplayedTurn:
 
 
 class MissRecorder:
-    """Replaces the endpoints: records each request and raises ReplayMissError instead of answering."""
+    """Stands in for the endpoints and tools: instead of answering a request, it records the kind and role of the call
+    and raises ReplayMissError.
+    """
 
     def __init__(self) -> None:
         self.last_missing_call: MissingCall | None = None
@@ -90,7 +93,7 @@ class RecordingHistory:
 
 @dataclass(frozen=True, slots=True)
 class ExampleLine:
-    """A kept example as a list shows it, with its question shortened."""
+    """A kept example as one line of a list, with its question shortened."""
 
     turn: int
     question: str
@@ -118,10 +121,12 @@ class UnknownTurn:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The outcome of a replay with other settings. The replay is `complete` if every turn's outcome is known and,
-    provided that the recorded run has ended, the replay ends too; otherwise, `digest` and `same` are None. `come` are
-    the examples that only the replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both
-    keep.
+    """The result of a replay with other settings, compared with the recorded run. `come` are the examples that only the
+    replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep.
+
+    The replay is `complete` if the outcome of every turn is known, and the replay has reached its target or turn limit.
+    It need not have reached them if the recorded run has not either. `digest` and `same` (whether the digests are
+    equal) are None if the replay is not complete.
     """
 
     run: str
@@ -175,6 +180,7 @@ def add_placeholder_identities(identities: Mapping[str, Identity], changed_confi
 
 
 def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
+    """Refuse a new configuration that differs from the old one in a setting that is not in `REPLAYABLE`."""
     for key in RunConfig.model_fields:
         if key not in REPLAYABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
@@ -186,15 +192,17 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
 async def _replay_turns(
     rules: Rules, calls: CachedCalls, misses: MissRecorder, recorded_count: int
 ) -> list[ReplayedTurn]:
-    """Replay until the target, the turn limit, or the first turn after the recorded ones that needs a missing call."""
-    index, trace = NoveltyIndex(), TracedCalls(calls)
+    """Replay turns until the target or the turn limit is reached, or until a turn after the `recorded_count` recorded
+    turns misses a call.
+    """
+    index, traced_calls = NoveltyIndex(), TracedCalls(calls)
     replayed_turns: list[ReplayedTurn] = []
-    await index_questions_of_other_runs(rules, index, trace)
+    await index_questions_of_other_runs(rules, index, traced_calls)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
         history = RecordingHistory(index.history(), [])
         try:
-            record = await run_turn(rules, number, history, trace)
+            record = await run_turn(rules, number, history, traced_calls)
         except ReplayMissError:
             if number >= recorded_count:
                 break
@@ -204,7 +212,7 @@ async def _replay_turns(
         else:
             replayed_turns.append(ReplayedTurn(number, record))
             kept += record.kept
-            await index_questions(rules, index, record, trace)
+            await index_questions(rules, index, record, traced_calls)
         number += 1
     return replayed_turns
 
@@ -218,6 +226,7 @@ def _compare(
     replayed_turns: Sequence[ReplayedTurn],
     missing: MissingCalls,
 ) -> WhatIf:
+    """Compare the replayed turns with the committed turns of the run."""
     kept_records = [turn.record for turn in replayed_turns if turn.record is not None and turn.record.kept]
     recorded_examples = {record.number: Example.of(record) for record in committed_turns if record.kept}
     replayed_examples = {record.number: Example.of(record) for record in kept_records}
@@ -259,9 +268,10 @@ def _compare(
 
 
 def _has_ended(config: RunConfig, kept: int, turns: int) -> bool:
+    """Whether a run with these numbers of kept examples and turns has reached its target or its turn limit."""
     return kept >= config.target or turns >= config.max_turns
 
 
 def _has_same_text(example: Example | None, other_example: Example) -> bool:
-    """Whether two examples of a turn have the same text; the reasons why they were kept may differ."""
+    """Whether two examples of a turn are equal except for the reasons why they were kept."""
     return example is not None and dataclasses.replace(example, reason=other_example.reason) == other_example

@@ -1,4 +1,4 @@
-"""Errors planted by a program: a wrong result in a right solution, or a question with a removed or changed quantity."""
+"""Plants errors: puts a wrong answer into a right solution, or removes or changes a quantity in its question."""
 
 import random
 import re
@@ -8,13 +8,16 @@ from nanoflux_local.answers import plain_number, read_number
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.transcript import Attack, Seed
 
-# Each pattern below matches numbers in questions and solutions, such as "48", "1,200", "$3.50" and "25%".
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+"""A number without a sign, such as "48", "1,200" and "3.50"."""
 _QUANTITY = re.compile(rf"(?<![\w.,/:$#-])\$?{_NUMBER}%?(?![\w%/:-]|[.,]\d)")
+"""In a question: a number on its own, possibly with a currency or percent sign, such as "48", "$3.50" and "25%"."""
 _OPERANDS = re.compile(rf"(?:(?<=[-+*/×(])|(?<=[-+*/×(]\s)|(?<=[-+*/×]\s\$)|(?<=[-+*/×(]\$))({_NUMBER}|\.\d+)")
+"""In a solution: a number after an operator or after "("."""
 _LEFT_OPERANDS = re.compile(rf"({_NUMBER}|(?<!\d)\.\d+)%?(?=\s?[-+*/×])")
+"""In a solution: a number before an operator."""
 _RESULTS = re.compile(rf"=\s*\$?\s*({_NUMBER}|\.\d+)")
-"""In a solution: the numbers after an operator or "(", the numbers before an operator, and the numbers after "="."""
+"""In a solution: a number after "="."""
 _DETERMINER = re.compile(
     r"an?|the|th(?:is|at|ese|ose)|his|hers?|their|its|my|our|your|another|other|first|last|next|all|each|every|no|both"
     r"|some|any|remaining",
@@ -28,17 +31,20 @@ _NOUN_SEARCH_END = re.compile(
 )
 """Words at which the search for the plural noun after a number stops."""
 _PLURAL = re.compile(r"people|children|men|women|feet|[a-z-]+[^s']s")
+"""Words that look like plural nouns."""
 _AFTER_AMOUNT = re.compile(
     r"each|per|an?|for|in|from|to|of|and|or|every|at|more|less|when|if|as|with|by|total|after|before|but|so|while|who"
     r"|which|that|extra|on|off",
     re.IGNORECASE,
 )
-"""Words that may follow "a certain amount" and "a certain percentage"."""
+"""Words that can follow "a certain amount" or "a certain percentage" in a grammatical sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatedNumber:
-    """A number in a question: its span, its text with its currency or percent sign, and its value."""
+    """A number in a question: its position (from `start` to before `end`), its text with its currency or percent sign,
+    and its value, for instance 25 for "25%".
+    """
 
     start: int
     end: int
@@ -47,8 +53,9 @@ class StatedNumber:
 
 
 def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack:
-    """The attack with a wrong answer. For the kind "slip", the result that its solution states is changed as well; for
-    the kind "answer", the steps of its solution stay, so that they contradict the answer.
+    """The attack with a wrong answer in place of the right one. For the kind "slip", the result that its solution
+    states is changed as well. For the kind "answer", the steps of its solution stay, so that they contradict the
+    answer.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
@@ -64,7 +71,9 @@ def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> At
 
 
 def _draw_wrong_number(value: float, rng: random.Random) -> float:
-    """A different number of the same kind (integer or 2 decimals), close enough to come from a slip."""
+    """A different number that is close enough to result from a slip: an integer if `value` is one, else rounded to 2
+    decimals.
+    """
     shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
     if value == int(value):
         integer_shift = round(shift)
@@ -76,10 +85,12 @@ def _draw_wrong_number(value: float, rng: random.Random) -> float:
 
 
 def _replace_result(attack: Attack, wrong_answer: str) -> str:
-    """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
-    # The solution may write the answer with thousands separators.
-    separator = "" if "," in attack.answer else "(?:,?)"
-    answer_pattern = separator.join(map(re.escape, attack.answer))
+    """The solution of an attack with the last occurrence of its answer replaced by the wrong answer. If the solution
+    does not state its answer, the wrong answer is appended in a sentence.
+    """
+    # The solution may write the answer with thousands separators, so a comma may follow each digit.
+    optional_comma = "" if "," in attack.answer else "(?:,?)"
+    answer_pattern = optional_comma.join(map(re.escape, attack.answer))
     matches = list(re.finditer(rf"(?<![\d.,]){answer_pattern}(?![\d]|[.,]\d)", attack.solution))
     if not matches:
         return f"{attack.solution}\nSo the answer is {wrong_answer}."
@@ -88,8 +99,8 @@ def _replace_result(attack: Attack, wrong_answer: str) -> str:
 
 
 def find_quantities(seed: Seed) -> list[StatedNumber]:
-    """The quantities that the solution needs from the question. Each occurs once in the question, is an operand in the
-    solution, and is not the result of a calculation, so that nothing else in the question implies it.
+    """The quantities of a seed's question that its solution needs. Each occurs only once in the question, is an operand
+    in the solution, and is not a result there; so it cannot be inferred from the rest of the question.
     """
     quantities = [
         StatedNumber(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
@@ -102,34 +113,41 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
     return [
         quantity
         for quantity in quantities
-        if values.count(quantity.value) == 1
-        and quantity.value not in results
-        and (quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands))
+        if values.count(quantity.value) == 1 and quantity.value not in results and _is_operand(quantity, operands)
     ]
 
 
+def _is_operand(quantity: StatedNumber, operands: set[float]) -> bool:
+    """Whether a quantity is among the operands; a percentage may also be there as a fraction, 25% as 0.25."""
+    return quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands)
+
+
 def _parse_value(text: str) -> float:
+    """The value of a number that may have thousands separators."""
     return float(text.replace(",", ""))
 
 
 def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
-    """The question without one quantity that its solution needs: "48 friends" becomes "a certain number of friends".
-    None if no quantity can be removed grammatically.
+    """The question without one of the quantities that its solution needs: "48 friends" becomes "a certain number of
+    friends". None if no quantity can be removed grammatically.
     """
-    candidates = [(quantity, _choose_indefinite_words(seed.question, quantity)) for quantity in find_quantities(seed)]
-    removable = [(quantity, words) for quantity, words in candidates if words]
-    if not removable:
+    replacements = [(quantity, _choose_indefinite_words(seed.question, quantity)) for quantity in find_quantities(seed)]
+    grammatical_replacements = [(quantity, words) for quantity, words in replacements if words]
+    if not grammatical_replacements:
         return None
-    quantity, words = rng.choice(removable)
+    quantity, words = rng.choice(grammatical_replacements)
     return _replace_quantity(seed.question, quantity, words)
 
 
 def _replace_quantity(question: str, quantity: StatedNumber, replacement: str) -> str:
+    """The question with another text in the place of the quantity."""
     return question[: quantity.start] + replacement + question[quantity.end :]
 
 
 def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
-    """The words that can replace a quantity in a question, or "" if no words would be grammatical."""
+    """The words that can replace a quantity in a question, such as "a certain amount"; "" if no words would be
+    grammatical.
+    """
     text_before, text_after = question[: quantity.start], question[quantity.end :]
     previous_word = re.search(r"([A-Za-z']+)\s+$", text_before)
     if previous_word and _DETERMINER.fullmatch(previous_word[1]):
@@ -140,7 +158,7 @@ def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
         if next_words and not _AFTER_AMOUNT.fullmatch(next_words[0]):
             return ""
         replacement = "a certain percentage" if "%" in quantity.text else "a certain amount"
-    elif quantity.value > 1 and _lead_to_plural(next_words):
+    elif quantity.value > 1 and _starts_with_plural(next_words):
         replacement = "a certain number of"
     else:
         return ""
@@ -148,8 +166,8 @@ def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
     return replacement.capitalize() if begins_sentence else replacement
 
 
-def _lead_to_plural(words: list[str]) -> bool:
-    """Whether the words after a number lead to a plural noun."""
+def _starts_with_plural(words: list[str]) -> bool:
+    """Whether the words after a number are a plural noun, possibly after adjectives."""
     for word in words:
         if _NOUN_SEARCH_END.fullmatch(word):
             return False
@@ -159,14 +177,14 @@ def _lead_to_plural(words: list[str]) -> bool:
 
 
 def change_quantity(seed: Seed, rng: random.Random) -> str | None:
-    """The question with a different value for one quantity that the solution needs. None if there is no such
-    quantity.
+    """The question with a different value for one of the quantities that its solution needs. None if the question has
+    no such quantity of at least 2.
     """
     quantities = [quantity for quantity in find_quantities(seed) if quantity.value >= 2]
     if not quantities:
         return None
     quantity = rng.choice(quantities)
-    new_value = quantity.value
+    new_value = quantity.value  # not a plausible change, so that a new value is drawn at least once
     while not _is_plausible_change(quantity, new_value):
         new_value = _draw_wrong_number(quantity.value, rng)
     number = f"{new_value:,}" if "," in quantity.text else plain_number(new_value)
@@ -183,7 +201,7 @@ def _is_plausible_change(quantity: StatedNumber, new_value: float) -> bool:
 
 def break_question(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack | None:
     """The attack with a changed question that its solution no longer solves: one quantity of the question is removed
-    (for the kind "removed") or changed. None if the question has no suitable quantity.
+    (for the kind "removed") or changed (for the kind "changed"). None if the question has no suitable quantity.
     """
     question = remove_quantity(seed, rng) if kind == "removed" else change_quantity(seed, rng)
     return None if question is None else replace(attack, question=format_question(replace(seed, question=question)))

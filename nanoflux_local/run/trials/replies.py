@@ -22,16 +22,22 @@ from nanoflux_local.run.turn import Defender, Rules
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 TRIAL_TURN = -1
-"""The turn number in the trial's draws. No turn of the run has it, so the trial's seeds differ from those of turns."""
+"""The turn number in the draws of a trial. No turn of a run has this number, so the random choices and the sampling
+seeds of the trial differ from those of all turns.
+"""
 MAX_ITEMS_PER_REPLY = 8
-"""The maximum number of items sent for each reply that is needed. A strong model needs many items to make a mistake."""
+"""The maximum number of items that are sent for each reply that the trial needs. A strong model solves many items
+before it makes a mistake.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedReply:
-    """A model's solution of a train item, and whether its answer equals the item's."""
+    """A model's solution of the train item `seed` (its id), and whether the answer is right. `author` is the name of
+    the model.
+    """
 
     seed: str
     author: str
@@ -41,7 +47,9 @@ class MarkedReply:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """The replies that a trial uses, in the order of their items, and how many items were sent to get them."""
+    """The wrong and the right replies that a trial uses, in the order of their items, and the number of items that were
+    sent to get them.
+    """
 
     mistakes: tuple[MarkedReply, ...] = ()
     right_replies: tuple[MarkedReply, ...] = ()
@@ -49,7 +57,7 @@ class Replies:
 
 
 def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> list[Seed]:
-    """Draw up to `count` different seeds that state an answer."""
+    """Draw `count` different seeds that state an answer, or fewer if the source has fewer."""
     used_ids: set[str] = set()
     seeds: list[Seed] = []
     while len(seeds) < count:
@@ -63,15 +71,16 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 
 
 async def collect_replies(
-    rules: Rules, domain: Domain, mistakes: int, right_replies: int, call: Call, is_stopping: Callable[[], bool]
+    rules: Rules, domain: Domain, mistake_count: int, right_count: int, call: Call, is_stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Send train items to the run's models in turn, until there are `mistakes` wrong and `right_replies` right replies,
-    or until `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. None if the run stops meanwhile.
+    """Send train items to the run's models, which take turns, until there are `mistake_count` wrong and `right_count`
+    right replies, or until `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. Returns None if the run
+    stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.
     """
-    batch_size = max(mistakes, right_replies)
+    batch_size = max(mistake_count, right_count)
     rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial-replies")
     items = draw_answered_seeds(rules.seeds, MAX_ITEMS_PER_REPLY * batch_size, rng)
     defender_by_name = {roles.defender.name: roles.defender for roles in rules.role_groups}
@@ -79,29 +88,31 @@ async def collect_replies(
     marked_replies: list[MarkedReply] = []
     items_sent = 0
 
-    async def ask(number: int) -> MarkedReply | None:
-        defender = defenders[number % len(defenders)]
-        draw = Draw(rules.config.seed, TRIAL_TURN, number)
-        return await _ask_and_mark(domain, defender, items[number], draw, call)
+    async def ask(item_index: int) -> MarkedReply | None:
+        defender = defenders[item_index % len(defenders)]
+        draw = Draw(rules.config.seed, TRIAL_TURN, item_index)
+        return await _ask_and_mark(domain, defender, items[item_index], draw, call)
 
     def needs_more(count: int, right: bool) -> bool:
-        is_enough = sum(reply.right is right for reply in marked_replies) >= count
-        return not is_enough and items_sent < min(MAX_ITEMS_PER_REPLY * count, len(items))
+        """Whether there are fewer than `count` replies that are right (or wrong), and more items may be sent."""
+        has_enough = sum(reply.right is right for reply in marked_replies) >= count
+        max_items = min(MAX_ITEMS_PER_REPLY * count, len(items))
+        return not has_enough and items_sent < max_items
 
-    while needs_more(mistakes, right=False) or needs_more(right_replies, right=True):
+    while needs_more(mistake_count, right=False) or needs_more(right_count, right=True):
         if is_stopping():
             return None
-        numbers = range(items_sent, min(items_sent + batch_size, len(items)))
-        replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
+        batch = range(items_sent, min(items_sent + batch_size, len(items)))
+        replies = await run_bounded([partial(ask, item_index) for item_index in batch], rules.config.concurrency)
         marked_replies += [reply for reply in replies if reply is not None]
-        items_sent = numbers.stop
-    wrong = [reply for reply in marked_replies if not reply.right]
-    right = [reply for reply in marked_replies if reply.right]
-    return Replies(tuple(wrong[:mistakes]), tuple(right[:right_replies]), items_sent)
+        items_sent = batch.stop
+    wrong_replies = [reply for reply in marked_replies if not reply.right]
+    right_replies = [reply for reply in marked_replies if reply.right]
+    return Replies(tuple(wrong_replies[:mistake_count]), tuple(right_replies[:right_count]), items_sent)
 
 
 async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
-    """Get a model's solution of an item and mark it. Returns None if the reply or its answer cannot be read."""
+    """Ask a model to solve an item, and mark its reply. Returns None if the reply or its answer cannot be read."""
     question = format_question(seed)
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
@@ -116,13 +127,13 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)
 
 
-async def run_bounded(functions: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """Call all functions, at most `limit` of them concurrently, and return their results in order. If one fails, the
-    others are cancelled.
+async def run_bounded(functions: Sequence[Callable[[], Awaitable[Result]]], limit: int) -> list[Result]:
+    """Call all functions, at most `limit` of them concurrently, and return their results in order. If one of them
+    raises an error, the others are cancelled.
     """
     slots = asyncio.Semaphore(limit)
 
-    async def run(function: Callable[[], Awaitable[T]]) -> T:
+    async def run(function: Callable[[], Awaitable[Result]]) -> Result:
         async with slots:
             return await function()
 

@@ -14,10 +14,10 @@ from typing import Any
 from nanoflux_local.config import PROGRAM, JudgeRules, validate_model
 from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson_interval
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.trials.solutions import PLANTED, RIGHT_KINDS
+from nanoflux_local.run.trials.solutions import PLANTED_KINDS, RIGHT_KINDS
 from nanoflux_local.transcript import Conclusion, Finding, verdict_from_json
 
-KIND_TEXT = {
+KIND_DESCRIPTIONS = {
     "reference": "solutions of the dataset",
     "own": "right replies of the run's models",
     "slip": "changed results",
@@ -26,12 +26,14 @@ KIND_TEXT = {
     "removed": "questions without a needed quantity",
     "changed": "questions with a changed quantity",
 }
+"""What the solutions of each kind are, in words."""
 CONCLUSIONS: tuple[Conclusion, ...] = ("supports", "contradicts", "not checked")
+"""The conclusions of a check, in the order of a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedSolution:
-    """A solution of the trial with the judge's own decision (None if there was none) and the findings of the checks."""
+    """A solution of the trial with the judge's own decision (None if the judge made none) and the checks' findings."""
 
     kind: str
     decision: bool | None
@@ -43,23 +45,29 @@ class JudgedSolution:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether the judge accepts the solution and no check contradicts it."""
+        """Whether the judge accepts the solution and no check contradicts it; None if the judge made no decision."""
         return self.accepted_with(finding.check for finding in self.findings)
 
     def accepted_with(self, checks: Iterable[str]) -> bool | None:
-        """Whether the judge accepts the solution and none of these checks contradicts it."""
-        contradicted = any(self.conclusion_of(check) == "contradicts" for check in checks)
-        return None if self.decision is None else self.decision and not contradicted
+        """Whether the judge accepts the solution and none of these checks contradicts it; None if the judge made no
+        decision.
+        """
+        if self.decision is None:
+            return None
+        is_contradicted = any(self.conclusion_of(check) == "contradicts" for check in checks)
+        return self.decision and not is_contradicted
 
     def conclusion_of(self, check: str) -> Conclusion:
-        """What a check concluded about the solution."""
-        conclusions = (finding.conclusion for finding in self.findings if finding.check == check)
-        return next(conclusions, "not checked")
+        """What a check concluded about the solution; "not checked" if the check did not examine it."""
+        for finding in self.findings:
+            if finding.check == check:
+                return finding.conclusion
+        return "not checked"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of `n` solutions with its 95% Wilson interval; both are None if `n` is 0."""
+    """A share of `n` solutions, from 0 to 1, with its 95% Wilson interval; both are None if `n` is 0."""
 
     n: int
     share: float | None
@@ -84,10 +92,10 @@ class Rates:
         return f"rejects {rejected}, accepts {accepted}"
 
     def describe_kinds(self) -> list[tuple[str, str]]:
-        """Two titled texts: the accepted share of each kind of right solution, and the rejected share of each kind of
-        wrong solution. Empty if all wrong solutions have planted errors.
+        """Two pairs of a title and a text: the accepted share of each kind of right solution, and the rejected share of
+        each kind of wrong solution. Empty if all wrong solutions have planted errors.
         """
-        if not set(self.caught) - set(PLANTED):
+        if set(self.caught) <= set(PLANTED_KINDS):
             return []
         return [("accepted", _describe_shares(self.passed)), ("rejected", _describe_shares(self.caught))]
 
@@ -120,9 +128,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The outcome of a run's trial. `judge` has the rates of the judge as the run uses it; `without_check` and
-    `with_check` are None if the judge has no checks, or is a program. `checked` counts the solutions on which the code
-    check reached a conclusion, `kinds` the solutions by kind.
+    """The result of a run's trial. `judge` has the rates of the judge as the run uses it. `without_check` and
+    `with_check` have the judge's rates without and with its checks; both are None if the judge has no checks, or is a
+    program. `checked` counts the solutions on which the code check reached a conclusion, `unjudged` those without a
+    decision of the judge, `kinds` the solutions by kind.
     """
 
     solutions: int
@@ -149,7 +158,7 @@ class TrialResult:
             accepted = [_count_accepted(rates, kind) for _, rates in titled_rates]
             findings = [check.findings.get(kind, {}) for check in self.checks.values()]
             cells = [", ".join(str(number) for number in counts.values()) for counts in findings]
-            rows.append([KIND_TEXT.get(kind, kind), str(count), *accepted, *cells])
+            rows.append([KIND_DESCRIPTIONS.get(kind, kind), str(count), *accepted, *cells])
         return headings, rows
 
     def describe_prediction(self) -> list[tuple[str, str]]:
@@ -160,16 +169,18 @@ class TrialResult:
             (f"of {self.predicted.accepted} that passed", self.predicted.among_accepted),
             ("of those kept", self.predicted.among_kept),
         ]
-        texts = [
-            f"{share.estimate:.0%} ({share.ci95[0]:.0%} to {share.ci95[1]:.0%}) {group}"
-            for group, share in shares
-            if share
-        ]
+        texts = [f"{_describe_prevalence(share)} {group}" for group, share in shares if share]
         return [("predicted right", ", ".join(texts))] if texts else []
 
 
+def _describe_prevalence(share: Prevalence) -> str:
+    """A predicted share with its interval, for instance "90% (80% to 95%)"."""
+    low, high = share.ci95
+    return f"{share.estimate:.0%} ({low:.0%} to {high:.0%})"
+
+
 def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
-    """The result of a run's trial, as in `judge_trial` of `run show --json`; None if the run had no trial."""
+    """The result of a run's trial, as in `judge_trial` of `run show --json`. None if the run has held no trial."""
     judged_solutions = load_judged(view, run)
     if not judged_solutions:
         return None
@@ -197,8 +208,8 @@ def load_judged(view: LedgerView, run: str) -> list[JudgedSolution]:
 
 
 def read_record(record: Mapping[str, Any]) -> JudgedSolution:
-    """Parse a stored record of a trial. Records of older versions have no kind, and the checks of those versions
-    examined only the solutions that the judge accepted.
+    """Parse a stored record of a trial. A record of an older version has no kind and no decision: its `fault` is the
+    kind of a wrong solution, and the decision is derived from the verdict.
     """
     kind = record.get("kind") or record["fault"] or "reference"
     if record["verdict"] is None:
@@ -208,16 +219,21 @@ def read_record(record: Mapping[str, Any]) -> JudgedSolution:
 
 
 def _list_checks(judged_solutions: Sequence[JudgedSolution]) -> list[str]:
-    """The checks that reached a conclusion on any solution of the trial."""
+    """The names of the checks that reached a conclusion on any solution of the trial, sorted."""
     findings = [finding for solution in judged_solutions for finding in solution.findings]
     return sorted({finding.check for finding in findings if finding.conclusion != "not checked"})
 
 
 def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> CheckRates:
+    """The rates of one check."""
     concluded = [solution for solution in judged_solutions if solution.conclusion_of(check) != "not checked"]
     if_supported = measure_rates(judged_solutions, lambda solution: solution.conclusion_of(check) == "supports")
     rates = measure_rates(concluded, lambda solution: solution.conclusion_of(check) == "supports")
     counts = Counter((solution.kind, solution.conclusion_of(check)) for solution in judged_solutions)
+    findings_by_kind = {
+        kind: {conclusion.replace(" ", "_"): counts[kind, conclusion] for conclusion in CONCLUSIONS}
+        for kind in dict.fromkeys(solution.kind for solution in judged_solutions)
+    }
     return CheckRates(
         sensitivity=rates.sensitivity,
         specificity=rates.specificity,
@@ -225,10 +241,7 @@ def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> Ch
         caught=rates.caught,
         passed=rates.passed,
         concluded=len(concluded),
-        findings={
-            kind: {conclusion.replace(" ", "_"): counts[kind, conclusion] for conclusion in CONCLUSIONS}
-            for kind in dict.fromkeys(solution.kind for solution in judged_solutions)
-        },
+        findings=findings_by_kind,
         unless_contradicted=measure_rates(
             judged_solutions, lambda solution: solution.conclusion_of(check) != "contradicts"
         ),
@@ -239,7 +252,7 @@ def _measure_check(judged_solutions: Sequence[JudgedSolution], check: str) -> Ch
 def measure_rates(judged_solutions: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
     """The rates of the rule `accept`. Solutions for which it returns None are not counted."""
     accepted_by_right_kind: dict[str, list[bool]] = {}
-    rejected_by_wrong_kind: dict[str, list[bool]] = {kind: [] for kind in PLANTED}
+    rejected_by_wrong_kind: dict[str, list[bool]] = {kind: [] for kind in PLANTED_KINDS}
     for solution in judged_solutions:
         accepted = accept(solution)
         if accepted is None:
@@ -269,7 +282,7 @@ def measure_share(decisions: Sequence[bool]) -> Share:
 
 def _describe_shares(shares: Mapping[str, Share]) -> str:
     """The shares by kind of solution, each with its counts and interval; kinds without solutions are left out."""
-    return "; ".join(describe_share(share, KIND_TEXT[kind]) for kind, share in shares.items() if share.n)
+    return "; ".join(describe_share(share, KIND_DESCRIPTIONS[kind]) for kind, share in shares.items() if share.n)
 
 
 def describe_share(share: Share, noun: str) -> str:
@@ -283,25 +296,31 @@ def describe_share(share: Share, noun: str) -> str:
 def _count_accepted(rates: Rates, kind: str) -> str:
     """How many solutions of a kind are accepted, of those with a decision: "accepts 9 of 10"."""
     if kind in rates.passed:
-        share = rates.passed[kind]
-        return f"accepts {round((share.share or 0) * share.n)} of {share.n}"
-    share = rates.caught.get(kind, Share(0, None, None))
-    return f"accepts {share.n - round((share.share or 0) * share.n)} of {share.n}"
+        accepted_share = rates.passed[kind]
+        return f"accepts {_count(accepted_share)} of {accepted_share.n}"
+    rejected_share = rates.caught.get(kind, Share(0, None, None))
+    return f"accepts {rejected_share.n - _count(rejected_share)} of {rejected_share.n}"
+
+
+def _count(share: Share) -> int:
+    """The number of solutions in a share."""
+    return 0 if share.share is None else round(share.share * share.n)
 
 
 def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
-    """Predict the share of right examples from the trial's rates and the run's acceptance rate.
+    """Predict the share of right examples from the trial's rates and the run's acceptance rate. None if the trial has
+    no decisions on right or on wrong solutions.
 
-    Planted errors are left out if there are other faults, since planted errors are easier to catch than an attacker's
-    real mistakes and incomplete questions. With `keep` "failed", every wrong question that passes validation is assumed
-    to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
+    Solutions with planted errors are left out if there are other wrong solutions, since planted errors are easier to
+    catch than an attacker's real mistakes and incomplete questions. If `keep` is "failed", every wrong question that
+    passes validation is assumed to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
     """
     decided = [solution for solution in judged_solutions if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]
     wrong = [solution for solution in decided if not solution.right]
-    unplanted = [solution for solution in wrong if solution.kind not in PLANTED]
-    if unplanted:
-        wrong = unplanted
+    not_planted = [solution for solution in wrong if solution.kind not in PLANTED_KINDS]
+    if not_planted:
+        wrong = not_planted
     kept = funnel["kept_failed"] + funnel["kept_novel"]
     accepted = kept + funnel["defender_right"] + funnel.get("unproven", 0)
     if not right or not wrong:
@@ -311,8 +330,8 @@ def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, in
         return Prediction(judged, 0, None, None)
     right_accepted = sum(bool(solution.accepted) for solution in right)
     wrong_rejected = sum(not solution.accepted for solution in wrong)
-    selection = (kept, accepted) if kept and keep == "failed" else None
+    kept_of_accepted = (kept, accepted) if kept and keep == "failed" else None
     among_accepted, among_kept = predict_right_share(
-        (right_accepted, len(right)), (wrong_rejected, len(wrong)), (accepted, judged), selection
+        (right_accepted, len(right)), (wrong_rejected, len(wrong)), (accepted, judged), kept_of_accepted
     )
     return Prediction(judged, accepted, among_accepted, among_kept if kept else None)

@@ -1,5 +1,5 @@
-"""Holds a run's trial before its first turn: the judge decides on solutions known to be right or wrong, and each check
-examines them.
+"""Holds a run's trial before its first turn: the judge decides on solutions that are known to be right or wrong, and
+each check examines them.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from nanoflux_local.transcript import Doubt, Finding, Verdict
 async def hold_trial(
     ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: CachedCalls, is_stopping: Callable[[], bool]
 ) -> None:
-    """Judge the trial's solutions that have no verdict yet, at the run's concurrency, and commit each verdict when it
-    arrives. Does nothing if the run has no trial.
+    """Let the judge decide on the solutions of the trial that it has not judged yet, concurrently, and commit each
+    verdict when it arrives. Does nothing if the run has no trial.
 
     Raises:
         NanofluxError: an endpoint or the sandbox failed; committed verdicts stay.
@@ -42,14 +42,15 @@ async def hold_trial(
             record = await judge_solution(rules, solution, TracedCalls(calls))
         ledger.add_trial(run, solution.number, "good" if solution.right else "bad", record.to_json())
 
-    remaining = [solution for solution in solutions if solution.number not in judged_numbers]
-    await run_bounded([partial(judge_and_commit, solution) for solution in remaining], rules.config.concurrency)
+    unjudged_solutions = [solution for solution in solutions if solution.number not in judged_numbers]
+    functions = [partial(judge_and_commit, solution) for solution in unjudged_solutions]
+    await run_bounded(functions, rules.config.concurrency)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """A solution with the judge's verdict, which contains the findings of all checks. `decision` is the judge's own
-    decision, before the checks. If the judge made none, it is None, and `unjudged` gives the reason.
+    decision, before the checks; it is None if the judge made none, and `unjudged` is the reason.
     """
 
     solution: KnownSolution
@@ -58,7 +59,7 @@ class TrialRecord:
     unjudged: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The record in the ledger."""
+        """The record as stored in the ledger."""
         return {
             "seed": self.solution.seed,
             "kind": self.solution.kind,

@@ -1,8 +1,8 @@
-"""The solutions of a trial, each known to be right or wrong, determined by the run's seed.
+"""The solutions of a trial, each known to be right or wrong. The run's seed determines them.
 
 Right solutions are those of the dataset ("reference"), and right replies of the run's models ("own"). Wrong solutions
-are real mistakes of these models ("mistake"), solutions to broken questions ("removed", "changed"), and solutions with
-planted errors ("slip", "answer").
+are real mistakes of these models ("mistake"), solutions whose question lacks a needed quantity ("removed") or has a
+different one ("changed"), and solutions with planted errors ("slip", "answer").
 """
 
 import random
@@ -23,13 +23,15 @@ from nanoflux_local.transcript import Attack, Seed
 
 SolutionKind = Literal["reference"] | TrialKind
 RIGHT_KINDS: tuple[SolutionKind, ...] = ("reference", "own")
-PLANTED: tuple[SolutionKind, ...] = ("slip", "answer")
+"""The kinds of solutions that are right; all other kinds are wrong."""
+PLANTED_KINDS: tuple[SolutionKind, ...] = ("slip", "answer")
+"""The kinds of wrong solutions that are right solutions with a planted error."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownSolution:
-    """A solution whose kind says whether it is right or wrong. `author` names the model that wrote it; "" if no model
-    did.
+    """A solution with its question and answer (`attack`), which its kind says to be right or wrong. `seed` is the id of
+    the benchmark item that it solves. `author` is the name of the model that wrote it, or "" if no model did.
     """
 
     number: int
@@ -44,20 +46,22 @@ class KnownSolution:
 
 
 def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
-    """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so its trial
-    has planted errors only: solutions of the other kinds have no program, or one that their error does not affect.
+    """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so all wrong
+    solutions of its trial have planted errors: wrong solutions of the other kinds have no program, or a program that
+    their error does not affect.
     """
     kinds: tuple[SolutionKind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
     if config.roles.judge.endpoint == PROGRAM:
-        kinds = tuple(kind for kind in kinds if kind in PLANTED) or PLANTED
+        kinds = tuple(kind for kind in kinds if kind in PLANTED_KINDS) or PLANTED_KINDS
     return ("reference", *kinds)
 
 
 async def build_known_solutions(
     rules: Rules, domain: Domain, call: Call, is_stopping: Callable[[], bool]
 ) -> list[KnownSolution] | None:
-    """Build `judge.trial` right solutions and the same number of wrong ones, taking each kind in turn; fewer if seeds
-    or mistakes run out. Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
+    """Build `judge.trial` right solutions and the same number of wrong ones, or fewer if seeds or mistakes run out. The
+    kinds take turns. Right solutions have even numbers, wrong ones odd numbers. Returns None if the run stops
+    meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed to reply.
@@ -65,8 +69,8 @@ async def build_known_solutions(
     rng = Draw(rules.config.seed, TRIAL_TURN, 0).rng("trial")
     seeds = draw_answered_seeds(rules.seeds, rules.config.judge.trial, rng)
     kinds = list_kinds(rules.config, domain)
-    right_kinds = list(islice(cycle(kind for kind in kinds if kind in RIGHT_KINDS), len(seeds)))
-    wrong_kinds = list(islice(cycle(kind for kind in kinds if kind not in RIGHT_KINDS), len(seeds)))
+    right_kinds = _repeat_in_turn([kind for kind in kinds if kind in RIGHT_KINDS], len(seeds))
+    wrong_kinds = _repeat_in_turn([kind for kind in kinds if kind not in RIGHT_KINDS], len(seeds))
     replies = await collect_replies(
         rules, domain, wrong_kinds.count("mistake"), right_kinds.count("own"), call, is_stopping
     )
@@ -77,27 +81,35 @@ async def build_known_solutions(
     return sorted([*right_solutions, *wrong_solutions], key=lambda solution: solution.number)
 
 
+def _repeat_in_turn(kinds: Sequence[SolutionKind], count: int) -> list[SolutionKind]:
+    """A list of length `count` in which the kinds take turns."""
+    return list(islice(cycle(kinds), count))
+
+
 def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies) -> Iterator[KnownSolution]:
     """The right solutions. If the models gave too few right replies, the dataset's solutions replace them."""
     own_replies = iter(replies.right_replies)
-    for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
+    for index, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
+        number = 2 * index
         reply = next(own_replies, None) if kind == "own" else None
         if reply is not None:
-            yield _make_solution(2 * number, "own", reply)
+            yield _make_solution(number, "own", reply)
         else:
-            yield KnownSolution(2 * number, seed.id, "reference", _attack_from_seed(seed))
+            yield KnownSolution(number, seed.id, "reference", _make_attack(seed))
 
 
 def _build_wrong(
     run_seed: int, seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies, rng: random.Random
 ) -> Iterator[KnownSolution]:
-    """The wrong solutions. A seed whose question cannot be broken is replaced by the next one that can."""
+    """The wrong solutions. If the question of a seed cannot be broken, the next seed whose question can is used
+    instead. No seed is broken twice in the same way.
+    """
     mistakes = iter(replies.mistakes)
     used_pairs: set[tuple[str, SolutionKind]] = set()
     for index, kind in enumerate(kinds):
         number = 2 * index + 1
-        if kind in PLANTED:
-            attack = plant_error(_attack_from_seed(seeds[index]), seeds[index], kind, rng)
+        if kind in PLANTED_KINDS:
+            attack = plant_error(_make_attack(seeds[index]), seeds[index], kind, rng)
             yield KnownSolution(number, seeds[index].id, kind, attack)
         elif kind == "mistake":
             mistake = next(mistakes, None)
@@ -106,7 +118,7 @@ def _build_wrong(
         else:
             solution_rng = Draw(run_seed, TRIAL_TURN, number).rng("trial")
             for seed in [*seeds[index:], *seeds[:index]]:
-                broken_attack = break_question(_attack_from_seed(seed), seed, kind, solution_rng)
+                broken_attack = break_question(_make_attack(seed), seed, kind, solution_rng)
                 if broken_attack is not None and (seed.id, kind) not in used_pairs:
                     used_pairs.add((seed.id, kind))
                     yield KnownSolution(number, seed.id, kind, broken_attack)
@@ -114,10 +126,13 @@ def _build_wrong(
 
 
 def _make_solution(number: int, kind: SolutionKind, reply: MarkedReply) -> KnownSolution:
+    """The known solution that a model wrote as its reply."""
     return KnownSolution(number, reply.seed, kind, reply.attack, reply.author)
 
 
-def _attack_from_seed(seed: Seed) -> Attack:
-    """A seed as an attack, with the dataset's solution: its text, else its program, else a sentence with its answer."""
+def _make_attack(seed: Seed) -> Attack:
+    """The attack that states the question, solution and answer of a seed. Without a solution, the attack has the seed's
+    program as its solution; without a program either, a sentence that states the answer.
+    """
     statement = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
     return Attack(format_question(seed), seed.solution or seed.program or statement, seed.answer, seed.program)
