@@ -1,4 +1,4 @@
-"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run has the dataset of an uncapped run."""
+"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run keeps what an uncapped run keeps."""
 
 import asyncio
 from pathlib import Path
@@ -18,11 +18,13 @@ from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.budget import Cost, RunAccounts
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
-NO_CAP = 10**9
-"""A number of tokens that no run here reaches."""
+"""A request whose content does not matter: the functions that answer it set the cost."""
+UNREACHED_TOKENS = 10**9
+"""A cap that no run of these tests reaches."""
 
 
 def start_run(home: Home, **settings: Any) -> str:
+    """Start a scripted run of 12 turns, and return its id."""
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
     return asyncio.run(runs.start(home, config))
 
@@ -33,7 +35,9 @@ def read_summary(home: Home, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
-def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
+def test_run_paused_by_its_budget_resumes_with_the_dataset_of_an_uncapped_run(
+    tmp_path: Path, budget: dict[str, Any]
+) -> None:
     uncapped_home, capped_home = (Home(tmp_path / name).prepare() for name in ("uncapped", "capped"))
     uncapped_run = start_run(uncapped_home)
     asyncio.run(runs.execute(uncapped_home, uncapped_run))
@@ -46,15 +50,18 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     with LedgerView(capped_home.ledger) as view:
         rows = view.rows("SELECT role, sum(prompt_tokens + completion_tokens) AS tokens FROM calls GROUP BY role")
         tokens_by_role = {row["role"]: row["tokens"] for row in rows}
-    judge_cap = budget.get("roles", {}).get("judge", {}).get("tokens", NO_CAP)
-    assert sum(tokens_by_role.values()) <= budget.get("tokens", NO_CAP)
+    judge_cap = budget.get("roles", {}).get("judge", {}).get("tokens", UNREACHED_TOKENS)
+    assert sum(tokens_by_role.values()) <= budget.get("tokens", UNREACHED_TOKENS)
     assert 0 < tokens_by_role["judge"] <= judge_cap and tokens_by_role["attacker"] > 0
-    runs.change(capped_home, run, {"budget": {"tokens": NO_CAP, "roles": {"judge": {"tokens": NO_CAP}}}})
+    runs.change(
+        capped_home, run, {"budget": {"tokens": UNREACHED_TOKENS, "roles": {"judge": {"tokens": UNREACHED_TOKENS}}}}
+    )
     asyncio.run(runs.execute(capped_home, run))
     assert read_summary(capped_home, run)["digest"] == read_summary(uncapped_home, uncapped_run)["digest"]
 
 
 def make_accounts(ledger: Ledger, budget: Budget, max_cost: Cost) -> RunAccounts:
+    """The accounts of a new run, each of whose calls costs at most `max_cost`."""
     ledger.create_run("r", "r", {"domain": "d", "target": 1, "max_turns": 1}, {})
     return RunAccounts.load(ledger, "r", budget, lambda _: max_cost)
 
@@ -80,7 +87,7 @@ async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Pa
     assert accounts.by_role[""].reserved == Cost()
 
 
-async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
+async def test_cap_of_a_role_limits_only_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", usd=1.0)
 
@@ -103,14 +110,17 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
 
 
 @pytest.mark.parametrize(("kind", "reply_is_kept"), [("refused_parameter", True), ("server_error", False)])
-async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
+async def test_cap_lowered_during_a_call_ends_its_retries_but_keeps_a_paid_reply(
     tmp_path: Path, kind: FaultKind, reply_is_kept: bool
 ) -> None:
-    """A refused parameter is reported only after the reply has arrived."""
+    """The refusal of a parameter is reported only after the reply to the second request has arrived, so it must not
+    discard that reply.
+    """
 
     async def answer(request: ChatRequest) -> Reply:
         accounts.set_budget(Budget(usd=0.5))
-        FAULT_LISTENER.get()(Fault("m", kind, "x"))
+        report_fault = FAULT_LISTENER.get()
+        report_fault(Fault("m", kind, "x"))
         return ChatReply("paid", "stop", usd=1.0)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
@@ -123,7 +133,7 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
                 await pending_reply
 
 
-async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
+async def test_next_call_is_refused_once_the_hours_are_spent(tmp_path: Path) -> None:
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", seconds=3600)
 
@@ -140,10 +150,11 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
 
 
 REMOTE_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
+"""An endpoint without a price, at an address where nothing listens."""
 
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
-def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
+def test_dollar_cap_is_refused_if_an_endpoint_has_no_price(tmp_path: Path, budget: dict[str, Any]) -> None:
     def resolve(endpoint: dict[str, Any]) -> RunConfig:
         overrides = {"endpoints": {"remote": endpoint}, "roles": {"judge": {"endpoint": "remote"}}, "budget": budget}
         return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
@@ -155,7 +166,7 @@ def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[
 
 
 def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
-    """The run pauses before its first priced request: nothing listens at the address."""
+    """The run pauses before it sends a request to the priced endpoint, which does not exist."""
     home = Home(tmp_path).prepare()
     run = start_run(
         home,

@@ -1,4 +1,4 @@
-"""The engine: concurrency does not change the dataset, a stop at any call loses nothing, and no call is made twice."""
+"""The engine: concurrency does not change the dataset, interruptions lose no stored call, and no call is made twice."""
 
 import asyncio
 import contextlib
@@ -26,8 +26,9 @@ from nanoflux_local.transcript import OUTCOMES, TurnRecord
 REACHABLE_OUTCOMES = [outcome for outcome in OUTCOMES if outcome not in ("contaminated", "unproven")]
 """The outcomes that can occur here: no evaluation items are imported and no check runs."""
 BeforeCall = Callable[[Request[Any]], Awaitable[None]]
+"""A function that is awaited before a request is sent: it can delay the request, or make it fail."""
 STRICT_SETTINGS = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
-"""One strike and no retry of an unreadable reply, so that every outcome occurs in a few dozen turns."""
+"""One strike, and no retry of an unreadable reply, so that every outcome occurs within a few dozen turns."""
 
 
 async def no_delay(request: Request[Any]) -> None:
@@ -36,7 +37,9 @@ async def no_delay(request: Request[Any]) -> None:
 
 @dataclass
 class RunHarness:
-    """A home with one scripted run, whose requests can be recorded, delayed and made to fail."""
+    """A home with one scripted run. Records the keys of the requests that are sent, the progress that is reported, and
+    how many turns were committed at each report.
+    """
 
     home: Home
     run: str
@@ -47,13 +50,14 @@ class RunHarness:
 
     @classmethod
     async def make(cls, root: Path, **settings: Any) -> "RunHarness":
+        """Start a run with these settings in a new home."""
         home = Home(root).prepare()
         config = configs.resolve("starter-genetics", "scripted", {**STRICT_SETTINGS, **settings}, home)
         return cls(home, await runs.start(home, config), config.seed)
 
     @contextlib.asynccontextmanager
     async def engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
-        """The engine as `runs.execute` builds it, with `before_call` awaited before every request is sent."""
+        """The engine as `runs.execute` builds it, except that it awaits `before_call` before each request is sent."""
         config, identities, committed_turns = runs.load_run(self.home, self.run)
         run_endpoints = binding.bind(config, self.home)
 
@@ -77,6 +81,7 @@ class RunHarness:
         self.committed_counts.append(len(self.records()))
 
     async def execute(self, before_call: BeforeCall = no_delay) -> None:
+        """Execute the run from its first uncommitted turn to its end."""
         async with self.engine(before_call) as engine:
             await engine.run()
 
@@ -91,13 +96,14 @@ class RunHarness:
         with self.view() as view:
             return view.summarize_run(self.run).to_json()
 
-    def remembered_keys(self) -> set[str]:
+    def stored_keys(self) -> set[str]:
+        """The keys of the requests whose replies are in the ledger."""
         with self.view() as view:
             return {row["key"] for row in view.rows("SELECT key FROM calls")}
 
 
 def random_delays(seed: int) -> BeforeCall:
-    """Random delays that do not depend on the request, so that replies arrive in a different order for each seed."""
+    """Delays requests at random, so that the replies arrive in a different order for each `seed`."""
     rng = random.Random(seed)
 
     async def before_call(request: Request[Any]) -> None:
@@ -108,22 +114,24 @@ def random_delays(seed: int) -> BeforeCall:
 
 @pytest.fixture(scope="module")
 def sequential(tmp_path_factory: pytest.TempPathFactory) -> RunHarness:
-    """Forty turns, run one after another: the reference for runs at any other concurrency."""
+    """A finished run of forty turns, run one after another, in which every reachable outcome occurs: the reference for
+    runs at other concurrencies.
+    """
 
     async def run_sequentially(seed: int) -> RunHarness:
         harness = await RunHarness.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
         await harness.execute()
         return harness
 
-    for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that has them all
+    for seed in range(12):  # which outcomes occur depends on the wording of the prompts
         harness = asyncio.run(run_sequentially(seed))
         funnel = harness.summary()["funnel"]
         if all(funnel[outcome] for outcome in REACHABLE_OUTCOMES):
             return harness
-    raise AssertionError("no run had every outcome")
+    raise AssertionError("no seed gives a run with every reachable outcome")
 
 
-async def test_reference_run_has_every_outcome(sequential: RunHarness) -> None:
+async def test_sequential_run_has_every_outcome_and_makes_each_call_once(sequential: RunHarness) -> None:
     funnel = sequential.summary()["funnel"]
     assert all(funnel[outcome] for outcome in REACHABLE_OUTCOMES), funnel
     assert len(sequential.sent_keys) == len(set(sequential.sent_keys)) == sequential.summary()["calls"]["made"]
@@ -140,19 +148,19 @@ async def test_concurrency_does_not_change_the_dataset(
     actual, expected = harness.summary(), sequential.summary()
     for key in ("digest", "funnel", "kept", "turns"):
         assert actual[key] == expected[key]
-    assert harness.remembered_keys() >= sequential.remembered_keys()
+    assert harness.stored_keys() >= sequential.stored_keys()
     assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
     with harness.view() as view:
         assert list(verify_run(view, harness.run)) == []
     if concurrency == 64:
-        assert actual["calls"]["wasted"] > 0, "no speculative call was wasted, so speculation was not tested"
+        assert actual["calls"]["wasted"] > 0, "no speculative turn was refuted, so replays were not tested"
 
 
-async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: RunHarness, tmp_path: Path) -> None:
+async def test_requests_of_the_next_turn_to_commit_go_first(sequential: RunHarness, tmp_path: Path) -> None:
     async def wait_before_call(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
-    # So few turns are all in progress at once.
+    # With so few turns, all are in progress at once.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     await harness.execute(wait_before_call)
     with harness.view() as view:
@@ -160,23 +168,25 @@ async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: RunHarnes
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
             " WHERE turns.number = 0 ORDER BY position"
         )
-        positions = [harness.sent_keys.index(row["key"]) for row in rows]  # among all requests that were sent
+        positions = [harness.sent_keys.index(row["key"]) for row in rows]  # of turn 0's requests among all requests
     assert len(positions) > 2
+    # Without priority, each of the 19 later turns could send a request between two requests of turn 0.
     assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
 
 class SimulatedTimeLoop(asyncio.SelectorEventLoop):
-    """A loop with simulated time: a sleep takes no real time, and work takes no simulated time."""
+    """An event loop with simulated time: a sleep takes no real time, and work takes no simulated time."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         select = self._selector.select
-        self._selector.select = lambda timeout=None: select(self._advance(timeout or 0.0))
 
-    def _advance(self, seconds: float) -> float:
-        self._now += seconds
-        return 0.0
+        def select_without_waiting(timeout: float | None = None) -> Any:
+            self._now += timeout or 0.0
+            return select(0.0)
+
+        self._selector.select = select_without_waiting
 
     def time(self) -> float:
         return self._now
@@ -186,13 +196,13 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
     """With 200 turns of up to six attempts, 32 request slots and one second per request, a run takes little more than
     the shortest possible time.
     """
-    request_slots, requests = asyncio.Semaphore(32), 0
+    request_slots, request_count = asyncio.Semaphore(32), 0
 
     async def before_call(request: Request[Any]) -> None:
-        nonlocal requests
+        nonlocal request_count
         if request.kind == "chat":
             async with request_slots:
-                requests += 1
+                request_count += 1
                 await asyncio.sleep(1)
 
     async def run_and_time() -> float:
@@ -208,7 +218,7 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
         seconds = loop.run_until_complete(run_and_time())
     finally:
         loop.close()
-    shortest_possible_s = requests / 32
+    shortest_possible_s = request_count / 32
     assert 1.0 <= seconds / shortest_possible_s < 1.06
 
 
@@ -229,7 +239,7 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
 
 
 async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: RunHarness, tmp_path: Path) -> None:
-    # So few turns all start together.
+    # With so few turns, all start together.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     async with harness.engine(random_delays(0)) as engine:
         engine_task = asyncio.create_task(engine.run())
@@ -255,19 +265,22 @@ async def test_engine_stops_at_the_target(sequential: RunHarness, tmp_path: Path
     assert (progress.kept, progress.target, progress.turns, progress.record) == (5, 5, len(records), records[-1])
 
 
-async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: RunHarness, tmp_path: Path) -> None:
+async def test_engine_runs_no_turn_beyond_the_turn_limit(sequential: RunHarness, tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=6, concurrency=64)
-    seeds: set[int] = set()
+    sampling_seeds: set[int] = set()
 
     async def before_call(request: Request[Any]) -> None:
-        seeds.add(getattr(request, "seed", 0))
+        sampling_seeds.add(getattr(request, "seed", 0))  # only requests to chat models have a seed
 
     await harness.execute(before_call)
     assert harness.records() == sequential.records()[:6]
     attack_seeds_by_turn = {
         turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
     }
-    assert [turn for turn, attack_seeds in attack_seeds_by_turn.items() if attack_seeds & seeds] == list(range(6))
+    turns_with_an_attack = [
+        turn for turn, attack_seeds in attack_seeds_by_turn.items() if attack_seeds & sampling_seeds
+    ]
+    assert turns_with_an_attack == list(range(6))
 
 
 async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
@@ -291,10 +304,10 @@ async def test_funnel_adds_up_to_the_attempts(sequential: RunHarness) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp_path: Path, concurrency: int) -> None:
-    """The endpoint fails after a number of calls, and the run is resumed, several times over."""
+    """The endpoint fails after a number of calls, and the run is resumed; this happens five times."""
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
-    for limit in (0, 1, 17, 40, 90):
-        remembered_keys, harness.sent_keys, calls_left = harness.remembered_keys(), [], limit
+    for call_limit in (0, 1, 17, 40, 90):
+        stored_keys_before, harness.sent_keys, calls_left = harness.stored_keys(), [], call_limit
 
         async def before_call(request: Request[Any]) -> None:
             nonlocal calls_left
@@ -304,12 +317,12 @@ async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp
 
         with pytest.raises(EndpointError, match="gone"):
             await harness.execute(before_call)
-        assert not remembered_keys & set(harness.sent_keys), "a remembered call was made again"
-        assert harness.remembered_keys() - remembered_keys <= set(harness.sent_keys)
+        assert not stored_keys_before & set(harness.sent_keys), "a call whose reply was stored was made again"
+        assert harness.stored_keys() - stored_keys_before <= set(harness.sent_keys)
         assert harness.records() == sequential.records()[: len(harness.records())]
-    remembered_keys, harness.sent_keys = harness.remembered_keys(), []
+    stored_keys_before, harness.sent_keys = harness.stored_keys(), []
     await harness.execute()
-    assert not remembered_keys & set(harness.sent_keys)
+    assert not stored_keys_before & set(harness.sent_keys)
     assert harness.records() == sequential.records()
     assert harness.summary()["digest"] == sequential.summary()["digest"]
 

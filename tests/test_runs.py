@@ -1,4 +1,6 @@
-"""The life cycle of a run: refused if it cannot start, executed by one process, resumed on equal models, replayed."""
+"""The life cycle of a run: it starts only if it can be executed, one process executes it, and only equal models resume
+it.
+"""
 
 import asyncio
 import json
@@ -34,14 +36,17 @@ def home(tmp_path: Path) -> Home:
 
 
 def resolve_config(home: Home, **settings: Any) -> RunConfig:
+    """The configuration of a scripted run of six turns, unless `settings` say otherwise."""
     return configs.resolve("starter-genetics", "scripted", {"max_turns": 6, **settings}, home)
 
 
 def start(home: Home, name: str = "", **settings: Any) -> str:
+    """Start a run, and return its id."""
     return asyncio.run(runs.start(home, resolve_config(home, **settings), name))
 
 
 def execute(home: Home, name: str = "", **settings: Any) -> str:
+    """Start a run, execute it to its end, and return its id."""
     run = start(home, name, **settings)
     asyncio.run(runs.execute(home, run))
     return run
@@ -58,6 +63,7 @@ def read_rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
 
 
 def read_tables(home: Home) -> list[list[tuple[Any, ...]]]:
+    """All rows of the tables that a run writes."""
     return [read_rows(home, f"SELECT * FROM {table}") for table in ("calls", "runs", "turns", "examples", "jobs")]
 
 
@@ -82,6 +88,7 @@ def test_run_records_its_configuration_and_identities(home: Home) -> None:
 
 
 CHAT = {"interface": "openai_chat"}
+"""An endpoint on a server, without its url."""
 INVALID_RUNS = {
     "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull smollm2-135m all-minilm-l6-v2"),
     "data": ("gsmhard", "scripted", {}, NothingMatchedError, "nanoflux data import gsmhard"),
@@ -96,6 +103,9 @@ INVALID_RUNS = {
         "starter-genetics", "scripted", {"endpoints": {"arbiter": {"interface": "embedder"}}}, ConfigError, "no role"
     ),
 }  # fmt: skip
+"""Runs that cannot start, by what is missing or wrong: the domain, the profile, the settings, the type of the error,
+and a part of its message.
+"""
 
 
 @pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), INVALID_RUNS.values(), ids=INVALID_RUNS)
@@ -117,7 +127,7 @@ def test_finished_run_is_done_and_has_its_wall_clock_time(home: Home) -> None:
     assert read_rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
 
 
-def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
+def test_second_run_with_equal_settings_makes_no_call_and_has_the_same_dataset(home: Home) -> None:
     first_summary, second_summary = (read_summary(home, execute(home, name)) for name in ("first", "second"))
     assert second_summary["digest"] == first_summary["digest"]
     assert second_summary["calls"] == {
@@ -132,7 +142,7 @@ def test_different_seed_gives_a_different_dataset(home: Home) -> None:
     assert read_summary(home, execute(home))["digest"] != read_summary(home, execute(home, seed=1))["digest"]
 
 
-def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_records_the_error_and_resumes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     run, undisturbed_home = start(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
     original_chat, calls_left = ScriptedEndpoint.chat, 30
 
@@ -160,15 +170,15 @@ def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: 
 def test_cancelled_run_is_interrupted(home: Home) -> None:
     run = start(home, endpoints={"duelist-a": {"delay_s": 0.01}})
 
-    async def cancel_soon() -> None:
-        def cancel() -> None:  # at the first committed turn, however fast the machine is
+    async def execute_and_cancel() -> None:
+        def cancel_after_first_turn(_: Any) -> None:
             task.cancel()
 
-        task = asyncio.create_task(runs.execute(home, run, lambda _: cancel()))
+        task = asyncio.create_task(runs.execute(home, run, cancel_after_first_turn))
         await task
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(cancel_soon())
+        asyncio.run(execute_and_cancel())
     assert read_summary(home, run)["status"] == "interrupted"
     asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "done"
@@ -191,9 +201,10 @@ def test_run_is_executed_by_one_worker(home: Home) -> None:
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
+    """Two threads check again and again whether the run has a worker; meanwhile, its lock can always be taken."""
     run, stop = start(home), threading.Event()
     with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
-        pass
+        pass  # creates the lock file
 
     def poll() -> None:
         while not stop.is_set():
@@ -212,7 +223,7 @@ def test_reader_does_not_block_a_worker(home: Home) -> None:
             thread.join()
 
 
-def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
+def test_leftover_lock_file_does_not_lock_the_run(home: Home) -> None:
     run = start(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
     assert not jobs.has_worker(home, jobs.Job(jobs.RUN, run))
@@ -229,13 +240,13 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     assert read_summary(other_home, run)["status"] == "done"
 
 
-# The same models
+# Resuming with equal models and prompts
 
 
 @pytest.mark.parametrize(
     ("endpoint_type", "names"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
 )
-def test_resume_on_other_models_is_refused(
+def test_resume_with_changed_models_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch, endpoint_type: type, names: str
 ):
     run = start(home)
@@ -253,7 +264,7 @@ def test_resume_on_other_models_is_refused(
     asyncio.run(runs.execute(home, run))
 
 
-def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_and_replay_with_changed_prompts_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     run = execute(home)
     domain = binding.load_domain("starter-genetics")
     changed_domain = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
@@ -268,16 +279,16 @@ def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function after whose call every use of an endpoint, an embedder or a sandbox raises an error."""
+    """A function that replaces the endpoints, the embedder and the sandbox, so that any use of them fails the test."""
 
-    def missing(*_: object) -> None:
-        raise AssertionError("a replay needs no endpoint")
+    def fail(*_: object) -> None:
+        raise AssertionError("the replay used an endpoint, the embedder or the sandbox")
 
     def remove() -> None:
         for name in ("bind", "build_endpoints", "build_embedder"):
-            monkeypatch.setattr(binding, name, missing)
+            monkeypatch.setattr(binding, name, fail)
         for owner, name in ((runs, "bind"), (ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
-            monkeypatch.setattr(owner, name, missing)
+            monkeypatch.setattr(owner, name, fail)
 
     return remove
 
@@ -309,11 +320,12 @@ def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: C
         replay(home, run)
 
 
-def test_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
+def test_replay_reports_that_recorded_turns_were_changed(home: Home) -> None:
     run = execute(home)
     execute_sql(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     result = replay(home, run)
-    assert not result["same"] and result["digest"] == read_summary(home, run)["digest"] != result["recorded_digest"]
+    original_digest = read_summary(home, run)["digest"]
+    assert not result["same"] and result["digest"] == original_digest != result["recorded_digest"]
 
 
 def test_replay_of_a_run_without_turns_is_refused(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""One turn in every way that it can end (paper §3): run with the real roles over a scripted `call`."""
+"""A turn ends in each of its outcomes (paper §3): the real roles run with scripted replies instead of models."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -16,22 +16,28 @@ from nanoflux_local.transcript import Attack, Defence, Finding, TurnRecord, Verd
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
 NO_HISTORY = History()
+"""A history without earlier questions."""
 DIMENSIONS = 256
+"""The dimensions of the scripted embeddings: more than a turn has texts, so that each text can get a separate axis."""
 
 
-def write_attack(question="Question {n}", solution="their way", answer="4") -> str:
+def write_attack(question="Question {n}", solution="attacker's solution", answer="4") -> str:
+    """A readable reply of the attacker."""
     return f"QUESTION: {question}\nSOLUTION: {solution}\nANSWER: {answer}\nREFLECTION: r"
 
 
-def write_defence(answer="4", solution="our way") -> str:
+def write_defence(answer="4", solution="defender's solution") -> str:
+    """A readable reply of the defender."""
     return f"SOLUTION: {solution}\nANSWER: {answer}"
 
 
 def write_validation(decision="VALID", confidence=0.95) -> str:
+    """A readable reply of the judge that validates a question."""
     return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: e"
 
 
 def write_evaluation(decision="CORRECT", confidence=0.95) -> str:
+    """A readable reply of the judge that evaluates a defence."""
     return (
         f"ANALYSIS: a\nREASONING QUALITY: SOUND\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: e"
@@ -39,6 +45,7 @@ def write_evaluation(decision="CORRECT", confidence=0.95) -> str:
 
 
 def make_axis_vector(number: int) -> np.ndarray:
+    """The unit vector along an axis, shape (DIMENSIONS,)."""
     return np.eye(DIMENSIONS, dtype=np.float32)[number]
 
 
@@ -50,8 +57,10 @@ def make_tilted_vector(cosine: float, towards: int, own: int) -> np.ndarray:
 
 @dataclass
 class Script:
-    """The scripted replies of each role, which are sent in order; the last reply is repeated. In a reply, `{n}` stands
-    for the number of earlier requests of the role. Texts without a vector in `vectors` get orthogonal vectors.
+    """A `Call` that replies from a script, and records the requests with their steps, and the texts to embed.
+
+    The replies of each step are sent in order, and the last one is repeated. In a reply, `{n}` stands for the number of
+    earlier requests of the step. Texts without a vector in `vectors` get vectors that are orthogonal to each other.
     """
 
     attack: list[str] = field(default_factory=lambda: [write_attack()])
@@ -70,24 +79,32 @@ class Script:
             return EmbedReply.of(self.vectors.setdefault(request.text, unused_axis))
         if isinstance(request, CutRequest):
             return CutReply(request.text, exact=True)
-        role = self._role(request.messages[-1].content)
-        replies, count = getattr(self, role), self.count(role)
-        self.requests.append((role, request))
-        return ChatReply(replies[min(count, len(replies) - 1)].replace("{n}", str(count)), "stop")
+        step = self._find_step(request.messages[-1].content)
+        replies, earlier_requests = getattr(self, step), self.count(step)
+        self.requests.append((step, request))
+        reply = replies[min(earlier_requests, len(replies) - 1)]
+        return ChatReply(reply.replace("{n}", str(earlier_requests)), "stop")
 
     @staticmethod
-    def _role(prompt: str) -> str:
-        role_by_phrase = {"QUESTION:": "attack", "VALID or INVALID": "validation", "CORRECT or INCORRECT": "evaluation"}
-        return next((role for phrase, role in role_by_phrase.items() if phrase in prompt), "defence")
+    def _find_step(prompt: str) -> str:
+        """The step that a prompt belongs to, recognised by a phrase of its instructions."""
+        step_by_phrase = {"QUESTION:": "attack", "VALID or INVALID": "validation", "CORRECT or INCORRECT": "evaluation"}
+        for phrase, step in step_by_phrase.items():
+            if phrase in prompt:
+                return step
+        return "defence"
 
-    def count(self, role: str) -> int:
-        return sum(asked_role == role for asked_role, _ in self.requests)
+    def count(self, step: str) -> int:
+        """The number of requests of a step."""
+        return len(self.list_prompts(step))
 
-    def prompts(self, role: str) -> list[str]:
-        return [request.messages[-1].content for asked_role, request in self.requests if asked_role == role]
+    def list_prompts(self, step: str) -> list[str]:
+        """The prompts of a step, in the order of their requests."""
+        return [request.messages[-1].content for request_step, request in self.requests if request_step == step]
 
 
 def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
+    """The rules of a run of the domain "starter" with these overrides."""
     config = resolve("starter", profile, overrides, Home(tmp_path))
     identities = {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}
     return build_rules(config, identities, Home(tmp_path))
@@ -95,26 +112,29 @@ def make_rules(tmp_path, profile="scripted", **overrides) -> Rules:
 
 @pytest.fixture
 def take_turn(tmp_path):
+    """A function that runs one turn with scripted replies, and returns its record."""
+
     async def run_scripted_turn(script: Script, number=0, history=NO_HISTORY, **overrides) -> TurnRecord:
         return await run_turn(make_rules(tmp_path, **overrides), number, history, script)
 
     return run_scripted_turn
 
 
-def place_vectors(first_text: str, second_text: str, cosine: float) -> dict[str, np.ndarray]:
-    return {first_text: make_axis_vector(0), second_text: make_tilted_vector(cosine, 0, 1)}
+def place_solutions(cosine: float) -> dict[str, np.ndarray]:
+    """Vectors of the attacker's and the defender's solution whose similarity is `cosine`."""
+    return {"attacker's solution": make_axis_vector(0), "defender's solution": make_tilted_vector(cosine, 0, 1)}
 
 
-DOUBT = "confidence 0.5, 0.5, 0.5"
+DOUBT_REASON = "confidence 0.5, 0.5, 0.5"
 READ_ATTEMPTS = 3
-"""How often an unreadable reply is requested."""
+"""How many times a reply is requested before the step ends as unreadable."""
 CASES = {
     "kept_failed": (Script(), ["kept_failed"], "kept", (1, 1, 1, 1)),
     "kept_novel": (
         Script(
             defence=[write_defence()],
             evaluation=[write_evaluation()],
-            vectors=place_vectors("their way", "our way", 0.74),
+            vectors=place_solutions(0.74),
         ),
         ["kept_novel"],
         "kept",
@@ -124,7 +144,7 @@ CASES = {
         Script(
             defence=[write_defence()],
             evaluation=[write_evaluation()],
-            vectors=place_vectors("their way", "our way", 0.76),
+            vectors=place_solutions(0.76),
         ),
         ["defender_right"],
         "dropped",
@@ -199,26 +219,29 @@ CASES = {
         (6, 6, 1, 1),
     ),
 }
+"""Each case by its description: the script, the outcomes of the attempts, the outcome of the turn, and the numbers of
+requests for an attack, a validation, a defence and an evaluation.
+"""
 
 
-@pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "calls"), CASES.values(), ids=CASES)
-async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outcome, calls):
-    script = replace(script, requests=[], embedded=[], vectors=dict(script.vectors))
+@pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "request_counts"), CASES.values(), ids=CASES)
+async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outcome, request_counts):
+    script = replace(script, requests=[], embedded=[], vectors=dict(script.vectors))  # a fresh copy without requests
     record = await take_turn(script)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
     assert [attempt.number for attempt in record.attempts] == list(range(len(outcomes)))
     assert record.outcome == turn_outcome
-    assert tuple(map(script.count, ("attack", "validation", "defence", "evaluation"))) == calls
-    seeds = [request.seed for _, request in script.requests]
-    assert len(set(seeds)) == len(seeds), "each request of a turn has a different seed"
+    assert tuple(map(script.count, ("attack", "validation", "defence", "evaluation"))) == request_counts
+    sampling_seeds = [request.seed for _, request in script.requests]
+    assert len(set(sampling_seeds)) == len(sampling_seeds), "two requests of the turn have the same sampling seed"
 
 
 async def test_kept_attempt_records_every_step(take_turn):
     script = Script(evaluation=[write_evaluation("INCORRECT", 0.6), write_evaluation("INCORRECT", 0.99)])
     attempt = (await take_turn(script)).last
-    assert attempt.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
+    assert attempt.attack == Attack("Question 0", "attacker's solution", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
-    assert (attempt.defence.answer, attempt.defence.solution) == ("5", "our way")
+    assert (attempt.defence.answer, attempt.defence.solution) == ("5", "defender's solution")
     assert attempt.evaluation == Verdict(False, 0.99, "e", soft=True, asked=2)
     assert (attempt.nearest, attempt.solution_similarity, attempt.reason) == (None, None, "")
 
@@ -229,8 +252,8 @@ async def test_kept_attempt_records_every_step(take_turn):
         (Script(attack=["no"]), "missing section QUESTION, SOLUTION, ANSWER, REFLECTION"),
         (Script(attack=[write_attack(answer="many")]), "ANSWER is not a number: 'many'"),
         (Script(validation=[write_validation("INVALID")]), "e"),
-        (Script(validation=[write_validation(confidence=0.5)]), f"validation: {DOUBT}"),
-        (Script(evaluation=[write_evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
+        (Script(validation=[write_validation(confidence=0.5)]), f"validation: {DOUBT_REASON}"),
+        (Script(evaluation=[write_evaluation(confidence=0.5)]), f"evaluation: {DOUBT_REASON}"),
         (Script(validation=["no"]), "validation: missing section ANALYSIS"),
         (Script(defence=["no"]), "defence: missing section SOLUTION, ANSWER"),
         (Script(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
@@ -240,7 +263,7 @@ async def test_rejection_records_its_reason(take_turn, script, reason):
     assert (await take_turn(script)).last.reason.startswith(reason)
 
 
-async def test_retry_bounds_come_from_the_configuration(take_turn):
+async def test_limits_of_retries_strikes_and_confidence_come_from_the_configuration(take_turn):
     script = Script(attack=["no"])
     assert len((await take_turn(script, retries={"validation": 0})).attempts) == 1
     script = Script(defence=["no"])
@@ -253,7 +276,7 @@ async def test_retry_bounds_come_from_the_configuration(take_turn):
     assert (await take_turn(script, judge={"confidence": 0.5})).kept
 
 
-async def test_each_strike_asks_with_a_changed_prompt(take_turn):
+async def test_each_strike_changes_the_prompt(take_turn):
     script = Script(
         evaluation=[
             write_evaluation("INCORRECT", 0.5),
@@ -262,7 +285,7 @@ async def test_each_strike_asks_with_a_changed_prompt(take_turn):
         ]
     )
     await take_turn(script)
-    first_prompt, second_prompt, third_prompt = script.prompts("evaluation")
+    first_prompt, second_prompt, third_prompt = script.list_prompts("evaluation")
     assert second_prompt.startswith(first_prompt) and third_prompt.startswith(first_prompt)
     assert len({first_prompt, second_prompt, third_prompt}) == 3
 
@@ -270,23 +293,23 @@ async def test_each_strike_asks_with_a_changed_prompt(take_turn):
 async def test_retry_of_an_unreadable_reply_changes_only_the_seed(take_turn):
     script = Script(defence=["no"])
     await take_turn(script)
-    assert len(set(script.prompts("defence"))) == 1
+    assert len(set(script.list_prompts("defence"))) == 1
 
 
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.84, "kept_failed"), (0.85, "kept_failed"), (0.86, "novelty_rejected")]
 )
-async def test_question_near_an_earlier_turns_question_is_rejected(take_turn, cosine, outcome):
-    """A question is rejected above θq, and not at θq."""
+async def test_question_similar_to_one_of_an_earlier_turn_is_rejected(take_turn, cosine, outcome):
+    """A question is rejected if the similarity is above the threshold θq = 0.85, and not if it is equal to θq."""
     history = History((np.stack([make_axis_vector(5), make_axis_vector(0), make_axis_vector(6)]),))
     script = Script(vectors={"Question 0": make_tilted_vector(cosine, 0, 1)})
     record = await take_turn(script, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
-    assert script.count("validation") == 1, "a rejected question costs no judgement"
+    assert script.count("validation") == 1, "the judge was asked about the rejected question too"
 
 
-async def test_questions_of_the_same_turn_count_as_earlier(take_turn):
-    """Every parsed question counts as generated before, rejected or not."""
+async def test_questions_of_the_same_turn_count_as_earlier_questions(take_turn):
+    """Every readable question counts as an earlier question of the next attempts, even if it was rejected."""
     script = Script(
         attack=[write_attack("First"), write_attack("Second"), write_attack("Third"), write_attack("Fourth")],
         validation=[write_validation("INVALID")],
@@ -314,13 +337,13 @@ async def test_correct_defence_is_kept_only_below_the_solution_threshold(take_tu
     script = Script(
         defence=[write_defence()],
         evaluation=[write_evaluation()],
-        vectors=place_vectors("their way", "our way", cosine),
+        vectors=place_solutions(cosine),
     )
     attempt = (await take_turn(script)).last
     assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
-async def test_failed_defence_needs_no_second_novelty_check(take_turn):
+async def test_wrong_defence_is_kept_without_embedding_its_solution(take_turn):
     script = Script()
     await take_turn(script)
     assert script.embedded == ["Question 0"]
@@ -331,26 +354,26 @@ async def test_seeds_are_drawn_without_replacement_within_a_turn(take_turn):
     seed_ids = [seed_id for attempt in record.attempts for seed_id in attempt.seeds]
     assert len(set(seed_ids)) == len(seed_ids)
     assert all(2 <= len(attempt.seeds) <= 5 for attempt in record.attempts)
-    assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "their number is drawn too"
+    assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "all attempts drew the same number of seeds"
 
 
-async def test_attacker_sees_the_recorded_seeds(take_turn, tmp_path):
+async def test_attacker_sees_as_many_seeds_as_are_recorded(take_turn, tmp_path):
     script = Script()
     record = await take_turn(script)
     assert len(record.last.seeds) in (1, 2)
-    assert script.prompts("attack")[0].count("Material ") == len(record.last.seeds)
+    assert script.list_prompts("attack")[0].count("Material ") == len(record.last.seeds)
 
 
 async def test_two_models_swap_roles_each_turn(tmp_path):
-    run_rules = make_rules(tmp_path)
+    rules = make_rules(tmp_path)
     for number in range(4):
         script = Script(attack=[write_attack(f"Turn {number}")])
-        record = await run_turn(run_rules, number, NO_HISTORY, script)
+        record = await run_turn(rules, number, NO_HISTORY, script)
         model_names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
         assert (record.attacker, record.defender, record.judge) == (*model_names, "arbiter")
-        model_by_role = {role: request.endpoint.model for role, request in script.requests}
-        assert (model_by_role["attack"], model_by_role["defence"]) == model_names
-        assert model_by_role["validation"] == model_by_role["evaluation"] == "arbiter"
+        model_by_step = {step: request.endpoint.model for step, request in script.requests}
+        assert (model_by_step["attack"], model_by_step["defence"]) == model_names
+        assert model_by_step["validation"] == model_by_step["evaluation"] == "arbiter"
 
 
 def test_swap_keeps_the_sampling_of_each_role(tmp_path):
@@ -367,9 +390,9 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
     ],
 )
 def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
-    run_rules = make_rules(tmp_path, profile, **overrides)
-    assert [(roles.attacker.name, roles.defender.name, roles.judge.name) for roles in run_rules.role_groups] == [names]
-    assert run_rules.find_roles(0) == run_rules.find_roles(1)
+    rules = make_rules(tmp_path, profile, **overrides)
+    assert [(roles.attacker.name, roles.defender.name, roles.judge.name) for roles in rules.role_groups] == [names]
+    assert rules.find_roles(0) == rules.find_roles(1)
 
 
 async def test_equal_arguments_give_an_equal_record(take_turn):
@@ -392,52 +415,55 @@ async def test_different_turn_or_run_makes_different_requests(take_turn, changes
     first_record = await take_turn(first_script, number=7)
     second_record = await take_turn(second_script, **{"number": 7, **changes})
     assert first_record.last.seeds != second_record.last.seeds
-    first_seeds, second_seeds = (
-        {request.seed for _, request in script.requests} for script in (first_script, second_script)
-    )
-    assert not first_seeds & second_seeds
+    first_sampling_seeds = {request.seed for _, request in first_script.requests}
+    second_sampling_seeds = {request.seed for _, request in second_script.requests}
+    assert not first_sampling_seeds & second_sampling_seeds
 
 
 async def test_turn_does_not_change_its_history(take_turn):
     history, script = History((make_axis_vector(0)[None, :],)), Script()
     await take_turn(script, history=history)
     question = script.vectors[script.embedded[0]]
-    assert history.nearest(question) == 0.0, "the turn's question is not in the history it was given"
+    assert history.nearest(question) == 0.0, "the turn added its question to the history"
 
 
 # Several answers of the defender
 
-PROVABLE = {"samples": 3, "keep": "provable"}
-WRONG, RIGHT = write_defence(answer="5"), write_defence(answer="4")
-JUDGED_RIGHT = [write_evaluation()]
+PROVABLE_SETTINGS = {"samples": 3, "keep": "provable"}
+"""The defender answers each question three times, and only provable questions are kept."""
+WRONG_DEFENCE, RIGHT_DEFENCE = write_defence(answer="5"), write_defence(answer="4")
+RIGHT_EVALUATION, WRONG_EVALUATION = write_evaluation("CORRECT"), write_evaluation("INCORRECT")
+"""The judge's evaluations of the first defence. Further answers are compared by a program."""
 
 
 @pytest.mark.parametrize(
-    ("defences", "evaluations", "outcome", "pass_rate"),
+    ("defences", "evaluation", "outcome", "pass_rate"),
     [
-        ([WRONG, RIGHT, WRONG], [write_evaluation("INCORRECT")], "kept_failed", (1, 3)),
-        ([RIGHT, WRONG, WRONG], JUDGED_RIGHT, "kept_failed", (1, 3)),
-        ([RIGHT, RIGHT, RIGHT], JUDGED_RIGHT, "defender_right", (3, 3)),
-        ([WRONG, WRONG, WRONG], [write_evaluation("INCORRECT")], "unproven", (0, 3)),
-        ([WRONG, "no", "no", "no", RIGHT], [write_evaluation("INCORRECT")], "kept_failed", (1, 2)),
+        ([WRONG_DEFENCE, RIGHT_DEFENCE, WRONG_DEFENCE], WRONG_EVALUATION, "kept_failed", (1, 3)),
+        ([RIGHT_DEFENCE, WRONG_DEFENCE, WRONG_DEFENCE], RIGHT_EVALUATION, "kept_failed", (1, 3)),
+        ([RIGHT_DEFENCE, RIGHT_DEFENCE, RIGHT_DEFENCE], RIGHT_EVALUATION, "defender_right", (3, 3)),
+        ([WRONG_DEFENCE, WRONG_DEFENCE, WRONG_DEFENCE], WRONG_EVALUATION, "unproven", (0, 3)),
+        ([WRONG_DEFENCE, "no", "no", "no", RIGHT_DEFENCE], WRONG_EVALUATION, "kept_failed", (1, 2)),
     ],
     ids=["first wrong", "first right", "always right", "never right", "an unreadable answer does not count"],
 )
 async def test_provable_question_is_solved_sometimes_but_not_always(
-    take_turn, defences, evaluations, outcome, pass_rate
+    take_turn, defences, evaluation, outcome, pass_rate
 ):
-    script = Script(defence=defences, evaluation=evaluations)
-    record = await take_turn(script, **PROVABLE)
+    script = Script(defence=defences, evaluation=[evaluation])
+    record = await take_turn(script, **PROVABLE_SETTINGS)
     assert (record.last.outcome, record.last.pass_rate) == (outcome, pass_rate)
     assert record.outcome == ("kept" if outcome == "kept_failed" else "dropped")
-    assert script.count("evaluation") == 1, "further answers are numbers, which are compared by machine"
+    assert script.count("evaluation") == 1, "the judge was asked about further answers, which a program can compare"
     if outcome == "unproven":
         assert record.last.reason == "0 of 3 answers are right; no blind solutions were written"
 
 
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
 async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion):
-    class BlindJudge:
+    class JudgeWithBlindCheck:
+        """Accepts every question with a finding of the blind check, and evaluates every defence as wrong."""
+
         name = "judge"
 
         async def validate(self, attack, draw, call, evidence=(), seeds=()):
@@ -446,9 +472,9 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base_rules = make_rules(tmp_path, **PROVABLE)
-    roles = replace(base_rules.find_roles(0), judge=BlindJudge())
-    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG]))
+    base_rules = make_rules(tmp_path, **PROVABLE_SETTINGS)
+    roles = replace(base_rules.find_roles(0), judge=JudgeWithBlindCheck())
+    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
     assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
@@ -456,6 +482,8 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
 
 async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tmp_path):
     class ProgramJudge:
+        """A judge that is a program: it has computed the answer itself, and evaluates every defence as wrong."""
+
         name = "program"
 
         async def validate(self, attack, draw, call, evidence=(), seeds=()):
@@ -464,47 +492,49 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base_rules = make_rules(tmp_path, **PROVABLE)
+    base_rules = make_rules(tmp_path, **PROVABLE_SETTINGS)
     roles = replace(base_rules.find_roles(0), judge=ProgramJudge())
-    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG]))
+    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
 
 
-async def test_further_answers_leave_the_requests_of_the_first_unchanged(take_turn):
-    single, several = Script(), Script()
-    await take_turn(single)
-    await take_turn(several, samples=3)
-    first_requests = several.requests[: len(single.requests)]
-    assert [request.key() for _, request in first_requests] == [request.key() for _, request in single.requests]
-    added_requests = [request for _, request in several.requests[len(single.requests) :]]
+async def test_further_answers_do_not_change_the_requests_of_the_first_answer(take_turn):
+    one_answer_script, three_answers_script = Script(), Script()
+    await take_turn(one_answer_script)
+    await take_turn(three_answers_script, samples=3)
+    requests = [request for _, request in one_answer_script.requests]
+    requests_with_further_answers = [request for _, request in three_answers_script.requests]
+    first_requests = requests_with_further_answers[: len(requests)]
+    assert [request.key() for request in first_requests] == [request.key() for request in requests]
+    added_requests = requests_with_further_answers[len(requests) :]
     assert len({request.key() for request in added_requests}) == 2
-    (defence_request,) = (request for role, request in single.requests if role == "defence")
+    (defence_request,) = (request for step, request in one_answer_script.requests if step == "defence")
     assert {request.messages for request in added_requests} == {defence_request.messages}
     assert {request.sampling for request in added_requests} == {defence_request.sampling}
 
 
-async def test_further_answers_at_temperature_zero_are_varied(take_turn):
-    greedy = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
+async def test_further_answers_of_a_greedy_defender_are_sampled(take_turn):
+    greedy_roles = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
     script = Script()
-    await take_turn(script, samples=2, **greedy)
+    await take_turn(script, samples=2, **greedy_roles)
     first_temperature, second_temperature = (
-        request.sampling.temperature for role, request in script.requests if role == "defence"
+        request.sampling.temperature for step, request in script.requests if step == "defence"
     )
     assert (first_temperature, second_temperature) == (0.0, 0.7)
 
 
-async def test_further_answers_decide_nothing_under_the_paper_rules(take_turn):
-    record = await take_turn(Script(defence=[WRONG, RIGHT]), samples=2)
+async def test_further_answers_do_not_affect_the_outcome_under_the_paper_rules(take_turn):
+    record = await take_turn(Script(defence=[WRONG_DEFENCE, RIGHT_DEFENCE]), samples=2)
     assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
     assert record.last.samples[0].right is True and record.last.samples[0].reason
 
 
 class EndpointFailure(Exception):
-    """An endpoint that fails."""
+    """The error of an endpoint that fails."""
 
 
-async def test_failing_call_raises_and_gives_no_record(take_turn):
-    """A failing endpoint is no outcome of a turn: its error passes through to the engine."""
+async def test_error_of_a_call_is_raised_by_the_turn(take_turn):
+    """A failing endpoint does not end a turn with an outcome: its error reaches the engine."""
 
     class FailingScript(Script):
         async def __call__(self, request):
@@ -514,11 +544,11 @@ async def test_failing_call_raises_and_gives_no_record(take_turn):
         await take_turn(FailingScript())
 
 
-async def test_turn_runs_with_hand_made_roles(tmp_path):
-    """A turn calls only these four methods of its roles."""
+async def test_turn_calls_only_four_methods_of_its_roles(tmp_path):
+    class MinimalPlayer:
+        """Plays all roles with the four methods that a turn needs; validates only the third question."""
 
-    class Player:
-        name = "hand-made"
+        name = "minimal"
 
         async def attack(self, seeds, draw, call):
             return Attack(f"{draw.turn}-{draw.attempt}-{len(seeds)}", "s", "1")
@@ -532,7 +562,7 @@ async def test_turn_runs_with_hand_made_roles(tmp_path):
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    player = Player()
+    player = MinimalPlayer()
     base_rules = make_rules(tmp_path)
     record = await run_turn(
         Rules(base_rules.config, base_rules.seeds, [TurnRoles(player, player, player)], base_rules.embedder),
