@@ -1,4 +1,6 @@
-"""Fixtures for all tests: a guard against outside connections, and a home with the real small models, pulled once."""
+"""Fixtures for all tests: the installed small models, a tiny base model, and servers on this machine. Outside
+connections are refused.
+"""
 
 import asyncio
 import json
@@ -20,28 +22,27 @@ from nanoflux_models import guard
 # Set before anything imports torch: idle OpenMP threads must not spin on cores that other work needs.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-# Background jobs of a shell ignore Ctrl-C, and so do their children: the tests of Ctrl-C would wait for ever.
+# A background job of a shell ignores Ctrl-C, and so do its children: without this, the tests of Ctrl-C would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 guard.install()
 
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
-
-
 LONG_FILES = (
     "test_served.py", "test_thinking.py", "test_attacks.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Files that take minutes. They start first, so that no process is left with a long file at the end. In this order,
-files that need the CPU run at the same time as files that mostly wait.
+"""Test files that take minutes. They start first, so that at the end no process still runs a long file while the others
+are idle. In this order, files that use the CPU run at the same time as files that mostly wait.
 """
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the long files first if several processes share the suite (`--dist loadfile`)."""
-    if hasattr(config, "workerinput"):
+    is_one_of_several_processes = hasattr(config, "workerinput")
+    if is_one_of_several_processes:
         items.sort(key=_rank_file)
 
 
@@ -53,23 +54,24 @@ def _rank_file(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def test_home() -> Path:
-    """The home that keeps weights between test runs; NANOFLUX_TEST_HOME moves it."""
+    """The home in which weights stay installed between test runs: $NANOFLUX_TEST_HOME, else `DEFAULT_HOME`."""
     return Path(os.environ.get("NANOFLUX_TEST_HOME") or DEFAULT_HOME)
 
 
 @pytest.fixture(scope="session")
 def smollm2_dir(test_home: Path) -> Path:
-    """The installed weights of the small chat model."""
+    """The folder with the installed weights of the small chat model."""
     return _pull("smollm2-135m", test_home)
 
 
 @pytest.fixture(scope="session")
 def minilm_dir(test_home: Path) -> Path:
-    """The installed weights of the small embedder."""
+    """The folder with the installed weights of the small embedder."""
     return _pull("all-minilm-l6-v2", test_home)
 
 
 def _pull(name: str, home: Path) -> Path:
+    """Install a model's weights unless they are installed, and return their folder."""
     from nanoflux_models.weights import pull
 
     return pull(name, home)
@@ -129,14 +131,16 @@ PLANTED_MODULES = (
     "torch",
     "textual",
 )
-"""Modules that Python, a library or this project imports. Files of the same names in the working directory must not be
-executed.
+"""Modules that Python, a library or this project imports. A file with the name of one of them in the working directory
+must not be executed.
 """
 
 
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with files named like modules; the test fails if any of them is executed."""
+    """A working directory with files that are named like modules. The tests of the file fail if any of them is
+    executed.
+    """
     folder = tmp_path_factory.mktemp("working")
     executed = folder / "executed.txt"
     for name in PLANTED_MODULES:
@@ -147,15 +151,17 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _umask() -> Iterator[None]:
-    """Restore the umask, which a command that runs in this process may have changed."""
-    mask = os.umask(0o022)
+    """Restore the umask after each test, since a command that runs in this process may change it."""
+    mask = os.umask(0o022)  # the umask can only be read by setting it
     os.umask(mask)
     yield
     os.umask(mask)
 
 
 class FakeServers:
-    """Runs fake servers on a separate event loop. A call starts a server, and returns its address and the server."""
+    """Runs fake servers on an event loop in a separate thread. Calling an instance starts a server, and returns its url
+    and the server.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -173,10 +179,11 @@ class FakeServers:
         self._run(server.stop())
 
     def restart(self, server: FakeServer, url: str) -> None:
-        """Restart a server at its former address."""
+        """Restart a server at its former url."""
         self._run(server.start(urlsplit(url).port or 0))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the event loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def close(self) -> None:
@@ -189,12 +196,14 @@ class FakeServers:
 
 @pytest.fixture
 def fake_server() -> Iterator[FakeServers]:
+    """A function that starts a fake server of the scripted models, and returns its url and the server."""
     servers = FakeServers()
     yield servers
     servers.close()
 
 
 def encode_answer(code: int, body: Any) -> tuple[int, bytes]:
+    """A status code, and a body as bytes: unchanged if it is bytes, otherwise as JSON."""
     return code, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
@@ -203,8 +212,9 @@ class _BatchHTTPServer(ThreadingHTTPServer):
 
 
 class Server:
-    """A server on a loopback port that records its requests. If `choose` is set, it answers with `choose(body)`;
-    otherwise, it sends the `answers` in order and repeats the last answer.
+    """A server on a loopback port that records its requests. If `choose` is set, the server answers a request with
+    `choose(body)`; otherwise, it sends the `answers` in order, and repeats the last one. An answer is a status code and
+    a body.
     """
 
     def __init__(self) -> None:
@@ -243,6 +253,7 @@ class Server:
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, *answers: tuple[int, Any]) -> None:
+        """Set the answers to the next requests."""
         self.answers = [encode_answer(code, body) for code, body in answers]
 
     def close(self) -> None:
@@ -252,12 +263,13 @@ class Server:
 
 @pytest.fixture(scope="session")
 def new_server() -> type[Server]:
-    """The class `Server`, for fixtures with a wider scope, which create and close their own server."""
+    """The class `Server`, for fixtures with a wider scope than a test, which create and close their own server."""
     return Server
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A `Server`, to which requests go directly, not through a proxy."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

@@ -1,4 +1,4 @@
-"""Runs that tests execute to their end in this process."""
+"""Executes runs in the process of the test, and reads their digests."""
 
 import asyncio
 

@@ -1,4 +1,6 @@
-"""The choice of training examples: by reason, by an SQL expression, by size; recorded with the training."""
+"""The choice of training examples by their reason, level, an SQL expression and the number to draw, and the record of
+it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,12 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.train.choice import Choice, choose_rows
 
 CONFIG = {"domain": "starter", "target": 20, "max_turns": 20}
+"""The part of a run's configuration that the ledger reads when the run is created."""
 
 
 @pytest.fixture
 def ledger_path(tmp_path: Path) -> Path:
-    """A ledger with a run of twenty examples, every third kept for its novelty, and a run with one example."""
+    """A ledger with two runs: "run" has twenty examples, every third of them kept for its novelty; "other" has one."""
     ledger_path = tmp_path / "ledger.db"
     with Ledger(ledger_path) as ledger:
         for run in ("run", "other"):
@@ -37,7 +40,9 @@ def view(ledger_path: Path) -> Iterator[LedgerView]:
 
 
 def choose_turns(view: LedgerView, choice: Choice) -> list[int]:
-    return [row["turn"] for row in choose_rows(view, "run", choice)[0]]
+    """The turns of the chosen examples of "run", in the order of the rows."""
+    rows, _ = choose_rows(view, "run", choice)
+    return [row["turn"] for row in rows]
 
 
 def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
@@ -48,25 +53,28 @@ def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
     assert choose_turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
 
 
-def test_expression_cannot_leave_its_run_or_its_brackets(view: LedgerView) -> None:
+def test_expression_chooses_only_from_its_run_even_with_a_comment_or_an_or(view: LedgerView) -> None:
     assert choose_turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
     assert choose_turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
 
 
-def test_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
+def test_seed_determines_the_drawn_examples_which_stay_in_turn_order(view: LedgerView) -> None:
     drawn_turns = choose_turns(view, Choice(size=5))
-    assert drawn_turns == sorted(drawn_turns) == choose_turns(view, Choice(size=5)) and len(set(drawn_turns)) == 5
+    assert len(set(drawn_turns)) == 5 and drawn_turns == sorted(drawn_turns)
+    assert choose_turns(view, Choice(size=5)) == drawn_turns
     assert choose_turns(view, Choice(size=5, seed=1)) != drawn_turns
     assert choose_turns(view, Choice(size=20)) == list(range(20))
 
 
-def test_choice_is_recorded(view: LedgerView) -> None:
-    _, record = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))
+def test_record_of_a_choice_contains_its_query_and_counts(view: LedgerView) -> None:
+    choice = Choice(reason="kept_failed", where="turn > 4", size=3, seed=7)
+    _, record = choose_rows(view, "run", choice)
     assert record["query"].startswith("SELECT * FROM examples WHERE run = ? AND reason = ? AND (turn > 4")
     assert record["values"] == ["run", "kept_failed"]
     assert (record["matched"], record["rows"], record["size"], record["seed"]) == (10, 3, 3, 7)
-    repeated_record = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
-    assert repeated_record == record != choose_rows(view, "run", Choice(size=3, seed=7))[1]
+    _, record_of_the_same_choice = choose_rows(view, "run", choice)
+    _, record_of_another_choice = choose_rows(view, "run", Choice(size=3, seed=7))
+    assert record_of_the_same_choice == record != record_of_another_choice
 
 
 @pytest.mark.parametrize(
@@ -85,14 +93,14 @@ def test_invalid_expression_is_refused_and_changes_nothing(view: LedgerView, whe
     assert len(choose_turns(view, Choice())) == 20
 
 
-def test_training_refuses_too_few_examples(view: LedgerView) -> None:
+def test_choice_of_too_few_examples_is_refused(view: LedgerView) -> None:
     with pytest.raises(NothingMatchedError, match=r"turn > 99"):
         choose_rows(view, "run", Choice(where="turn > 99"))
     with pytest.raises(NothingMatchedError, match="21 examples are requested, but only 20"):
         choose_rows(view, "run", Choice(size=21))
 
 
-def test_levels_are_refused_for_unrated_examples(ledger_path: Path, view: LedgerView) -> None:
+def test_choice_by_level_is_refused_if_no_example_is_rated(ledger_path: Path, view: LedgerView) -> None:
     with pytest.raises(RefusedError, match="no quality levels"):
         choose_rows(view, "run", Choice(level=4))
     with Ledger(ledger_path) as ledger, ledger.transaction() as connection:

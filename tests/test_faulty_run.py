@@ -106,7 +106,7 @@ def test_faults_are_counted_stored_and_shown(tmp_path: Path, fake_server, comman
 
 
 def test_structured_replies_are_read_like_replies_with_headings(tmp_path: Path, fake_server) -> None:
-    """The server replies in JSON. A few of its replies are unreadable, as in runs without structured replies."""
+    """The server replies in JSON to prompts with other instructions; up to three of its replies are unreadable."""
     url, _ = fake_server()
     home = Home(tmp_path)
     result = execute(home, make_endpoints(url, structured=True), max_turns=12, concurrency=4)

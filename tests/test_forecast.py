@@ -1,4 +1,6 @@
-"""Forecasts: their intervals have the stated coverage, and none is given too early or after the run's end."""
+"""Forecasts: their intervals have the stated coverage, and there is no forecast in the first turns or after the run's
+end.
+"""
 
 import sqlite3
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from tests.executed_runs import execute_run
 
 
 def draw_turns(rng: np.random.Generator, keep_probability: float, turn_count: int) -> forecast.RecentTurns:
+    """Random turns; their mean costs are 10 seconds, 600 tokens and 0.02 dollars."""
     kept = rng.random(turn_count) < keep_probability
     return forecast.RecentTurns(kept, costs=rng.gamma(2.0, [5.0, 300.0, 0.01], (turn_count, 3)))
 
@@ -25,18 +28,19 @@ def draw_turns(rng: np.random.Generator, keep_probability: float, turn_count: in
 def test_forecast_intervals_have_their_stated_coverage(keep_probability: float, turn_count: int) -> None:
     rng = np.random.default_rng(7)
     examples_needed, repetitions = 40, 200
-    hits = {"turns": 0, "tokens": 0}
+    covered_counts = {"turns": 0, "tokens": 0}
     for _ in range(repetitions):
         turns = draw_turns(rng, keep_probability, turn_count)
         spans = asdict(forecast.predict(turns, examples_needed, 10**6))
         turns_needed = examples_needed + rng.negative_binomial(examples_needed, keep_probability)
         tokens_needed = rng.gamma(2.0, 300.0, turns_needed).sum()
         for name, value in (("turns", turns_needed), ("tokens", tokens_needed)):
-            hits[name] += spans[name]["low"] <= value <= spans[name]["high"]
-    assert all(0.83 < count / repetitions < 0.97 for count in hits.values()), hits
+            covered_counts[name] += spans[name]["low"] <= value <= spans[name]["high"]
+    shares = {name: count / repetitions for name, count in covered_counts.items()}
+    assert all(0.83 < share < 0.97 for share in shares.values()), shares  # the stated coverage is 0.9
 
 
-def test_turn_limit_caps_the_forecast_and_lowers_the_probability() -> None:
+def test_turn_limit_caps_the_forecast_and_lowers_the_probability_of_reaching_the_target() -> None:
     turns = draw_turns(np.random.default_rng(1), 0.5, 100)
     unlimited, limited = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
     assert unlimited["reaches_target"] == 1.0 and unlimited["turns"]["low"] < 100 < unlimited["turns"]["high"]
@@ -51,29 +55,31 @@ def home(tmp_path: Path) -> Home:
 
 
 def execute(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """Execute a run, raise its limits, and return its id, and its summary with a forecast up to the new limits."""
+    """Execute a run to its end, then raise its limits so that it could continue. Returns its id, and its summary with
+    the forecast up to the new limits.
+    """
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = execute_run(home, config)
     runs.change(home, run, {"max_turns": 1000, "target": 200})
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run)
-        prediction = forecast.forecast(view, forecast.RunPosition.of(summary))
-        return run, {**summary.to_json(), "forecast": asdict(prediction)}
+        run_forecast = forecast.forecast(view, forecast.RunPosition.of(summary))
+        return run, {**summary.to_json(), "forecast": asdict(run_forecast)}
 
 
-def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
+def test_forecast_extrapolates_the_costs_of_the_committed_turns(home: Home) -> None:
     _, summary = execute(home, max_turns=30)
-    prediction = summary["forecast"]
+    run_forecast = summary["forecast"]
     kept_per_hour = summary["kept"] / summary["seconds"] * 3600
-    assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(kept_per_hour, 1e-3)
+    assert run_forecast["reason"] == "" and run_forecast["kept_per_hour"] == pytest.approx(kept_per_hour, 1e-3)
     expected_turns = (200 - summary["kept"]) * 30 / summary["kept"]
     tokens_per_turn = (summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]) / 30
     seconds_per_turn = summary["seconds"] / 30
-    assert prediction["turns"]["low"] < expected_turns < prediction["turns"]["high"]
-    assert prediction["tokens"]["low"] < tokens_per_turn * expected_turns < prediction["tokens"]["high"]
-    assert prediction["seconds"]["low"] < seconds_per_turn * expected_turns < prediction["seconds"]["high"]
-    assert prediction["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
+    assert run_forecast["turns"]["low"] < expected_turns < run_forecast["turns"]["high"]
+    assert run_forecast["tokens"]["low"] < tokens_per_turn * expected_turns < run_forecast["tokens"]["high"]
+    assert run_forecast["seconds"]["low"] < seconds_per_turn * expected_turns < run_forecast["seconds"]["high"]
+    assert run_forecast["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
@@ -85,6 +91,7 @@ def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
 
 @pytest.mark.parametrize("counts_as_running", [True, False], ids=["stall", "pause"])
 def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: bool) -> None:
+    """The second half of the run is moved two hours later. A stalled run counts these hours as working time."""
     run, summary = execute(home, max_turns=30)
     two_hours_later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
     with sqlite3.connect(home.ledger) as connection:
@@ -95,11 +102,11 @@ def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: 
     connection.close()
     with LedgerView(home.ledger) as view:
         position = forecast.RunPosition.of(view.summarize_run(run))
-        prediction = asdict(forecast.forecast(view, position))
-    assert prediction["seconds"]["expected"] == pytest.approx(summary["forecast"]["seconds"]["expected"], rel=0.2)
+        run_forecast = asdict(forecast.forecast(view, position))
+    assert run_forecast["seconds"]["expected"] == pytest.approx(summary["forecast"]["seconds"]["expected"], rel=0.2)
 
 
-def test_forecast_is_withheld_after_a_few_turns(home: Home) -> None:
+def test_forecast_is_missing_in_the_first_turns(home: Home) -> None:
     _, result = execute(home, max_turns=5)
     assert result["forecast"]["turns"] is None and "too early" in result["forecast"]["reason"]
 

@@ -1,4 +1,4 @@
-"""Held-out items: no kept example repeats one, whatever the order of the calls, and every hit is named."""
+"""Held-out items: no kept example repeats one, at any concurrency, and every repeat that was found is listed."""
 
 import asyncio
 import json
@@ -23,8 +23,10 @@ from nanoflux_local.transcript import Attack, Seed
 from tests.executed_runs import execute_run
 
 STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"
+"""A question long enough to contain several phrases of thirteen words."""
 ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8k", "How many?", "1")]
-DISTANT_VECTOR = np.array([0, 0, 1], dtype=np.float32)
+UNUSED_VECTOR = np.array([0, 0, 1], dtype=np.float32)
+"""The vector of a question that is compared only by its words, since the items are not embedded."""
 
 
 def make_attack(question: str, solution: str = "") -> Attack:
@@ -32,6 +34,7 @@ def make_attack(question: str, solution: str = "") -> Attack:
 
 
 async def embed_items(held_out: HeldOut, *vectors: list[float]) -> HeldOut:
+    """Give the items these vectors as their embeddings, in order."""
     replies = iter([EmbedReply.of(np.array(vector)) for vector in vectors])
 
     async def call(request: Any) -> Any:
@@ -53,8 +56,10 @@ async def embed_items(held_out: HeldOut, *vectors: list[float]) -> HeldOut:
         ("Something else.", "", ""),
     ],
 )
-def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, reason: str) -> None:
-    result = HeldOut(ITEMS).find_repeat(make_attack(question, solution), DISTANT_VECTOR, 0.85)
+def test_equal_words_or_a_shared_phrase_of_thirteen_words_repeat_an_item(
+    question: str, solution: str, reason: str
+) -> None:
+    result = HeldOut(ITEMS).find_repeat(make_attack(question, solution), UNUSED_VECTOR, 0.85)
     assert result.startswith(reason) if reason else result == ""
 
 
@@ -65,22 +70,22 @@ async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
     assert held_out.find_repeat(make_attack("Else"), vector, 0.86) == ""
 
 
-def test_phrases_of_training_items_identify_no_item() -> None:
+def test_phrases_of_training_items_or_of_several_items_identify_no_item() -> None:
     phrase = "which of the following is the most likely cause of the findings in this patient"
     items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
-    question = make_attack(f"A woman sneezes; {phrase}?")
-    assert "medqa-test-1" in HeldOut(items).find_repeat(question, DISTANT_VECTOR, 0.85)
-    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
+    attack = make_attack(f"A woman sneezes; {phrase}?")
+    assert "medqa-test-1" in HeldOut(items).find_repeat(attack, UNUSED_VECTOR, 0.85)
+    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(attack, UNUSED_VECTOR, 0.85) == ""
     items_sharing_the_phrase = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
-    assert HeldOut(items_sharing_the_phrase).find_repeat(question, DISTANT_VECTOR, 0.85) == ""
+    assert HeldOut(items_sharing_the_phrase).find_repeat(attack, UNUSED_VECTOR, 0.85) == ""
     restated_items = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
-    assert "medqa-test-1" in HeldOut(restated_items).find_repeat(question, DISTANT_VECTOR, 0.85), (
-        "one item restated is still one item"
+    assert "medqa-test-1" in HeldOut(restated_items).find_repeat(attack, UNUSED_VECTOR, 0.85), (
+        "an item restated with another number counted as a different item"
     )
     assert len(list(list_phrases(phrase))) == len(phrase.split()) - PHRASE_WORDS + 1
 
 
-def _import_items(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:
+def import_items(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:
     with Ledger(home.ledger) as ledger:
         ledger.import_dataset(name, "file", name, items, 0)
 
@@ -90,6 +95,7 @@ SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds"
 
 
 def execute(home: Home, **changes: Any) -> dict[str, Any]:
+    """Execute a run with `SETTINGS` and these changes to its end, and return its summary."""
     run = execute_run(home, configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home))
     with LedgerView(home.ledger) as view:
         return view.summarize_run(run).to_json()
@@ -97,9 +103,11 @@ def execute(home: Home, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
-    """A home whose test items repeat questions that a run in another home kept, and the summary of that run."""
+    """A home whose test items repeat two questions that a run in another home kept, and the summary of that run, which
+    a run with the same settings repeats if nothing is held out.
+    """
     home = Home(tmp_path / "first").prepare()
-    _import_items(home, "genomebench", TRAIN_ITEMS)
+    import_items(home, "genomebench", TRAIN_ITEMS)
     baseline = execute(home)
     assert baseline["funnel"]["contaminated"] == 0 and baseline["contaminated"] == [] and baseline["kept"] > 2
     with LedgerView(home.ledger) as view:
@@ -109,13 +117,13 @@ def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
         (Seed(f"genomebench-t{n}", "genomebench", question, "A"), "test")
         for n, question in enumerate(kept_questions[:2])
     ]
-    _import_items(leaking_home, "genomebench", [*TRAIN_ITEMS, *test_items])
+    import_items(leaking_home, "genomebench", [*TRAIN_ITEMS, *test_items])
     return leaking_home, baseline
 
 
 @pytest.fixture
 def evaluates_genomebench(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the domain of these runs evaluate on genomebench."""
+    """Make genomebench a benchmark on which the domain of these runs evaluates, so that its test items are held out."""
     domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
     for module in (configs, binding):
         monkeypatch.setattr(module, "load_domain", lambda *_: domain)
@@ -145,7 +153,7 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
     sequential, concurrent = execute(home, concurrency=1), execute(home, concurrency=16)
     assert sequential["digest"] == concurrent["digest"]
     assert sequential["contaminated"] and sequential["contaminated"] == concurrent["contaminated"]
-    _import_items(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # items imported later change no run
+    import_items(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # items imported later change no run
     monkeypatch.setattr(ScriptedEndpoint, "chat", None)
     assert asyncio.run(runs.replay(home, sequential["run"])).same
 
@@ -163,22 +171,22 @@ def test_run_show_names_each_held_out_hit(
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")
-def test_held_out_setting_selects_the_datasets(leaking: tuple[Home, dict[str, Any]]) -> None:
+def test_held_out_setting_replaces_the_benchmarks_of_the_domain(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, baseline = leaking
     result = execute(home, held_out=[])
     assert result["digest"] == baseline["digest"] and result["funnel"]["contaminated"] == 0
 
 
-def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
+def test_benchmark_that_the_seeds_restate_is_not_held_out_and_a_warning_names_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """GSM-Hard's items restate GSM8K's test items with other numbers."""
+    """GSM-Hard's train items restate GSM8K's test items with other numbers, so every question would repeat one."""
     home = Home(tmp_path).prepare()
     program = "def solution():\n    x = 12\n    result = x\n    return result"
     gsmhard_items = [(Seed("gsmhard-1", "gsmhard", STORY.replace("12", "99"), "1", program=program), "train"),
                      (Seed("gsmhard-2", "gsmhard", "Else?", "2"), "test")]  # fmt: skip
-    _import_items(home, "gsmhard", gsmhard_items)
-    _import_items(home, "gsm8k", [(ITEMS[0], "test")])
+    import_items(home, "gsmhard", gsmhard_items)
+    import_items(home, "gsm8k", [(ITEMS[0], "test")])
     config = configs.resolve("gsmhard", "scripted", {}, home)
     assert config.held_out == ("gsmhard",)
     assert "1 of the seeds restate test items of gsm8k" in caplog.text
@@ -188,18 +196,18 @@ def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
     assert configs.resolve("gsmhard", str(profile), {}, home).held_out == ()
 
 
-def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
+def test_excerpt_includes_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
     from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 
     home, _ = leaking
-    _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
+    import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
     run = execute(home, held_out=["medqa"])["run"]
     write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents([run]))
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [dataset.name for dataset in view.datasets()] == ["genomebench", "medqa"]
 
 
-def test_medicine_uses_installed_datasets_and_names_missing_ones(
+def test_medical_domain_uses_installed_datasets_and_names_missing_ones(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = Home(tmp_path).prepare()
@@ -208,12 +216,12 @@ def test_medicine_uses_installed_datasets_and_names_missing_ones(
         asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", without_fact_check, home)))
     for name in ("pubmedqa", "liveqa"):
         seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
-        _import_items(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
+        import_items(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
     config = configs.resolve("multimedqa", "scripted", without_fact_check, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
     assert "no seeds are drawn from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = configs.derive_config(config, {"seed": 3}, home)
-    _import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
+    import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
     assert fork.datasets == config.datasets, "a later import changes neither a run nor its forks"
     assert configs.resolve("multimedqa", "scripted", without_fact_check, home).datasets == (
         "medqa",
@@ -232,4 +240,4 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
         asyncio.run(runs.execute(home, run))
     domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.execute(home, run))  # the confidence is fixed by the run's own configuration
+    asyncio.run(runs.execute(home, run))  # a changed default is no change for the run, whose configuration is fixed

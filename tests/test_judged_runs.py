@@ -1,4 +1,6 @@
-"""Runs whose judge executes programs in the real sandbox: equal at any concurrency, and replayed offline."""
+"""Runs whose judge uses checks, some of which execute programs in the real sandbox: equal at any concurrency, and
+replayed from the ledger alone.
+"""
 
 import asyncio
 import sqlite3
@@ -27,11 +29,13 @@ SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries"
 
 
 def execute_judged_run(home: Home, **settings: Any) -> str:
+    """Execute a run with `SETTINGS` and these settings to its end, and return its id."""
     return execute_run(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home))
 
 
 @pytest.fixture(scope="module")
 def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A home, and the id of a finished run in it with the code check, whose turns ran one after another."""
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
     return home, execute_judged_run(home, concurrency=1)
 
@@ -43,15 +47,17 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, None)
 
 
-def read_attempts(checked_run: tuple[Home, str]) -> list[Attempt]:
-    home, run = checked_run
+def read_validated_attempts(home: Home, run: str) -> list[Attempt]:
+    """The attempts of a run whose question has the judge's verdict, in order."""
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
 
-def test_finding_is_recorded_with_its_program_and_its_effect(checked_run: tuple[Home, str]) -> None:
+def test_finding_of_the_code_check_is_recorded_and_rejects_contradicted_questions(
+    checked_run: tuple[Home, str],
+) -> None:
     attempt_by_conclusion = {}
-    for attempt in read_attempts(checked_run):
+    for attempt in read_validated_attempts(*checked_run):
         finding = attempt.validation.finding("code")
         assert finding.reason
         assert finding.conclusion != "contradicts" or attempt.outcome == "invalid"
@@ -72,10 +78,9 @@ def test_judged_run_is_equal_at_any_concurrency(checked_run: tuple[Home, str], t
 def test_judged_run_replays_from_the_ledger(checked_run: tuple[Home, str], offline: None) -> None:
     assert asyncio.run(runs.replay(*checked_run)).same
     without_check = asyncio.run(replay_with(*checked_run, {"judge": {"code_check": False}}))
-    contradicted_count = sum(
-        attempt.validation.finding("code").conclusion == "contradicts" for attempt in read_attempts(checked_run)
-    )
-    assert 0 < without_check.needed.turns <= contradicted_count  # rejected questions have no stored defence
+    conclusions = [attempt.validation.finding("code").conclusion for attempt in read_validated_attempts(*checked_run)]
+    # Without the check, contradicted questions are accepted, and no stored defence answers them.
+    assert 0 < without_check.needed.turns <= conclusions.count("contradicts")
 
 
 @pytest.mark.parametrize(
@@ -100,13 +105,14 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     with LedgerView(home.ledger) as view:
         records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
-        chosen, _ = choose_rows(view, run, Choice(level=next(level for level in levels if level)))
+        first_level = next(level for level in levels if level)
+        chosen_rows, _ = choose_rows(view, run, Choice(level=first_level))
         panel = summarize_panel(view, run)
         assert list(verify_run(view, run)) == []
     kept_attempts = [record.last for record in records if record.kept]
     assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept_attempts]
     assert all(attempt.quality or attempt.unrated for attempt in kept_attempts)
-    assert sum(summary["levels"].values()) == len(kept_attempts) and 0 < len(chosen) <= len(kept_attempts)
+    assert sum(summary["levels"].values()) == len(kept_attempts) and 0 < len(chosen_rows) <= len(kept_attempts)
     verdicts = [attempt.validation for record in records for attempt in record.attempts if attempt.validation]
     assert {vote.judge for verdict in verdicts for vote in verdict.votes} == {"arbiter", "second"}
     assert panel is not None and panel.judgements >= len(verdicts)
@@ -122,7 +128,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
         assert any("the column level is" in problem for problem in verify_run(view, run))
 
 
-def test_fact_check_searches_the_corpus_and_replays_without_it(tmp_path: Path) -> None:
+def test_fact_check_searches_the_corpus_and_replays_without_the_corpus(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
     judge = {"code_check": False, "fact_check": True}
@@ -131,7 +137,7 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(tmp_path: Path) -
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
     run = execute_judged_run(home, judge=judge, max_turns=8)
-    findings = [attempt.validation.finding("facts") for attempt in read_attempts((home, run))]
+    findings = [attempt.validation.finding("facts") for attempt in read_validated_attempts(home, run)]
     outcomes = {search.outcome for finding in findings for search in finding.evidence}
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     other_home = Home(tmp_path / "elsewhere").prepare()

@@ -26,12 +26,14 @@ def home(tmp_path: Path) -> Home:
 def execute(
     home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **settings: Any
 ) -> str:
-    """Execute a scripted run to its end."""
+    """Execute a scripted run to its end, and return its id. Its questions must be novel against the questions that the
+    runs named in `against` have asked so far.
+    """
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **settings}
     if against:
         with LedgerView(home.ledger) as view:
-            frozen = {run: questions.model_dump() for run, questions in freeze(view, against).items()}
-        overrides["novel_against"] = frozen
+            questions_by_run = freeze(view, against)
+        overrides["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
     return execute_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
 
 
@@ -55,9 +57,10 @@ def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None
     with LedgerView(home.ledger) as view:
         restricted_attempts = {record.number: record.attempts[0] for record in view.turn_records(restricted_run)}
         first_attempts = {record.number: record.attempts[0] for record in view.turn_records(first_run)}
-    asked_turns = [number for number, attempt in first_attempts.items() if attempt.attack is not None]
-    assert asked_turns and all(restricted_attempts[number].outcome == "novelty_rejected" for number in asked_turns)
-    assert all(restricted_attempts[number].nearest == 1.0 for number in asked_turns)
+    turns_with_a_question = [number for number, attempt in first_attempts.items() if attempt.attack is not None]
+    repeated_attempts = [restricted_attempts[number] for number in turns_with_a_question]
+    assert repeated_attempts and all(attempt.outcome == "novelty_rejected" for attempt in repeated_attempts)
+    assert all(attempt.nearest == 1.0 for attempt in repeated_attempts)
     assert find_problems(home, restricted_run) == []
 
 
@@ -70,7 +73,10 @@ def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home)
     assert asyncio.run(runs.replay(home, run_ids[-1])).same
 
 
-def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
+def test_new_questions_of_a_resumed_run_do_not_affect_a_run_that_must_be_novel_against_it(home: Home) -> None:
+    """Both runs are resumed. The second must still be novel only against the questions that the first had asked when
+    the second started.
+    """
     first_run = execute(home, "first")
     restricted_run = execute(home, "against", ("first",), turns=6, seed=4)
     digest_before = read_summary(home, restricted_run)["digest"]
@@ -78,9 +84,8 @@ def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Hom
     runs.change(home, restricted_run, {"max_turns": 12})
     for run in (first_run, restricted_run):
         asyncio.run(runs.execute(home, run))
-    fresh_run = execute(
-        home, "other", turns=12, seed=4, novel_against=read_config(home, restricted_run)["novel_against"]
-    )
+    novel_against = read_config(home, restricted_run)["novel_against"]
+    fresh_run = execute(home, "other", turns=12, seed=4, novel_against=novel_against)
     assert read_summary(home, restricted_run)["digest"] == read_summary(home, fresh_run)["digest"] != digest_before
     assert find_problems(home, restricted_run) == []
 
@@ -89,22 +94,23 @@ def read_config(home: Home, run: str) -> dict[str, Any]:
     return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
-def test_another_embedder_embeds_the_questions_again_without_wasted_calls(home: Home) -> None:
+def test_run_with_another_embedder_embeds_the_questions_of_the_other_run_again(home: Home) -> None:
     first_run = execute(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(read_questions(view, first_run, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
     same_embedder_run = execute(home, "same", ("first",), seed=4, concurrency=1)
-    restricted_run = execute(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    other_embedder_run = execute(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    count_query = "SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'"
     with LedgerView(home.ledger) as view:
-        embedded_again = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", restricted_run)
-        remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same_embedder_run)
-    assert embedded_again["n"] == len(questions) > 5 and remembered["n"] == 0
-    for run in (restricted_run, same_embedder_run):
+        new_embeddings = view.row(count_query, other_embedder_run)["n"]
+        same_embedder_embeddings = view.row(count_query, same_embedder_run)["n"]
+    assert new_embeddings == len(questions) > 5 and same_embedder_embeddings == 0
+    for run in (other_embedder_run, same_embedder_run):
         assert read_summary(home, run)["calls"]["wasted"] == 0
 
 
-def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
+def test_resume_is_refused_if_the_questions_of_the_other_run_have_changed(home: Home) -> None:
     first_run = execute(home, "first")
     restricted_run = execute(home, "against", ("first",), turns=4, seed=4)
     runs.change(home, restricted_run, {"max_turns": 8})
@@ -127,7 +133,7 @@ def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
         runs.change(home, restricted_run, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 
 
-def test_novel_against_refuses_missing_and_empty_runs(home: Home) -> None:
+def test_freeze_refuses_missing_runs_and_runs_without_questions(home: Home) -> None:
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
     asyncio.run(runs.start(home, config, "empty"))
     with LedgerView(home.ledger) as view:

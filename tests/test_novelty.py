@@ -1,4 +1,6 @@
-"""The novelty index: exact to the last digit at any size, append-only, and read by histories that never change."""
+"""The novelty index: similarities are exact to the last digit at any size, and a history does not change as the index
+grows.
+"""
 
 from fractions import Fraction
 
@@ -14,22 +16,25 @@ EMPTY_HISTORY = History()
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the blocks so small that a few hundred rows fill several."""
+    """Make the blocks so small that a few hundred vectors fill several: 256 vectors of 32 dimensions in a block."""
     monkeypatch.setattr(novelty, "BLOCK_BYTES", 256 * 32 * 4)
 
 
-def unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
+def draw_unit_vectors(count: int, dimensions: int = 32, seed: int = 0) -> np.ndarray:
+    """Random unit vectors, shape (count, dimensions)."""
     vectors = np.random.default_rng(seed).standard_normal((count, dimensions)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def compute_nearest(earlier: np.ndarray, vector: np.ndarray) -> float:
-    """The largest similarity of `vector` to a row of `earlier`, computed exactly, unlike in the code under test."""
+    """The largest similarity of `vector` to a row of `earlier`, computed with exact fractions."""
     return max(round(float(multiply_exactly(row, vector)), 6) for row in earlier)
 
 
 def multiply_exactly(left: np.ndarray, right: np.ndarray) -> Fraction:
-    return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction(0))
+    """The dot product of two vectors without rounding."""
+    products = [Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)]
+    return sum(products, Fraction(0))
 
 
 def fill_index(vectors: np.ndarray) -> NoveltyIndex:
@@ -40,8 +45,8 @@ def fill_index(vectors: np.ndarray) -> NoveltyIndex:
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 600])
-def test_nearest_equals_brute_force(count):
-    vectors, queries = unit_vectors(count), unit_vectors(4, seed=1)
+def test_nearest_equals_the_largest_exact_similarity(count):
+    vectors, queries = draw_unit_vectors(count), draw_unit_vectors(4, seed=1)
     index = fill_index(vectors)
     assert len(index) == count
     for query in queries:
@@ -49,60 +54,60 @@ def test_nearest_equals_brute_force(count):
 
 
 def test_nearest_of_an_indexed_vector_is_one():
-    vectors = unit_vectors(300)
+    vectors = draw_unit_vectors(300)
     history = fill_index(vectors).history()
     assert [history.nearest(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
 
 
 def test_nearest_of_opposite_vectors_is_negative():
-    """The largest of negative cosines is still the nearest."""
-    vector = unit_vectors(1)[0]
+    """A similarity below 0 is reported like any other."""
+    vector = draw_unit_vectors(1)[0]
     assert fill_index(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
     assert EMPTY_HISTORY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_nearest_is_none_without_earlier_questions():
-    assert EMPTY_HISTORY.nearest(unit_vectors(1)[0]) is None
-    assert NoveltyIndex().history().nearest(unit_vectors(1)[0]) is None
+    assert EMPTY_HISTORY.nearest(draw_unit_vectors(1)[0]) is None
+    assert NoveltyIndex().history().nearest(draw_unit_vectors(1)[0]) is None
 
 
 def test_history_does_not_change_while_the_index_grows():
-    vectors, query = unit_vectors(1200), unit_vectors(1, seed=1)[0]
-    index, histories = NoveltyIndex(), []
+    vectors, query = draw_unit_vectors(1200), draw_unit_vectors(1, seed=1)[0]
+    index, snapshots = NoveltyIndex(), []
     for count, vector in enumerate(vectors):
         if count % 50 == 0:
-            histories.append((count, index.history(), index.history().nearest(query)))
+            snapshots.append((count, index.history(), index.history().nearest(query)))
         index.append(vector)
-    for count, history, expected in histories:
+    for count, history, expected in snapshots:
         rows = np.concatenate(history.blocks) if count else vectors[:0]
         assert np.array_equal(rows, vectors[:count])
         assert history.nearest(query) == expected
 
 
-def test_questions_of_the_turn_itself_count_as_earlier():
-    vectors, own = unit_vectors(5), unit_vectors(3, seed=2)
+def test_earlier_questions_of_the_turn_itself_are_compared_too():
+    vectors, own = draw_unit_vectors(5), draw_unit_vectors(3, seed=2)
     history = fill_index(vectors).history().plus(own[0]).plus(own[1])
-    for query in unit_vectors(10, seed=3):
+    for query in draw_unit_vectors(10, seed=3):
         assert history.nearest(query) == compute_nearest(np.vstack([vectors, own[:2]]), query)
     assert history.nearest(own[1]) == pytest.approx(1.0, abs=1e-6)
     assert history.plus(own[2]).nearest(own[2]) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_plus_leaves_the_original_history_unchanged():
-    index = fill_index(unit_vectors(5))
+    index = fill_index(draw_unit_vectors(5))
     history = index.history()
-    first, second = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
+    first, second = history.plus(draw_unit_vectors(1, seed=4)[0]), history.plus(draw_unit_vectors(1, seed=5)[0])
     assert (len(history.own_questions), len(first.own_questions), len(second.own_questions), len(index)) == (0, 1, 1, 5)
 
 
 def test_similarity_is_the_rounded_cosine():
-    left, right = unit_vectors(2)
+    left, right = draw_unit_vectors(2)
     assert similarity(left, right) == compute_nearest(left[None, :], right)
     assert similarity(left, -left) == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_growing_the_index_copies_no_row():
-    vectors = unit_vectors(700)
+    vectors = draw_unit_vectors(700)
     index = fill_index(vectors[:300])
     early_blocks = index.history().blocks
     for vector in vectors[300:]:
@@ -114,10 +119,13 @@ def test_growing_the_index_copies_no_row():
 
 
 def test_nearest_does_not_depend_on_other_rows():
-    """The last bits of a matrix product depend on the other rows, but within the bound, so that the answer is exact."""
-    vectors, query = unit_vectors(600, dimensions=33, seed=6), unit_vectors(1, dimensions=33, seed=7)[0]
+    """The last bits of a matrix product depend on its other rows. The error stays within the bound, so that the
+    similarity is exact.
+    """
+    vectors, query = draw_unit_vectors(600, dimensions=33, seed=6), draw_unit_vectors(1, dimensions=33, seed=7)[0]
     near_vectors = query + 0.01 * vectors
     near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)
+    # The products of the same 60 rows, computed together with no, 539 and 540 other rows.
     float_products = [float((near_vectors[:count] @ query)[row]) for count in (60, 599, 600) for row in range(60)]
     exact_products = [float(multiply_exactly(row, query)) for row in near_vectors[:60]] * 3
     errors = np.abs(np.array(float_products) - np.array(exact_products))
@@ -133,9 +141,9 @@ def test_nearest_does_not_depend_on_other_rows():
 
 
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
-    """Whichever row an inexact product ranks first, the answer is the similarity of the truly nearest row."""
-    query = unit_vectors(1)[0]
-    second = unit_vectors(1, seed=1)[0]
+    """Even if rounding errors rank another row first, the result is the similarity of the nearest row."""
+    query = draw_unit_vectors(1)[0]
+    second = draw_unit_vectors(1, seed=1)[0]
     direction = second - (second @ query) * query
     direction /= np.linalg.norm(direction)
     angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
@@ -143,6 +151,8 @@ def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pyte
     nearest = compute_nearest(near_vectors, query)
 
     class InexactArray(np.ndarray):
+        """An array whose matrix products have errors of up to half the bound."""
+
         def __matmul__(self, vector):
             product = np.asarray(self) @ vector
             return (product + bound_rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)

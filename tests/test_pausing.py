@@ -1,4 +1,4 @@
-"""What pauses a run: a server that is busy for long, and unreadable replies. A paused run can be resumed."""
+"""What pauses a run: a server that asks for a long pause, and unreadable replies. A paused run can be resumed."""
 
 import asyncio
 import json
@@ -22,6 +22,7 @@ from nanoflux_local.run.streaks import Streaks
 from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
 
 API_KEY = "sk-0123456789abcdef0123456789"
+"""A text in the form of an API key, which messages must mask."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +32,7 @@ def short_retry_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start_run(home: Home, url: str, **settings: Any) -> str:
+    """Start a run whose three models are on the server at `url`, and return its id."""
     endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0}
     values = {"endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint), "seed": 7, "target": 10_000,
               "reply_tokens": 200, "max_turns": 24, **settings}  # fmt: skip
@@ -38,11 +40,13 @@ def start_run(home: Home, url: str, **settings: Any) -> str:
 
 
 def execute(home: Home, run: str) -> dict[str, Any]:
+    """Execute a run to its end, and return its state."""
     asyncio.run(runs.execute(home, run))
     return read_state(home, run)
 
 
 def read_state(home: Home, run: str) -> dict[str, Any]:
+    """The summary of a run, the reasons of its failures, and the problems that its verification finds."""
     with LedgerView(home.ledger) as view:
         return {
             **view.summarize_run(run).to_json(),
@@ -64,16 +68,17 @@ def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: in
     assert execute(home, run)["status"] == "done"
 
 
-def silent_attacker(prompt: str, rng: Random) -> str:
-    """Replies for every role; only the attacker's replies contain no section."""
-    text = write_reply(prompt, rng)
-    return f"Here is my key {API_KEY}, and nothing that was asked for." if "QUESTION:" in text else text
+def reply_without_attacks(prompt: str, rng: Random) -> str:
+    """The usual scripted reply of each role, except that the attacker's replies contain no section."""
+    reply = write_reply(prompt, rng)
+    is_attack = "QUESTION:" in reply
+    return f"Here is my key {API_KEY}, and nothing that was asked for." if is_attack else reply
 
 
 def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
     paused_states = []
     for concurrency in (1, 8):
-        url, server = fake_server(server=FakeServer(script=silent_attacker))
+        url, server = fake_server(server=FakeServer(script=reply_without_attacks))
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, pause_after_unread=12)
         with pytest.raises(UnreadableReplyError) as error:
@@ -93,14 +98,16 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
 
 
 def execute_until_done(home: Home, run: str) -> dict[str, Any]:
-    """Resume a run until it is done: speculative turns that started before the pause have unreadable replies too."""
+    """Resume a run until it is done. It may pause again, since the ledger has the unreadable replies of speculative
+    turns that started before the first pause.
+    """
     for _ in range(10):
         with suppress(UnreadableReplyError):
             return execute(home, run)
-    raise AssertionError("the run pauses again after each resume")
+    raise AssertionError("the run was not done after it was resumed ten times")
 
 
-def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
+def test_server_whose_replies_are_all_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"empty": 1.0}))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
@@ -109,8 +116,8 @@ def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_se
     assert read_state(home, run)["status"] == "paused"
 
 
-def test_pause_limit_of_zero_disables_pauses_of_a_paused_run(tmp_path: Path, fake_server) -> None:
-    url, _ = fake_server(server=FakeServer(script=silent_attacker))
+def test_paused_run_resumes_without_pauses_if_the_limit_is_set_to_zero(tmp_path: Path, fake_server) -> None:
+    url, _ = fake_server(server=FakeServer(script=reply_without_attacks))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
     with pytest.raises(UnreadableReplyError):
@@ -119,7 +126,9 @@ def test_pause_limit_of_zero_disables_pauses_of_a_paused_run(tmp_path: Path, fak
     assert execute(home, run)["status"] == "done"
 
 
-def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkeypatch, capfd) -> None:
+def test_run_show_prints_the_cost_in_dollars_and_the_reasons_of_unreadable_replies(
+    tmp_path: Path, fake_server, monkeypatch, capfd
+) -> None:
     from nanoflux_local.cli.main import main
 
     url, _ = fake_server()
@@ -134,9 +143,10 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
         with pytest.raises(SystemExit):
             main(["run", "show", run, *options])
         outputs.append(capfd.readouterr().out)
-    rows = [line.split(maxsplit=1) for line in outputs[0].splitlines()]
+    text_output, json_output = outputs
+    rows = [line.split(maxsplit=1) for line in text_output.splitlines()]
     assert ["dollars", f"{finished['usage']['usd']:.4f}"] in rows and finished["usage"]["usd"] > 0
-    result = json.loads(outputs[1])
+    result = json.loads(json_output)
     assert result["unread"] == finished["unread"] and result["refused"] == {}
     for reason, count in result["unread"].items():
         assert [str(count), reason] in rows
@@ -146,38 +156,48 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
 
 
 ATTACK = Attack("How many?", "2 + 2 = 4.", "4")
-READABLE = Attempt(0, (), "kept_failed", attack=ATTACK, validation=Verdict(True, 1.0, ""), defence=Defence("", "5"),
-                   evaluation=Verdict(False, 1.0, ""))  # fmt: skip
-UNPARSED = Attempt(0, (), "unparsed", reason="missing section QUESTION")
-UNJUDGED = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
+READABLE_ATTEMPT = Attempt(
+    0,
+    (),
+    "kept_failed",
+    attack=ATTACK,
+    validation=Verdict(True, 1.0, ""),
+    defence=Defence("", "5"),
+    evaluation=Verdict(False, 1.0, ""),
+)
+UNREADABLE_ATTACK = Attempt(0, (), "unparsed", reason="missing section QUESTION")
+UNREADABLE_VALIDATION = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
 
 
-def make_turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
-    return TurnRecord(number, attacker, "d", "judge", attempts)
+def make_turn(number: int, *attempts: Attempt, attacker: str = "attacker-1") -> TurnRecord:
+    return TurnRecord(number, attacker, "defender", "judge", attempts)
 
 
 def test_streak_counts_one_step_of_one_endpoint() -> None:
+    """Two attackers take turns, and the attacks of the second are never readable."""
     streaks = Streaks()
-    for number in range(4):  # two attackers take turns, and one is never readable
-        streak = streaks.add(make_turn(number, UNPARSED if number % 2 else READABLE, attacker="ab"[number % 2]), 3)
-        assert streak is None
-    assert streaks.add(make_turn(4, UNJUDGED, attacker="a"), 3) is None
-    streak = streaks.add(make_turn(5, UNPARSED, attacker="b"), 3)
-    assert streak is not None and (streak.step, streak.endpoint, streak.attempts) == ("attack", "b", 3)
+    for number in (0, 2):
+        assert streaks.add(make_turn(number, READABLE_ATTEMPT, attacker="attacker-1"), 3) is None
+        assert streaks.add(make_turn(number + 1, UNREADABLE_ATTACK, attacker="attacker-2"), 3) is None
+    assert streaks.add(make_turn(4, UNREADABLE_VALIDATION, attacker="attacker-1"), 3) is None
+    streak = streaks.add(make_turn(5, UNREADABLE_ATTACK, attacker="attacker-2"), 3)
+    assert streak is not None and (streak.step, streak.endpoint, streak.attempts) == ("attack", "attacker-2", 3)
 
 
 def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
     streaks = Streaks()
-    assert streaks.add(make_turn(0, UNPARSED, UNPARSED), 3) is None
-    assert streaks.add(make_turn(1, UNPARSED, UNPARSED, READABLE), 3) is None
-    streaks_reported = [streaks.add(make_turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
-    assert [streak.attempts if streak else None for streak in streaks_reported] == [None, 4, 6, None]
-    assert streaks.add(make_turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
-    assert streaks.add(make_turn(7, UNPARSED), 0) is None
+    two_unreadable_attacks = (UNREADABLE_ATTACK, UNREADABLE_ATTACK)
+    assert streaks.add(make_turn(0, *two_unreadable_attacks), 3) is None
+    assert streaks.add(make_turn(1, *two_unreadable_attacks, READABLE_ATTEMPT), 3) is None
+    reported_streaks = [streaks.add(make_turn(number, *two_unreadable_attacks), 3) for number in range(2, 6)]
+    assert [streak.attempts if streak else None for streak in reported_streaks] == [None, 4, 6, None]
+    streak = streaks.add(make_turn(6, UNREADABLE_VALIDATION), 3)
+    assert streak is None, "a readable attack did not end the streak of attacks"
+    assert streaks.add(make_turn(7, UNREADABLE_ATTACK), 0) is None
 
 
-def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fake_server) -> None:
-    """A run too short to pause, all of whose attempts are unreadable, fails at its end, even after a resume."""
+def test_run_without_any_readable_reply_is_paused_at_its_turn_limit(tmp_path: Path, fake_server) -> None:
+    """The run has too few attempts for a streak that pauses it. It must not end as done, not even after a resume."""
     url, _ = fake_server(server=FakeServer(script=lambda prompt, rng: "I would rather not."))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})

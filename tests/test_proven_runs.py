@@ -1,4 +1,6 @@
-"""Runs under the rule set "proven": what they keep at any concurrency, and how pass rates are shown and used."""
+"""Runs under the rule set "proven": which questions they keep, at any concurrency, and how pass rates are shown and
+used.
+"""
 
 import asyncio
 import json
@@ -24,64 +26,73 @@ SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retr
 
 
 def execute(home: Home, **settings: Any) -> str:
+    """Execute a run with `SETTINGS` and these settings to its end, and return its id."""
     config = configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)
     return execute_run(home, config)
 
 
 @pytest.fixture(scope="module")
 def proven_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A home, and the id of a finished run in it, whose turns ran one after another."""
     home = Home(tmp_path_factory.mktemp("proven") / "home").prepare()
     return home, execute(home, concurrency=1)
 
 
 def read_last_attempts(home: Home, run: str) -> list[Attempt]:
+    """The last attempt of each turn, in the order of the turns."""
     with LedgerView(home.ledger) as view:
         return [record.last for record in view.turn_records(run)]
 
 
-def run_command(proven_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setenv("NANOFLUX_HOME", str(proven_run[0].root))
+def run_command(home: Home, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run a command in this process, which must succeed."""
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     assert exit_info.value.code == 0
 
 
-def test_rule_set_fills_in_its_settings_and_explicit_settings_override_them(tmp_path: Path) -> None:
+def test_rule_set_sets_its_settings_and_explicit_settings_override_them(tmp_path: Path) -> None:
     home = Home(tmp_path)
     proven_config = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
     assert (proven_config.rules, proven_config.samples, proven_config.keep) == ("proven", 4, "provable")
     assert proven_config.judge.checks == ("answerable", "blind", "restated")
-    two_samples = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
-    assert two_samples == proven_config.model_copy(update={"samples": 2})
-    paper = configs.resolve("starter", "scripted", {}, home)
-    assert configs.resolve("starter", "scripted", {"rules": "paper"}, home) == paper
-    assert (paper.rules, paper.samples, paper.keep, paper.judge.checks) == ("paper", 1, "failed", ())
-    assert configs.derive_config(paper, {"rules": "proven"}, home) == proven_config
-    assert configs.derive_config(proven_config, {"rules": "paper"}, home) == paper
+    two_samples_config = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
+    assert two_samples_config == proven_config.model_copy(update={"samples": 2})
+    paper_config = configs.resolve("starter", "scripted", {}, home)
+    assert configs.resolve("starter", "scripted", {"rules": "paper"}, home) == paper_config
+    assert (paper_config.rules, paper_config.samples, paper_config.keep) == ("paper", 1, "failed")
+    assert paper_config.judge.checks == ()
+    assert configs.derive_config(paper_config, {"rules": "proven"}, home) == proven_config
+    assert configs.derive_config(proven_config, {"rules": "paper"}, home) == paper_config
     assert set(RULE_SETS) == {"paper", "proven"}
 
 
 def test_profile_may_name_the_rule_set(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    profile = tmp_path / "mine.toml"
-    scripted = configs.load_profile("scripted")
-    endpoints = "".join(f"[endpoints.{name}]\n{format_toml(table)}" for name, table in scripted["endpoints"].items())
-    roles = "".join(
-        f"[roles.{name}]\n{format_toml({'endpoint': role['endpoint']})}" for name, role in scripted["roles"].items()
-    )
-    profile.write_text(f'rules = "proven"\nsamples = 3\nembedder = "{scripted["embedder"]}"\n{endpoints}{roles}')
-    config = configs.resolve("starter", str(profile), {}, home)
+    profile_path = tmp_path / "mine.toml"
+    scripted_profile = configs.load_profile("scripted")
+    lines = ['rules = "proven"', "samples = 3", f'embedder = "{scripted_profile["embedder"]}"']
+    for name, endpoint in scripted_profile["endpoints"].items():
+        lines += [f"[endpoints.{name}]", *format_toml_lines(endpoint)]
+    for role, table in scripted_profile["roles"].items():
+        lines += [f"[roles.{role}]", *format_toml_lines({"endpoint": table["endpoint"]})]
+    profile_path.write_text("\n".join(lines))
+    config = configs.resolve("starter", str(profile_path), {}, home)
     assert (config.rules, config.samples, config.keep) == ("proven", 3, "provable")
 
 
-def format_toml(table: dict[str, Any]) -> str:
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+def format_toml_lines(table: dict[str, Any]) -> list[str]:
+    """The settings of a TOML table, one per line."""
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
 
 
-def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven_run: tuple[Home, str]) -> None:
-    outcomes: Counter[str] = Counter()
+def test_proven_run_keeps_questions_that_are_solved_sometimes_or_have_a_supported_answer(
+    proven_run: tuple[Home, str],
+) -> None:
+    outcome_counts: Counter[str] = Counter()
     for attempt in read_last_attempts(*proven_run):
-        outcomes[attempt.outcome] += 1
+        outcome_counts[attempt.outcome] += 1
         if attempt.evaluation is None:
             continue
         right_count, answer_count = attempt.pass_rate or (0, 0)
@@ -92,7 +103,7 @@ def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven_run: tupl
         is_kept = is_solved_sometimes or (right_count == 0 and is_supported)
         assert (attempt.outcome == "kept_failed") is is_kept
         assert (attempt.outcome == "defender_right") is (right_count == answer_count)
-    assert outcomes["kept_failed"] > 3 and outcomes["defender_right"], outcomes
+    assert outcome_counts["kept_failed"] > 3 and outcome_counts["defender_right"], outcome_counts
 
 
 @pytest.mark.parametrize("concurrency", [8, 64])
@@ -117,31 +128,31 @@ def test_replay_of_a_paper_run_under_proven_rules_estimates_the_cost(
     run = execute(home, rules="paper", max_turns=8)
     what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
     unknown_turns = {turn.turn for turn in what_if.unknown}
-    kept_turns = {
-        turn for turn, attempt in enumerate(read_last_attempts(home, run)) if attempt.outcome.startswith("kept")
-    }
-    assert kept_turns and kept_turns <= unknown_turns | {example.turn for example in what_if.go}
+    last_attempts = read_last_attempts(home, run)
+    kept_turns = {turn for turn, attempt in enumerate(last_attempts) if attempt.outcome.startswith("kept")}
+    turns_no_longer_kept = {example.turn for example in what_if.go}
+    assert kept_turns and kept_turns <= unknown_turns | turns_no_longer_kept
     assert what_if.needed.tokens > 0 and what_if.needed.expected > what_if.needed.at_least
-    run_command((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
-    output = capfd.readouterr()
-    assert "expected if these turns continue" in output.err + output.out
-    assert f"nanoflux run start --fork {run} --set rules=proven" in output.err + output.out
+    run_command(home, monkeypatch, "run", "replay", run, "--rules", "proven")
+    captured = capfd.readouterr()
+    output = captured.err + captured.out
+    assert "expected if these turns continue" in output
+    assert f"nanoflux run start --fork {run} --set rules=proven" in output
 
 
 def test_examples_are_chosen_by_pass_rate(proven_run: tuple[Home, str]) -> None:
     home, run = proven_run
-    rate_by_turn = {
+    pass_rate_by_turn = {
         turn: attempt.pass_rate
         for turn, attempt in enumerate(read_last_attempts(home, run))
         if attempt.outcome == "kept_failed"
     }
+    count_by_rate = Counter(f"{passes} of {tries}" for passes, tries in pass_rate_by_turn.values())
     with LedgerView(home.ledger) as view:
         rows, _ = choose_rows(view, run, Choice(where="pass_rate < 0.6"))
-        assert view.summarize_run(run).pass_rates == dict(
-            sorted(Counter(f"{passes} of {tries}" for passes, tries in rate_by_turn.values()).items())
-        )
-    hard_turns = {turn for turn, (passes, tries) in rate_by_turn.items() if passes / tries < 0.6}
-    assert {row["turn"] for row in rows} == hard_turns and 0 < len(hard_turns) < len(rate_by_turn)
+        assert view.summarize_run(run).pass_rates == dict(sorted(count_by_rate.items()))
+    hard_turns = {turn for turn, (passes, tries) in pass_rate_by_turn.items() if passes / tries < 0.6}
+    assert {row["turn"] for row in rows} == hard_turns and 0 < len(hard_turns) < len(pass_rate_by_turn)
 
 
 def test_pass_rates_are_shown_and_exported(
@@ -151,21 +162,21 @@ def test_pass_rates_are_shown_and_exported(
     with LedgerView(home.ledger) as view:
         example = view.row("SELECT id, passes, tries FROM examples WHERE run = ? ORDER BY turn", run)
         assert example is not None
-    run_command(proven_run, monkeypatch, "run", "show", run)
+    run_command(home, monkeypatch, "run", "show", run)
     output = capfd.readouterr().out
     assert "proven" in output and "pass rates" in output
-    run_command(proven_run, monkeypatch, "examples", "list", run)
+    run_command(home, monkeypatch, "examples", "list", run)
     assert "pass rate" in capfd.readouterr().out
-    run_command(proven_run, monkeypatch, "examples", "show", example["id"])
+    run_command(home, monkeypatch, "examples", "show", example["id"])
     assert f"{example['passes']} of {example['tries']} right" in capfd.readouterr().out
-    run_command(proven_run, monkeypatch, "examples", "list", run, "--json")
-    listed = json.loads(capfd.readouterr().out)
-    assert listed[0]["pass_rate"] == [example["passes"], example["tries"]]
-    out = tmp_path / "kept.jsonl"
-    run_command(proven_run, monkeypatch, "export", run, "--out", str(out))
-    row = json.loads(out.read_text().splitlines()[0])
-    assert row["pass_rate"] == [example["passes"], example["tries"]]
+    run_command(home, monkeypatch, "examples", "list", run, "--json")
+    listed_examples = json.loads(capfd.readouterr().out)
+    assert listed_examples[0]["pass_rate"] == [example["passes"], example["tries"]]
+    export_path = tmp_path / "kept.jsonl"
+    run_command(home, monkeypatch, "export", run, "--out", str(export_path))
+    first_row = json.loads(export_path.read_text().splitlines()[0])
+    assert first_row["pass_rate"] == [example["passes"], example["tries"]]
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "Rules: proven, " in page and "Right answers of the defender to the kept questions" in page
-    card = out.with_suffix(".md").read_text()
+    card = export_path.with_suffix(".md").read_text()
     assert "| rules | proven: " in card and "| right answers of the defender | " in card

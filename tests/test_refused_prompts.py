@@ -1,4 +1,4 @@
-"""Prompts that a server refuses for good: a run continues without them, at any concurrency, and does not send them
+"""Prompts that a server refuses permanently: a run continues without them, at any concurrency, and does not send them
 again.
 """
 
@@ -21,18 +21,18 @@ from nanoflux_local.records import FaultKind
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.engine import RunProgress
 
-OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
+OVERFLOW_MESSAGE = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
 
 class RefusingServer(FakeServer):
-    """Refuses `share` percent of all prompts and `text_share` percent of all texts to embed, chosen by their hashes. It
-    also refuses prompts and texts that contain `word`.
+    """A server that refuses `share` percent of all prompts and `text_share` percent of all texts to embed, chosen by
+    their hashes, and all prompts and texts that contain `phrase`. Counts the refused requests.
     """
 
-    def __init__(self, share: int = 0, text_share: int = 0, word: str = "") -> None:
+    def __init__(self, share: int = 0, text_share: int = 0, phrase: str = "") -> None:
         super().__init__()
-        self.share, self.text_share, self.word = share, text_share, word
-        self.refused = 0
+        self.share, self.text_share, self.phrase = share, text_share, phrase
+        self.refused_count = 0
 
     async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
         if path not in REQUEST_READERS and path != EMBEDDINGS:
@@ -43,15 +43,15 @@ class RefusingServer(FakeServer):
         else:
             text, share = REQUEST_READERS[path](request).prompt, self.share
         percentile = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100
-        has_refused_word = bool(self.word) and self.word in text
-        if percentile >= share and not has_refused_word:
+        has_refused_phrase = bool(self.phrase) and self.phrase in text
+        if percentile >= share and not has_refused_phrase:
             return await super()._serve(path, body, reader, writer)
-        self.refused += 1
-        return _send(writer, 400, {"error": {"message": OVERFLOW, "code": 400, "type": "BadRequestError"}})
+        self.refused_count += 1
+        return _send(writer, 400, {"error": {"message": OVERFLOW_MESSAGE, "code": 400, "type": "BadRequestError"}})
 
 
 def start_run(home: Home, url: str, **settings: Any) -> str:
-    """A new run of the scripted models, each behind the server by a different protocol."""
+    """Start a run whose three models are on one server, each with a different protocol, and return the run's id."""
     endpoint = {"url": url, "timeout_s": 30.0}
     endpoints: dict[str, Any] = {
         "duelist-a": {**endpoint, "interface": "openai_chat"},
@@ -64,11 +64,13 @@ def start_run(home: Home, url: str, **settings: Any) -> str:
 
 
 def execute(home: Home, run: str, **options: Any) -> dict[str, Any]:
+    """Execute a run to its end, and return its state."""
     asyncio.run(runs.execute(home, run, **options))
     return read_state(home, run)
 
 
 def read_state(home: Home, run: str) -> dict[str, Any]:
+    """The summary of a run, the reasons of its failures, and the problems that its verification finds."""
     with LedgerView(home.ledger) as view:
         return {
             **view.summarize_run(run).to_json(),
@@ -77,19 +79,21 @@ def read_state(home: Home, run: str) -> dict[str, Any]:
         }
 
 
-def stop_at(turn: int) -> Any:
-    """A progress callback that ends the run with an error at this turn."""
+def stop_after(turn_count: int) -> Any:
+    """A progress callback that ends the run with an error after this number of turns."""
 
     def on_progress(progress: RunProgress) -> None:
-        if progress.turns == turn:
+        if progress.turns == turn_count:
             raise NanofluxError("stopped by the test")
 
     return on_progress
 
 
-def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fake_server) -> None:
+def test_refused_prompts_end_only_their_attempts_and_the_dataset_is_equal_at_any_concurrency(
+    tmp_path: Path, fake_server
+) -> None:
     url, server = fake_server(server=RefusingServer(share=8))
-    home = Home(tmp_path / "one")
+    home = Home(tmp_path / "sequential")
     run = start_run(home, url, concurrency=1)
     sequential = execute(home, run)
     assert (sequential["status"], sequential["turns"], sequential["problems"]) == ("done", 40, [])
@@ -103,14 +107,14 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
         records = view.turn_records(run)
     reasons = [attempt.reason for record in records for attempt in record.attempts if attempt.refused]
     assert all("answered 400: This model's maximum context length is 4096" in reason for reason in reasons)
-    refused_count = server.refused
+    refused_count = server.refused_count
     assert asyncio.run(runs.replay(home, run)).same
-    assert server.refused == refused_count, "a replay asked the server"
+    assert server.refused_count == refused_count, "the replay sent a refused prompt to the server again"
 
-    home = Home(tmp_path / "eight")
+    home = Home(tmp_path / "concurrent")
     run = start_run(home, url, concurrency=8)
     with pytest.raises(NanofluxError, match="stopped by the test"):
-        execute(home, run, on_progress=stop_at(9))
+        execute(home, run, on_progress=stop_after(9))
     concurrent = execute(home, run)
     for key in ("digest", "funnel", "refused", "unread", "kept", "turns", "problems"):
         assert concurrent[key] == sequential[key]
@@ -119,7 +123,7 @@ def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fak
     assert asyncio.run(runs.replay(home, run)).same
 
 
-def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
+def test_texts_that_the_embedder_refuses_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=RefusingServer(text_share=15))
     embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
     states = []
@@ -128,10 +132,11 @@ def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fak
         run = start_run(home, url, concurrency=concurrency, endpoints=embedder)
         states.append(execute(home, run))
         assert asyncio.run(runs.replay(home, run)).same
-    assert list(states[0]["refused"]) == [f"embedding: {TOO_LONG}"] and states[0]["kept"] > 3
-    assert 3 < sum(states[0]["refused"].values()) <= states[0]["funnel"]["failed"]
+    sequential, concurrent = states
+    assert list(sequential["refused"]) == [f"embedding: {TOO_LONG}"] and sequential["kept"] > 3
+    assert 3 < sum(sequential["refused"].values()) <= sequential["funnel"]["failed"]
     for key in ("digest", "funnel"):
-        assert states[0][key] == states[1][key]
+        assert sequential[key] == concurrent[key]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -143,18 +148,18 @@ def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake
         execute(home, run)
     failed = read_state(home, run)
     assert failed["status"] == "failed" and "maximum context length" in failed["message"]
-    assert failed["calls"]["made"] <= 4, "refusals of a server that never answered were stored"
+    assert failed["calls"]["made"] <= 4, "too many refusals of a server that never answered were stored"
     server.share = 0
     resumed = execute(home, run)
     assert resumed["status"] == "done" and resumed["turns"] == 12
     assert sum(resumed["refused"].values()) <= 4
 
 
-def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server) -> None:
-    """Only the judge's evaluations are refused; attacks, validations and defences are answered."""
-    turns = []
+def test_run_pauses_if_all_prompts_of_one_step_are_refused(tmp_path: Path, fake_server) -> None:
+    """Only the prompts for evaluations are refused; attacks, validations and defences are answered."""
+    turns_at_pause = []
     for concurrency in (1, 8):
-        url, _ = fake_server(server=RefusingServer(word="REASONING QUALITY"))
+        url, _ = fake_server(server=RefusingServer(phrase="REASONING QUALITY"))
         home = Home(tmp_path / str(concurrency))
         run = start_run(home, url, concurrency=concurrency, pause_after_unread=5)
         with pytest.raises(
@@ -163,17 +168,17 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
             execute(home, run)
         paused = read_state(home, run)
         assert paused["status"] == "paused" and paused["refused"] == {f"evaluation: {TOO_LONG}": 5}
-        turns.append(paused["turns"])
+        turns_at_pause.append(paused["turns"])
         with pytest.raises(UnreadableReplyError, match="10 consecutive attempts"):
             execute(home, run)
-    assert turns[0] == turns[1]
+    assert turns_at_pause[0] == turns_at_pause[1]
 
 
 @pytest.mark.parametrize(
-    ("status", "words", "codes", "cause"),
+    ("status", "message", "codes", "cause"),
     [
-        # vLLM, llama.cpp (current and earlier), TGI, Anthropic, OpenAI, Gemini, Groq, nginx
-        (400, OVERFLOW, ("badrequesterror", "400"), TOO_LONG),
+        # The prompt is too long: vLLM, llama.cpp (current and earlier), TGI, Anthropic, OpenAI, Gemini, Groq, nginx.
+        (400, OVERFLOW_MESSAGE, ("badrequesterror", "400"), TOO_LONG),
         (400, "the request exceeds the available context size", ("exceed_context_size_error",), TOO_LONG),
         (500, "the request exceeds the available context size. try increasing it", ("500",), TOO_LONG),
         (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000", (), TOO_LONG),
@@ -185,15 +190,16 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
         (429, "Request too large for gpt-4: Limit 10000, Requested 12000. The input or output tokens must be reduced"
               " in order to run successfully.", ("rate_limit_exceeded",), TOO_LONG),
         (413, "413 Request Entity Too Large", (), TOO_LONG),
-        # Azure, OpenAI, OpenRouter, Alibaba
+        # A content filter refuses the prompt: Azure, OpenAI, OpenRouter, Alibaba.
         (400, "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
          ("responsibleaipolicyviolation", "content_filter"), FILTERED),
         (400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
          ("invalid_prompt",), FILTERED),
         (403, "Your input was flagged by moderation", ("403",), FILTERED),
         (400, "Output data may contain inappropriate content.", ("data_inspection_failed",), FILTERED),
+        # The server rejects the prompt for another reason.
         (400, "messages: roles must alternate", (), REJECTED),
-        # causes that would refuse any prompt
+        # The server would refuse any prompt, so the error is no refusal of this prompt.
         (400, "Your credit balance is too low to access the Anthropic API.", ("invalid_request_error",), ""),
         (400, "API key not valid. Please pass a valid API key.", ("invalid_argument",), ""),
         (400, "Invalid model name passed in model=x. Call `/v1/models` to view available models", (), ""),
@@ -209,7 +215,7 @@ def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server)
     ],
 )  # fmt: skip
 def test_refusal_cause_is_read_from_each_providers_message(
-    status: int, words: str, codes: tuple[str, ...], cause: str
+    status: int, message: str, codes: tuple[str, ...], cause: str
 ) -> None:
     kind: FaultKind | None = "server_error" if status >= 500 else None
-    assert find_refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, server_message=words)) == cause
+    assert find_refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, server_message=message)) == cause

@@ -1,4 +1,6 @@
-"""Rounds: each run's examples train the next run's defender, and a round that does not help on dev ends the series."""
+"""Rounds: the examples of each run train the defender of the next, and a round that does not help on dev items ends the
+series.
+"""
 
 import json
 import time
@@ -17,11 +19,13 @@ from nanoflux_local.run import configs, rounds
 
 TINY_SETTINGS = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
                  "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
+"""Settings of a run with the tiny model as all its chat models, so that three examples take seconds."""
 TRAIN_SETTINGS = {"epochs": 1, "batch": 2, "threads": 1, "max_length": 1024}
 
 
 @pytest.fixture
 def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
+    """A home with the embedder and a tiny base model with random weights."""
     from nanoflux_models.weights import import_path
 
     home = Home(tmp_path / "home").prepare()
@@ -31,27 +35,27 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
 
 
 def make_settings(home: Home, **settings: Any) -> rounds.SeriesSettings:
+    """The settings of a series of two rounds, evaluated on two dev items, unless `settings` say otherwise."""
     config = configs.resolve("starter", "embedded", TINY_SETTINGS, home)
-    return rounds.SeriesSettings(
-        config=config, dev="starter", dev_items=2, train=TRAIN_SETTINGS, **{"rounds": 2, **settings}
-    )
+    values = {"config": config, "rounds": 2, "dev": "starter", "dev_items": 2, "train": TRAIN_SETTINGS, **settings}
+    return rounds.SeriesSettings(**values)
 
 
 def mark_helpful(home: Home, series: str) -> None:
-    """Record that the first round helped, since the tiny base learns nothing in a test."""
+    """Record that the first round of a series helped. A tiny model with random weights cannot learn enough for that."""
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
-        (text,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
-        changed_text = json.dumps({**json.loads(text), "helped": True})
-        connection.execute("UPDATE rounds SET result = ? WHERE series = ?", (changed_text, series))
+        (result_json,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
+        changed_json = json.dumps({**json.loads(result_json), "helped": True})
+        connection.execute("UPDATE rounds SET result = ? WHERE series = ?", (changed_json, series))
 
 
 @pytest.mark.real_model
-def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home: Home) -> None:
+def test_second_round_uses_the_adapter_that_the_first_round_trained(home: Home) -> None:
     series = rounds.create(home, make_settings(home))
     rounds.execute(home, series)
     summary = rounds.summarize_series(home, series)
     (first_round,) = summary.rounds
-    assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
+    assert (summary.status, summary.adapter) == ("done", ""), "an adapter that did not help is used"
     assert "round 1 did not help" in summary.message
     assert first_round.kept == 3 and first_round.helped is False
     assert first_round.after["mean"] <= first_round.before["mean"]
@@ -65,26 +69,26 @@ def test_round_trains_on_its_examples_and_the_next_defends_with_its_adapter(home
         second_config = json.loads(view.find_run(second_round.run)["config"])
         first_questions = {example.question for example in view.examples(first_round.run)}
         second_questions = {example.question for example in view.examples(second_round.run)}
-        training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
+        training_plans = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")]
         assert list(verify_run(view, second_round.run)) == []
     assert second_config["seed"] == first_config["seed"] + 1
     assert list(second_config["novel_against"]) == [first_round.run]
     assert second_config["roles"]["defender"]["endpoint"] == "tuned"
     assert second_config["endpoints"]["tuned"]["adapter"] == first_round.adapter
     assert not first_questions & second_questions
-    assert training["source"]["runs"] == [first_round.run, second_round.run], "all rounds so far"
+    assert training_plans[-1]["source"]["runs"] == [first_round.run, second_round.run]
 
 
 @pytest.mark.real_model
 def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     series = rounds.create(home, make_settings(home, rounds=1))
 
-    def interrupt_after_one(step: str, done: int, total: int) -> None:
+    def interrupt_after_one_example(step: str, done: int, total: int) -> None:
         if "examples" in step and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rounds.execute(home, series, interrupt_after_one)
+        rounds.execute(home, series, interrupt_after_one_example)
     summary = rounds.summarize_series(home, series)
     assert summary.status == "interrupted" and summary.rounds[0].kept >= 1
     rounds.execute(home, series)
@@ -98,22 +102,22 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
     settings = make_settings(home)
     sequential_config = settings.config.model_copy(update={"concurrency": 1})
     series = rounds.create(home, settings.model_copy(update={"config": sequential_config}))
-    answers: list[str] = []
+    messages: list[str] = []
 
     def pause_once(step: str, done: int, total: int) -> None:
-        if "examples" in step and not answers:
-            answers.append(jobs.request_stop(home, jobs.Job(jobs.SERIES, series), "pause"))
-            time.sleep(1)  # the worker polls a few times a second
+        if "examples" in step and not messages:
+            messages.append(jobs.request_stop(home, jobs.Job(jobs.SERIES, series), "pause"))
+            time.sleep(1)  # enough for the worker to read the request: it polls a few times a second
 
     rounds.execute(home, series, pause_once)
     summary = rounds.summarize_series(home, series)
-    assert "drains" in answers[0] and summary.status == "paused"
+    assert "drains" in messages[0] and summary.status == "paused"
     assert summary.rounds[0].adapter == ""
     with LedgerView(home.ledger) as view:
         assert view.find_run(summary.rounds[0].run)["status"] == "paused"
 
 
-def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
+def test_create_refuses_a_defender_without_adapters_missing_dev_items_and_invalid_training_settings(home: Home) -> None:
     scripted = configs.resolve("starter-genetics", "scripted", {}, home)
     with pytest.raises(UsageError, match="cannot use adapters"):
         rounds.create(home, rounds.SeriesSettings(config=scripted, rounds=1, dev="starter-genetics"))

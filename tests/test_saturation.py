@@ -1,4 +1,4 @@
-"""Saturation: a run whose attempts are nearly all rejected for one reason pauses, and says why."""
+"""Saturation: a run pauses and says why if nearly all its recent attempts are rejected for the same reason."""
 
 import asyncio
 from pathlib import Path
@@ -14,51 +14,55 @@ from nanoflux_local.run.saturation import RecentAttempts
 from nanoflux_local.transcript import Attempt, Outcome, TurnRecord
 
 NOTHING_IS_NOVEL = {"novelty": {"question": -1.0}, "seeds": {"min": 2}, "retries": {"validation": 3}}
+"""Settings under which every question after the first is too similar to an earlier one."""
 
 
 def make_turn(number: int, *outcomes: Outcome) -> TurnRecord:
-    attempts = tuple(Attempt(position, (), outcome) for position, outcome in enumerate(outcomes))
-    return TurnRecord(number, "a", "b", "c", attempts)
+    """The record of a turn whose attempts have these outcomes."""
+    attempts = tuple(Attempt(attempt_number, (), outcome) for attempt_number, outcome in enumerate(outcomes))
+    return TurnRecord(number, "attacker", "defender", "judge", attempts)
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
+    """The configuration of a run that pauses after 20 attempts if it is saturated."""
     limits = {"pause_when_saturated": 20, "target": 100, "max_turns": 1000}
     return configs.resolve("starter-genetics", "scripted", limits, Home(tmp_path))
 
 
-def test_saturation_is_reported_once_per_limit_with_its_forecast(config: RunConfig) -> None:
+def test_saturation_is_reported_again_after_each_limit_with_the_forecast(config: RunConfig) -> None:
     recent_attempts = RecentAttempts()
-    reports = {}
+    saturation_by_turn = {}
     for number in range(20):
         saturation = recent_attempts.add(make_turn(number, *["novelty_rejected"] * 4), config)
         if saturation:
-            reports[number] = saturation
-    assert list(reports) == [4, 9, 14, 19], "after 20 attempts, then after 20 more"
-    assert reports[4].describe() == (
+            saturation_by_turn[number] = saturation
+    assert list(saturation_by_turn) == [4, 9, 14, 19], "it is not reported after every 20 attempts"
+    assert saturation_by_turn[4].describe() == (
         "20 of the last 20 attempts ended as novelty rejected; at this rate the run keeps about 0 of 100 examples by "
         "its turn limit"
     )
 
 
 def test_saturation_needs_one_reason_for_nearly_all_attempts(config: RunConfig) -> None:
-    mixed, nearly_uniform = RecentAttempts(), RecentAttempts()
+    """In the first sequence of attempts, 10% differ from the others; in the second, 5% (one of 20)."""
+    ten_percent_differ, five_percent_differ = RecentAttempts(), RecentAttempts()
     for number in range(60):
-        outcomes: tuple[Outcome, ...] = ("invalid",) if number % 10 == 0 else ("novelty_rejected",)
-        assert mixed.add(make_turn(number, *outcomes), config) is None
-    reports = [nearly_uniform.add(make_turn(0, "kept_failed"), config)]
-    reports += [nearly_uniform.add(make_turn(number, "defender_right"), config) for number in range(1, 20)]
+        outcome: Outcome = "invalid" if number % 10 == 0 else "novelty_rejected"
+        assert ten_percent_differ.add(make_turn(number, outcome), config) is None
+    reports = [five_percent_differ.add(make_turn(0, "kept_failed"), config)]
+    reports += [five_percent_differ.add(make_turn(number, "defender_right"), config) for number in range(1, 20)]
     assert reports[:-1] == [None] * 19 and reports[-1] is not None and reports[-1].rejected == 19
 
 
-def test_run_that_reaches_its_target_at_the_rate_of_its_newest_turns_is_not_saturated(config: RunConfig) -> None:
-    """One of 20 turns is kept: 1,000 turns give 50 examples."""
-    reachable = config.model_copy(update={"target": 50})
-    for settings, reported in ((config, True), (reachable, False)):
-        recent_attempts, reports = RecentAttempts(), []
-        for number in range(20):
-            reports.append(recent_attempts.add(make_turn(number, "invalid" if number else "kept_failed"), settings))
-        assert any(reports) is reported
+def test_run_that_reaches_its_target_at_the_rate_of_its_recent_turns_is_not_saturated(config: RunConfig) -> None:
+    """One of 20 turns is kept, so 1,000 turns give 50 examples: too few for a target of 100, but enough for 50."""
+    reachable_config = config.model_copy(update={"target": 50})
+    for tested_config, is_saturated in ((config, True), (reachable_config, False)):
+        recent_attempts = RecentAttempts()
+        reports = [recent_attempts.add(make_turn(0, "kept_failed"), tested_config)]
+        reports += [recent_attempts.add(make_turn(number, "invalid"), tested_config) for number in range(1, 20)]
+        assert any(reports) is is_saturated
 
 
 def test_saturated_run_pauses_at_the_same_turn_at_any_concurrency_and_resumes(tmp_path: Path) -> None:

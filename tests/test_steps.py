@@ -1,4 +1,6 @@
-"""The steps of a turn: which request belongs to which attempt and step, and which role a run's screen shows at work."""
+"""The steps of a turn: the attempt and step of each request, and the role or check that the screen of a run shows at
+work.
+"""
 
 import asyncio
 import json
@@ -24,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(tmp_path_factory.mktemp("steps")).prepare()
 
 
-def test_requests_of_a_run_belong_to_a_step_of_their_role(home: Home) -> None:
+def test_each_request_of_a_run_belongs_to_a_step_of_its_role(home: Home) -> None:
     settings = {"max_turns": 25, "seed": 7, "seeds": {"min": 2}, "samples": 2, "judge": {"quality": True, "strikes": 2}}
 
     async def generate() -> str:
@@ -54,6 +56,7 @@ def test_requests_of_a_run_belong_to_a_step_of_their_role(home: Home) -> None:
 
 
 def draw_turn(home: Home, domain: str, profile: str, answered: int, **settings: object) -> str:
+    """The line that the screen shows for turn 3 once `answered` steps of its first attempt have been answered."""
     config = configs.resolve(domain, profile, settings, home)
     tally = Tally("run", steps=plan_steps(config, load_domain(config.domain, home.root)))
     names = (config.roles.attacker.endpoint, config.roles.defender.endpoint)
@@ -67,15 +70,16 @@ def test_turn_of_the_default_profile_shows_its_defender_at_work(home: Home) -> N
 
 def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:
     judge = {"checks": ["answerable", "blind"], "solutions": 3}
-    drawn_turns = [draw_turn(home, "starter-genetics", "scripted", answered, judge=judge) for answered in range(6)]
-    words_at_work = [drawn_turn.split()[2:4] for drawn_turn in drawn_turns]  # a role and its model, or a check
-    assert words_at_work == [
+    lines = [draw_turn(home, "starter-genetics", "scripted", answered, judge=judge) for answered in range(6)]
+    roles_or_checks = [line.split()[2:4] for line in lines]  # a role and its model, or the two words of a check's title
+    assert roles_or_checks == [
         ["attacker", "duelist-a:"], ["judge", "arbiter:"], ["answerability", "check"], ["blind", "check"],
         ["defender", "duelist-b:"], ["judge", "arbiter:"],
     ]  # fmt: skip
 
 
-def test_summed_model_time_states_how_many_requests_ran_in_parallel() -> None:
+def test_usage_shows_how_many_requests_ran_in_parallel_on_average() -> None:
+    """Requests that took 300 seconds in all, in 20 seconds of work: 15 ran in parallel on average."""
     tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})
-    drawn: Text = draw_usage(tally, Colours({}), 20.0)
-    assert "model time 5 min in 20 s of work: 15.0 parallel requests on average" in drawn.plain
+    usage_chart: Text = draw_usage(tally, Colours({}), 20.0)
+    assert "model time 5 min in 20 s of work: 15.0 parallel requests on average" in usage_chart.plain

@@ -1,4 +1,4 @@
-"""What-if: replays with other settings from the ledger alone, compared with runs that were executed with them."""
+"""Replays with other settings from the ledger alone, compared with runs that were executed with those settings."""
 
 import asyncio
 from dataclasses import asdict
@@ -17,6 +17,7 @@ from nanoflux_local.transcript import TurnRecord
 from tests.executed_runs import execute_run, read_digest
 
 TURNS = 24
+"""The turn limit of the recorded runs."""
 
 
 @pytest.fixture
@@ -25,11 +26,13 @@ def home(tmp_path: Path) -> Home:
 
 
 def start(home: Home, **settings: Any) -> str:
+    """Start a run, and return its id."""
     shared = {"max_turns": TURNS, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     return asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
 
 
 def execute(home: Home, **settings: Any) -> str:
+    """Start a run, execute it to its end, and return its id."""
     run = start(home, **settings)
     asyncio.run(runs.execute(home, run))
     return run
@@ -41,6 +44,7 @@ def read_records(home: Home, run: str) -> list[TurnRecord]:
 
 
 def replay(home: Home, run: str, **settings: Any) -> dict[str, Any]:
+    """Replay a run with these settings, and return the result as printed by `run replay --json`."""
     return asdict(asyncio.run(replay_with(home, run, settings)))
 
 
@@ -55,11 +59,11 @@ def test_replay_with_changed_settings_equals_an_executed_run(
     result = replay(home, run, **settings)
     assert result["complete"] and result["digest"] == read_digest(other_home, executed_run)
     assert result["turns"] == len(read_records(other_home, executed_run)) and result["needed"]["turns"] == 0
-    kept_before = {record.number for record in read_records(home, run) if record.kept}
-    kept_after = {record.number for record in read_records(other_home, executed_run) if record.kept}
-    assert {example["turn"] for example in result["come"]} >= kept_after - kept_before
-    assert {example["turn"] for example in result["go"]} >= kept_before - kept_after
-    assert result["stay"] + len(result["come"]) == result["kept"] == len(kept_after)
+    recorded_kept_turns = {record.number for record in read_records(home, run) if record.kept}
+    executed_kept_turns = {record.number for record in read_records(other_home, executed_run) if record.kept}
+    assert {example["turn"] for example in result["come"]} >= executed_kept_turns - recorded_kept_turns
+    assert {example["turn"] for example in result["go"]} >= recorded_kept_turns - executed_kept_turns
+    assert result["stay"] + len(result["come"]) == result["kept"] == len(executed_kept_turns)
     assert result["same"] == (result["digest"] == read_digest(home, run))
 
 
@@ -73,20 +77,20 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     assert needed["turns"] == needed["at_least"] == len(unknown_turns) == sum(entry["calls"] for entry in needed["by"])
     assert needed["expected"] > needed["at_least"]
     assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
+    # Before the first unknown turn, the replay keeps the same turns as an executed run.
     other_home = Home(home.root / "elsewhere").prepare()
-    executed_records = read_records(other_home, execute(other_home, novelty={"question": 0.4}))
+    executed_run = execute(other_home, novelty={"question": 0.4})
     first_unknown = min(unknown_turns)
-    recorded_turns = read_records(home, run)
+    recorded_kept_turns = {record.number for record in read_records(home, run)[:first_unknown] if record.kept}
+    executed_records = read_records(other_home, executed_run)[:first_unknown]
+    executed_kept_turns = {record.number for record in executed_records if record.kept}
     added_turns = {example["turn"] for example in result["come"] if example["turn"] < first_unknown}
-    assert added_turns == {
-        record.number
-        for record in executed_records[:first_unknown]
-        if record.kept and not recorded_turns[record.number].kept
-    }
-    assert all(turn not in unknown_turns for turn in (*added_turns, *(example["turn"] for example in result["go"])))
+    assert added_turns == executed_kept_turns - recorded_kept_turns
+    removed_turns = {example["turn"] for example in result["go"]}
+    assert not unknown_turns & (added_turns | removed_turns)
 
 
-def test_question_accepted_only_by_changed_settings_misses_a_judge_call(home: Home) -> None:
+def test_question_that_only_the_replay_accepts_misses_a_call_of_the_judge(home: Home) -> None:
     run = execute(home, novelty={"question": 0.4})
     result = replay(home, run, novelty={"question": 0.99})
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}
@@ -100,10 +104,10 @@ def test_replay_stops_at_the_first_unrecorded_turn_that_misses_a_call(home: Home
 
 def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
     run = execute(home)
-    ledger_before = home.ledger.read_bytes()
+    ledger_bytes = home.ledger.read_bytes()
     result = replay(home, run, concurrency=3)
     assert result["same"] and result["digest"] == read_digest(home, run) and result["come"] == result["go"] == []
-    assert home.ledger.read_bytes() == ledger_before
+    assert home.ledger.read_bytes() == ledger_bytes
 
 
 @pytest.mark.parametrize(
@@ -120,33 +124,33 @@ def test_setting_that_changes_requests_is_refused_with_the_fork_command(home: Ho
     run = execute(home, max_turns=2)
     with pytest.raises(RefusedError, match="no stored reply applies") as error:
         replay(home, run, **settings)
-    assert error.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in error.value.fix
+    (key,) = settings
+    assert error.value.exit_code == 3 and f"run start --fork {run} --set {key}" in error.value.fix
 
 
-PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks": ["blind"]}}
+PROVABLE_SETTINGS: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks": ["blind"]}}
 
 
 def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home) -> None:
-    """The estimate of tokens is compared with those that a fork under these rules needed."""
+    """The estimated tokens are compared with the tokens that a fork with the same settings needs."""
     run = execute(home, max_turns=12)
-    estimate = asyncio.run(replay_with(home, run, PROVABLE))
-    assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
+    what_if = asyncio.run(replay_with(home, run, PROVABLE_SETTINGS))
+    assert what_if.stay == 0 and what_if.come == [] and not what_if.complete
     kept_turns = {record.number for record in read_records(home, run) if record.kept}
-    assert kept_turns <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
-    fork = execute_run(home, runs.fork_config(home, run, PROVABLE), forked_from=run)
+    assert kept_turns <= {turn.turn for turn in what_if.unknown} | {example.turn for example in what_if.go}
+    fork = execute_run(home, runs.fork_config(home, run, PROVABLE_SETTINGS), forked_from=run)
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(fork)
     spent_tokens = summary.usage.prompt_tokens + summary.usage.completion_tokens
-    assert 0.3 * spent_tokens < estimate.needed.tokens < 3 * spent_tokens
-    assert estimate.needed.usd is None
-    repeated_replay = asyncio.run(replay_with(home, run, PROVABLE))
-    assert repeated_replay.unknown == [] and repeated_replay.digest == summary.digest, (
-        "the fork's calls answer the replay"
-    )
+    assert 0.3 * spent_tokens < what_if.needed.tokens < 3 * spent_tokens
+    assert what_if.needed.usd is None
+    replay_after_fork = asyncio.run(replay_with(home, run, PROVABLE_SETTINGS))
+    assert replay_after_fork.unknown == [], "the replay did not use the calls of the fork"
+    assert replay_after_fork.digest == summary.digest
 
 
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
-def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[str, Any]) -> None:
+def test_replay_with_fewer_samples_misses_no_call(home: Home, changes: dict[str, Any]) -> None:
     run = execute(home, samples=3)
     what_if = asyncio.run(replay_with(home, run, changes))
     assert what_if.unknown == []
@@ -154,7 +158,7 @@ def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[
     assert what_if.digest == read_digest(other_home, execute(other_home, **changes))
 
 
-def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
+def test_replay_refuses_runs_without_turns_and_unknown_keys(home: Home) -> None:
     run = start(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
         replay(home, run, novelty={"question": 0.4})

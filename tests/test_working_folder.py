@@ -1,4 +1,4 @@
-"""Files of the working folder are never executed by a process that this project starts."""
+"""No process that this project starts executes files of the working folder."""
 
 import ast
 import asyncio
@@ -16,7 +16,6 @@ from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
-# The only modules that may name `sys.executable`, each with its reason.
 REASON_BY_MODULE = {
     "models/nanoflux_models/child.py": "the one place that builds such commands",
     "models/nanoflux_models/interpreter.py": "checks whether this interpreter has vLLM",
@@ -25,10 +24,11 @@ REASON_BY_MODULE = {
     "sandbox/nanoflux_sandbox/fork_server_handle.py": "the sandbox is a separate package, and passes -P itself",
     "sandbox/nanoflux_sandbox/child_process.py": "hides the interpreter from the program",
 }
+"""The only modules that may contain `sys.executable`, each with its reason."""
 
 
-def uses_interpreter(path: Path) -> bool:
-    """Whether a module's code names `sys.executable`."""
+def names_interpreter(path: Path) -> bool:
+    """Whether the code of a module contains `sys.executable`."""
     return any(
         isinstance(node, ast.Attribute) and node.attr == "executable" and ast.unparse(node.value) == "sys"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
@@ -36,20 +36,18 @@ def uses_interpreter(path: Path) -> bool:
 
 
 def test_only_the_child_module_names_the_interpreter() -> None:
-    modules = {
-        str(path.relative_to(PROJECT)): path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")
-    }
-    modules_that_name_it = {name for name, path in modules.items() if uses_interpreter(path)}
-    assert modules_that_name_it == REASON_BY_MODULE.keys(), (
-        "build the command with nanoflux_models.child.build_module_command"
+    paths = [path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")]
+    modules = {str(path.relative_to(PROJECT)) for path in paths if names_interpreter(path)}
+    assert modules == REASON_BY_MODULE.keys(), (
+        "build the command with nanoflux_models.child.build_module_command instead of sys.executable"
     )
 
 
-def test_modules_are_started_with_the_safe_path() -> None:
-    """Only `build_module_command` starts this installation's modules with `-m`; their child processes inherit the safe
-    path.
+def test_only_known_modules_start_modules_by_name() -> None:
+    """`python -m` searches the working folder unless the safe path is set, as `build_module_command` does. The modules
+    below may pass `-m`, since their child processes have or inherit the safe path.
     """
-    exempt_modules = {
+    allowed_modules = {
         "models/nanoflux_models/child.py",
         "models/nanoflux_models/launch.py",
         "nanoflux_local/train/launch.py",
@@ -59,7 +57,7 @@ def test_modules_are_started_with_the_safe_path() -> None:
             constants = [
                 node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
             ]
-            assert "-m" not in constants or str(path.relative_to(PROJECT)) in exempt_modules, path
+            assert "-m" not in constants or str(path.relative_to(PROJECT)) in allowed_modules, path
 
 
 def test_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
@@ -67,13 +65,15 @@ def test_python_command_ignores_the_working_folder(hostile_folder: Path) -> None
         subprocess.run(command, cwd=hostile_folder, check=True, capture_output=True, timeout=60)
 
 
-def test_safe_path_reaches_grandchildren(hostile_folder: Path) -> None:
+def test_child_processes_inherit_the_safe_path(hostile_folder: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import random, types'], check=True)"
     subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile_folder, check=True, env={**os.environ, **SAFE_PATH})
 
 
 def run_cli(folder: Path, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command line as its console script starts it: without the working folder on its own path."""
+    """Run a command in `folder` as the console script does: the working folder is not on the module search path of the
+    command itself, and nothing protects its child processes yet.
+    """
     return subprocess.run(
         [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *arguments],
         cwd=folder,
@@ -85,19 +85,8 @@ def run_cli(folder: Path, home: Path, *arguments: str, **variables: str) -> subp
 
 
 def test_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
-    arguments = (
-        "run",
-        "start",
-        "--domain",
-        "starter",
-        "--profile",
-        "scripted",
-        "--examples",
-        "1",
-        "--detach",
-        "--json",
-    )
-    process = run_cli(hostile_folder, tmp_path, *arguments)
+    options = ["--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json"]
+    process = run_cli(hostile_folder, tmp_path, "run", "start", *options)
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["run"]
 
@@ -115,14 +104,14 @@ def test_command_runner_of_the_application_ignores_the_working_folder(
     assert background.process.wait(120) == 0, background.read_last_lines()
 
 
-@pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])
+@pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "hub client"])
 def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
-    """Both clients run and report that they cannot reach an index; no file of the folder is executed."""
-    nowhere = "http://127.0.0.1:9"
+    """The client that downloads weights runs and reports that it cannot connect; it executes no file of the folder."""
+    unreachable_url = "http://127.0.0.1:9"
     environment = {
-        "PIP_INDEX_URL": f"{nowhere}/simple",
+        "PIP_INDEX_URL": f"{unreachable_url}/simple",
         "PIP_RETRIES": "0",
-        "HF_ENDPOINT": nowhere,
+        "HF_ENDPOINT": unreachable_url,
         "PIP_NO_CACHE_DIR": "1",
     }
     process = run_cli(hostile_folder, tmp_path, "models", "pull", model, **environment)

@@ -1,4 +1,6 @@
-"""The solutions of a trial: their kinds, where they come from, and that the run's seed alone determines them."""
+"""The solutions of a trial: their kinds and origins. They are equal at any concurrency, and those of an older ledger
+are built identically.
+"""
 
 import json
 import shutil
@@ -27,15 +29,17 @@ from nanoflux_local.transcript import Seed
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
 OLDER_LEDGER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
 OLDER_RUN = "starter-68593da9"
+"""A run in that ledger whose trial has only planted errors, as all trials of that version."""
 
 
 def make_item(number: int) -> Seed:
     """A word problem with three quantities and a solution of two steps."""
-    boxes, pens, lost = number + 20, number + 300, number + 2
-    total = boxes * pens
-    question = f"Ann packs {boxes} boxes of {pens} pens and loses {lost} pens. How many pens are left?"
-    solution = f"{boxes} * {pens} = {total}\n{total} - {lost} = {total - lost}"
-    return Seed(f"item-{number}", "d", question, str(total - lost), solution)
+    boxes, pens_per_box, lost_pens = number + 20, number + 300, number + 2
+    pens = boxes * pens_per_box
+    left_pens = pens - lost_pens
+    question = f"Ann packs {boxes} boxes of {pens_per_box} pens and loses {lost_pens} pens. How many pens are left?"
+    solution = f"{boxes} * {pens_per_box} = {pens}\n{pens} - {lost_pens} = {left_pens}"
+    return Seed(f"item-{number}", "d", question, str(left_pens), solution)
 
 
 ITEMS = [make_item(number) for number in range(60)]
@@ -43,8 +47,8 @@ ITEM_BY_QUESTION = {item.question: item for item in ITEMS}
 
 
 class FakeModels:
-    """Stands in for both models of a run: answers train items correctly if the item's number is even, otherwise
-    wrongly; every fifth reply is unreadable. Records the requests.
+    """A `Call` that stands in for both models of a run, and records the requests. The reply to an item is right if the
+    item's number is even, and wrong if it is odd; the replies to the items 4, 9, 14 … are unreadable.
     """
 
     def __init__(self) -> None:
@@ -64,37 +68,40 @@ class FakeModels:
 
 
 def make_rules(tmp_path: Path, items: list[Seed] = ITEMS, **judge: Any) -> Rules:
-    """The rules of a scripted run with these train items and settings of the judge."""
+    """The rules of a scripted run with these train items and settings of the judge. Its trial has 20 right and 20 wrong
+    solutions, unless `judge` says otherwise.
+    """
     settings = {"seed": 3, "judge": {"trial": 20, **judge}}
-    rules = build_rules(configs.resolve("starter", "scripted", settings, Home(tmp_path)), IDENTITIES, Home(tmp_path))
+    config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
+    rules = build_rules(config, IDENTITIES, Home(tmp_path))
     return replace(rules, seeds=Items(items))
 
 
 async def build_solutions(rules: Rules, models: FakeModels | None = None) -> list[KnownSolution]:
-    """The known solutions of a run's trial, in which the fake models write replies."""
+    """The solutions of a run's trial; `models` stand in for the run's models."""
     domain = load_domain(rules.config.domain)
     solutions = await build_known_solutions(rules, domain, models or FakeModels(), lambda: False)
     assert solutions is not None
     return solutions
 
 
-async def test_trial_rotates_through_every_kind_of_the_domain(tmp_path: Path) -> None:
+async def test_kinds_of_the_domain_take_turns(tmp_path: Path) -> None:
     solutions = await build_solutions(make_rules(tmp_path))
-    kinds = Counter(solution.kind for solution in solutions)
-    assert kinds == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
+    kind_counts = Counter(solution.kind for solution in solutions)
+    assert kind_counts == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
     assert all(solution.right is (solution.number % 2 == 0) for solution in solutions)
     assert [solution.number for solution in solutions] == list(range(40))
 
 
-async def test_replies_are_marked_by_their_answers(tmp_path: Path) -> None:
+async def test_replies_of_models_are_right_or_mistakes_by_their_answers(tmp_path: Path) -> None:
     for solution in await build_solutions(make_rules(tmp_path)):
-        answer = ITEM_BY_QUESTION[solution.attack.question].answer if solution.author else ""
-        if solution.kind in ("own", "mistake"):
-            assert solution.author in ("duelist-a", "duelist-b")
-            assert solution.attack.solution == f"by {solution.author}"
-            assert same_number(solution.attack.answer, answer) is (solution.kind == "own")
-        else:
+        if solution.kind not in ("own", "mistake"):
             assert not solution.author
+            continue
+        assert solution.author in ("duelist-a", "duelist-b")
+        assert solution.attack.solution == f"by {solution.author}"
+        right_answer = ITEM_BY_QUESTION[solution.attack.question].answer
+        assert same_number(solution.attack.answer, right_answer) is (solution.kind == "own")
 
 
 async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
@@ -102,11 +109,10 @@ async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
     assert {solution.author for solution in solutions if solution.author} == {"duelist-a", "duelist-b"}
 
 
-async def test_broken_questions_keep_their_solutions(tmp_path: Path) -> None:
+async def test_broken_questions_keep_the_solutions_of_their_items(tmp_path: Path) -> None:
     item_by_id = {item.id: item for item in ITEMS}
-    broken_solutions = [
-        solution for solution in await build_solutions(make_rules(tmp_path)) if solution.kind in ("removed", "changed")
-    ]
+    solutions = await build_solutions(make_rules(tmp_path))
+    broken_solutions = [solution for solution in solutions if solution.kind in ("removed", "changed")]
     for solution in broken_solutions:
         item = item_by_id[solution.seed]
         assert (solution.attack.solution, solution.attack.answer) == (item.solution, item.answer)
@@ -126,36 +132,38 @@ async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
     assert sorted(request.key() for request in concurrent_models.requests) == sequential_keys
 
 
-async def test_models_that_make_no_mistakes_get_a_bounded_number_of_items(tmp_path: Path) -> None:
-    rules = make_rules(tmp_path, ITEMS[::2], trial=5, trial_kinds=["mistake", "changed"])
+async def test_models_without_mistakes_get_a_limited_number_of_items(tmp_path: Path) -> None:
+    """The trial needs three mistakes, but the models solve all items with even numbers."""
+    even_items = ITEMS[::2]
+    rules = make_rules(tmp_path, even_items, trial=5, trial_kinds=["mistake", "changed"])
     models = FakeModels()
     solutions = await build_solutions(rules, models)
     assert [solution.kind for solution in solutions if not solution.right] == ["changed", "changed"]
     assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
-async def test_trial_of_planted_errors_asks_no_model_and_alternates_with_references(tmp_path: Path) -> None:
+async def test_trial_of_planted_errors_asks_no_model(tmp_path: Path) -> None:
     models = FakeModels()
     solutions = await build_solutions(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
     assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
     assert models.requests == []
 
 
-async def test_trial_shrinks_to_the_seeds_with_answers(tmp_path: Path) -> None:
+async def test_trial_has_at_most_one_right_and_one_wrong_solution_for_each_seed_with_an_answer(tmp_path: Path) -> None:
     items = [*ITEMS[:9], replace(ITEMS[9], answer="")]
     solutions = await build_solutions(make_rules(tmp_path, items, trial=50, trial_kinds=["slip", "answer"]))
     assert len(solutions) == 18 and len({solution.seed for solution in solutions}) == 9
 
 
-async def test_stopping_run_builds_no_trial(tmp_path: Path) -> None:
+async def test_run_that_is_stopping_builds_no_solutions(tmp_path: Path) -> None:
     rules = make_rules(tmp_path)
     assert await build_known_solutions(rules, load_domain("starter"), FakeModels(), lambda: True) is None
 
 
-async def test_trial_of_an_older_ledger_is_rebuilt_identically(tmp_path: Path) -> None:
+async def test_solutions_of_an_older_ledger_are_built_identically(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
-    with OLDER_LEDGER.open("rb") as packed_ledger, home.ledger.open("wb") as ledger:
-        shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed_ledger), ledger)
+    with OLDER_LEDGER.open("rb") as compressed_ledger, home.ledger.open("wb") as ledger:
+        shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(compressed_ledger), ledger)
     config, identities, _ = runs.load_run(home, OLDER_RUN)
     assert config.judge.trial_kinds == ("slip", "answer")
     with LedgerView(home.ledger) as view:
@@ -178,7 +186,8 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
 async def test_trial_of_the_built_in_judge_has_only_planted_errors(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
-    identities = {name: Identity("scripted", name) for name in (*config.role_endpoints, "embedder", "sandbox")}
+    names = (*config.role_endpoints, "embedder", "sandbox")
+    identities = {name: Identity("scripted", name) for name in names}
     models = FakeModels()
     solutions = await build_solutions(build_rules(config, identities, Home(tmp_path)), models)
     assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests

@@ -1,4 +1,6 @@
-"""Planted errors: results are wrong beyond the tolerance, and broken questions lack or change a needed quantity."""
+"""Planted errors: wrong answers differ by more than the tolerance, and a needed quantity of a question is removed or
+changed.
+"""
 
 import random
 import re
@@ -27,13 +29,14 @@ def make_attack(seed: Seed) -> Attack:
 
 
 def make_seed(question: str, solution: str) -> Seed:
+    """A seed whose answer does not matter."""
     return Seed("s", "d", question, "1", solution)
 
 
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
-def test_plant_error_exceeds_the_numeric_tolerance(answer: str) -> None:
+def test_planted_answer_differs_by_more_than_the_numeric_tolerance(answer: str) -> None:
+    seed = replace(SUM_SEED, answer=answer)
     for rng_seed in range(50):
-        seed = replace(SUM_SEED, answer=answer)
         wrong_attack = plant_error(make_attack(seed), seed, "answer", random.Random(rng_seed))
         planted_number, right_number = read_number(wrong_attack.answer), read_number(answer)
         assert planted_number is not None and right_number is not None
@@ -41,7 +44,7 @@ def test_plant_error_exceeds_the_numeric_tolerance(answer: str) -> None:
         assert wrong_attack.solution == SUM_SEED.solution
 
 
-def test_slip_replaces_the_stated_result() -> None:
+def test_slip_replaces_the_stated_result_or_appends_the_wrong_one() -> None:
     wrong_attack = plant_error(make_attack(SUM_SEED), SUM_SEED, "slip", random.Random(1))
     assert wrong_attack.solution == f"1000 + 234 = 1,234 in all. The answer is {wrong_attack.answer}."
     attack_without_result = replace(make_attack(SUM_SEED), solution="Add them: 12345 is another number.")
@@ -63,11 +66,11 @@ def test_plant_error_chooses_another_option(kind: Any) -> None:
     [
         ("She packs 12 boxes of 8 pens.", "12 * 8 = 96", [12, 8]),
         ("She packs 12 boxes of 8 pens in 5 days.", "12*8 = 96", [12, 8]),  # the days are not needed
-        ("He has 5 red and 5 blue pens.", "5 + 5 = 10", []),  # each 5 implies the other
-        ("48 friends, half of them, 24, are tall.", "48/2 = 24", [48]),  # 24 can be calculated
+        ("He has 5 red and 5 blue pens.", "5 + 5 = 10", []),  # the same number occurs twice
+        ("48 friends, half of them, 24, are tall.", "48/2 = 24", [48]),  # 24 is a result
         ("A $1,250 bike costs 20% less.", "1,250 * .20 = 250", [1250, 20]),
         ("A shop sold 3 bags at $4.50 each.", "3 * $4.50 = $13.50", [3, 4.5]),
-        ("A 12-inch rod and 1/2 of it.", "12 * 1/2 = 6", []),  # neither stands alone
+        ("A 12-inch rod and 1/2 of it.", "12 * 1/2 = 6", []),  # neither is a plain number
         ("At 5:30 he ran 4 laps.", "4 * 400 = 1600", [4]),
     ],
 )
@@ -105,7 +108,7 @@ def test_remove_quantity_keeps_the_sentence_grammatical(question: str, solution:
         ("There is no number.", "So the answer is 1."),
     ],
 )
-def test_remove_quantity_refuses_ungrammatical_sentences(question: str, solution: str) -> None:
+def test_remove_quantity_returns_none_if_the_sentence_would_be_ungrammatical(question: str, solution: str) -> None:
     assert remove_quantity(make_seed(question, solution), random.Random(0)) is None
 
 
@@ -117,10 +120,12 @@ def test_change_quantity_replaces_one_number_in_its_format(text: str) -> None:
         question = change_quantity(seed, random.Random(rng_seed))
         assert question is not None and question != seed.question
         match = re.fullmatch(r"It is (\$?)([\d.,]+)(%?) of them\.", question)
-        assert match and match[1] + match[3] == text.strip("0123456789.,")
-        changed_value = float(match[2].replace(",", ""))
+        assert match is not None
+        currency_sign, number, percent_sign = match.groups()
+        assert currency_sign + percent_sign == text.strip("0123456789.,")
+        changed_value = float(number.replace(",", ""))
         assert changed_value >= 2 and changed_value != float(value.replace(",", ""))
-        assert ("," in match[2]) == ("," in text) or changed_value < 1000
+        assert ("," in number) == ("," in text) or changed_value < 1000
         assert "%" not in text or changed_value < 100
 
 

@@ -1,4 +1,4 @@
-"""A run holds its trial once, computes the right rates, and shows them on its pages."""
+"""The trial of a run: it is held once, its rates are computed correctly, and commands and the report show them."""
 
 import asyncio
 import itertools
@@ -38,20 +38,20 @@ SEEDS = [
 
 @dataclass
 class FakeJudge:
-    """Returns what `accept` returns for an attack, and counts its judgements."""
+    """A judge that returns `judge(attack)`, and counts its judgements."""
 
-    accept: Any
+    judge: Any
     name: str = "judge"
-    judged: int = 0
+    judgement_count: int = 0
 
     async def validate(self, attack: Attack, draw: Any, call: Any, evidence: Any = (), seeds: Any = ()) -> Any:
-        self.judged += 1
-        return self.accept(attack)
+        self.judgement_count += 1
+        return self.judge(attack)
 
 
 @dataclass
 class FakeCheck:
-    """A check whose conclusion about an attack is that of `conclude`; records the attacks that it examined."""
+    """A check that concludes `conclude(attack)`, and records the attacks that it examined."""
 
     conclude: Any
     name: str = "units"
@@ -65,7 +65,7 @@ class FakeCheck:
 
 
 def is_right(attack: Attack) -> bool:
-    """Whether an attack has the answer of the seed with its question."""
+    """Whether an attack has the question and the answer of one of the seeds."""
     return any(attack.answer == seed.answer and attack.question == seed.question for seed in SEEDS)
 
 
@@ -75,23 +75,26 @@ def make_verdict(positive: bool) -> Verdict:
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Any:
-    """A function that holds a trial of four right and four wrong solutions twice, and returns its result."""
+    """A function that holds a trial of four right and four wrong solutions with a judge that returns `judge(attack)`,
+    and with `check` if it is not None. The trial is held twice, and must not judge a solution again. Returns its
+    result.
+    """
     ledger_numbers = itertools.count()
 
     def hold_twice(
-        accept: Any, check: FakeCheck | None = None, concurrency: int = 1, enabled: Any = None
+        judge: Any, check: FakeCheck | None = None, concurrency: int = 1, check_settings: Any = None
     ) -> TrialResult:
-        judge, path = FakeJudge(accept), tmp_path / f"{next(ledger_numbers)}.db"
+        fake_judge, path = FakeJudge(judge), tmp_path / f"{next(ledger_numbers)}.db"
         settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
-        if check:
-            settings["judge"] |= enabled or {"checks": ["code"]}
+        if check:  # the settings must enable some check, so that the result has rates with and without checks
+            settings["judge"] |= check_settings or {"checks": ["code"]}
         config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
         tools = {"sandbox": Identity("python", "sandbox"), "search": Identity("search", "corpus")}
         rules = build_rules(config, {**IDENTITIES, **tools}, Home(tmp_path))
         roles = TurnRoles(
             rules.find_roles(0).attacker,
             rules.find_roles(0).defender,
-            CheckingJudge(judge, (check,)) if check else judge,
+            CheckingJudge(fake_judge, (check,)) if check else fake_judge,
         )
         rules = replace(rules, seeds=Items(SEEDS), role_groups=[roles])
         with Ledger(path) as ledger:
@@ -99,7 +102,7 @@ def hold(tmp_path: Path) -> Any:
             calls = CachedCalls(ledger, "run", {})
             for _ in range(2):
                 asyncio.run(hold_trial(ledger, "run", rules, load_domain("starter"), calls, lambda: False))
-        assert judge.judged == 8, "the second trial judged solutions again"
+        assert fake_judge.judgement_count == 8, "the second trial judged solutions again"
         with LedgerView(path) as view:
             result = summarize_trial(view, "run")
         assert result is not None
@@ -108,52 +111,53 @@ def hold(tmp_path: Path) -> Any:
     return hold_twice
 
 
-def list_shares(rates: Rates | None) -> tuple[Any, Any]:
-    """The sensitivity and the specificity."""
+def read_shares(rates: Rates | None) -> tuple[Any, Any]:
+    """The sensitivity and the specificity, each from 0 to 1."""
     assert rates is not None
     return rates.sensitivity.share, rates.specificity.share
 
 
 def test_trial_rates_a_perfect_and_an_inverted_judge(hold: Any) -> None:
     perfect = hold(lambda attack: make_verdict(is_right(attack)))
-    assert list_shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
+    assert read_shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
     low, high = perfect.judge.sensitivity.ci95
-    assert (round(low, 4), high) == (0.5101, 1.0), "not Wilson's interval of 4 of 4"
+    assert (round(low, 4), high) == (0.5101, 1.0), "the interval is not Wilson's for 4 of 4"
     inverted = hold(lambda attack: make_verdict(not is_right(attack)), concurrency=8)
-    assert list_shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
+    assert read_shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
     assert perfect.kinds == inverted.kinds == {"reference": 4, "slip": 2, "answer": 2}
 
 
 def test_trial_rates_the_judge_with_and_without_checks(hold: Any) -> None:
     check = FakeCheck(lambda attack: "supports" if is_right(attack) else "contradicts")
     result = hold(lambda attack: make_verdict(True), check)
-    assert list_shares(result.without_check) == (0, 1) and result.without_check.errors == 4
-    assert list_shares(result.with_check) == (1, 1) and result.with_check.errors == 0
+    assert read_shares(result.without_check) == (0, 1) and result.without_check.errors == 4
+    assert read_shares(result.with_check) == (1, 1) and result.with_check.errors == 0
     assert list(result.checks) == ["units"] and result.checks["units"].concluded == 8
-    assert list_shares(result.checks["units"]) == (1, 1)
+    assert read_shares(result.checks["units"]) == (1, 1)
     assert hold(lambda attack: make_verdict(True)).with_check is None
 
 
-@pytest.mark.parametrize("enabled", [{"code_check": True}, {"fact_check": True}, {"checks": ["restated"]}])
-def test_trial_rates_the_judge_with_checks_however_they_are_enabled(hold: Any, enabled: Any) -> None:
+@pytest.mark.parametrize("check_settings", [{"code_check": True}, {"fact_check": True}, {"checks": ["restated"]}])
+def test_trial_rates_the_judge_with_checks_whichever_setting_enables_them(hold: Any, check_settings: Any) -> None:
     check = FakeCheck(lambda attack: "supports" if is_right(attack) else "contradicts")
-    result = hold(lambda attack: make_verdict(True), check, enabled=enabled)
-    assert list_shares(result.without_check) == (0, 1) and list_shares(result.with_check) == (1, 1)
+    result = hold(lambda attack: make_verdict(True), check, check_settings=check_settings)
+    assert read_shares(result.without_check) == (0, 1) and read_shares(result.with_check) == (1, 1)
 
 
 def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
     check = FakeCheck(lambda attack: "supports" if is_right(attack) else "not checked")
     result = hold(lambda attack: make_verdict(False), check)
     assert len(check.examined) == 8
-    assert list_shares(result.without_check) == list_shares(result.with_check) == (1, 0)
-    units = result.checks["units"]
-    assert units.concluded == 4
-    assert units.findings == {
+    assert read_shares(result.without_check) == read_shares(result.with_check) == (1, 0)
+    check_rates = result.checks["units"]
+    assert check_rates.concluded == 4
+    assert check_rates.findings == {
         "reference": {"supports": 4, "contradicts": 0, "not_checked": 0},
         "slip": {"supports": 0, "contradicts": 0, "not_checked": 2},
         "answer": {"supports": 0, "contradicts": 0, "not_checked": 2},
     }
-    assert list_shares(units.unless_contradicted) == (0, 1) and list_shares(units.if_supported) == (1, 1)
+    assert read_shares(check_rates.unless_contradicted) == (0, 1)
+    assert read_shares(check_rates.if_supported) == (1, 1)
 
 
 def test_unjudged_solutions_count_in_no_rate_of_the_judge(hold: Any) -> None:
@@ -161,12 +165,13 @@ def test_unjudged_solutions_count_in_no_rate_of_the_judge(hold: Any) -> None:
     result = hold(lambda attack: make_verdict(True) if is_right(attack) else Doubt((0.5,)), check)
     assert (result.solutions, result.unjudged) == (8, 4)
     assert result.judge.sensitivity == Share(0, None, None)
-    assert result.checks["units"].concluded == 8, "the check concludes without the judge"
+    assert result.checks["units"].concluded == 8, "the check did not examine the unjudged solutions"
     assert hold(lambda _: Unparsed("no")).unjudged == 8
 
 
 def test_rates_are_reported_by_kind_of_solution() -> None:
     def make_record(kind: str, positive: bool) -> dict[str, Any]:
+        """The stored record of a solution that the judge accepted (`positive`) or rejected."""
         return {"kind": kind, "fault": "", "verdict": asdict(make_verdict(positive)), "word": positive, "unjudged": ""}
 
     right_solutions = [("reference", True), ("own", True), ("own", False)]
@@ -182,7 +187,8 @@ def test_rates_are_reported_by_kind_of_solution() -> None:
     assert texts["rejected"].startswith("1 of 1 changed results (21% to 100%); 1 of 2 real mistakes")
 
 
-def test_decision_is_read_from_the_verdict_of_an_older_record() -> None:
+def test_decision_of_an_older_record_is_derived_from_its_verdict() -> None:
+    """The judge accepted the solution, and the code check overturned the decision."""
     overturned = Verdict(False, 0.95, "so", findings=(Finding("code", "contradicts"),))
     record = {"seed": "s", "fault": "slip", "attack": {}, "verdict": json.loads(json.dumps(asdict(overturned)))}
     solution = read_record(record)
@@ -192,7 +198,7 @@ def test_decision_is_read_from_the_verdict_of_an_older_record() -> None:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
-    """A scripted run with a trial of all kinds, whose judge writes programs."""
+    """A home, and the id of a finished scripted run in it, with a trial of all kinds and the code check."""
     home = Home(tmp_path_factory.mktemp("finished")).prepare()
     judge = {"trial": 10, "code_check": True}
     config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
@@ -201,7 +207,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, run
 
 
-def test_run_holds_its_trial_once_and_shows_it(
+def test_result_of_the_trial_is_in_the_ledger_the_command_and_the_report(
     finished_run: tuple[Home, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, run = finished_run
@@ -214,8 +220,9 @@ def test_run_holds_its_trial_once_and_shows_it(
     assert summary["calls"]["wasted"] == 0 and "trial" in roles
     capsys.readouterr()
     show_run(home, run, as_json=False)
-    text = capsys.readouterr().out
-    assert "judge's trial" in text and "code check alone" in text and "questions without a needed quantity" in text
+    output = capsys.readouterr().out
+    for text in ("judge's trial", "code check alone", "questions without a needed quantity"):
+        assert text in output
     headings, rows = result.tabulate_kinds()
     assert headings[2:4] == ["judge alone", "with the checks"] and all(len(row) == len(headings) for row in rows)
     assert sum(int(row[1]) for row in rows) == result.solutions
@@ -223,7 +230,7 @@ def test_run_holds_its_trial_once_and_shows_it(
     assert "The judge on known solutions" in page and "questions with a changed quantity" in page
 
 
-def test_prediction_uses_the_observed_acceptance(finished_run: tuple[Home, str]) -> None:
+def test_prediction_uses_the_acceptance_rate_of_the_run(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     with LedgerView(home.ledger) as view:
         result, funnel = summarize_trial(view, run), view.funnel(run)
@@ -235,7 +242,7 @@ def test_prediction_uses_the_observed_acceptance(finished_run: tuple[Home, str])
     assert predicted.among_kept.estimate <= predicted.among_accepted.estimate
 
 
-def test_changed_trial_record_is_reported(finished_run: tuple[Home, str]) -> None:
+def test_verification_reports_a_changed_record_of_the_trial(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE trials SET record = replace(record, 'confidence', 'Confidence') WHERE number = 0")
