@@ -7,10 +7,10 @@ import pytest
 from nanoflux_local.config import RunConfig
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import derive_config, resolve
-from nanoflux_local.run.missing import CallCost, MissingCall, RecordedCosts, count_missing, find_added_calls
+from nanoflux_local.run.missing import CallCost, CallType, RecordedCosts, count_missing, find_added_calls
 
-JUDGE_CHAT, DEFENDER_CHAT = MissingCall("chat", "judge"), MissingCall("chat", "defender")
-JUDGE_PROGRAM, JUDGE_EMBEDDING = MissingCall("python", "judge"), MissingCall("embed", "judge")
+JUDGE_CHAT, DEFENDER_CHAT = CallType("chat", "judge"), CallType("chat", "defender")
+JUDGE_PROGRAM, JUDGE_EMBEDDING = CallType("python", "judge"), CallType("embed", "judge")
 RECORDED_COSTS = RecordedCosts(
     per_call={JUDGE_CHAT: CallCost(1, 100, 0.01), DEFENDER_CHAT: CallCost(1, 50, 0.002)},
     remaining={JUDGE_CHAT: CallCost(3, 250, 0.022)},

@@ -59,7 +59,9 @@ def read_json(text: str) -> Any:
 def list_attempts(
     view: LedgerView, run: str, outcomes: Collection[str] = (), turn: int | None = None
 ) -> list[AttemptKey]:
-    """The keys of a run's attempts in order: all of them, or those with one of these outcomes, or those of one turn."""
+    """The keys of a run's attempts, in order. If `outcomes` is not empty, only attempts with one of these outcomes are
+    listed; if `turn` is not None, only those of this turn.
+    """
     rows = view.rows(
         "SELECT number, attempts FROM turns WHERE run = ? AND (? IS NULL OR number = ?) ORDER BY number",
         run, turn, turn,
@@ -111,6 +113,7 @@ def load_calls(home: Home, view: LedgerView, run: sqlite3.Row, turn: int) -> lis
     ))  # fmt: skip
     requests = [read_json(row["request"]) for row in rows]
     origin_by_seed = derive_origins(load_steps(home, config), int(config.get("seed", 0)), turn, len(record.attempts))
+    # Only requests to chat models have a sampling seed.
     call_origins = [
         origin_by_seed.get(request["seed"]) if isinstance(request, dict) and "seed" in request else None
         for request in requests

@@ -66,7 +66,8 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
 async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Fill an empty index with the questions of other runs, and embed the held-out evaluation items.
 
-    The embeddings are stored calls: requests are sent only if the other runs used a different embedder.
+    The embeddings come from stored calls. Requests are sent only if the other runs used a different embedder, or if the
+    held-out items have not been embedded yet.
     """
     async for vector in embed_texts(rules.embedder, rules.questions_of_other_runs, call):
         if vector is not None:
@@ -133,11 +134,11 @@ class SpeculativeTurn:
                 self.role_changes += 1
         return await self.traced_calls(request)
 
-    def nearest(self, vector: Vector, own_questions: tuple[Vector, ...]) -> float | None:
+    def look_up_nearest(self, vector: Vector, own_questions: tuple[Vector, ...]) -> float | None:
         """The largest similarity of `vector` to an earlier question.
 
-        Earlier questions are those of the committed turns and of the speculative turns before this one; after
-        `confirm`, those of the committed history alone.
+        Earlier questions are the turn's `own_questions` and those of the committed turns. Until `confirm` is called,
+        they include those of the speculative turns before this one.
         """
         self.questions.append(vector)
         if self._committed_history is not None:
@@ -187,7 +188,7 @@ class SpeculativeHistory:
 
     def nearest(self, vector: Vector) -> float | None:
         self.on_question(self.turn, vector)
-        return self.turn.nearest(vector, self.own_questions)
+        return self.turn.look_up_nearest(vector, self.own_questions)
 
 
 class Engine:
@@ -228,8 +229,8 @@ class Engine:
         self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
         self._speculative_turns: dict[int, SpeculativeTurn] = {}
         self._confirmed_count = self._refuted_count = 0
-        self._drain_at: int | None = None
-        self._all_started = False
+        self._drain_at: int | None = None  # once draining: the number of committed turns at which `run` returns
+        self._all_started = False  # whether all turns that the run is likely to need have started
 
     @property
     def finished(self) -> bool:
@@ -263,8 +264,9 @@ class Engine:
         """Commit turns until the run is finished or drained.
 
         Raises:
-            NanofluxError: an endpoint, the sandbox or a rule stopped the run; committed turns stay. If the error's
-                `pauses` is set (a spent budget, a busy server, unreadable replies), the run is paused, not failed.
+            NanofluxError: an endpoint, the sandbox or a rule stopped the run, which keeps its committed turns. If the
+                error's `pauses` is set (a spent budget, a busy server, unreadable replies), the run is paused, not
+                failed.
         """
         try:
             await self._restore_index()
@@ -289,7 +291,7 @@ class Engine:
             )
 
     async def _restore_index(self) -> None:
-        """Rebuild the novelty index of the committed turns; their embeddings are stored calls."""
+        """Rebuild the novelty index of the committed turns. The embeddings come from stored calls."""
         traced_calls = TracedCalls(self._calls)
         await index_questions_of_other_runs(self._rules, self._index, traced_calls)
         for record in self._committed_turns:
@@ -297,6 +299,13 @@ class Engine:
         self._committed_turns = []  # frees memory: the records of a long run are large, and no longer needed
 
     async def _commit_next_turn(self) -> None:
+        """Commit the next turn, and report the progress.
+
+        Raises:
+            UnreadableReplyError: the turn completes a streak of unreadable replies, which pauses the run.
+            SaturatedError: nearly all recent attempts were rejected for the same reason, which pauses the run.
+            NanofluxError: the turn failed.
+        """
         record, traced_calls = await self._run_next_turn()
         call_ids = list(traced_calls.ids)  # a copy, since `index_questions` adds its calls to the list
         await index_questions(self._rules, self._index, record, traced_calls)
@@ -353,7 +362,8 @@ class Engine:
         if self._drain_at is not None:
             return
         config = self._config
-        most_useful_requests = max(2, self._capacity + self._capacity // 2)  # half as many again wait at the endpoints
+        # The endpoints process at most `capacity` requests at a time. Half as many more wait, so that none is idle.
+        most_useful_requests = max(2, self._capacity + self._capacity // 2)
         request_limit = min(config.concurrency, most_useful_requests)
         self._calls.limiter.resize(request_limit)
         if request_limit == 1:
@@ -374,8 +384,8 @@ class Engine:
             return
         active_count = sum(turn.in_progress for turn in self._speculative_turns.values())
         free_slots = max(0, min(max_ahead, max_active) - active_count)
-        left_for_later = likely_end - self._last_started_turn - free_slots
-        start_all = left_for_later <= max_active
+        left_after_free_slots = likely_end - self._last_started_turn - free_slots
+        start_all = left_after_free_slots <= max_active
         if start_all != self._all_started:
             self._all_started = start_all
             self._calls.limiter.reorder()
@@ -384,9 +394,8 @@ class Engine:
             self._start_turn(number)
 
     def _start_turn(self, number: int) -> None:
-        turn = self._speculative_turns[number] = SpeculativeTurn(
-            number, self._index, self._speculative_turns, self._calls
-        )
+        turn = SpeculativeTurn(number, self._index, self._speculative_turns, self._calls)
+        self._speculative_turns[number] = turn
         turn.task = asyncio.create_task(self._run_speculatively(turn))
         turn.task.add_done_callback(self._replace_finished_turn)
 
@@ -417,8 +426,8 @@ class Engine:
         return (1, -turn.attempt_count, turn.role_changes, -len(turn.traced_calls.ids))
 
     async def _run_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
-        """Run a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
-        committer's replay of the turn fails too.
+        """Run a turn ahead of the committer. Returns its record, or None if it failed. The committer then runs the turn
+        again, and the run fails only if that fails too.
         """
         RANK.set(lambda: self._rank(turn))  # applies to this turn alone, since each turn runs in a separate task
         try:

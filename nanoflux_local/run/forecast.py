@@ -57,6 +57,11 @@ class RecentTurns:
     kept: npt.NDArray[np.bool_]
     costs: Floats
 
+    @property
+    def allow_forecast(self) -> bool:
+        """Whether there are enough turns and kept examples for a forecast."""
+        return len(self.kept) >= MIN_TURNS and bool(self.kept.sum() >= MIN_KEPT)
+
 
 @dataclass(frozen=True, slots=True)
 class RunPosition:
@@ -115,7 +120,7 @@ def forecast(view: LedgerView, position: RunPosition) -> Forecast:
     if examples_needed <= 0 or turns_left <= 0:
         return Forecast(kept_per_hour, ENDED)
     turns = load_newest_turns(view, position)
-    if len(turns.kept) < MIN_TURNS or turns.kept.sum() < MIN_KEPT:
+    if not turns.allow_forecast:
         return Forecast(kept_per_hour, f"too early: a forecast needs {MIN_TURNS} turns, {MIN_KEPT} of them kept")
     return replace(predict(turns, examples_needed, turns_left), kept_per_hour=kept_per_hour)
 

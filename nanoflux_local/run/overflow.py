@@ -55,19 +55,20 @@ def make_typical_requests(config: RunConfig, domain: Domain, seeds: tuple[Seed, 
     """
     attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
     longest_seed = max(seeds, key=lambda seed: len(seed.question))
-    attack = Attack(longest_seed.question, longest_seed.solution, longest_seed.answer)
     roles_swap = attacker not in (PROGRAM, defender)
-    for name in (attacker, defender) if roles_swap else (attacker,):
+    attackers = (attacker, defender) if roles_swap else (attacker,)
+    for name in attackers:
         if name != PROGRAM:
             messages = build_attacker_messages(domain, seeds)
             yield TypicalRequest("attacker", name, messages, config.reply_tokens)
     answer_tokens = reply_budget(domain, config.budgets)
-    for name in (defender, attacker) if roles_swap else (defender,):
+    defenders = (defender, attacker) if roles_swap else (defender,)
+    for name in defenders:
         messages = build_defender_messages(domain, config.budgets, longest_seed.question)
         yield TypicalRequest("defender", name, messages, answer_tokens)
-    evaluation_prompt = domain.render(
-        "evaluation", {"attack": attack, "defence": Defence(longest_seed.solution, longest_seed.answer)}
-    )
+    attack = Attack(longest_seed.question, longest_seed.solution, longest_seed.answer)
+    defence = Defence(longest_seed.solution, longest_seed.answer)
+    evaluation_prompt = domain.render("evaluation", {"attack": attack, "defence": defence})
     judges_and_solvers = (config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)
     for name in dict.fromkeys(judges_and_solvers):  # each endpoint once
         if name != PROGRAM:

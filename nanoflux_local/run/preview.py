@@ -19,15 +19,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import list_enabled_checks
 from nanoflux_local.run.binding import bind, build_rules
-from nanoflux_local.run.forecast import (
-    MIN_KEPT,
-    MIN_TURNS,
-    Forecast,
-    RunPosition,
-    Span,
-    load_newest_turns,
-    predict,
-)
+from nanoflux_local.run.forecast import Forecast, RunPosition, Span, load_newest_turns, predict
 from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
 from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
 from nanoflux_models.errors import ModelsError
@@ -92,20 +84,20 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
         NothingMatchedError: a benchmark that the run draws seeds from is missing.
     """
     attempt = tuple(_estimate_attempt(config, home))
-    if home.ledger.exists():
-        with LedgerView(home.ledger) as view:
-            for row in view.rows("SELECT id, config FROM runs ORDER BY rowid DESC"):
-                if not _is_similar(config, json.loads(row["config"])):
-                    continue
-                summary = view.summarize_run(row["id"])
-                position = RunPosition.of(summary)
-                turns = load_newest_turns(view, position)
-                if len(turns.kept) < MIN_TURNS or turns.kept.sum() < MIN_KEPT:
-                    continue
-                forecast = predict(turns, config.target, config.max_turns)
-                calls_per_turn = summary.calls.made / max(1, summary.turns)
-                calls = _multiply(forecast.turns, calls_per_turn) if forecast.turns else None
-                return Estimate(attempt, config.target, str(row["id"]), forecast, calls)
+    if not home.ledger.exists():
+        return Estimate(attempt, config.target)
+    with LedgerView(home.ledger) as view:
+        for row in view.rows("SELECT id, config FROM runs ORDER BY rowid DESC"):
+            if not _is_similar(config, json.loads(row["config"])):
+                continue
+            summary = view.summarize_run(row["id"])
+            turns = load_newest_turns(view, RunPosition.of(summary))
+            if not turns.allow_forecast:
+                continue
+            forecast = predict(turns, config.target, config.max_turns)
+            calls_per_turn = summary.calls.made / max(1, summary.turns)
+            calls = _multiply(forecast.turns, calls_per_turn) if forecast.turns else None
+            return Estimate(attempt, config.target, str(row["id"]), forecast, calls)
     return Estimate(attempt, config.target)
 
 
@@ -114,7 +106,9 @@ def _multiply(span: Span, factor: float) -> Span:
 
 
 def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
-    """Whether an earlier run had the same rules, prompts and models, so that its turns cost about as much."""
+    """Whether an earlier run had the same rules, prompts and models, so that its turns cost about as much as those of a
+    new run.
+    """
     values = config.model_dump(mode="json")
     for key in EQUAL_SETTINGS:
         if key in earlier_config and earlier_config[key] != values[key]:  # earlier versions recorded fewer settings
@@ -131,8 +125,8 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     """The cost of one attempt that passes validation, one entry for each role that a model plays."""
     domain = load_domain(config.domain, home.root)
     stitches_seeds = config.roles.attacker.endpoint == PROGRAM
-    source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), stitches_seeds)
-    seeds = source.draw(config.seeds.max, Random(0), set())
+    seed_source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), stitches_seeds)
+    seeds = seed_source.draw(config.seeds.max, Random(0), set())
     judge_count = 1 + len(config.judge.panel)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
     # Each judge validates the question and evaluates the defence.

@@ -33,7 +33,7 @@ from nanoflux_local.run.binding import build_rules
 from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import derive_config
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
-from nanoflux_local.run.missing import MissingCall, MissingCalls, RecordedCosts, count_missing
+from nanoflux_local.run.missing import CallType, MissingCalls, RecordedCosts, count_missing
 from nanoflux_local.run.novelty import History, NoveltyIndex
 from nanoflux_local.run.runs import load_run
 from nanoflux_local.run.turn import Rules, run_turn
@@ -51,11 +51,11 @@ MAX_QUESTION_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTurn:
-    """One turn as replayed with the changed settings: its record, or its first missing call."""
+    """One turn as replayed with the changed settings: its record, or the type of its first missing call."""
 
     number: int
     record: TurnRecord | None
-    missing: MissingCall | None = None
+    missing: CallType | None = None
 
 
 class MissRecorder:
@@ -64,13 +64,13 @@ class MissRecorder:
     """
 
     def __init__(self) -> None:
-        self.last_missing_call: MissingCall | None = None
+        self.last_missing_call: CallType | None = None
 
     def answers(self) -> dict[str, Answer]:
         return dict.fromkeys(REQUEST_KINDS, self._miss)
 
     async def _miss(self, request: Request[Any]) -> Reply:
-        self.last_missing_call = MissingCall(request.kind, ROLE.get())
+        self.last_missing_call = CallType(request.kind, ROLE.get())
         raise ReplayMissError(f"the ledger does not contain a {request.kind} call", "fork the run to make the call")
 
 
