@@ -274,9 +274,9 @@ async def test_engine_runs_no_turn_beyond_the_turn_limit(sequential: RunHarness,
 
     await harness.execute(before_call)
     assert harness.records() == sequential.records()[:6]
-    attack_seeds_by_turn = {
-        turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
-    }
+    attack_seeds_by_turn = {}
+    for turn in range(70):
+        attack_seeds_by_turn[turn] = {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)}
     turns_with_an_attack = [
         turn for turn, attack_seeds in attack_seeds_by_turn.items() if attack_seeds & sampling_seeds
     ]

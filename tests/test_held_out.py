@@ -166,8 +166,10 @@ def test_run_show_names_each_held_out_hit(
     result = execute(home)
     show_run(home, result["run"], False)
     output = capfd.readouterr().out
-    hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:MAX_LISTED]]
-    assert hits and [line.split("  ")[1] for line in output.splitlines() if "repeats genomebench" in line] == hits
+    expected_turns = [f"turn {hit['turn']}" for hit in result["contaminated"][:MAX_LISTED]]
+    hit_lines = [line for line in output.splitlines() if "repeats genomebench" in line]
+    listed_turns = [line.split("  ")[1] for line in hit_lines]  # the second column
+    assert expected_turns and listed_turns == expected_turns
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")

@@ -96,8 +96,10 @@ def test_earlier_questions_of_the_turn_itself_are_compared_too():
 def test_plus_leaves_the_original_history_unchanged():
     index = fill_index(draw_unit_vectors(5))
     history = index.history()
-    first, second = history.plus(draw_unit_vectors(1, seed=4)[0]), history.plus(draw_unit_vectors(1, seed=5)[0])
-    assert (len(history.own_questions), len(first.own_questions), len(second.own_questions), len(index)) == (0, 1, 1, 5)
+    first_question, second_question = draw_unit_vectors(2, seed=4)
+    first, second = history.plus(first_question), history.plus(second_question)
+    assert (len(first.own_questions), len(second.own_questions)) == (1, 1)
+    assert len(history.own_questions) == 0 and len(index) == 5
 
 
 def test_similarity_is_the_rounded_cosine():
@@ -143,8 +145,8 @@ def test_nearest_does_not_depend_on_other_rows():
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
     """Even if rounding errors rank another row first, the result is the similarity of the nearest row."""
     query = draw_unit_vectors(1)[0]
-    second = draw_unit_vectors(1, seed=1)[0]
-    direction = second - (second @ query) * query
+    other_vector = draw_unit_vectors(1, seed=1)[0]
+    direction = other_vector - (other_vector @ query) * query  # orthogonal to the query
     direction /= np.linalg.norm(direction)
     angles = np.sqrt(np.linspace(0, bound_rounding_error(32), 40))
     near_vectors = np.stack([np.cos(angle) * query + np.sin(angle) * direction for angle in angles]).astype(np.float32)

@@ -95,7 +95,7 @@ def test_proven_run_keeps_questions_that_are_solved_sometimes_or_have_a_supporte
         outcome_counts[attempt.outcome] += 1
         if attempt.evaluation is None:
             continue
-        right_count, answer_count = attempt.pass_rate or (0, 0)
+        right_count, answer_count = attempt.pass_rate
         assert len(attempt.samples) == 3 and 1 <= answer_count <= 4
         blind_finding = attempt.finding("blind")
         is_supported = blind_finding is not None and blind_finding.conclusion == "supports"

@@ -74,10 +74,11 @@ def run_cli(folder: Path, home: Path, *arguments: str, **variables: str) -> subp
     """Run a command in `folder` as the console script does: the working folder is not on the module search path of the
     command itself, and nothing protects its child processes yet.
     """
+    environment = {key: value for key, value in os.environ.items() if key not in SAFE_PATH}
     return subprocess.run(
         [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *arguments],
         cwd=folder,
-        env={**{key: value for key, value in os.environ.items() if key not in SAFE_PATH}, **variables},
+        env={**environment, **variables},
         capture_output=True,
         text=True,
         timeout=200,

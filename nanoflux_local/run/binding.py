@@ -214,6 +214,7 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
 
 
 def _load_held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
+    """The held-out items: the test items of the benchmarks in `config.held_out`."""
     items = [item for name in config.held_out for item in load_items(home.ledger, name, "test")]
     if not items:
         return HeldOut()

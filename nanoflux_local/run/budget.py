@@ -99,7 +99,7 @@ class RunAccounts:
                 run,
             )
         }
-        prior_seconds = ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0]
+        (prior_seconds,) = ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0]
         accounts = cls(budget, bound_cost, _prior_seconds=prior_seconds)
         total = Cost()
         for cost in spent_by_role.values():

@@ -234,10 +234,12 @@ class Engine:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has reached its target or its turn limit."""
         return self._kept >= self._config.target or self._turns >= self._config.max_turns
 
     @property
     def draining(self) -> bool:
+        """Whether `drain` was called, so that no more turns start."""
         return self._drain_at is not None
 
     @property
@@ -394,12 +396,14 @@ class Engine:
             self._start_turn(number)
 
     def _start_turn(self, number: int) -> None:
+        """Start a speculative turn; it replaces an earlier one of this number."""
         turn = SpeculativeTurn(number, self._index, self._speculative_turns, self._calls)
         self._speculative_turns[number] = turn
         turn.task = asyncio.create_task(self._run_speculatively(turn))
         turn.task.add_done_callback(self._replace_finished_turn)
 
     def _replace_finished_turn(self, task: asyncio.Task[TurnRecord | None]) -> None:
+        """Start more turns once a turn has finished, so that as many are in progress as before."""
         if not task.cancelled():
             self._start_speculative_turns()
 

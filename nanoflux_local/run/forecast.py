@@ -139,9 +139,8 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
             NEWEST_TURNS,
         )
     )
-    costs = np.array([[row[name] for name in COST_COLUMNS] for row in rows], dtype=np.float64).reshape(
-        -1, len(COST_COLUMNS)
-    )
+    cost_rows = [[row[name] for name in COST_COLUMNS] for row in rows]
+    costs = np.array(cost_rows, dtype=np.float64).reshape(-1, len(COST_COLUMNS))
     if len(costs):
         wall_s = measure_wall_time(view, position, [row["at"] for row in rows])
         costs[:, 0] = _scale_to_wall_time(costs[:, 0], wall_s / len(costs))

@@ -30,7 +30,7 @@ class NoveltyIndex:
         self._free_rows = 0  # at the end of the last block
 
     def __len__(self) -> int:
-        return sum(map(len, self._blocks)) - self._free_rows
+        return sum(len(block) for block in self._blocks) - self._free_rows
 
     def append(self, vector: Vector) -> None:
         """Add one unit vector of shape (dimensions,)."""
@@ -67,11 +67,11 @@ class History:
             return None
         rough_products = [block @ vector for block in blocks]
         cutoff = max(float(products.max()) for products in rough_products) - 2 * bound_rounding_error(len(vector))
-        rows = (
-            row for block, products in zip(blocks, rough_products, strict=True) for row in block[products >= cutoff]
-        )
-        distinct_rows = {row.tobytes(): row for row in rows}  # equal rows are compared once
-        return max(similarity(row, vector) for row in distinct_rows.values())
+        candidates: dict[bytes, Vector] = {}  # by their bytes, so that equal rows are compared once
+        for block, products in zip(blocks, rough_products, strict=True):
+            for row in block[products >= cutoff]:
+                candidates[row.tobytes()] = row
+        return max(similarity(row, vector) for row in candidates.values())
 
 
 def bound_rounding_error(dimensions: int) -> float:

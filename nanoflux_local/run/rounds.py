@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -132,6 +132,7 @@ class _SeriesWorker:
         self.current_step: Job | None = None
 
     def execute(self, job: Job) -> None:
+        """Execute the remaining rounds, and record this execution, even if it fails."""
         with record_execution(self.ledger, job) as execution:
             try:
                 with heartbeat_thread(self.home.ledger, execution.id, job, self._handle_request):
@@ -147,7 +148,7 @@ class _SeriesWorker:
             rounds = self._load_rounds()
             previous_round_helped = number == 0 or rounds[number - 1].helped
             if not previous_round_helped:
-                return f"round {number} did not help on dev; its adapter is not used"
+                return f"round {number} did not help on dev items; its adapter is not used"
             is_done = number < len(rounds) and bool(rounds[number].result)
             if is_done:
                 continue
@@ -201,10 +202,13 @@ class _SeriesWorker:
             )
 
     def _generate(self, number: int, run: str) -> None:
+        """Execute the round's run to its end."""
         label = f"round {number + 1}: examples"
         asyncio.run(runs.execute(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
 
     def _train(self, number: int, training: str) -> None:
+        """Execute the round's training to its end."""
+
         def report_step(event: Any) -> None:
             if hasattr(event, "steps"):  # only the events of training steps have this attribute
                 self.on_step(f"round {number + 1}: steps", event.step, event.steps)
@@ -258,6 +262,7 @@ class _SeriesWorker:
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
     async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> EvaluationSummary:
+        """Evaluate the defender's model with `adapter` on the dev items, as `_measure_on_dev` describes."""
         config = derive_config(self.settings.config, self._bind_tuned_defender(adapter), self.home)
         run_endpoints = bind(config, self.home)
         try:
@@ -284,8 +289,9 @@ class _SeriesWorker:
         self.stop_requests.append(request)
         step = self.current_step
         if step is not None:
+            step_request: Literal["pause", "stop"] = "pause" if request == "pause" else "stop"
             with suppress(NanofluxError):  # the step may have ended in the meantime
-                jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
+                jobs.request_stop(self.home, step, step_request)
 
 
 def _load_dev_items(home: Home, settings: SeriesSettings) -> list[Seed]:
@@ -394,6 +400,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
 
 
 def _summarize_round(view: LedgerView, round_: Round) -> RoundSummary:
+    """The state of a round as stored in the ledger."""
     result = round_.result
     return RoundSummary(
         round=round_.number + 1,

@@ -207,13 +207,14 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         )
     if new.target < old.target and new.target < kept:
         raise RefusedError(
-            f"run {run} has already kept {kept} examples", f"set a target of at least {kept}, or end it with `run stop`"
+            f"run {run} has already kept {kept} examples",
+            f"set a target of at least {kept}, or run `nanoflux run stop {run}`",
         )
     with Ledger(home.ledger) as ledger:
         ledger.reconfigure_run(run, new.model_dump(mode="json"))
         limits_changed = "target" in changed_keys or "max_turns" in changed_keys
         if row["status"] == "done" and kept < new.target and limits_changed:
-            ledger.set_run_status(run, "paused", "its target or turn limit was raised; resume it")
+            ledger.set_run_status(run, "paused", "the target or the turn limit was raised; resume the run")
     return new
 
 

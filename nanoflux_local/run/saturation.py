@@ -72,7 +72,7 @@ class RecentAttempts:
         self._kept += record.kept
         self._outcomes_by_turn.append(tuple(attempt.outcome for attempt in record.attempts))
         self._attempts_since_report += len(record.attempts)
-        attempt_count = sum(map(len, self._outcomes_by_turn))
+        attempt_count = sum(len(outcomes) for outcomes in self._outcomes_by_turn)
         # Forget the oldest turns as long as the newer turns have enough attempts.
         while self._outcomes_by_turn and attempt_count - len(self._outcomes_by_turn[0]) >= limit:
             attempt_count -= len(self._outcomes_by_turn.popleft())

@@ -78,7 +78,8 @@ def _make_step(
 
 def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
-    checks = [check for stage in stages for check in list_enabled_checks(config.judge) if check.stage == stage]
+    enabled_checks = list_enabled_checks(config.judge)
+    checks = [check for stage in stages for check in enabled_checks if check.stage == stage]
     return [_make_check_step(config, check) for check in checks if check.count_calls(config.judge).get("chat")]
 
 
@@ -90,8 +91,8 @@ def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     name = CHECK_DRAWS.get(check.name, check.name)
     draw_count = max(request_count, config.retries.parse + 1)
     draws: list[DrawKey] = [(name, number) for number in range(draw_count)]
-    solvers = config.judge.solvers if check.asks_solvers else ()
-    endpoint = " + ".join(solvers or (config.roles.judge.endpoint,))
+    asks_other_solvers = check.asks_solvers and bool(config.judge.solvers)
+    endpoint = " + ".join(config.judge.solvers) if asks_other_solvers else config.roles.judge.endpoint
     milestones: list[DrawKey] = [(name, request_count // 2)]
     return _make_step(check.name, check.title, endpoint, "checking the question", draws, milestones)
 

@@ -176,7 +176,8 @@ def add_placeholder_identities(identities: Mapping[str, Identity], changed_confi
     is addressed to a placeholder, so turns that need one count as unknown.
     """
     needed_names = {*changed_config.role_endpoints, *list_needed_tools(changed_config.judge)}
-    return {**{name: Identity("not recorded", name) for name in needed_names}, **identities}
+    placeholders = {name: Identity("not recorded", name) for name in needed_names}
+    return {**placeholders, **identities}
 
 
 def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
@@ -185,7 +186,7 @@ def _refuse_changed_requests(run: str, old: RunConfig, new: RunConfig, settings:
         if key not in REPLAYABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
                 f"{key} is part of the run's requests, so with another value no stored reply applies",
-                f"start it as another run: {fork_command(run, settings)}",
+                f"fork the run with this setting: {fork_command(run, settings)}",
             )
 
 

@@ -84,7 +84,8 @@ def hold(tmp_path: Path) -> Any:
     def hold_twice(
         judge: Any, check: FakeCheck | None = None, concurrency: int = 1, check_settings: Any = None
     ) -> TrialResult:
-        fake_judge, path = FakeJudge(judge), tmp_path / f"{next(ledger_numbers)}.db"
+        fake_judge = FakeJudge(judge)
+        path = tmp_path / f"{next(ledger_numbers)}.db"
         settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
         if check:  # the settings must enable some check, so that the result has rates with and without checks
             settings["judge"] |= check_settings or {"checks": ["code"]}

@@ -155,14 +155,14 @@ class TrialResult:
         headings += [f"{name}: supports, contradicts, not checked" for name in self.checks]
         rows = []
         for kind, count in self.kinds.items():
-            accepted = [_count_accepted(rates, kind) for _, rates in titled_rates]
-            findings = [check.findings.get(kind, {}) for check in self.checks.values()]
-            cells = [", ".join(str(number) for number in counts.values()) for counts in findings]
-            rows.append([KIND_DESCRIPTIONS.get(kind, kind), str(count), *accepted, *cells])
+            accepted_cells = [_describe_accepted(rates, kind) for _, rates in titled_rates]
+            conclusion_counts = [check.findings.get(kind, {}).values() for check in self.checks.values()]
+            check_cells = [", ".join(map(str, counts)) for counts in conclusion_counts]
+            rows.append([KIND_DESCRIPTIONS.get(kind, kind), str(count), *accepted_cells, *check_cells])
         return headings, rows
 
     def describe_prediction(self) -> list[tuple[str, str]]:
-        """The predicted shares of right examples, as titles and percentages; empty while nothing has been judged."""
+        """The predicted shares of right examples, as pairs of a title and a text. Empty until they can be predicted."""
         if self.predicted is None:
             return []
         shares = [
@@ -293,7 +293,7 @@ def describe_share(share: Share, noun: str) -> str:
     return f"{round(share.share * share.n)} of {share.n} {noun} ({low:.0%} to {high:.0%})"
 
 
-def _count_accepted(rates: Rates, kind: str) -> str:
+def _describe_accepted(rates: Rates, kind: str) -> str:
     """How many solutions of a kind are accepted, of those with a decision: "accepts 9 of 10"."""
     if kind in rates.passed:
         accepted_share = rates.passed[kind]
