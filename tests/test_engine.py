@@ -31,8 +31,8 @@ STRICT_SETTINGS = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"pa
 """One strike, and no retry of an unreadable reply, so that every outcome occurs within a few dozen turns."""
 
 
-async def no_delay(request: Request[Any]) -> None:
-    return
+async def send_at_once(request: Request[Any]) -> None:
+    """The `BeforeCall` that does nothing."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class RunHarness:
         return cls(home, await runs.start(home, config), config.seed)
 
     @contextlib.asynccontextmanager
-    async def engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
+    async def open_engine(self, before_call: BeforeCall) -> AsyncIterator[Engine]:
         """The engine as `runs.execute` builds it, except that it awaits `before_call` before each request is sent."""
         config, identities, committed_turns = runs.load_run(self.home, self.run)
         run_endpoints = binding.bind(config, self.home)
@@ -78,32 +78,32 @@ class RunHarness:
 
     def record_progress(self, progress: RunProgress) -> None:
         self.progress_reports.append(progress)
-        self.committed_counts.append(len(self.records()))
+        self.committed_counts.append(len(self.read_records()))
 
-    async def execute(self, before_call: BeforeCall = no_delay) -> None:
+    async def execute(self, before_call: BeforeCall = send_at_once) -> None:
         """Execute the run from its first uncommitted turn to its end."""
-        async with self.engine(before_call) as engine:
+        async with self.open_engine(before_call) as engine:
             await engine.run()
 
-    def view(self) -> LedgerView:
+    def open_view(self) -> LedgerView:
         return LedgerView(self.home.ledger)
 
-    def records(self) -> list[TurnRecord]:
-        with self.view() as view:
+    def read_records(self) -> list[TurnRecord]:
+        with self.open_view() as view:
             return view.turn_records(self.run)
 
-    def summary(self) -> dict[str, Any]:
-        with self.view() as view:
+    def read_summary(self) -> dict[str, Any]:
+        with self.open_view() as view:
             return view.summarize_run(self.run).to_json()
 
-    def stored_keys(self) -> set[str]:
+    def read_stored_keys(self) -> set[str]:
         """The keys of the requests whose replies are in the ledger."""
-        with self.view() as view:
+        with self.open_view() as view:
             return {row["key"] for row in view.rows("SELECT key FROM calls")}
 
 
-def random_delays(seed: int) -> BeforeCall:
-    """Delays requests at random, so that the replies arrive in a different order for each `seed`."""
+def make_random_delays(seed: int) -> BeforeCall:
+    """A `BeforeCall` that delays requests at random, so that replies arrive in a different order for each `seed`."""
     rng = random.Random(seed)
 
     async def before_call(request: Request[Any]) -> None:
@@ -125,17 +125,17 @@ def sequential(tmp_path_factory: pytest.TempPathFactory) -> RunHarness:
 
     for seed in range(12):  # which outcomes occur depends on the wording of the prompts
         harness = asyncio.run(run_sequentially(seed))
-        funnel = harness.summary()["funnel"]
+        funnel = harness.read_summary()["funnel"]
         if all(funnel[outcome] for outcome in REACHABLE_OUTCOMES):
             return harness
     raise AssertionError("no seed gives a run with every reachable outcome")
 
 
 async def test_sequential_run_has_every_outcome_and_makes_each_call_once(sequential: RunHarness) -> None:
-    funnel = sequential.summary()["funnel"]
+    funnel = sequential.read_summary()["funnel"]
     assert all(funnel[outcome] for outcome in REACHABLE_OUTCOMES), funnel
-    assert len(sequential.sent_keys) == len(set(sequential.sent_keys)) == sequential.summary()["calls"]["made"]
-    assert sequential.summary()["calls"]["wasted"] == 0
+    assert len(sequential.sent_keys) == len(set(sequential.sent_keys)) == sequential.read_summary()["calls"]["made"]
+    assert sequential.read_summary()["calls"]["wasted"] == 0
 
 
 @pytest.mark.parametrize("concurrency", [2, 8, 64])
@@ -143,14 +143,14 @@ async def test_concurrency_does_not_change_the_dataset(
     sequential: RunHarness, tmp_path: Path, concurrency: int
 ) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
-    await harness.execute(random_delays(concurrency))
-    assert harness.records() == sequential.records()
-    actual, expected = harness.summary(), sequential.summary()
+    await harness.execute(make_random_delays(concurrency))
+    assert harness.read_records() == sequential.read_records()
+    actual, expected = harness.read_summary(), sequential.read_summary()
     for key in ("digest", "funnel", "kept", "turns"):
         assert actual[key] == expected[key]
-    assert harness.stored_keys() >= sequential.stored_keys()
+    assert harness.read_stored_keys() >= sequential.read_stored_keys()
     assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
-    with harness.view() as view:
+    with harness.open_view() as view:
         assert list(verify_run(view, harness.run)) == []
     if concurrency == 64:
         assert actual["calls"]["wasted"] > 0, "no speculative turn was refuted, so replays were not tested"
@@ -163,7 +163,7 @@ async def test_requests_of_the_next_turn_to_commit_go_first(sequential: RunHarne
     # With so few turns, all are in progress at once.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
     await harness.execute(wait_before_call)
-    with harness.view() as view:
+    with harness.open_view() as view:
         rows = view.rows(
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
             " WHERE turns.number = 0 ORDER BY position"
@@ -210,7 +210,7 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
         harness = await RunHarness.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
         start = asyncio.get_running_loop().time()
         await harness.execute(before_call)
-        assert max(len(record.attempts) for record in harness.records()) > 3
+        assert max(len(record.attempts) for record in harness.read_records()) > 3
         return asyncio.get_running_loop().time() - start
 
     loop = SimulatedTimeLoop()
@@ -241,7 +241,7 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
 async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: RunHarness, tmp_path: Path) -> None:
     # With so few turns, all start together.
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
-    async with harness.engine(random_delays(0)) as engine:
+    async with harness.open_engine(make_random_delays(0)) as engine:
         engine_task = asyncio.create_task(engine.run())
         while not harness.progress_reports:
             await asyncio.sleep(0)
@@ -250,17 +250,17 @@ async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequentia
         await engine_task
     assert turns_before_drain < len(harness.progress_reports) <= turns_before_drain + 4
     await harness.execute()
-    assert harness.records() == sequential.records()[:20]
+    assert harness.read_records() == sequential.read_records()[:20]
     assert len(harness.sent_keys) == len(set(harness.sent_keys)), "the same call was made twice"
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
 async def test_engine_stops_at_the_target(sequential: RunHarness, tmp_path: Path, concurrency: int) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, target=5, max_turns=40, concurrency=concurrency)
-    await harness.execute(random_delays(1))
-    records = harness.records()
+    await harness.execute(make_random_delays(1))
+    records = harness.read_records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
-    assert records == sequential.records()[: len(records)]
+    assert records == sequential.read_records()[: len(records)]
     progress = harness.progress_reports[-1]
     assert (progress.kept, progress.target, progress.turns, progress.record) == (5, 5, len(records), records[-1])
 
@@ -273,7 +273,7 @@ async def test_engine_runs_no_turn_beyond_the_turn_limit(sequential: RunHarness,
         sampling_seeds.add(getattr(request, "seed", 0))  # only requests to chat models have a seed
 
     await harness.execute(before_call)
-    assert harness.records() == sequential.records()[:6]
+    assert harness.read_records() == sequential.read_records()[:6]
     attack_seeds_by_turn = {}
     for turn in range(70):
         attack_seeds_by_turn[turn] = {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)}
@@ -286,20 +286,20 @@ async def test_engine_runs_no_turn_beyond_the_turn_limit(sequential: RunHarness,
 async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, max_turns=4)
     await harness.execute()
-    records_before, harness.sent_keys = harness.records(), []
+    records_before, harness.sent_keys = harness.read_records(), []
     await harness.execute()
-    assert harness.sent_keys == [] and harness.records() == records_before
+    assert harness.sent_keys == [] and harness.read_records() == records_before
 
 
 async def test_funnel_adds_up_to_the_attempts(sequential: RunHarness) -> None:
-    funnel = sequential.summary()["funnel"]
+    funnel = sequential.read_summary()["funnel"]
     assert sum(funnel[outcome] for outcome in OUTCOMES) == funnel["attempts"]
-    count_by_outcome = Counter(attempt.outcome for record in sequential.records() for attempt in record.attempts)
+    count_by_outcome = Counter(attempt.outcome for record in sequential.read_records() for attempt in record.attempts)
     assert funnel == {
         "attempts": sum(count_by_outcome.values()),
         **{outcome: count_by_outcome[outcome] for outcome in OUTCOMES},
     }
-    assert sequential.summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
+    assert sequential.read_summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -307,7 +307,7 @@ async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp
     """The endpoint fails after a number of calls, and the run is resumed; this happens five times."""
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
     for call_limit in (0, 1, 17, 40, 90):
-        stored_keys_before, harness.sent_keys, calls_left = harness.stored_keys(), [], call_limit
+        stored_keys_before, harness.sent_keys, calls_left = harness.read_stored_keys(), [], call_limit
 
         async def before_call(request: Request[Any]) -> None:
             nonlocal calls_left
@@ -318,13 +318,13 @@ async def test_resume_after_failures_repeats_no_call(sequential: RunHarness, tmp
         with pytest.raises(EndpointError, match="gone"):
             await harness.execute(before_call)
         assert not stored_keys_before & set(harness.sent_keys), "a call whose reply was stored was made again"
-        assert harness.stored_keys() - stored_keys_before <= set(harness.sent_keys)
-        assert harness.records() == sequential.records()[: len(harness.records())]
-    stored_keys_before, harness.sent_keys = harness.stored_keys(), []
+        assert harness.read_stored_keys() - stored_keys_before <= set(harness.sent_keys)
+        assert harness.read_records() == sequential.read_records()[: len(harness.read_records())]
+    stored_keys_before, harness.sent_keys = harness.read_stored_keys(), []
     await harness.execute()
     assert not stored_keys_before & set(harness.sent_keys)
-    assert harness.records() == sequential.records()
-    assert harness.summary()["digest"] == sequential.summary()["digest"]
+    assert harness.read_records() == sequential.read_records()
+    assert harness.read_summary()["digest"] == sequential.read_summary()["digest"]
 
 
 async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: RunHarness, tmp_path: Path) -> None:
@@ -339,11 +339,11 @@ async def test_examples_kept_before_a_failure_count_towards_the_target(sequentia
 
     with pytest.raises(EndpointError):
         await harness.execute(before_call)
-    kept_count = harness.summary()["kept"]
+    kept_count = harness.read_summary()["kept"]
     assert 0 < kept_count < 6
     await harness.execute()
-    assert harness.summary()["kept"] == 6
-    assert harness.records() == sequential.records()[: len(harness.records())]
+    assert harness.read_summary()["kept"] == 6
+    assert harness.read_records() == sequential.read_records()[: len(harness.read_records())]
 
 
 async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: RunHarness, tmp_path: Path) -> None:
@@ -359,25 +359,25 @@ async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: R
 
     await harness.execute(before_call)
     assert len(failed_keys) == 7
-    assert harness.records() == sequential.records()[:12]
+    assert harness.read_records() == sequential.read_records()[:12]
 
 
 async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: RunHarness, tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=8)
-    task = asyncio.create_task(harness.execute(random_delays(3)))
+    task = asyncio.create_task(harness.execute(make_random_delays(3)))
     while len(harness.progress_reports) < 5:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert 5 <= len(harness.records()) < 40
+    assert 5 <= len(harness.read_records()) < 40
     await harness.execute()
-    assert harness.records() == sequential.records()
+    assert harness.read_records() == sequential.read_records()
 
 
 async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, max_turns=5)
     await harness.execute()
-    assert [progress.record for progress in harness.progress_reports] == harness.records()
+    assert [progress.record for progress in harness.progress_reports] == harness.read_records()
     assert harness.committed_counts == [1, 2, 3, 4, 5]

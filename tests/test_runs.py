@@ -139,12 +139,14 @@ def test_second_run_with_equal_settings_makes_no_call_and_has_the_same_dataset(h
 
 
 def test_different_seed_gives_a_different_dataset(home: Home) -> None:
-    assert read_summary(home, execute(home))["digest"] != read_summary(home, execute(home, seed=1))["digest"]
+    run, run_with_other_seed = execute(home), execute(home, seed=1)
+    assert read_summary(home, run)["digest"] != read_summary(home, run_with_other_seed)["digest"]
 
 
 def test_failed_run_records_the_error_and_resumes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, undisturbed_home = start(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
-    original_chat, calls_left = ScriptedEndpoint.chat, 30
+    run = start(home, max_turns=20, concurrency=1)
+    original_chat = ScriptedEndpoint.chat
+    calls_left = 30
 
     async def fail_once(self: ScriptedEndpoint, request: ChatRequest) -> ChatReply:
         nonlocal calls_left
@@ -160,10 +162,12 @@ def test_failed_run_records_the_error_and_resumes(home: Home, monkeypatch: pytes
     assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
     assert 0 < failed["turns"] < 20
     asyncio.run(runs.execute(home, run))
-    result = read_summary(home, run)
-    assert (result["status"], result["message"], result["turns"]) == ("done", "", 20)
-    assert result["seconds"] > failed["seconds"]
-    assert result["digest"] == read_summary(undisturbed_home, execute(undisturbed_home, max_turns=20))["digest"]
+    resumed = read_summary(home, run)
+    assert (resumed["status"], resumed["message"], resumed["turns"]) == ("done", "", 20)
+    assert resumed["seconds"] > failed["seconds"]
+    undisturbed_home = Home(home.root / "undisturbed").prepare()
+    undisturbed_run = execute(undisturbed_home, max_turns=20)
+    assert resumed["digest"] == read_summary(undisturbed_home, undisturbed_run)["digest"]
     assert read_rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
@@ -202,7 +206,8 @@ def test_run_is_executed_by_one_worker(home: Home) -> None:
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
     """Two threads check again and again whether the run has a worker; meanwhile, its lock can always be taken."""
-    run, stop = start(home), threading.Event()
+    run = start(home)
+    stop = threading.Event()
     with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
         pass  # creates the lock file
 

@@ -21,12 +21,12 @@ DIMENSIONS = 256
 """The dimensions of the scripted embeddings: more than a turn has texts, so that each text can get a separate axis."""
 
 
-def write_attack(question="Question {n}", solution="attacker's solution", answer="4") -> str:
+def write_attack(question="Question {n}", solution="attacker's steps", answer="4") -> str:
     """A readable reply of the attacker."""
     return f"QUESTION: {question}\nSOLUTION: {solution}\nANSWER: {answer}\nREFLECTION: r"
 
 
-def write_defence(answer="4", solution="defender's solution") -> str:
+def write_defence(answer="4", solution="defender's steps") -> str:
     """A readable reply of the defender."""
     return f"SOLUTION: {solution}\nANSWER: {answer}"
 
@@ -122,7 +122,7 @@ def take_turn(tmp_path):
 
 def place_solutions(cosine: float) -> dict[str, np.ndarray]:
     """Vectors of the attacker's and the defender's solution whose similarity is `cosine`."""
-    return {"attacker's solution": make_axis_vector(0), "defender's solution": make_tilted_vector(cosine, 0, 1)}
+    return {"attacker's steps": make_axis_vector(0), "defender's steps": make_tilted_vector(cosine, 0, 1)}
 
 
 DOUBT_REASON = "confidence 0.5, 0.5, 0.5"
@@ -239,9 +239,9 @@ async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outc
 async def test_kept_attempt_records_every_step(take_turn):
     script = Script(evaluation=[write_evaluation("INCORRECT", 0.6), write_evaluation("INCORRECT", 0.99)])
     attempt = (await take_turn(script)).last
-    assert attempt.attack == Attack("Question 0", "attacker's solution", "4", notes={"REFLECTION": "r"})
+    assert attempt.attack == Attack("Question 0", "attacker's steps", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
-    assert (attempt.defence.answer, attempt.defence.solution) == ("5", "defender's solution")
+    assert (attempt.defence.answer, attempt.defence.solution) == ("5", "defender's steps")
     assert attempt.evaluation == Verdict(False, 0.99, "e", soft=True, asked=2)
     assert (attempt.nearest, attempt.solution_similarity, attempt.reason) == (None, None, "")
 

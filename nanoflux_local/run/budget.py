@@ -63,7 +63,7 @@ class Account:
 
 
 CostBound = Callable[[ChatRequest], Cost]
-"""Returns the maximum cost of a request."""
+"""A function that returns the maximum cost of a request."""
 
 
 def bound_prompt_tokens(request: ChatRequest) -> int:
@@ -116,9 +116,8 @@ class RunAccounts:
         self._has_caps = budget != Budget()
         for role in ROLES:
             self.by_role[role].caps = getattr(budget.roles, role)
-        self.by_role[""].caps = budget.model_copy(
-            update={"hours": None}
-        )  # those are wall-clock time: see `_refuse_spent_hours`
+        # The hours of a run are wall-clock time, which `_refuse_spent_hours` limits.
+        self.by_role[""].caps = budget.model_copy(update={"hours": None})
         self._funds_changed.set()
 
     def enforce_caps(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:

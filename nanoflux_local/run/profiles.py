@@ -25,6 +25,7 @@ from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 
 PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""The names that a new profile can have."""
 MODEL_PLACEHOLDER, URL_PLACEHOLDER = "MODEL", "http://127.0.0.1:8000/v1"
 """The model and the url in a new profile that is written without `--server`."""
 MAX_LISTED_MODELS = 5
@@ -106,7 +107,8 @@ def _list_models(values: dict[str, Any]) -> dict[str, str]:
         endpoint_name = str(role_table.get("endpoint", ""))
         endpoint_table = endpoints.get(endpoint_name)
         is_valid = isinstance(endpoint_table, dict)
-        model_by_role[role] = str(endpoint_table.get("model", endpoint_name)) if is_valid else endpoint_name
+        model = endpoint_table.get("model", endpoint_name) if is_valid else endpoint_name
+        model_by_role[role] = str(model)
     return model_by_role
 
 

@@ -237,6 +237,17 @@ def _compare(
         if turn.missing is not None
     ]
     unknown_numbers = {turn.turn for turn in unknown_turns}
+    unchanged_numbers = {
+        number
+        for number, example in replayed_examples.items()
+        if _has_same_text(recorded_examples.get(number), example)
+    }
+    added_examples = [example for number, example in replayed_examples.items() if number not in unchanged_numbers]
+    removed_examples = [
+        example
+        for number, example in recorded_examples.items()
+        if number not in unchanged_numbers and number not in unknown_numbers
+    ]
     run_ended = _has_ended(config, len(recorded_examples), len(committed_turns))
     replay_ended = _has_ended(changed_config, len(kept_records), len(replayed_turns))
     complete = not unknown_turns and (replay_ended or not run_ended)
@@ -252,17 +263,9 @@ def _compare(
         digest=digest,
         recorded_digest=recorded_digest,
         same=digest == recorded_digest if complete else None,
-        stay=sum(_has_same_text(recorded_examples.get(turn), example) for turn, example in replayed_examples.items()),
-        come=[
-            ExampleLine.of(example)
-            for turn, example in replayed_examples.items()
-            if not _has_same_text(recorded_examples.get(turn), example)
-        ],
-        go=[
-            ExampleLine.of(example)
-            for turn, example in recorded_examples.items()
-            if turn not in unknown_numbers and not _has_same_text(replayed_examples.get(turn), example)
-        ],
+        stay=len(unchanged_numbers),
+        come=[ExampleLine.of(example) for example in added_examples],
+        go=[ExampleLine.of(example) for example in removed_examples],
         unknown=unknown_turns,
         needed=missing,
     )
