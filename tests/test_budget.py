@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.config import Budget, Caps, RunConfig
+from nanoflux_local.config import Budget, RunConfig
 from nanoflux_local.endpoints.faults import FAULT_LISTENER
 from nanoflux_local.errors import BudgetError, ConfigError
 from nanoflux_local.ledger.calls import acting_as
@@ -144,7 +144,7 @@ async def test_next_call_is_refused_once_the_hours_are_spent(tmp_path: Path) -> 
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):
                 await call(REQUEST)
-        accounts.set_budget(Budget(**Caps(hours=0).model_dump()))
+        accounts.set_budget(Budget(hours=0))
         with pytest.raises(BudgetError, match=r"budget\.hours"):
             await call(REQUEST)
 

@@ -95,14 +95,15 @@ def test_faults_are_counted_stored_and_shown(tmp_path: Path, fake_server, comman
     endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
     result = execute(home, endpoints, max_turns=6, concurrency=1)
     assert result["faults"] == dict(server.chaos.fault_counts) and len(result["faults"]) >= 4
-    shown = command(home.root, "run", "show", result["run"], "--json")
-    assert json.loads(shown.out)["faults"] == result["faults"]
+    json_output = command(home.root, "run", "show", result["run"], "--json").out
+    assert json.loads(json_output)["faults"] == result["faults"]
     output = command(home.root, "run", "show", result["run"]).out
     assert all(f"fault: {kind.replace('_', ' ')}" in output for kind in result["faults"])
     with LedgerView(home.ledger) as view:
         raw_replies = [row["raw"] for row in view.rows("SELECT raw FROM faults WHERE kind = 'garbled'")]
         roles = {row["role"] for row in view.rows("SELECT role FROM faults")}
-    assert any(raw_replies) and {"attacker", "defender", "judge"} & roles
+    assert any(raw_replies), "no garbled reply was stored"
+    assert {"attacker", "defender", "judge"} & roles
 
 
 def test_structured_replies_are_read_like_replies_with_headings(tmp_path: Path, fake_server) -> None:
@@ -122,10 +123,10 @@ def test_structured_replies_are_read_like_replies_with_headings(tmp_path: Path, 
 def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
     healthy_url, _ = fake_server()
-    expected = execute(Home(tmp_path / "one"), make_endpoints(healthy_url), max_turns=30, concurrency=8)
+    expected = execute(Home(tmp_path / "one server"), make_endpoints(healthy_url), max_turns=30, concurrency=8)
     restarted_url, restarted_server = fake_server()
     steady_url, steady_server = fake_server()
-    home = Home(tmp_path / "two")
+    home = Home(tmp_path / "two servers")
     endpoints = {
         name: {**endpoint, "url": "", "urls": [restarted_url, steady_url]}
         for name, endpoint in make_endpoints(healthy_url).items()
@@ -179,7 +180,7 @@ def test_budget_of_a_role_counts_only_the_failed_requests_of_the_role(tmp_path: 
                          " prompt_tokens + completion_tokens AS tokens FROM calls) GROUP BY role")  # fmt: skip
         tokens_by_role = {row["role"]: row["n"] for row in rows}
     total_tokens = sum(tokens_by_role[role] for role in ("attacker", "defender", "judge"))
-    assert 0 < tokens_by_role["judge"] <= 40_000 < total_tokens
+    assert 0 < tokens_by_role["judge"] <= 40_000 < total_tokens, "the tokens of other roles counted too"
 
 
 # API keys

@@ -23,6 +23,7 @@ from nanoflux_local.transcript import Attempt
 from tests.executed_runs import execute_run, read_digest
 
 SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retries": {"parse": 0}}
+"""The settings of the run that most tests use."""
 
 
 def execute(home: Home, **settings: Any) -> str:

@@ -46,10 +46,12 @@ def test_each_request_of_a_run_belongs_to_a_step_of_its_role(home: Home) -> None
                 " WHERE turns.run = ? AND number = ? AND kind = 'chat' ORDER BY position"
             )
             calls = list(view.rows(sql, run, record.number))
-            attempts = [origin_by_seed[call["seed"]].attempt for call in calls]
-            assert attempts == sorted(attempts) and set(attempts) == set(range(len(record.attempts)))
-            for call in calls:
-                roles_by_step[origin_by_seed[call["seed"]].step.name].add(call["role"])
+            origins = [origin_by_seed[call["seed"]] for call in calls]
+            attempt_numbers = [origin.attempt for origin in origins]
+            assert attempt_numbers == sorted(attempt_numbers)
+            assert set(attempt_numbers) == set(range(len(record.attempts)))
+            for origin, call in zip(origins, calls, strict=True):
+                roles_by_step[origin.step.name].add(call["role"])
     assert roles_by_step["attack"] == {"attacker"} and roles_by_step["defence"] == {"defender"}
     assert roles_by_step["validation"] == roles_by_step["evaluation"] == roles_by_step["quality"] == {"judge"}
     assert {"defender"} <= roles_by_step["samples"] <= {"defender", "judge"}
@@ -79,7 +81,7 @@ def test_turn_shows_the_role_or_the_check_at_work(home: Home) -> None:
 
 
 def test_usage_shows_how_many_requests_ran_in_parallel_on_average() -> None:
-    """Requests that took 300 seconds in all, in 20 seconds of work: 15 ran in parallel on average."""
+    """The requests took 300 seconds in all and the work took 20 seconds, so 15 requests ran in parallel on average."""
     tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})
     usage_chart: Text = draw_usage(tally, Colours({}), 20.0)
     assert "model time 5 min in 20 s of work: 15.0 parallel requests on average" in usage_chart.plain
