@@ -16,6 +16,7 @@ from nanoflux_local.run import configs, runs
 from tests.executed_runs import execute_run
 
 SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
+"""Settings under which a run reaches its turn limit before its target, with at most three attempts per turn."""
 
 
 @pytest.fixture

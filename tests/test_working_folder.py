@@ -54,9 +54,8 @@ def test_only_known_modules_start_modules_by_name() -> None:
     }
     for package in PACKAGES:
         for path in (PROJECT / package).rglob("*.py"):
-            constants = [
-                node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
-            ]
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
             assert "-m" not in constants or str(path.relative_to(PROJECT)) in allowed_modules, path
 
 

@@ -370,13 +370,11 @@ class Engine:
         self._calls.limiter.resize(request_limit)
         if request_limit == 1:
             return
-        # Both ratios are 1 before the first turn is committed.
-        turns_per_example = (self._turns + 1) / (self._kept + 1)
-        turns_likely_needed = math.ceil((config.target - self._kept) * turns_per_example)
+        # The share is 1 before the first turn is confirmed or refuted.
         confirmed_share = (self._confirmed_count + 1) / (self._confirmed_count + self._refuted_count + 1)
         max_ahead = request_limit * max(1, math.ceil(MAX_AHEAD_PER_REQUEST * confirmed_share))
         max_active = ACTIVE_PER_REQUEST * request_limit
-        likely_end = min(self._turns + turns_likely_needed, config.max_turns)
+        likely_end = self._estimate_end()
         startable_numbers = [
             number
             for number in range(self._turns, min(self._turns + max_ahead, likely_end))
@@ -394,6 +392,12 @@ class Engine:
         numbers_to_start = startable_numbers if start_all else startable_numbers[:free_slots]
         for number in numbers_to_start:
             self._start_turn(number)
+
+    def _estimate_end(self) -> int:
+        """The number of turns with which the run will end if later turns are kept as often as those so far."""
+        turns_per_example = (self._turns + 1) / (self._kept + 1)  # 1 before the first turn
+        turns_needed = math.ceil((self._config.target - self._kept) * turns_per_example)
+        return min(self._turns + turns_needed, self._config.max_turns)
 
     def _start_turn(self, number: int) -> None:
         """Start a speculative turn; it replaces an earlier one of this number."""
