@@ -102,9 +102,9 @@ def execute(home: Home, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
-    """A home whose test items repeat two questions that a run in another home kept, and the summary of that run, which
-    a run with the same settings repeats if nothing is held out.
+def home_and_baseline(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
+    """A home whose test items repeat two questions that a run in another home kept, and the summary of that run. A run
+    with the same settings in this home keeps the same examples if nothing is held out.
     """
     home = Home(tmp_path / "first").prepare()
     import_items(home, "genomebench", TRAIN_ITEMS)
@@ -112,13 +112,13 @@ def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
     assert baseline["funnel"]["contaminated"] == 0 and baseline["contaminated"] == [] and baseline["kept"] > 2
     with LedgerView(home.ledger) as view:
         kept_questions = [example.question for example in view.examples(baseline["run"])]
-    leaking_home = Home(tmp_path / "second").prepare()
+    home_with_test_items = Home(tmp_path / "second").prepare()
     test_items = [
         (Seed(f"genomebench-t{n}", "genomebench", question, "A"), "test")
         for n, question in enumerate(kept_questions[:2])
     ]
-    import_items(leaking_home, "genomebench", [*TRAIN_ITEMS, *test_items])
-    return leaking_home, baseline
+    import_items(home_with_test_items, "genomebench", [*TRAIN_ITEMS, *test_items])
+    return home_with_test_items, baseline
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def evaluates_genomebench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")
-def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
-    home, baseline = leaking
+def test_kept_examples_repeat_no_test_item_and_hits_are_listed(home_and_baseline: tuple[Home, dict[str, Any]]) -> None:
+    home, baseline = home_and_baseline
     result = execute(home, concurrency=1)
     repeated_items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
     assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= repeated_items
@@ -147,9 +147,9 @@ def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Ho
 
 @pytest.mark.usefixtures("evaluates_genomebench")
 def test_digest_is_equal_at_any_concurrency_and_on_replay(
-    leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    home_and_baseline: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, _ = leaking
+    home, _ = home_and_baseline
     sequential, concurrent = execute(home, concurrency=1), execute(home, concurrency=16)
     assert sequential["digest"] == concurrent["digest"]
     assert sequential["contaminated"] and sequential["contaminated"] == concurrent["contaminated"]
@@ -160,9 +160,9 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
 
 @pytest.mark.usefixtures("evaluates_genomebench")
 def test_run_show_names_each_held_out_hit(
-    leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
+    home_and_baseline: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    home, _ = leaking
+    home, _ = home_and_baseline
     result = execute(home)
     show_run(home, result["run"], False)
     output = capfd.readouterr().out
@@ -173,8 +173,8 @@ def test_run_show_names_each_held_out_hit(
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")
-def test_held_out_setting_replaces_the_benchmarks_of_the_domain(leaking: tuple[Home, dict[str, Any]]) -> None:
-    home, baseline = leaking
+def test_held_out_setting_replaces_the_benchmarks_of_the_domain(home_and_baseline: tuple[Home, dict[str, Any]]) -> None:
+    home, baseline = home_and_baseline
     result = execute(home, held_out=[])
     assert result["digest"] == baseline["digest"] and result["funnel"]["contaminated"] == 0
 
@@ -198,10 +198,10 @@ def test_benchmark_that_the_seeds_restate_is_not_held_out_and_a_warning_names_it
     assert configs.resolve("gsmhard", str(profile), {}, home).held_out == ()
 
 
-def test_excerpt_includes_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
+def test_excerpt_includes_the_held_out_datasets(home_and_baseline: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
     from nanoflux_local.ledger.excerpt import ExcerptContents, write_excerpt
 
-    home, _ = leaking
+    home, _ = home_and_baseline
     import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
     run = execute(home, held_out=["medqa"])["run"]
     write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents([run]))

@@ -51,8 +51,8 @@ class HeldOut:
         self._embedded_items: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
-        """Embed the items and index their phrases before the first turn, so that no turn waits for this. If an earlier
-        run used the same embedder, the embeddings are stored calls.
+        """Embed the items and index their phrases before the first turn, so that no turn waits for this. The embeddings
+        come from stored calls if an earlier run used the same embedder.
         """
         await asyncio.to_thread(lambda: self._item_id_by_phrase)  # the first access builds the index of phrases
         questions = [item.question for item in self._items]

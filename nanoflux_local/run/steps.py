@@ -17,7 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The name in the draws of a check, by the check's name; other checks use their own name. The seeds of recorded
+"""The name that the draws of a check have instead of the check's own name, by the check's name. The seeds of recorded
 requests depend on these names, so the names must not change.
 """
 

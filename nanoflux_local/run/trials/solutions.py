@@ -134,5 +134,7 @@ def _make_attack(seed: Seed) -> Attack:
     """The attack that states the question, solution and answer of a seed. Without a solution, the attack has the seed's
     program as its solution; without a program either, a sentence that states the answer.
     """
-    statement = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
-    return Attack(format_question(seed), seed.solution or seed.program or statement, seed.answer, seed.program)
+    option_text = seed.options.get(seed.answer, "")
+    statement = f"The answer is {seed.answer}. {option_text}".strip()
+    solution = seed.solution or seed.program or statement
+    return Attack(format_question(seed), solution, seed.answer, seed.program)
