@@ -51,7 +51,9 @@ class SeedCount(Strict):
 
 
 class Novelty(Strict):
-    """θq and θs (paper §3): cosine similarities in [-1, 1]."""
+    """The thresholds θq of questions and θs of solutions (paper §3), as cosine similarities in [-1, 1]. A text that is
+    more similar than its threshold to an earlier question, or to the attacker's solution, is not novel.
+    """
 
     question: float = Field(ge=-1, le=1)
     solution: float = Field(ge=-1, le=1)
@@ -89,10 +91,11 @@ class JudgeRules(Strict):
     agreeing: int = Field(default=2, ge=1, le=64)
 
     @model_validator(mode="after")
-    def _check_agreement(self) -> "JudgeRules":
+    def _check_rules(self) -> "JudgeRules":
         if self.agreeing > self.solutions:
             raise ValueError("agreeing must not be larger than solutions")
-        if not set(self.trial_kinds) - {"own"}:
+        kinds_of_wrong_solutions = set(self.trial_kinds) - {"own"}  # "own" adds right solutions
+        if not kinds_of_wrong_solutions:
             raise ValueError("trial_kinds must name at least one kind of wrong solution")
         return self
 
@@ -119,7 +122,7 @@ class SearchConfig(Strict):
     timeout_s: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
-    def _check_addresses(self) -> "SearchConfig":
+    def _check_engine_settings(self) -> "SearchConfig":
         refuse_secrets(self.url)
         if self.engine == "searxng" and not self.url:
             raise ValueError("searxng needs the url of its server")
@@ -136,10 +139,10 @@ class Retries(Strict):
 
 
 class Price(Strict):
-    """The price of an endpoint in US dollars per million prompt tokens and completion tokens.
+    """The prices of an endpoint's prompt tokens and completion tokens, in US dollars per million tokens.
 
-    `cached` is the price of cached prompt tokens, if it differs. Reasoning tokens are charged as completion tokens,
-    whether the reply shows them or not.
+    `cached` is the price of cached prompt tokens, if it differs from that of other prompt tokens. Reasoning tokens are
+    charged as completion tokens, whether the reply shows them or not.
     """
 
     prompt: float = Field(ge=0)
@@ -147,20 +150,24 @@ class Price(Strict):
     cached: float | None = Field(default=None, ge=0)
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """US dollars for these tokens; the cached tokens are part of the prompt tokens."""
+        """The cost of these tokens in US dollars; the cached tokens are part of the prompt tokens."""
         cached_count = min(cached_tokens, prompt_tokens)
         cached_price = self.prompt if self.cached is None else self.cached
-        return (
+        cost_times_million = (
             self.prompt * (prompt_tokens - cached_count)
             + cached_price * cached_count
             + self.completion * completion_tokens
-        ) / 1e6
+        )
+        return cost_times_million / 1e6
 
 
 def refuse_secrets(url: str) -> None:
     """Raise ValueError if a url contains a user, a password or a query, which may be secret."""
+    if not url:
+        return
     parts = urlsplit(url)
-    if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
+    has_credentials = parts.username is not None or parts.password is not None
+    if has_credentials or parts.query or parts.fragment:
         raise ValueError(
             "a stored url must not contain a user, password, query or fragment: "
             "put the key into the variable that key_env names"
@@ -168,12 +175,12 @@ def refuse_secrets(url: str) -> None:
 
 
 class Send(Strict):
-    """Which parameters a server accepts. A setting that is None is derived from the model's name and from the
+    """Which parameters are sent to a server. A setting that is None is derived from the model's name and from the
     parameters that the server refuses.
 
-    `seed` and `stop` may be omitted (false); `seed` may also be shortened to 32 bits ("int32"), and `stop` limited to a
-    number of strings. `max_tokens` is the name under which the reply's token limit is sent. With
-    `temperature_with_top_p = false`, only one of the two parameters is sent: the one that differs from its default.
+    `false` omits a parameter. `seed = "int32"` shortens the seed to 32 bits, and `stop = N` sends at most N stop
+    strings. `max_tokens` is the name under which the reply's token limit is sent. With
+    `temperature_with_top_p = false`, only one of these two parameters is sent: the one that differs from its default.
     `system = false` moves the system message's text to the beginning of the first user message.
     """
 
@@ -189,20 +196,23 @@ class Send(Strict):
 class EndpointConfig(Strict):
     """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`).
 
-    For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` names the source
-    of the API key; `revision` identifies the model if the address does not; `capacity` limits the concurrent requests
-    per server; `timeout_s` is the shortest timeout of a request, which grows with the server's recent durations;
-    `structured` requests sections as JSON; `send` says which parameters the server accepts.
+    The following settings are for servers. `url` is the server's address, and `urls` are those of several replicas
+    that share the requests. `key_env` or `key_file` names the source of the API key. `revision` identifies the model if
+    the address does not. `capacity` limits the concurrent requests to each server. `timeout_s` is the shortest timeout
+    of a request; the timeout grows with the durations of recent requests. With `structured`, sections are requested as
+    JSON. `send` says which parameters the server accepts.
 
     A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
     default comes from the model's manifest and is recorded when the run starts. Stop strings end only the answer of
     such a model, not its reasoning.
 
-    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. For managed servers, `python` is
-    the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and `args` are arguments of
-    vLLM; `batch_invariant` makes such a server's replies independent of the other requests in a batch, which needs a
-    GPU of compute capability 8.0. `rows` is the number of requests that an in-process model decodes together (0: the
-    default), and `delay_s` the mean delay of a scripted model.
+    The following settings are for managed servers. Servers with the same `shares` take turns on one GPU: all but one of
+    them sleep. `python` is the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and
+    `args` are arguments of vLLM. `batch_invariant` makes replies independent of the other requests in a batch, which
+    needs a GPU of compute capability 8.0.
+
+    `rows` is the number of requests that an in-process model decodes together (0: the default). `delay_s` is the mean
+    delay of a scripted model.
     """
 
     interface: str
@@ -238,22 +248,28 @@ class EndpointConfig(Strict):
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses of the endpoint's servers; if empty, the provider's default address is used."""
-        return self.urls or ((self.url,) if self.url else ())
+        if self.urls:
+            return self.urls
+        return (self.url,) if self.url else ()
 
 
 class RoleSampling(Strict):
+    """How the replies of a role are sampled; temperature 0 is greedy."""
+
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
 
 
 class RoleConfig(Strict):
-    """The name of the endpoint that plays a role, or "program"."""
+    """Which endpoint plays a role, or "program" for a built-in program, and how its replies are sampled."""
 
     endpoint: str
     sampling: RoleSampling = RoleSampling()
 
 
 class Roles(Strict):
+    """The endpoint and the sampling of each role."""
+
     attacker: RoleConfig
     defender: RoleConfig
     judge: RoleConfig
@@ -285,11 +301,11 @@ class Budget(Caps):
 
 
 class FrozenQuestions(Strict):
-    """The questions of another run's first `turns` turns, as the SHA-256 of the texts in order."""
+    """The questions of another run's first `turns` turns, identified by the SHA-256 of their texts in order."""
 
     turns: int = Field(ge=0)
     questions: str
-    """The SHA-256; the name is the key under which runs record it."""
+    """The SHA-256. Stored configurations have it under this key."""
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
@@ -300,10 +316,10 @@ class RunConfig(Strict):
     """Everything that determines the result of a run's turns, and the settings in `LIVE`, which only affect their
     number, pace and cost.
 
-    `budgets` are the token budgets of the defender's sections; `reply_tokens` limits attacks and judgements, whose
-    sections have no budgets. The questions of the runs in `novel_against` count as earlier questions. Seeds are drawn
-    from the train items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets
-    in `held_out`.
+    `endpoints` has the endpoints by name; `embedder` names the one that embeds texts. `budgets` are the token budgets
+    of the defender's sections; `reply_tokens` limits attacks and judgements, whose sections have no budgets. The
+    questions of the runs in `novel_against` count as earlier questions. Seeds are drawn from the train items of
+    `datasets` (default: the domain's), and no question may repeat a test item of the datasets in `held_out`.
 
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
@@ -347,22 +363,17 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _check_endpoints(self) -> "RunConfig":
         for role in ROLES:
-            name = getattr(self.roles, role).endpoint
-            if name != PROGRAM and name not in self.endpoints:
-                choices = suggest(name, [PROGRAM, *self.endpoints])
-                raise ValueError(f"roles.{role}.endpoint names {name!r}, but there is no such endpoint; {choices}")
+            _refuse_unknown_name(
+                f"roles.{role}.endpoint", getattr(self.roles, role).endpoint, [PROGRAM, *self.endpoints]
+            )
         if self.roles.defender.endpoint == PROGRAM:
             raise ValueError("roles.defender.endpoint must be a model: no program can be the defender")
         for key in ("panel", "solvers"):
             for name in getattr(self.judge, key):
-                if name not in self.endpoints:
-                    choices = suggest(name, self.endpoints)
-                    raise ValueError(f"judge.{key} names {name!r}, but there is no such endpoint; {choices}")
+                _refuse_unknown_name(f"judge.{key}", name, list(self.endpoints))
         if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
             raise ValueError("judge.panel: a program that judges needs no panel; set roles.judge.endpoint to a model")
-        if self.embedder not in self.endpoints:
-            choices = suggest(self.embedder, self.endpoints)
-            raise ValueError(f"embedder names {self.embedder!r}, but there is no such endpoint; {choices}")
+        _refuse_unknown_name("embedder", self.embedder, list(self.endpoints))
         return self
 
     @property
@@ -377,15 +388,22 @@ class RunConfig(Strict):
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
         """How a role's replies are sampled."""
-        sampling: RoleSampling = getattr(self.roles, role).sampling
-        return Sampling(sampling.temperature, sampling.top_p, max_tokens, stop)
+        role_sampling: RoleSampling = getattr(self.roles, role).sampling
+        return Sampling(role_sampling.temperature, role_sampling.top_p, max_tokens, stop)
+
+
+def _refuse_unknown_name(key: str, name: str, valid_names: Sequence[str]) -> None:
+    """Raise ValueError if the setting `key` names an endpoint that does not exist."""
+    if name not in valid_names:
+        choices = suggest(name, valid_names)
+        raise ValueError(f"{key} names {name!r}, but there is no such endpoint; {choices}")
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
-    """Build `model` from `values`, which come from `where` (a file or an option, named in errors).
+    """Build `model` from `values`. `where` is the file or option from which they come; errors name it.
 
     Raises:
         ConfigError: an unknown key, a missing one, or a value out of range.
@@ -399,8 +417,8 @@ def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
 def _translate_error(
     error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], where: str
 ) -> ConfigError:
-    """The ConfigError for the first of pydantic's errors, or for the first unknown key: a misspelt key is also reported
-    as missing under its right name, and only the misspelling helps.
+    """The ConfigError for one of pydantic's errors: the first unknown key, or else the first error. Unknown keys come
+    first because pydantic reports a misspelt key also as missing under its correct name, which would hide the mistake.
     """
     details = error.errors()
     unknown_keys = [detail for detail in details if detail["type"] == "extra_forbidden"]
@@ -410,9 +428,9 @@ def _translate_error(
         return ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key))
     undefined_endpoint = _find_undefined_endpoint(details)
     if undefined_endpoint:
-        other_names = values["endpoints"].keys() - {undefined_endpoint}
-        if nearest(undefined_endpoint, other_names):
-            fix = f"{suggest(undefined_endpoint, other_names)}; a new endpoint needs an interface and a model"
+        defined_endpoints = values["endpoints"].keys() - {undefined_endpoint}
+        if nearest(undefined_endpoint, defined_endpoints):
+            fix = f"{suggest(undefined_endpoint, defined_endpoints)}; a new endpoint needs an interface and a model"
             return ConfigError(f"{where}: no endpoint {undefined_endpoint!r}", fix)
     reason = str(first_detail["msg"]).removeprefix("Value error, ")
     location = f"{where}: {key}" if key else where
@@ -431,7 +449,7 @@ def _find_undefined_endpoint(details: Sequence[Mapping[str, Any]]) -> str:
 
 
 def suggest_key(model: type[BaseModel], key: str) -> str:
-    """The fix for an unknown dotted key: the most similar key of the same table, or the tables that have such a key."""
+    """The fix for an unknown dotted key: the most similar key of the same table, or the same key in other tables."""
     *path, name = key.split(".")
     table_keys = sorted(_find_table(model, path).model_fields)
     keys_elsewhere = [dotted_key for dotted_key in _list_dotted_keys(model) if dotted_key.rpartition(".")[2] == name]
@@ -452,24 +470,29 @@ def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 def _find_subtable(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The model of the table, or of each table, under `key`; None if the value is not a table."""
     field = model.model_fields.get(key)
-    types = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    if field is None:
+        return None
+    types = (field.annotation, *get_args(field.annotation))
     return next((cls for cls in types if isinstance(cls, type) and issubclass(cls, BaseModel)), None)
 
 
 def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All keys of `model` and of the tables in it; "NAME" stands for the name of a table in a table of tables."""
+    """All keys of `model` and of the tables in it, with dots between tables and keys. "NAME" stands for the name of a
+    table in a table of tables: `endpoints.NAME.model`.
+    """
     keys: list[str] = []
     for key, field in model.model_fields.items():
         table = _find_subtable(model, key)
         keys.append(f"{prefix}{key}")
         if table is not None:
-            has_named_tables = field.annotation is not table and get_origin(field.annotation) is dict
-            keys += _list_dotted_keys(table, f"{prefix}{key}.{'NAME.' if has_named_tables else ''}")
+            is_table_of_tables = field.annotation is not table and get_origin(field.annotation) is dict
+            table_prefix = f"{prefix}{key}.NAME." if is_table_of_tables else f"{prefix}{key}."
+            keys += _list_dotted_keys(table, table_prefix)
     return keys
 
 
 def read_toml(path: Path) -> Settings:
-    """A TOML file's content.
+    """Read the settings in a TOML file.
 
     Raises:
         ConfigError: the file is missing, not readable, not UTF-8 or not TOML; the message names the line.
@@ -485,8 +508,8 @@ def read_toml(path: Path) -> Settings:
 
 
 def parse_setting(text: str) -> Settings:
-    """Parse `novelty.question=0.8` as a nested table. A value that is not TOML, such as a bare word, is taken as a
-    string.
+    """Parse an argument such as `novelty.question=0.8` as a nested table. A value that is not TOML, such as a bare
+    word, is read as a string.
 
     Raises:
         ConfigError: there is no "=" or no key.
@@ -529,7 +552,7 @@ def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _format_toml_value(value: Any) -> str:
-    """A JSON value as TOML. A string that `parse_setting` reads correctly without quotation marks has none."""
+    """A JSON value as TOML. Strings are quoted only if `parse_setting` would misread them without quotation marks."""
     if isinstance(value, str) and parse_setting(f"key={value}") == {"key": value}:
         return value
     return json.dumps(value, ensure_ascii=False)  # TOML writes numbers, booleans, strings and lists as JSON does

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or directory is written next to its target, flushed to disk, then renamed."""
+"""Writes files and directories atomically: next to their target, flushed to disk, and then renamed to it."""
 
 import os
 import tempfile
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a directory to disk; a rename is durable once its directory is flushed."""
+    """Flush a file or a directory to disk. A rename is durable only after the directory has been flushed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,14 +56,16 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_new(files: dict[Path, bytes]) -> None:
-    """Write new files that belong together. All files are written under temporary names, then renamed in order. After
-    an error, none of them remains; only a kill between two renames can leave some.
+    """Write new files that belong together; the last one is the file that the user named. All files are written under
+    temporary names, then renamed in order. After an error, none of them remains; only a kill between two renames can
+    leave some.
 
-    Raises UsageError if one of the files exists, NanofluxError if one cannot be written.
+    Raises UsageError if one of the files exists, and NanofluxError if one cannot be written; the latter names only the
+    last file.
     """
     renamed_paths: list[Path] = []
-    *_, last_path = files
-    for path in reversed(files):
+    user_path = list(files)[-1]
+    for path in reversed(files):  # if several files exist, the error names the user's file
         _refuse_existing(path)
     try:
         for path, content in files.items():
@@ -79,9 +81,9 @@ def write_new(files: dict[Path, bytes]) -> None:
         for path in (*map(_temporary_path, files), *renamed_paths):
             with suppress(OSError):
                 path.unlink()
-        if not isinstance(error, OSError):
-            raise
-        raise _make_write_error(last_path, error) from error
+        if isinstance(error, OSError):
+            raise _make_write_error(user_path, error) from error
+        raise
 
 
 def _temporary_path(path: Path) -> Path:
@@ -89,10 +91,12 @@ def _temporary_path(path: Path) -> Path:
 
 
 def _make_write_error(path: Path, error: OSError) -> NanofluxError:
+    """The error for a file or directory that cannot be written."""
     message = f"{path} cannot be written: {error.strerror or error}"
     return NanofluxError(message, "free some disk space, or choose another path with -o; no partial output is left")
 
 
 def _refuse_existing(target: Path) -> None:
+    """Raise UsageError if the target exists."""
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target} already exists, and is not overwritten", "choose another path with -o")

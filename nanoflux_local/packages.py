@@ -12,8 +12,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 PROJECT = "nanoflux-local"
-_MAX_NAME_CHARS = 60
-"""A licence field with more characters contains the licence's text rather than its name."""
+_MAX_LICENCE_NAME_CHARS = 60
+"""A licence field with more characters is assumed to contain the licence's text rather than its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Package:
 
 
 def find_constraints_file() -> Path:
-    """The file of tested versions: next to this module in an installed wheel, at the root in a checkout."""
+    """The file of tested versions: next to this module in an installed wheel, or at the root of a checkout."""
     packaged_file = Path(__file__).with_name("constraints.txt")
     return packaged_file if packaged_file.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
@@ -50,10 +50,10 @@ def list_required_packages(project: str = PROJECT) -> list[Package]:
         except PackageNotFoundError:
             packages[name] = Package(name, "", "")
             continue
-        packages[name] = Package(name, installed_distribution.version, find_licence(_metadata(installed_distribution)))
-        pending_names += [
-            required_name for required_name, _ in parse_requirements(installed_distribution.requires or ())
-        ]
+        licence = find_licence(_get_metadata(installed_distribution))
+        packages[name] = Package(name, installed_distribution.version, licence)
+        requirements = parse_requirements(installed_distribution.requires or ())
+        pending_names += [required_name for required_name, _ in requirements]
     return [packages[name] for name in sorted(packages)]
 
 
@@ -66,14 +66,14 @@ def list_unmet_requirements(project: str = PROJECT) -> list[str]:
         except PackageNotFoundError:
             problems.append(f"{name} is not installed")
             continue
-        if not _is_within(version, specifier):
+        if not _meets_specifier(version, specifier):
             problems.append(f"{name} is {version}, but must be {specifier}")
     return problems
 
 
 def parse_requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The package name and version specifier of each requirement in `lines` that applies on this platform; the
-    requirements of extras are left out.
+    """The package name and version specifier of each requirement in `lines` that applies on this platform.
+    Requirements of extras are left out.
     """
     from packaging.requirements import Requirement  # deferred: only doctor and bundles read requirements
 
@@ -87,13 +87,13 @@ def find_licence(metadata: Message) -> str:
     """The licence that a package's metadata states, as a short name if possible."""
     licence_field = metadata.get("License-Expression") or metadata.get("License") or ""
     licence_field = "" if licence_field == "UNKNOWN" else licence_field  # written by old tools for an empty field
-    if licence_field and "\n" not in licence_field and len(licence_field) <= _MAX_NAME_CHARS:
+    if licence_field and "\n" not in licence_field and len(licence_field) <= _MAX_LICENCE_NAME_CHARS:
         return str(licence_field)
     classifier_licences = [
         line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
     ]
     first_line = next((line.strip() for line in licence_field.splitlines() if line.strip()), "")
-    return " or ".join(classifier_licences) or first_line[:_MAX_NAME_CHARS] or "not stated"
+    return " or ".join(classifier_licences) or first_line[:_MAX_LICENCE_NAME_CHARS] or "not stated"
 
 
 def normalize_name(name: str) -> str:
@@ -101,11 +101,12 @@ def normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _metadata(installed: Distribution) -> Message:
+def _get_metadata(installed: Distribution) -> Message:
     return installed.metadata  # type: ignore[return-value]  # declared as a protocol, but a Message at run time
 
 
-def _is_within(version: str, specifier: str) -> bool:
+def _meets_specifier(version: str, specifier: str) -> bool:
+    """Whether a version meets a specifier such as ">=2,<3"; pre-releases are accepted."""
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(specifier).contains(version, prereleases=True)

@@ -1,4 +1,4 @@
-"""The home directory, private to its user, and the paths inside it."""
+"""The home directory, in which all state is kept, and the paths inside it."""
 
 import os
 from dataclasses import dataclass
@@ -49,18 +49,22 @@ class Home:
 
     @property
     def ledger(self) -> Path:
+        """The SQLite file of runs, calls, training runs and evaluations."""
         return self.root / "ledger.db"
 
     @property
     def corpus(self) -> Path:
+        """The SQLite index of the documents for fact checks."""
         return self.root / "corpus.db"
 
     @property
     def adapters(self) -> Path:
+        """The LoRA adapters, each in a folder named by its hash."""
         return self.root / "adapters"
 
     @property
     def merged(self) -> Path:
+        """The models into whose weights an adapter was merged."""
         return self.root / "merged"
 
     @property
@@ -75,13 +79,15 @@ class Home:
 
     @property
     def reports(self) -> Path:
+        """The reports of runs."""
         return self.root / "reports"
 
     def lock(self, name: str) -> Path:
+        """The lock file with this name."""
         return self.root / "locks" / f"{name}.lock"
 
     def prepare(self) -> "Home":
-        """Create the directory, readable by its owner only, and check that it can be written.
+        """Create the directory, readable by its owner only, and check that it can be written. Returns this home.
 
         Raises:
             UsageError: the directory cannot be created or written.

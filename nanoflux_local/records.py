@@ -1,4 +1,4 @@
-"""The records that modules exchange: requests, their replies, and how both become bytes and hashes.
+"""The records that modules exchange: requests and their replies. Also how they are encoded and hashed.
 
 A request contains everything that determines its reply, so the ledger can store the reply under the request's hash.
 Records are frozen, flat and plain JSON; this module does no I/O.
@@ -61,8 +61,8 @@ def _field_names(record_type: type[object]) -> tuple[str, ...]:
 
 
 def plain(value: Any) -> Any:
-    """A record as nested dicts and lists, ready for JSON. `dataclasses.asdict` also copies immutable values, which
-    would take an eighth of a call's time.
+    """A record as nested dicts and lists, ready for JSON. `dataclasses.asdict` is not used because it also copies
+    immutable values, which would take an eighth of the time of a call.
     """
     value_type = value.__class__
     field_names = () if value_type is str else _field_names(value_type)  # most values in a record are text
@@ -80,11 +80,14 @@ class Message:
 
 
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages for a chat template without a system role: the system text opens the first other message."""
+    """The messages for a chat template without a system role: the text of the system messages is moved to the
+    beginning of the first other message.
+    """
     system_texts = [message.content for message in messages if message.role == "system"]
     other_messages = [message for message in messages if message.role != "system"]
     if system_texts and other_messages:
-        other_messages[0] = replace(other_messages[0], content="\n\n".join([*system_texts, other_messages[0].content]))
+        merged_text = "\n\n".join([*system_texts, other_messages[0].content])
+        other_messages[0] = replace(other_messages[0], content=merged_text)
     return tuple(other_messages)
 
 
@@ -102,9 +105,9 @@ class Sampling:
 class Identity:
     """Everything about an endpoint, an embedder or a sandbox that determines its replies.
 
-    `model` is a name for people; `revision` pins its content (a digest of the weights, a hosted model's version);
-    `adapter` is a LoRA's content hash or ""; `variant` names everything else that changes the bits of a reply
-    (precision, batch shape).
+    `model` is a name for people, and `revision` identifies the model's content (a digest of the weights, a hosted
+    model's version). `adapter` is the content hash of a LoRA adapter, or "". `variant` names everything else that
+    changes the bits of a reply (precision, batch shape).
     """
 
     interface: str
@@ -118,7 +121,8 @@ class Identity:
 class Fault:
     """One failed request to a server: its kind, a message for people, and the raw text of an unusable reply.
 
-    `tokens` and `usd` are what it may have cost: servers also charge for replies that did not arrive completely.
+    `tokens` and `usd` are what the request may have cost: servers also charge for replies that did not arrive
+    completely.
     """
 
     model: str
@@ -135,7 +139,7 @@ R = TypeVar("R", bound="Reply")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Base of the replies; all are flat and convert to JSON and back."""
+    """Base of the replies, which are flat records that can be converted to JSON and back."""
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = plain(self)
@@ -187,30 +191,33 @@ class Refusal(Reply):
 
 @dataclass(frozen=True, slots=True)
 class EmbedReply(Reply):
-    """A unit-length embedding: float32, little-endian, base64; `vector` has shape (dimensions,)."""
+    """An embedding of unit length. `data` contains it as little-endian float32 numbers in base64."""
 
     data: str
 
     @property
     def vector(self) -> Vector:
+        """The embedding, of shape (dimensions,)."""
         return np.frombuffer(base64.b64decode(self.data), dtype="<f4")
 
     @classmethod
     def of(cls, vector: Vector) -> "EmbedReply":
+        """The reply with this embedding, of shape (dimensions,)."""
         return cls(base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode())
 
 
 def similarity(vector: Vector, other_vector: Vector) -> float:
-    """Cosine similarity of two unit vectors of shape (dimensions,), to 6 digits. Products of float32 are exact in
-    float64, and `fsum` rounds only once, so that the similarity of two vectors is identical in every process and on any
-    machine.
+    """Cosine similarity of two unit vectors of shape (dimensions,), rounded to 6 digits. Products of float32 are exact
+    in float64, and `fsum` rounds only once, so that the similarity of two vectors is identical in every process and on
+    any machine.
     """
-    return round(math.fsum((vector.astype(np.float64) * other_vector).tolist()), SIMILARITY_DIGITS)
+    products = (vector.astype(np.float64) * other_vector).tolist()
+    return round(math.fsum(products), SIMILARITY_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
 class PythonReply(Reply):
-    """The result of a sandboxed program. `status` is that of the sandbox; `stdout` and `stderr` are always text."""
+    """The result of a program in the sandbox, with the fields of `nanoflux_sandbox.Result` except `detail`."""
 
     status: str
     exit_code: int | None
@@ -231,7 +238,7 @@ class CutReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class SearchReply(Reply):
-    """The results of a search as (title, place, snippet), or the reason why there are no results (`detail`)."""
+    """The results of a search as (title, place, snippet), or in `detail` the reason why there are no results."""
 
     outcome: SearchOutcome
     detail: str = ""
@@ -240,11 +247,12 @@ class SearchReply(Reply):
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "SearchReply":
-        return cls(**{**value, "results": tuple((title, place, snippet) for title, place, snippet in value["results"])})
+        results = tuple((title, place, snippet) for title, place, snippet in value["results"])
+        return cls(**{**value, "results": results})
 
 
 def read_costs(reply: Mapping[str, Any]) -> dict[str, float]:
-    """The costs in a reply's JSON by the ledger's column; 0 for a cost that the reply omits."""
+    """The costs in a reply's JSON, by their columns in the ledger; 0 for a cost that the reply omits."""
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),
@@ -268,23 +276,25 @@ class Request(Generic[R]):
         return value
 
     def key(self) -> str:
-        return _key(self)
+        """The SHA-256 of the request's kind and JSON, in hex."""
+        return _compute_key(self)
 
     def read_reply(self, value: dict[str, Any]) -> Reply:
         """Parse a stored reply to this request: a record of its reply type, or a `Refusal`."""
         return Refusal.from_json(value) if "refused" in value else self.reply_type.from_json(value)
 
 
-@lru_cache(maxsize=1024)  # each call needs its key several times before it is stored
-def _key(request: Request[Any]) -> str:
+@lru_cache(maxsize=1024)  # the key of a request is needed several times before its reply is stored
+def _compute_key(request: Request[Any]) -> str:
     return digest({"kind": request.kind, **request.to_json()})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest(Request[ChatReply]):
-    """One chat completion. `seed` distinguishes repeats, and makes sampling repeatable if the endpoint supports seeds.
+    """One chat completion. `seed` distinguishes repetitions of a request, and makes sampling repeatable if the endpoint
+    supports seeds.
 
-    `sections` are the keys of the JSON object that is required as the reply, if the endpoint can enforce that.
+    `sections` are the keys of the JSON object that the reply must be; () if the reply may be any text.
     """
 
     kind: ClassVar[str] = "chat"
@@ -311,7 +321,7 @@ class ChatRequest(Request[ChatReply]):
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest(Request[EmbedReply]):
-    """The embedding of one text."""
+    """A request for the embedding of one text."""
 
     kind: ClassVar[str] = "embed"
     reply_type: ClassVar[type[Reply]] = EmbedReply
@@ -322,7 +332,7 @@ class EmbedRequest(Request[EmbedReply]):
 
 @dataclass(frozen=True, slots=True)
 class PythonRequest(Request[PythonReply]):
-    """One run of a program in the sandbox, with its wall limit in seconds."""
+    """One run of a program in the sandbox, with a wall-clock limit of `wall_s` seconds."""
 
     kind: ClassVar[str] = "python"
     reply_type: ClassVar[type[Reply]] = PythonReply
@@ -334,7 +344,7 @@ class PythonRequest(Request[PythonReply]):
 
 @dataclass(frozen=True, slots=True)
 class CutRequest(Request[CutReply]):
-    """A text to cut to a token budget, counted with the endpoint's tokenizer (paper §3: response budgets)."""
+    """A text to cut to `budget` tokens, counted with the endpoint's tokenizer (paper §3: response budgets)."""
 
     kind: ClassVar[str] = "cut"
     reply_type: ClassVar[type[Reply]] = CutReply
@@ -359,7 +369,7 @@ class SearchRequest(Request[SearchReply]):
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply(Reply):
-    """The log-probability of a completion, in nats: its mean over `tokens` tokens, rounded to 6 digits."""
+    """The mean log-probability of a completion's `tokens` tokens, in nats per token, rounded to 6 digits."""
 
     mean_log_probability: float
     tokens: int
@@ -367,7 +377,7 @@ class ScoreReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest(Request[ScoreReply]):
-    """The log-probability of a completion after its prompt, under teacher forcing."""
+    """A request for the log-probability of a completion after its prompt, under teacher forcing."""
 
     kind: ClassVar[str] = "score"
     reply_type: ClassVar[type[Reply]] = ScoreReply

@@ -1,4 +1,4 @@
-"""Text files written by users: UTF-8, with or without a byte order mark; errors name any other encoding."""
+"""Reads text files that users wrote: UTF-8, with or without a byte order mark. Errors name any other encoding."""
 
 import codecs
 from pathlib import Path

@@ -22,6 +22,9 @@ Outcome = Literal[
     "kept_novel",
     "failed",
 ]
+"""How an attempt ended: "unparsed" if the attack could not be read, "failed" if another reply could not be read or an
+endpoint refused a prompt, and otherwise what was decided about the question.
+"""
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
@@ -32,7 +35,7 @@ AttemptStep = Literal["attack", "embedding", "validation", "defence", "evaluatio
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One item of a source benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
+    """One item of a benchmark. `options` maps letters to texts; it is empty unless the item is multiple-choice.
 
     `program` is Python code that prints the answer as its last line, or "" if the item has no program. A passage of a
     document is a seed as well: `question` is its text, `answer` is empty, and `source` and `place` say where to find
@@ -52,7 +55,9 @@ class Seed:
     def to_json(self) -> dict[str, Any]:
         """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digest."""
         value: dict[str, Any] = plain(self)
-        return value if self.source else {key: value[key] for key in value if key not in ("source", "place")}
+        if not self.source:
+            del value["source"], value["place"]
+        return value
 
     @property
     def location(self) -> str:
@@ -82,7 +87,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """The sections of the defender's reply. `cut` lists those that exceeded their token budget and were cut there."""
+    """The sections of the defender's reply. `cut` names the sections that were cut at their token budget."""
 
     solution: str
     answer: str
@@ -92,7 +97,7 @@ class Defence:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text that a search found, or the passage that holds a quotation: its title, its address, and the text."""
+    """A text that a search found, or the passage that contains a quotation: its title, its address, and the text."""
 
     title: str
     place: str
@@ -101,12 +106,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One piece of evidence behind a finding, for people to look at.
+    """One piece of evidence for a finding, which people can inspect.
 
     `text` is the program, the query, the quotation or the solution. `outcome` is the status of a search, or the answer
-    of a program or a solution; `detail` explains it. `results` are those of a search, or the passage in which a
-    quotation stands. `author` is the endpoint that wrote a program or a solution; `agrees` says whether its answer
-    equals the attacker's (None if it gave no readable answer or is not compared).
+    of a program or a solution; `detail` explains the outcome. `results` are the results of a search, or the passage
+    that contains a quotation. `author` is the endpoint that wrote a program or a solution; `agrees` says whether the
+    answer equals the attacker's (None if there is no readable answer, or if it is not compared).
     """
 
     kind: Literal["program", "search", "quotation", "solution"]
@@ -135,7 +140,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A panel member's judgement; `positive` is None if the member gave none."""
+    """The judgement of a panel's member; `positive` is None if the member gave no judgement."""
 
     judge: str
     positive: bool | None
@@ -145,7 +150,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judgement: whether an attack is VALID, or whether a defence is CORRECT (`positive`, the strict reading).
+    """A judgement. `positive` says whether an attack is VALID, or whether a defence is CORRECT in the strict reading.
 
     `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is how
     often the judge was asked until it was confident. `findings` are the findings of the checks, in the order in which
@@ -195,16 +200,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Stands for a judgement if the judge stayed below the required confidence every time that it was asked."""
+    """Replaces a verdict if every judgement stayed below the required confidence; one confidence for each judgement."""
 
     confidences: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a turn's question, and its outcome. Similarities are cosines, rounded to 6 digits. `samples` are
-    the defender's answers after `defence`. `quality` rates the reasoning of a kept attempt; `unrated` says why it could
-    not be rated. `refused` is the step whose prompt an endpoint permanently refused.
+    """One attempt at a turn's question, and its outcome. `nearest` is the highest similarity of the question to an
+    earlier question, and `solution_similarity` that of the attacker's and the defender's solution; both are cosines,
+    rounded to 6 digits. `samples` are the defender's answers after `defence`. `quality` rates the reasoning of a kept
+    attempt; `unrated` says why it could not be rated. `refused` is the step whose prompt an endpoint permanently
+    refused.
     """
 
     number: int
@@ -230,10 +237,14 @@ class Attempt:
     def citations(self) -> tuple[Citation, ...]:
         """The quotations on which the question rests, as the check `cited` found them in the passages."""
         finding = self.finding("cited")
-        quotations = [exhibit for exhibit in finding.evidence if exhibit.results] if finding else []
-        return tuple(
-            Citation(quotation.results[0].title, quotation.results[0].place, quotation.text) for quotation in quotations
-        )
+        if finding is None:
+            return ()
+        citations = []
+        for quotation in finding.evidence:
+            if quotation.results:
+                passage = quotation.results[0]
+                citations.append(Citation(passage.title, passage.place, quotation.text))
+        return tuple(citations)
 
     @property
     def pass_rate(self) -> tuple[int, int] | None:
@@ -242,7 +253,8 @@ class Attempt:
         """
         if self.evaluation is None:
             return None
-        judgements = [self.evaluation.positive, *(sample.right for sample in self.samples if sample.right is not None)]
+        sample_judgements = [sample.right for sample in self.samples if sample.right is not None]
+        judgements = [self.evaluation.positive, *sample_judgements]
         return sum(judgements), len(judgements)
 
     @property
@@ -260,7 +272,7 @@ class Attempt:
     @property
     def readable_steps(self) -> tuple[AttemptStep, ...]:
         """The steps that got a readable reply."""
-        is_doubted = self.outcome == "low_confidence"
+        is_doubted = self.outcome == "low_confidence"  # the judge's replies were readable, but gave no verdict
         result_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "embedding": self.attack is not None and self.refused != "embedding",
@@ -280,7 +292,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn (paper §3). `attacker` and `defender` are the endpoints that played these roles in this turn."""
+    """One turn (paper §3). `attacker`, `defender` and `judge` name the endpoints that had these roles in the turn."""
 
     number: int
     attacker: str
@@ -290,14 +302,19 @@ class TurnRecord:
 
     @property
     def last(self) -> Attempt:
+        """The last attempt, which decides the turn."""
         return self.attempts[-1]
 
     @property
     def kept(self) -> bool:
+        """Whether the question of the last attempt became an example."""
         return self.last.outcome in KEPT
 
     @property
     def outcome(self) -> TurnOutcome:
+        """How the turn ended: "exhausted" means that its last question was rejected before the defence, "dropped" that
+        the question was answered but not kept.
+        """
         if self.kept:
             return "kept"
         if self.last.outcome == "failed":
@@ -311,7 +328,7 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """The training example of a kept turn."""
+    """The example of a kept turn; `reason` is the outcome for which it was kept."""
 
     turn: int
     question: str
@@ -321,18 +338,21 @@ class Example:
 
     @classmethod
     def of(cls, record: TurnRecord) -> "Example":
-        """The example of a kept turn; its solution is the attacker's validated one (paper §3)."""
+        """The example of a kept turn, with the attacker's validated solution (paper §3). Raises ValueError if the turn
+        was not kept.
+        """
         attack = record.last.attack
         if not record.kept or attack is None:
             raise ValueError(f"turn {record.number} was not kept")
         return cls(record.number, attack.question, attack.solution, attack.answer, record.last.outcome)
 
     def hash(self) -> str:
+        """The SHA-256 of the example, in hex."""
         return digest(plain(self))
 
 
 def dataset_digest(examples: Iterable[Example]) -> str:
-    """SHA-256 over the kept examples in order; equal digests mean equal datasets."""
+    """The SHA-256 of the kept examples in order; equal digests mean equal datasets."""
     return digest([plain(example) for example in examples])
 
 
@@ -344,8 +364,12 @@ def turn_from_json(value: dict[str, Any]) -> TurnRecord:
 
 def attempt_from_json(value: dict[str, Any]) -> Attempt:
     """Parse a stored attempt."""
-    parser_by_field: dict[str, Any] = {"attack": Attack, "quality": Quality}
-    parser_by_field |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
+    parser_by_field: dict[str, Any] = {
+        "attack": Attack,
+        "quality": Quality,
+        "validation": verdict_from_json,
+        "evaluation": verdict_from_json,
+    }
     parsed_fields = {
         name: parse(**value[name]) for name, parse in parser_by_field.items() if value.get(name) is not None
     }
@@ -369,9 +393,10 @@ def verdict_from_json(**value: Any) -> Verdict:
     findings = tuple(_parse_finding(finding) for finding in value.pop("findings", ()))
     if not findings:
         findings = _parse_older_findings(value)
+    votes = tuple(Vote(**vote) for vote in value.get("votes", ()))
     former_keys = ("check", "check_detail", "program", "searches", "lookup")
-    value = {key: item for key, item in value.items() if key not in former_keys}
-    return Verdict(**{**value, "findings": findings, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})
+    current_fields = {key: entry for key, entry in value.items() if key not in former_keys}
+    return Verdict(**{**current_fields, "findings": findings, "votes": votes})
 
 
 def _parse_finding(value: dict[str, Any]) -> Finding:
@@ -383,7 +408,7 @@ def _parse_finding(value: dict[str, Any]) -> Finding:
 
 
 def _parse_older_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
-    """The findings of a verdict from a version that stored one field for each check."""
+    """The findings of a verdict from a version that stored separate fields for each check."""
     findings: list[Finding] = []
     if value.get("lookup"):
         searches = tuple(

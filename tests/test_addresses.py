@@ -1,4 +1,4 @@
-"""Servers whose address changes: `run resume --set endpoints.X.url=…`, and the commands that messages suggest."""
+"""Servers that move to another address: `run resume --set endpoints.NAME.url=URL`, and the commands in errors."""
 
 import json
 import re
@@ -10,6 +10,7 @@ import pytest
 from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.views import LedgerView
 
+# A profile in which one server plays every role. `revision` is empty or `REVISION_SETTING`.
 PROFILE = """
 embedder = "hashing"
 [endpoints]
@@ -22,23 +23,25 @@ judge = {{ endpoint = "server" }}
 """
 REVISION_SETTING = ', revision = "2026-11"'
 DEAD_URL = "http://127.0.0.1:9/v1"
+"""An address at which nothing listens."""
 
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Runs a command in this process on a temporary home; returns its exit code, stdout and stderr."""
+    """A function that runs a command in this process on a temporary home. Returns the exit code, stdout and stderr."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
 
     def run_command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
-        return (int(exit_info.value.code or 0), *capfd.readouterr())
+        output = capfd.readouterr()
+        return int(exit_info.value.code or 0), output.out, output.err
 
     return run_command
 
 
 def start_on_dead_server(command, tmp_path: Path, revision_setting: str) -> tuple[int, str, str]:
-    """Start a run whose only server does not answer. Returns the exit code, stdout and stderr."""
+    """Start the run "r", whose only server does not answer. Returns the exit code, stdout and stderr."""
     profile = tmp_path / "server.toml"
     profile.write_text(PROFILE.format(url=DEAD_URL, revision=revision_setting))
     arguments = ("--name", "r", "--concurrency", "1", "--max-turns", "2")
@@ -46,55 +49,56 @@ def start_on_dead_server(command, tmp_path: Path, revision_setting: str) -> tupl
 
 
 def find_suggested_command(message: str, pattern: str) -> list[str]:
-    """The words of the suggested command that matches `pattern`, without `nanoflux`."""
+    """The words after `nanoflux` of the command in a message that matches `pattern`."""
     match = re.search(f"nanoflux ({pattern}[^`\n]*)", message)
     assert match, message
     return shlex.split(match[1])
 
 
 def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
-    code, _, message = start_on_dead_server(command, tmp_path, REVISION_SETTING)
-    assert code == 1 and "does not answer" in message
+    exit_code, _, message = start_on_dead_server(command, tmp_path, REVISION_SETTING)
+    assert exit_code == 1 and "does not answer" in message
     suggested_words = find_suggested_command(message, "run resume [^`]*--set ")
-    stored_message = json.loads(command("run", "show", "r", "--json")[1])["message"]
-    assert find_suggested_command(stored_message, "run resume [^`]*--set ") == suggested_words, (
-        "the fix is recorded with the error"
-    )
+    _, output, _ = command("run", "show", "r", "--json")
+    words_in_stored_message = find_suggested_command(json.loads(output)["message"], "run resume [^`]*--set ")
+    assert words_in_stored_message == suggested_words, "the fix is recorded with the error"
     assert suggested_words[-1] == "endpoints.server.url=URL"
     url, server = fake_server()
-    code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
-    assert code in (0, 1) and json.loads(output)["turns"] == 2 and server.requests, message
+    exit_code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
+    assert exit_code in (0, 1) and json.loads(output)["turns"] == 2 and server.requests, message
     with LedgerView(tmp_path / "home" / "ledger.db") as view:
         row = view.find_run("r")
     config, environment = json.loads(row["config"]), json.loads(row["environment"])
     assert config["endpoints"]["server"]["url"] == url
     (move,) = environment["moves"]
     assert move["endpoints.server.url"] == [DEAD_URL, url] and move["at"]
-    assert command("run", "verify", "r")[0] == 0
-    assert command("run", "replay", "r")[0] == 0
+    for action in ("verify", "replay"):
+        exit_code, _, message = command("run", action, "r")
+        assert exit_code == 0, message
 
 
 def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
-    code, _, message = start_on_dead_server(command, tmp_path, "")
-    assert code == 1 and "states no revision" in message
+    exit_code, _, message = start_on_dead_server(command, tmp_path, "")
+    assert exit_code == 1 and "states no revision" in message
     suggested_words = find_suggested_command(message, "run start --fork")
     url, _ = fake_server()
-    code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
-    assert code == 3 and "its address identifies its model" in refusal
+    exit_code, _, refusal = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
+    assert exit_code == 3 and "its address identifies its model" in refusal
     assert find_suggested_command(refusal, "run start --fork")[-1] == f"endpoints.server.url={url}"
-    code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
+    exit_code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
     assert json.loads(output)["turns"] == 2, message
 
 
 def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: Path) -> None:
     start_on_dead_server(command, tmp_path, REVISION_SETTING)
     for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
-        code, output, message = command("run", "resume", "r", "--set", setting)
-        assert (code, output) == (3, "") and "is fixed once the run has started" in message
+        exit_code, output, message = command("run", "resume", "r", "--set", setting)
+        assert (exit_code, output) == (3, "") and "is fixed once the run has started" in message
         assert find_suggested_command(message, "run start --fork")[-1] == setting
-    assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
-    code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
-    assert code == 2 and "must not contain a user" in message
+    exit_code, _, _ = command("run", "resume", "r", "--set", "endpoints.server=3")
+    assert exit_code == 2
+    exit_code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
+    assert exit_code == 2 and "must not contain a user" in message
 
 
 def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nanoflux_local.answers import answer_number, exact_number, numbers_agree, plain_number, read_choice, read_number
 
+# By notation: texts, each with the number that is read from it, or None.
 NUMBERS = {
     "plain": {"12": 12, "12.": 12, "12.0": 12, ".5": 0.5, "0": 0, "007": 7, "12\n": 12, "٣": 3},
     "signs": {"-5": -5, "−7": -7, "–7": -7, "+5": 5, "- 12": -12, "-$5": -5, "$-5": -5, "-.5": -0.5, "(-5)": -5},
@@ -35,14 +36,16 @@ NUMBERS = {
     "not evaluated": dict.fromkeys(["\\sqrt{16}", "√2", "2π", "\\frac{\\pi}{2}", "\\frac{x}{2}", "\\log 8"]),
 }  # fmt: skip
 NUMBER_CASES = [
-    pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in NUMBERS.items() for text, value in row.items()
+    pytest.param(text, number, id=f"{notation}:{text!r}")
+    for notation, number_by_text in NUMBERS.items()
+    for text, number in number_by_text.items()
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), NUMBER_CASES)
-def test_read_number_returns_the_one_stated_number(text, expected):
-    value = read_number(text)
-    assert value == (None if expected is None else pytest.approx(expected, rel=1e-12))
+@pytest.mark.parametrize(("text", "number"), NUMBER_CASES)
+def test_read_number_returns_the_one_stated_number(text, number):
+    expected = None if number is None else pytest.approx(number, rel=1e-12)
+    assert read_number(text) == expected
 
 
 def test_answer_beyond_the_length_limit_is_not_read():
@@ -50,12 +53,12 @@ def test_answer_beyond_the_length_limit_is_not_read():
     assert read_number("42" + " " * 10_000_000) is None
 
 
-def test_number_cases_cover_every_notation():
+def test_number_cases_are_at_least_sixty():
     assert len(NUMBER_CASES) >= 60
 
 
 @pytest.mark.parametrize(
-    "repeated",
+    "repeated_text",
     [
         " ",
         "1",
@@ -88,14 +91,15 @@ def test_number_cases_cover_every_notation():
         "18. A",
     ],
 )
-def test_degenerate_answer_is_read_quickly(repeated):
+def test_degenerate_answer_is_read_quickly(repeated_text):
     start_s = time.process_time()  # CPU time, so that other processes do not affect the test
-    for text in (repeated * 8000, f"x{repeated * 8000}y"):
+    for text in (repeated_text * 8000, f"x{repeated_text * 8000}y"):
         read_number(text)
         read_choice(text, "ABCD")
     assert time.process_time() - start_s < 3
 
 
+# Texts, each with the letter that is read from it, or None.
 CHOICES = {
     "B": "B", "b": "B", "(b)": "B", "[B]": "B", "B.": "B", "B)": "B", "B. mitochondria": "B", "B: x": "B", "B) x": "B",
     "**B**": "B", "**B. Mito**": "B", '"B"': "B", "`B`": "B", "B, because it binds": "B", "B - mitochondria": "B",
@@ -108,9 +112,9 @@ CHOICES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "expected"), CHOICES.items(), ids=repr)
-def test_read_choice_returns_the_letter_that_an_answer_opens_with(text, expected):
-    assert read_choice(text, "ABCD") == expected
+@pytest.mark.parametrize(("text", "letter"), CHOICES.items(), ids=repr)
+def test_read_choice_returns_the_letter_with_which_an_answer_opens(text, letter):
+    assert read_choice(text, "ABCD") == letter
 
 
 def test_read_choice_accepts_only_the_letters_of_the_domain():
@@ -185,7 +189,7 @@ def test_exact_number_refuses_values_that_are_not_finite(value):
 
 
 @pytest.mark.parametrize(("value", "text"), [(1 / 3, "0.333333"), (3.2e-7, "3.2e-7"), (0.0, "0"), (1e-6, "0.000001")])
-def test_answer_number_is_plain_unless_rounding_would_lose_it(value, text):
+def test_answer_number_is_plain_unless_rounding_would_give_zero(value, text):
     assert answer_number(value) == text
 
 

@@ -22,6 +22,7 @@ from nanoflux_local.run.binding import RunEndpoints, build_rules
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.tools.python_check import PythonTool
 
+# The manifest of an embedder with thresholds for the domain `gsmhard` and for all other domains.
 MANIFEST = """
 name = "other-embedder"
 kind = "embedder"
@@ -41,11 +42,13 @@ solution = { default = 0.51, gsmhard = 0.52 }
 
 @pytest.fixture
 def home(tmp_path) -> Home:
+    """An empty home."""
     return Home(tmp_path)
 
 
 @pytest.fixture
 def embedder_settings(home) -> dict:
+    """The settings of a run that uses the embedder of `MANIFEST`, whose manifest is in the home."""
     (home.root / "models").mkdir()
     (home.root / "models" / "other-embedder.toml").write_text(MANIFEST)
     return {"endpoints": {"e": {"interface": "embedder", "model": "other-embedder"}}, "embedder": "e"}
@@ -78,13 +81,14 @@ def test_setting_without_key_or_value_is_refused(text):
 
 
 def test_merge_tables_prefers_later_values_and_changes_no_input():
-    earlier, later = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
-    assert merge_tables(earlier, later) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
-    assert (earlier, later) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
+    base, overrides = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
+    assert merge_tables(base, overrides) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert (base, overrides) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
     assert merge_tables({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
     assert merge_tables({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
+# Settings with an unknown key, each with the key as the error names it, and a part of the list of valid keys.
 UNKNOWN_KEYS = {
     "foo=1": ("'foo'", "max_turns"),
     "novelty.foo=1": ("'novelty.foo'", "question, solution"),
@@ -95,16 +99,17 @@ UNKNOWN_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("setting", "expected"), UNKNOWN_KEYS.items())
-def test_unknown_key_is_named_with_the_valid_keys(home, setting, expected):
+@pytest.mark.parametrize(("setting", "keys"), UNKNOWN_KEYS.items())
+def test_unknown_key_is_named_with_the_valid_keys(home, setting, keys):
     with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
-    unknown_key, valid_keys = expected
+    unknown_key, valid_keys = keys
     assert f"unknown key {unknown_key}" in error.value.message
     assert valid_keys in error.value.fix
     assert error.value.exit_code == 2
 
 
+# Settings with an invalid value, each with a part of the error.
 INVALID_VALUES = {
     "seed=-1": "seed",
     "seed=1.5": "seed",
@@ -170,18 +175,18 @@ def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, question_th
     assert (config.target, config.max_turns) == (200, 1000)
 
 
-@pytest.mark.parametrize(("domain", "expected"), [("starter", (0.61, 0.51)), ("gsmhard", (0.62, 0.52))])
-def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, embedder_settings, domain, expected):
+@pytest.mark.parametrize(("domain", "thresholds"), [("starter", (0.61, 0.51)), ("gsmhard", (0.62, 0.52))])
+def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, embedder_settings, domain, thresholds):
     config = resolve(domain, "embedded", embedder_settings, home)
-    assert (config.novelty.question, config.novelty.solution) == expected
+    assert (config.novelty.question, config.novelty.solution) == thresholds
 
 
-def test_changed_embedder_model_brings_its_thresholds(home, embedder_settings):
+def test_changed_embedder_model_changes_the_thresholds(home, embedder_settings):
     config = resolve("starter", "embedded", {"endpoints": {"minilm": {"model": "other-embedder"}}}, home)
     assert config.novelty.question == 0.61
 
 
-def test_stated_threshold_takes_precedence_over_the_manifest(home, embedder_settings):
+def test_set_threshold_takes_precedence_over_the_manifest(home, embedder_settings):
     config = resolve("starter", "embedded", {**embedder_settings, "novelty": {"question": 0.7}}, home)
     assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
 
@@ -189,17 +194,13 @@ def test_stated_threshold_takes_precedence_over_the_manifest(home, embedder_sett
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
 def test_domain_with_programs_uses_them_as_attacker_and_judge(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
-    assert [getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")] == [
-        "program",
-        "smollm2",
-        "program",
-    ]
+    assert (roles.attacker.endpoint, roles.defender.endpoint, roles.judge.endpoint) == ("program", "smollm2", "program")
 
 
 @pytest.mark.parametrize("domain", ["starter-genetics", "starter-medicine"])
 def test_domain_without_programs_uses_the_models_of_the_profile(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
-    assert {getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")} == {"smollm2"}
+    assert {roles.attacker.endpoint, roles.defender.endpoint, roles.judge.endpoint} == {"smollm2"}
     assert roles.attacker.sampling.temperature == 0.8
 
 
@@ -266,7 +267,7 @@ def test_profile_may_be_a_file(tmp_path):
 
 @pytest.mark.parametrize("count", [5, 6, 12])
 def test_seed_count_may_be_fixed(home, count):
-    """The complexity ablation of the paper fixes n."""
+    """The complexity ablation of the paper fixes n, the number of seeds."""
     config = resolve("starter-medicine", "scripted", {"seeds": {"min": count, "max": count}}, home)
     assert config.seeds.min == config.seeds.max == count
 
@@ -290,7 +291,7 @@ def test_chat_model_as_embedder_is_refused(home):
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
 async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
-    """The budget counts the tokens of the endpoint's own tokenizer, here words."""
+    """The budget counts tokens of the endpoint's tokenizer. The tokens of the scripted endpoint are words."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
     run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), runs_programs=False)
@@ -298,7 +299,8 @@ async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
     assert reply.exact and text.startswith(reply.text)
     assert endpoint.count_tokens(reply.text) <= budget
     if reply.text != text:
-        assert endpoint.count_tokens(text[: len(reply.text) + 1]) > budget
+        longer_prefix = text[: len(reply.text) + 1]
+        assert endpoint.count_tokens(longer_prefix) > budget
 
 
 @pytest.mark.parametrize(
@@ -312,16 +314,16 @@ async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
         ("pause_when_saturated=-1", "pause_when_saturated"),
     ],
 )
-def test_rule_setting_out_of_range_is_refused(home, setting, message):
+def test_invalid_setting_of_the_rules_is_refused(home, setting, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         resolve("starter-genetics", "embedded", parse_setting(setting), home)
 
 
 def test_configuration_stored_without_later_fields_takes_their_defaults(home):
     config = resolve("starter-genetics", "embedded", {}, home)
-    stored = config.model_dump(mode="json")
+    stored_config = config.model_dump(mode="json")
     for key in ("rules", "samples", "keep", "pause_when_saturated"):
-        del stored[key]
+        del stored_config[key]
     for key in ("solvers", "solutions", "programs", "agreeing"):
-        del stored["judge"][key]
-    assert RunConfig.model_validate(stored) == config
+        del stored_config["judge"][key]
+    assert RunConfig.model_validate(stored_config) == config

@@ -40,8 +40,9 @@ from nanoflux_local.transcript import (
     verdict_from_json,
 )
 
+# The request from which the tests make other requests.
 IDENTITY = Identity("scripted", "fake", "1")
-CHAT = ChatRequest(IDENTITY, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
+CHAT_REQUEST = ChatRequest(IDENTITY, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
 
 
 @pytest.mark.parametrize(
@@ -72,39 +73,37 @@ def test_lone_surrogates_hash_differently_from_their_escapes():
 
 
 def test_request_keys_are_pinned():
-    """With changed keys, no ledger would find its stored calls."""
+    """If the keys changed, no stored call of any ledger would be reused."""
     assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
-    assert CHAT.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
-    assert (
-        ChatRequest(IDENTITY, CHAT.messages).key() == "c4104a9f431adcf9d0ad3bbffaec00b29d19b5b47103ede8dd2d6819f3857e8e"
-    ), "the keys of requests with default settings are pinned too"
-    assert (
-        PythonRequest(IDENTITY, "print(1)").key() == "8fce2b6e561ecdcac3d0416e4be9d485775a31ba98360d19a08ac3d9d34f3c41"
-    )
+    assert CHAT_REQUEST.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
+    default_chat_key = ChatRequest(IDENTITY, CHAT_REQUEST.messages).key()
+    assert default_chat_key == "c4104a9f431adcf9d0ad3bbffaec00b29d19b5b47103ede8dd2d6819f3857e8e"
+    python_key = PythonRequest(IDENTITY, "print(1)").key()
+    assert python_key == "8fce2b6e561ecdcac3d0416e4be9d485775a31ba98360d19a08ac3d9d34f3c41"
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "changed_request",
     [
-        replace(CHAT, seed=8),
-        replace(CHAT, messages=(Message("system", "2 + 2?"),)),
-        replace(CHAT, messages=(*CHAT.messages, Message("assistant", ""))),
-        replace(CHAT, endpoint=replace(IDENTITY, adapter="abc")),
-        replace(CHAT, endpoint=replace(IDENTITY, revision="2")),
-        replace(CHAT, endpoint=replace(IDENTITY, variant="bf16")),
-        *(replace(CHAT, sampling=replace(CHAT.sampling, **{key: value}))
+        replace(CHAT_REQUEST, seed=8),
+        replace(CHAT_REQUEST, messages=(Message("system", "2 + 2?"),)),
+        replace(CHAT_REQUEST, messages=(*CHAT_REQUEST.messages, Message("assistant", ""))),
+        replace(CHAT_REQUEST, endpoint=replace(IDENTITY, adapter="abc")),
+        replace(CHAT_REQUEST, endpoint=replace(IDENTITY, revision="2")),
+        replace(CHAT_REQUEST, endpoint=replace(IDENTITY, variant="bf16")),
+        *(replace(CHAT_REQUEST, sampling=replace(CHAT_REQUEST.sampling, **{key: value}))
           for key, value in {"temperature": 0.6, "top_p": 0.8, "max_tokens": 65, "stop": ()}.items()),
     ],
 )  # fmt: skip
-def test_request_key_depends_on_every_field(changed):
-    assert changed.key() != CHAT.key()
+def test_request_key_depends_on_every_field(changed_request):
+    assert changed_request.key() != CHAT_REQUEST.key()
 
 
 def test_request_kinds_never_share_a_key():
-    """A cut and an embedding of the same text have different keys."""
-    keys = [EmbedRequest(IDENTITY, "x").key(), CutRequest(IDENTITY, "x", 5).key(), CutRequest(IDENTITY, "x", 6).key()]
-    assert len(set(keys)) == 3
-    assert json.loads(canonical_json(EmbedRequest(IDENTITY, "x").to_json())) == {
+    """An embedding and cuts of the same text have different keys."""
+    requests = [EmbedRequest(IDENTITY, "x"), CutRequest(IDENTITY, "x", 5), CutRequest(IDENTITY, "x", 6)]
+    assert len({request.key() for request in requests}) == 3
+    assert json.loads(canonical_json(requests[0].to_json())) == {
         "endpoint": {"interface": "scripted", "model": "fake", "revision": "1", "adapter": "", "variant": ""},
         "text": "x",
     }
@@ -120,11 +119,11 @@ def test_request_kinds_never_share_a_key():
     ],
     ids=lambda reply: type(reply).__name__,
 )
-def test_replies_survive_json(reply):
+def test_reply_survives_conversion_to_json_and_back(reply):
     assert type(reply).from_json(json.loads(canonical_json(reply.to_json()))) == reply
 
 
-def test_embeddings_survive_bit_for_bit():
+def test_embedding_survives_storage_bit_for_bit():
     vector = np.random.default_rng(0).standard_normal(384).astype(np.float32)
     stored_vector = EmbedReply.of(vector).vector
     assert stored_vector.dtype == np.dtype("<f4")
@@ -138,10 +137,11 @@ def test_derived_seeds_are_pinned_and_spread_over_63_bits():
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62, "all 63 bits are used"
-    assert derive_seed(1, 23) != derive_seed(12, 3), "parts do not run together"
+    assert derive_seed(1, 23) != derive_seed(12, 3), "the boundaries between the parts count"
 
 
 def make_turn(**changes) -> TurnRecord:
+    """A kept turn of two attempts, with changes to fields of the last attempt."""
     attack = Attack("Q", "S", "4", "print(4)", {"REFLECTION": "r"})
     verdict = Verdict(True, 0.95, "fine", soft=True, asked=2, findings=(Finding("code", "supports", "d"),))
     first_attempt = Attempt(0, ("a", "b"), "invalid", "unclear", attack, 0.5, replace(verdict, positive=False))
@@ -152,13 +152,13 @@ def make_turn(**changes) -> TurnRecord:
 
 
 def test_verdict_of_an_older_version_is_read_as_findings():
-    stored = {
+    stored_verdict = {
         "positive": False, "confidence": 0.95, "explanation": "so", "check": "disagrees", "check_detail": "41, not 42",
         "program": "answer = 41", "lookup": "1 searches: 1 found",
         "searches": [{"query": "q", "outcome": "found", "detail": "", "results": [
             {"title": "t", "place": "p", "snippet": "s"}]}],
     }  # fmt: skip
-    verdict = verdict_from_json(**stored)
+    verdict = verdict_from_json(**stored_verdict)
     assert [(finding.check, finding.conclusion) for finding in verdict.findings] == [
         ("facts", "not checked"),
         ("code", "contradicts"),
@@ -172,17 +172,19 @@ def test_verdict_of_an_older_version_is_read_as_findings():
 def test_records_are_immutable():
     for record in (
         IDENTITY,
-        CHAT,
-        CHAT.messages[0],
-        CHAT.sampling,
+        CHAT_REQUEST,
+        CHAT_REQUEST.messages[0],
+        CHAT_REQUEST.sampling,
         make_turn(),
         make_turn().last,
         Example.of(make_turn()),
     ):
         with pytest.raises(AttributeError):
-            setattr(record, next(iter(record.__slots__)), None)
+            first_field = record.__slots__[0]
+            setattr(record, first_field, None)
 
 
+# Further answers of the defender: a right one, a wrong one, and one that could not be read.
 SAMPLES = (
     Sample(Defence("s", "4", "a", ("SOLUTION",)), True, "the answer is 4"),
     Sample(Defence("s", "5"), False),
@@ -190,21 +192,21 @@ SAMPLES = (
 )
 
 
-def test_turn_survives_json():
-    blind = Exhibit("program", "answer = 4", "4", author="other", agrees=True)
-    verdict = Verdict(True, 1.0, "fine", findings=(Finding("blind", "supports", evidence=(blind,)),))
+def test_turn_survives_conversion_to_json_and_back():
+    blind_solution = Exhibit("program", "answer = 4", "4", author="other", agrees=True)
+    verdict = Verdict(True, 1.0, "fine", findings=(Finding("blind", "supports", evidence=(blind_solution,)),))
     record = make_turn(samples=SAMPLES, validation=verdict)
     assert turn_from_json(json.loads(canonical_json(record.to_json()))) == record
 
 
 def test_turn_stored_without_later_fields_takes_their_defaults():
-    stored = make_turn().to_json()
-    for attempt in stored["attempts"]:
+    stored_turn = make_turn().to_json()
+    for attempt in stored_turn["attempts"]:
         del attempt["samples"]
-    assert turn_from_json(json.loads(canonical_json(stored))) == make_turn()
-    finding = {"check": "code", "conclusion": "supports", "reason": "", "evidence": [
+    assert turn_from_json(json.loads(canonical_json(stored_turn))) == make_turn()
+    stored_finding = {"check": "code", "conclusion": "supports", "reason": "", "evidence": [
         {"kind": "program", "text": "answer = 4", "outcome": "", "detail": "", "results": []}]}  # fmt: skip
-    verdict = verdict_from_json(positive=True, confidence=1.0, explanation="", findings=[finding])
+    verdict = verdict_from_json(positive=True, confidence=1.0, explanation="", findings=[stored_finding])
     assert verdict.findings[0].evidence == (Exhibit("program", "answer = 4"),)
 
 
@@ -217,7 +219,7 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "has_defence", "expected"),
+    ("outcome", "has_defence", "turn_outcome"),
     [
         ("unparsed", False, "exhausted"),
         ("novelty_rejected", False, "exhausted"),
@@ -232,11 +234,11 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
         ("failed", True, "failed"),
     ],
 )
-def test_turn_outcome_follows_its_last_attempt(outcome, has_defence, expected):
+def test_turn_outcome_follows_its_last_attempt(outcome, has_defence, turn_outcome):
     assert outcome in OUTCOMES
-    record = make_turn(outcome=outcome, **({} if has_defence else {"defence": None}))
-    assert record.outcome == expected
-    assert record.kept is (expected == "kept")
+    record = make_turn(outcome=outcome) if has_defence else make_turn(outcome=outcome, defence=None)
+    assert record.outcome == turn_outcome
+    assert record.kept is (turn_outcome == "kept")
 
 
 def test_example_is_the_attackers_text_of_a_kept_turn():
@@ -247,8 +249,8 @@ def test_example_is_the_attackers_text_of_a_kept_turn():
 
 def test_dataset_digest_depends_on_order_and_every_field():
     first, second = Example(0, "Q", "S", "4", "kept_failed"), Example(1, "Q2", "S", "5", "kept_novel")
-    digests = [dataset_digest(examples) for examples in ([], [first], [first, second], [second, first], [first, first])]
-    changed = {"turn": 9, "question": "x", "solution": "x", "answer": "x", "reason": "x"}
-    digests += [dataset_digest([replace(first, **{key: value})]) for key, value in changed.items()]
-    assert len(set(digests)) == len(digests)
+    changes = {"turn": 9, "question": "x", "solution": "x", "answer": "x", "reason": "x"}
+    datasets = [[], [first], [first, second], [second, first], [first, first]]
+    datasets += [[replace(first, **{field: value})] for field, value in changes.items()]
+    assert len({dataset_digest(dataset) for dataset in datasets}) == len(datasets)
     assert dataset_digest(iter([first, second])) == dataset_digest([first, second])

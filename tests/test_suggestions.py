@@ -1,4 +1,4 @@
-"""Suggestions for misspelt names: the nearest choice ignoring case, none if nothing is similar."""
+"""Suggestions for misspelt names: the most similar choice, ignoring case, or none if no choice is similar."""
 
 import pytest
 
@@ -8,11 +8,11 @@ NAMES = ["gsm8k", "gsmhard", "starter", "SOLUTION"]
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "suggestion"),
     [("gsmhrad", "gsmhard"), ("GSM8k", "gsm8k"), ("solutoin", "SOLUTION"), ("chess", ""), ("", "")],
 )
-def test_nearest_is_the_most_similar_choice(name: str, expected: str) -> None:
-    assert nearest(name, NAMES) == expected
+def test_nearest_is_the_most_similar_choice(name: str, suggestion: str) -> None:
+    assert nearest(name, NAMES) == suggestion
 
 
 def test_suggest_lists_all_choices_in_order() -> None:

@@ -39,8 +39,8 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     if not items:
         raise NothingMatchedError(
             f"the benchmark {dataset!r} has no {split} items in this home",
-            f"choose a built-in one ({', '.join(built_in)}), or import it: `nanoflux data import {dataset} PATH`;"
-            f" documents: `nanoflux data documents PATH --as {dataset}`",
+            f"choose a built-in one ({', '.join(built_in)}), import it with `nanoflux data import {dataset} PATH`,"
+            f" or import your documents with `nanoflux data documents PATH --as {dataset}`",
         )
     return items
 
@@ -61,40 +61,45 @@ def seed_datasets(domain: Domain) -> tuple[str, ...]:
 
 
 def find_licence(dataset: str) -> str:
-    """The licence of a dataset's questions, "" if its publisher states none or it is a user's own data."""
+    """The licence of a dataset's questions; "" if its publisher states none, or if it is a user's own data."""
     benchmark = list_benchmarks().get(dataset)
     return benchmark.licence if benchmark else ""
 
 
 def list_datasets_with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
-    """The datasets that have train items. If none has any, all of `datasets`, so that a later error names the first."""
-    with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
-    without_items = [name for name in datasets if name not in with_items]
-    if with_items and without_items:
-        _LOG.warning("no seeds are drawn from %s: no train items in this home", ", ".join(without_items))
-    return with_items or tuple(datasets)
+    """The datasets that have train items; if none has any, all of `datasets`, so that a later error names the first of
+    them. A warning names the datasets that are left out.
+    """
+    datasets_with_items = tuple(name for name in datasets if _has_items(ledger, name, "train"))
+    if not datasets_with_items:
+        return tuple(datasets)
+    datasets_without_items = [name for name in datasets if name not in datasets_with_items]
+    if datasets_without_items:
+        _LOG.warning("no seeds are drawn from %s: no train items in this home", ", ".join(datasets_without_items))
+    return datasets_with_items
 
 
 def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
-    """The benchmarks in `evaluated` whose imported test items no generated question may repeat.
+    """The benchmarks in `evaluated` whose imported test items no generated question may repeat. Runs draw their seeds
+    from `datasets`.
 
-    A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because
-    models trained on such a run must not be evaluated on it.
+    A benchmark whose test items are restated by these seeds cannot be held out: a warning names it, because models
+    trained on such a run must not be evaluated on it.
     """
     built_in = list_built_in_benchmarks()
     imported = [name for name in evaluated if name not in built_in and _has_items(ledger, name, "test")]
     if not imported:
         return ()
-    stems = {extract_stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
-    restated = {name: count_restated(stems, load_items(ledger, name, "test")) for name in imported}
-    for name, count in restated.items():
+    seed_stems = {extract_stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
+    restated_counts = {name: count_restated(seed_stems, load_items(ledger, name, "test")) for name in imported}
+    for name, count in restated_counts.items():
         if count:
             _LOG.warning(
                 "%d of the seeds restate test items of %s, so it is not held out: do not test this run's models on it",
                 count,
                 name,
             )
-    return tuple(name for name, count in restated.items() if not count)
+    return tuple(name for name, count in restated_counts.items() if count == 0)
 
 
 def _has_items(ledger: Path, dataset: str, split: str) -> bool:
@@ -108,7 +113,7 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
 
 
 def _load_train_templates(datasets: Sequence[str]) -> list[Template]:
-    """The train templates that make the items of `datasets`; [] if any of the datasets is not made from templates."""
+    """The train templates from which the items of `datasets` are made; [] if any of them is not made from templates."""
     load_by_dataset: dict[str, Callable[[], tuple[Template, ...]]] = {
         "starter": load_templates,
         "starter-stories": partial(load_stories, "train"),
@@ -124,7 +129,7 @@ def build_seed_source(ledger: Path, datasets: Sequence[str], chainable: bool) ->
     the built-in attacker can chain.
 
     Raises:
-        NothingMatchedError: a dataset has no train items here.
+        NothingMatchedError: a dataset has no train items in this home.
         UsageError: some of the datasets are passages of documents and others are questions.
     """
     templates = _load_train_templates(datasets)

@@ -1,7 +1,7 @@
 """Imports documents as a dataset whose items are passages, each with its document and its place in the document.
 
-A split contains whole documents, and a passage that repeats another is left out. Held-out documents come first, so
-that no train passage repeats a held-out one.
+A split contains whole documents. A passage that repeats an earlier one is left out; held-out documents are read first,
+so that no train passage repeats a held-out passage.
 """
 
 import os
@@ -22,8 +22,8 @@ from nanoflux_local.tools.documents import Document, Passage, list_documents, re
 from nanoflux_local.transcript import Seed
 
 MIN_WORDS = 8
-"""The minimum number of words in a passage. A shorter one (a page number, a lone heading) says too little for a
-question.
+"""The minimum number of words in a passage. Shorter passages, such as a page number or a lone heading, say too little
+for a question.
 """
 HELD_OUT_FIRST = tuple(reversed(SPLITS))
 """The splits in the order in which their documents are read."""
@@ -31,9 +31,9 @@ HELD_OUT_FIRST = tuple(reversed(SPLITS))
 
 @dataclass(frozen=True, slots=True)
 class DocumentsRequest:
-    """Files and folders to import under `name`. The documents in `held_out` are the test split; without any, a share of
-    the documents is held out. `skip_bad` leaves unreadable documents out. `replace` replaces the items that are stored
-    under the name.
+    """A request to import the files and folders in `paths` under `name`. The documents in `held_out` become the test
+    split; if it is empty, a share of all documents is held out. `skip_bad` leaves unreadable documents out. `replace`
+    replaces the items that are stored under the name.
     """
 
     name: str
@@ -109,23 +109,25 @@ def _collect_passages(dataset: str, documents: Sequence[_NamedDocument]) -> tupl
     items: list[tuple[Seed, str]] = []
     left_out_counts: Counter[str] = Counter()
     seen_passages = NearDuplicates()
-    for document in sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split)):
+    documents_in_order = sorted(documents, key=lambda document: HELD_OUT_FIRST.index(document.split))
+    for document in documents_in_order:
         passages = document.content.passages
-        for number, (passage, place) in enumerate(zip(passages, _list_places(passages), strict=True), 1):
+        places = _list_places(passages)
+        for number, (passage, place) in enumerate(zip(passages, places, strict=True), 1):
             if len(passage.text.split()) < MIN_WORDS:
                 left_out_counts["short"] += 1
             elif not seen_passages.add(passage.text):
                 left_out_counts["near_duplicates"] += 1
             else:
-                name = f"{dataset}/{document.name}#{number}"
-                item = Seed(name, dataset, passage.text, "", source=document.name, place=place)
+                item_id = f"{dataset}/{document.name}#{number}"
+                item = Seed(item_id, dataset, passage.text, answer="", source=document.name, place=place)
                 items.append((item, document.split))
     return items, left_out_counts
 
 
 def _list_places(passages: Iterable[Passage]) -> list[str]:
-    """The place of each passage in its document: the heading above it, or else its page or line. The second passage
-    below a heading is part 2 of that heading.
+    """The place of each passage in its document: the heading above it, or its page or line if there is no heading. The
+    second passage below a heading has the place "HEADING, part 2".
     """
     count_by_heading: Counter[str] = Counter()
     places = []
@@ -143,32 +145,32 @@ def _list_places(passages: Iterable[Passage]) -> list[str]:
 
 def _read_documents(request: DocumentsRequest) -> tuple[list[_NamedDocument], tuple[str, ...]]:
     """The readable documents with their names and splits, and why the others were left out."""
-    held_out = {path.resolve() for path in list_documents(request.held_out)}
-    all_paths = [path.resolve() for path in list_documents(request.paths)] + sorted(held_out)
+    held_out_paths = {path.resolve() for path in list_documents(request.held_out)}
+    all_paths = [path.resolve() for path in list_documents(request.paths)] + sorted(held_out_paths)
     documents: dict[Path, Document] = {}
     skipped: list[str] = []
-    for path in dict.fromkeys(all_paths):  # without repetitions
+    distinct_paths = dict.fromkeys(all_paths)
+    for path in distinct_paths:
         try:
             documents[path] = read_document(path)
         except DataError as error:
             if not request.skip_bad:
                 raise
             skipped.append(error.message)
-    if held_out:
-        splits = ["test" if path in held_out else "train" for path in documents]
+    if held_out_paths:
+        splits = ["test" if path in held_out_paths else "train" for path in documents]
     else:
         splits = split_documents([document.sha256 for document in documents.values()])
+    names = _name_documents(documents)
     named_documents = [
         _NamedDocument(name, split, document)
-        for name, split, document in zip(_name_documents(documents), splits, documents.values(), strict=True)
+        for name, split, document in zip(names, splits, documents.values(), strict=True)
     ]
     return named_documents, tuple(skipped)
 
 
 def _name_documents(paths: Collection[Path]) -> list[str]:
-    """The names of the documents at these paths: the paths relative to their common folder, with "/" between
-    folders.
-    """
+    """The names of the documents at these paths: the paths relative to their common folder ("wards/hygiene.pdf")."""
     if not paths:
         return []
     common_folder = os.path.commonpath([path.parent for path in paths])
@@ -180,10 +182,12 @@ def _store(
     request: DocumentsRequest,
     documents: Sequence[_NamedDocument],
     items: Sequence[tuple[Seed, str]],
-    skipped: int,
+    skipped_count: int,
 ) -> bool:
     """Store the passages. Returns False if the same documents were imported before."""
     content_digest = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
     with Ledger(home.prepare().ledger) as ledger:
         source = f"{len(documents)} documents"
-        return ledger.import_dataset(request.name, source, content_digest, items, skipped, replace=request.replace)
+        return ledger.import_dataset(
+            request.name, source, content_digest, items, skipped_count, replace=request.replace
+        )

@@ -32,13 +32,13 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     """
     hub_dataset = _find_hub_dataset(dataset)
     _refuse_outside_host(dataset, hub_dataset)
-    # Xet is native code, which bypasses the guard; colour codes would end up in error messages.
-    environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
-    environment = {name: value for name, value in environment.items() if not name.endswith("_OFFLINE")}
-    command = build_module_command("huggingface_hub.cli.hf", "download", hub_dataset.repo, "--repo-type", "dataset",
-                             "--revision", revision or hub_dataset.revision, "--local-dir", str(target))  # fmt: skip
+    # Xet is switched off because it is native code, which bypasses the guard. Colour codes would end up in the errors.
+    guarded_environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
+    environment = {name: value for name, value in guarded_environment.items() if not name.endswith("_OFFLINE")}
+    options = ["--repo-type", "dataset", "--revision", revision or hub_dataset.revision, "--local-dir", str(target)]
     for pattern in hub_dataset.files:
-        command += ["--include", pattern]
+        options += ["--include", pattern]
+    command = build_module_command("huggingface_hub.cli.hf", "download", hub_dataset.repo, *options)
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
     redirect_match = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
@@ -56,7 +56,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
 
 
 def _find_hub_dataset(dataset: str) -> HubDataset:
-    """The benchmark's dataset on the hub. Raises UsageError if it has none."""
+    """The benchmark's dataset on the hub. Raises UsageError if the hub has no such dataset."""
     benchmarks = list_importable_benchmarks()
     benchmark = benchmarks.get(dataset)
     if benchmark is not None and benchmark.hub is not None:
@@ -64,8 +64,8 @@ def _find_hub_dataset(dataset: str) -> HubDataset:
     message = f"{dataset!r} is not on the model hub"
     if benchmark is not None:
         raise UsageError(message, f"download it from {benchmark.homepage} and pass the paths of its files")
-    on_hub = (name for name, entry in benchmarks.items() if entry.hub)
-    raise UsageError(message, f"choose one of {', '.join(on_hub)}; or pass the paths of files")
+    names_on_hub = [name for name, entry in benchmarks.items() if entry.hub]
+    raise UsageError(message, f"choose one of {', '.join(names_on_hub)}; or pass the paths of files")
 
 
 def _refuse_outside_host(dataset: str, hub_dataset: HubDataset) -> None:
@@ -80,17 +80,18 @@ def _refuse_outside_host(dataset: str, hub_dataset: HubDataset) -> None:
         refused = True
     except OSError as error:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
-    # Raised outside the except clause, so that the guard's error, whose advice is for endpoints, is not chained.
+    # The refusal is raised outside the except clause, so that the guard's error, whose fix is for endpoints, is not
+    # shown as its cause.
     if refused:
         raise _build_refusal(f"{dataset} is published on {host} ({hub_dataset.repo})", host)
 
 
 def _build_refusal(reason: str, host: str) -> RefusedError:
     """The error that says why the user must allow `host`, and how."""
-    allowed = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+    allowed_hosts = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
     return RefusedError(
         f"{reason}, and this machine connects only to the hosts that you allow",
-        f"allow it: {VARIABLE}={','.join([*allowed, host])}; or set HF_ENDPOINT to your mirror; "
+        f"set {VARIABLE}={','.join([*allowed_hosts, host])} to allow it; or set HF_ENDPOINT to your mirror; "
         "or download the files elsewhere and pass their paths",
     )
 

@@ -70,7 +70,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_program: OnProgram) -> bool:
     """Check the programs and store the items. Returns False, and does neither, if the files were imported before."""
     content_digest = hash_content(request.paths)
-    if request.hashed or content.skipped:  # the same files then give different items or splits
+    if request.hashed or content.skipped:  # with these options, the same files give other splits or items
         content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
         if ledger.has_dataset(request.name, content_digest):
@@ -107,7 +107,7 @@ async def _check_in_sandbox(items: Sequence[LocatedItem], on_program: OnProgram)
 
 
 async def check_programs(items: Iterable[LocatedItem], run_program: Answer, sandbox: Identity) -> None:
-    """Run the programs of items in the sandbox and compare the number that each prints with its item's answer.
+    """Run the programs of items in the sandbox, and compare the number that each program prints with the item's answer.
 
     Raises:
         DataError: a program fails or contradicts its item; the message names its file and line.
@@ -121,27 +121,29 @@ async def check_programs(items: Iterable[LocatedItem], run_program: Answer, sand
         if reply.status == "unavailable":
             raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
         output_lines = reply.stdout.strip().splitlines()
-        result = output_lines[-1] if output_lines else ""
-        if reply.status != "ok" or not same_number(result, item.answer):
-            raise make_row_error(location, f"its program gives {result[:60]!r} ({reply.status}), not {item.answer}")
+        printed_number = output_lines[-1] if output_lines else ""
+        if reply.status != "ok" or not same_number(printed_number, item.answer):
+            reason = f"its program gives {printed_number[:60]!r} ({reply.status}), not {item.answer}"
+            raise make_row_error(location, reason)
 
 
 def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
-    """The number of questions of each other benchmark and split that the items of `dataset` restate, without zeros."""
-    counts: dict[str, dict[str, int]] = {}
+    """How many items of `dataset` restate a question of each other benchmark and split, without zeros."""
+    counts_by_dataset: dict[str, dict[str, int]] = {}
     with LedgerView(home.ledger) as view:
         stems = [extract_stem(item.question) for item in view.items(dataset)]
-        for other in view.datasets():
-            if other.name == dataset:
+        for other_dataset in view.datasets():
+            if other_dataset.name == dataset:
                 continue
-            count_by_split = {split: count_restated(stems, view.items(other.name, split)) for split in SPLITS}
-            if any(count_by_split.values()):
-                counts[other.name] = {split: count for split, count in count_by_split.items() if count}
-    return counts
+            count_by_split = {split: count_restated(stems, view.items(other_dataset.name, split)) for split in SPLITS}
+            positive_counts = {split: count for split, count in count_by_split.items() if count}
+            if positive_counts:
+                counts_by_dataset[other_dataset.name] = positive_counts
+    return counts_by_dataset
 
 
 def hash_content(paths: Iterable[Path]) -> str:
-    """SHA-256 of the content of files, or of folders of `.arrow` files, independent of their order."""
+    """The SHA-256 of the content of files, and of folders of `.arrow` files, whatever their order."""
     files: list[Path] = []
     for path in paths:
         files += sorted(path.glob("*.arrow")) if path.is_dir() else [path]
@@ -150,6 +152,6 @@ def hash_content(paths: Iterable[Path]) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Finds passages that repeat most of the words of an earlier passage, such as copies and other versions of it."""
+"""Finds passages that repeat most of the words of an earlier passage: its copies and its other versions."""
 
 import re
 from collections import Counter
@@ -6,16 +6,16 @@ from collections import Counter
 WORDS_PER_SHINGLE = 3
 """The number of consecutive words that are compared as one unit."""
 MIN_COMMON_SHARE = 0.7
-"""The lowest share of common shingles, among all shingles of both texts, that makes a passage a near-duplicate. After
-one word is changed, the share is 0.71 in a passage of 20 words and 0.90 in one of 60 words.
+"""Two passages are near-duplicates if, of the shingles that occur in at least one of them, at least this share occurs
+in both. If one word is changed, the share is 0.71 for a passage of 20 words and 0.90 for a passage of 60 words.
 """
 
 
 class NearDuplicates:
-    """The passages seen so far, indexed by their shingles."""
+    """The passages seen so far, indexed by their shingles; passages are numbered from 0."""
 
     def __init__(self) -> None:
-        self._shingle_counts: list[int] = []
+        self._shingle_counts: list[int] = []  # by passage number
         self._passages_by_shingle: dict[tuple[str, ...], list[int]] = {}
 
     def add(self, text: str) -> bool:
@@ -36,7 +36,9 @@ class NearDuplicates:
 
 
 def extract_shingles(text: str) -> set[tuple[str, ...]]:
-    """The runs of `WORDS_PER_SHINGLE` consecutive words of a text, case-folded; a shorter text is a single run."""
+    """The shingles of a text: its sequences of `WORDS_PER_SHINGLE` consecutive words, case-folded. A text with fewer
+    words is a single shingle.
+    """
     words = re.findall(r"\w+", text.casefold())
-    run_count = max(1, len(words) - WORDS_PER_SHINGLE + 1)
-    return {tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(run_count)}
+    shingle_count = max(1, len(words) - WORDS_PER_SHINGLE + 1)
+    return {tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(shingle_count)}

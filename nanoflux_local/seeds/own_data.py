@@ -13,7 +13,7 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 from nanoflux_local.seeds.splits import SPLITS
 
 LETTERS = "ABCDEFGHIJ"
-"""The letters that options may have."""
+"""The letters that options may have, in order."""
 KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """Valid names of own data."""
@@ -46,7 +46,8 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer as it is stored: a number becomes a string with all its digits, and a string stays unchanged.
+    """The answer in the form in which it is stored: a number becomes a string with all its digits, and other values
+    stay unchanged.
 
     Raises:
         BadRowError: the answer is NaN, infinite, or too large for a double.
@@ -56,7 +57,8 @@ def _read_answer(answer: Any, is_choice: bool) -> Any:
             return exact_number(answer)
         except (ValueError, OverflowError):
             raise BadRowError("key 'answer' is not a finite number below 1e308") from None
-    if isinstance(answer, str) and not is_choice and not math.isfinite(float_or_none(answer) or 0):
+    number = float_or_none(answer) if isinstance(answer, str) else None
+    if number is not None and not is_choice and not math.isfinite(number):
         raise BadRowError(f"key 'answer' is {answer.strip()[:20]!r}, not a finite number below 1e308")
     return answer
 
@@ -75,7 +77,8 @@ def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
             raise BadRowError("""key 'options' is not JSON like {"A": "…", "B": "…"}""") from None
     if not isinstance(options, dict):
         raise BadRowError("key 'options' is not a table of letters and strings")
-    options = {letter: text for letter, text in options.items() if text is not None}  # Parquet rows have all letters
+    # A Parquet row has every letter that occurs in its file, with null for the options that the row does not have.
+    options = {letter: text for letter, text in options.items() if text is not None}
     are_letters_in_order = list(options) == list(LETTERS[: len(options)])
     if not are_letters_in_order or not all(isinstance(text, str) for text in options.values()):
         raise BadRowError("key 'options' does not contain strings under A, B, C …")

@@ -14,14 +14,15 @@ _ARITHMETIC_NODES = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One seed question in a chain.
+    """One seed question in a chain. Its text states facts, one of which has a slot: a quantity that the result of the
+    previous part can replace.
 
-    The slot is a quantity in the facts that the result of the previous part can replace. `before` and `after` are the
-    facts on either side of the slot, `value` is the original quantity as written, and `slot_variable` is the name of
-    its variable ("" for a part that can only be the first one). `ask` is the question if it is separate from the facts;
-    `result` is a noun phrase for the answer, or "". `statements` are assignments (variable, expression) in order, and
-    the last of them assigns `answer`; `lines` explain them, with variables as {placeholders}. A part that is
-    `made_for_chains` makes sense with any result that its seed source puts into the slot.
+    `before` and `after` are the facts on either side of the slot, `value` is the original quantity as written, and
+    `slot_variable` is the name of its variable ("" for a part that can only be the first one). `ask` is the question if
+    it is separate from the facts; `result` is a noun phrase for the answer, or "". `statements` are the program's
+    assignments (variable, expression) in order; the last one assigns `answer`. `lines` explain the statements, with
+    variables as {placeholders}. A part that is `made_for_chains` makes sense with any result that its seed source puts
+    into the slot.
     """
 
     seed: str
@@ -36,15 +37,16 @@ class Part:
     made_for_chains: bool
 
     def text(self, quantity: str = "") -> str:
-        """The facts, with `quantity` in the slot, or with the original quantity if it is ""."""
+        """The facts, with `quantity` in the slot, or with the original quantity if `quantity` is ""."""
         return self.before + (quantity or self.value) + self.after
 
 
 def split_into_parts(seed: str, question: str, code: str) -> list[Part]:
-    """One part for each possible slot of a question whose program consists only of assignments; [] for other programs.
+    """One part for each possible slot of a question whose program `code` consists only of assignments; [] for other
+    programs.
 
-    A slot is a whole number above 1 that occurs exactly once in the question and once in the program. The answer must
-    depend on the slot; otherwise the previous part's result would have no effect.
+    A possible slot is a whole number above 1 that occurs exactly once in the question and once in the program. The
+    answer must depend on it; otherwise the previous part's result would have no effect.
     """
     statements = read_assignments(code)
     if statements is None:
@@ -97,8 +99,9 @@ def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
         return None
     statements: list[tuple[str, str]] = []
     for node in body[0].body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_docstring:
+            continue
         if isinstance(node, ast.Return) and node.value is not None and _is_arithmetic(node.value):
             is_last_statement = node is body[0].body[-1]
             return (*statements, ("answer", ast.unparse(node.value))) if is_last_statement else None
@@ -119,10 +122,10 @@ def _is_arithmetic(expression: ast.expr) -> bool:
             return False
         if isinstance(node, ast.Constant) and (isinstance(node.value, bool) or not isinstance(node.value, int | float)):
             return False
-        if isinstance(node, ast.Call) and not (
-            isinstance(node.func, ast.Name) and node.func.id in _ARITHMETIC_FUNCTIONS
-        ):
-            return False
+        if isinstance(node, ast.Call):
+            is_allowed_call = isinstance(node.func, ast.Name) and node.func.id in _ARITHMETIC_FUNCTIONS
+            if not is_allowed_call:
+                return False
     return True
 
 
@@ -152,5 +155,5 @@ def _find_only_occurrence(question: str, number: int) -> tuple[int, int] | None:
 
 
 def fill(line: str, variables: dict[str, float]) -> str:
-    """A line with its placeholders replaced by the variables' numbers."""
+    """A line of an explanation with its placeholders replaced by the values of the variables."""
     return line.format_map({name: plain_number(value) for name, value in variables.items()})

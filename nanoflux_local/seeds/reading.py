@@ -38,11 +38,12 @@ class LocatedRow(NamedTuple):
 
 @dataclass(slots=True)
 class BenchmarkContent:
-    """The content of a benchmark's files. `skipped` lists the bad rows, each with its location and the reason; `blank`
-    is the number of rows without content.
+    """The content of a benchmark's files. `skipped` lists the bad rows that were left out, each with its location and
+    the reason; `blank` is the number of rows without content.
 
-    `contradictory` are rows that repeat an earlier question with a different answer. `below_tolerance` are the
-    locations of answers so close to 0 that they are compared by relative difference (SPEC §6).
+    `contradictory` lists the rows that repeat an earlier question with a different answer, each with its location and
+    the two answers. `below_tolerance` lists the locations of answers so close to 0 that they are compared by relative
+    difference (SPEC §6).
     """
 
     items: list[LocatedItem] = field(default_factory=list)
@@ -55,7 +56,7 @@ class BenchmarkContent:
 def read_benchmark(
     dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False, name: str = ""
 ) -> BenchmarkContent:
-    """All items of a benchmark's files, in the order of `paths`; nothing is stored.
+    """Read all items of a benchmark's files, in the order of `paths`. Nothing is stored.
 
     `hashed` assigns splits by a hash of the words of each question, even if the files are official splits. `name` is
     the name under which the items are imported, if it differs from `dataset`.
@@ -68,7 +69,7 @@ def read_benchmark(
     name = check_name(dataset, name)
     content = BenchmarkContent()
     item_counts: Counter[str] = Counter()
-    labels: dict[str, LocatedRow] = {}
+    labels: dict[str, LocatedRow] = {}  # rows without a question, by item id
     for path in _expand_split_folders(paths):
         located_rows = _read_file(file_format, path, content, skip_bad)
         official_split = read_file_split(path) if file_format.official_splits else ""
@@ -97,9 +98,9 @@ def find_format(dataset: str) -> Format:
     benchmarks = list_importable_benchmarks()
     if dataset in benchmarks:
         return benchmarks[dataset].format
-    similar = get_close_matches(dataset, benchmarks, 1, cutoff=0.75)
-    if similar or not NAME.fullmatch(dataset) or dataset.startswith("starter"):
-        suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
+    similar_names = get_close_matches(dataset, benchmarks, 1, cutoff=0.75)
+    if similar_names or not NAME.fullmatch(dataset) or dataset.startswith("starter"):
+        suggestion = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
         raise UsageError(
             f"{dataset!r} is neither a benchmark nor a valid name for your own data{suggestion}",
             f"choose a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
@@ -120,7 +121,7 @@ def check_name(dataset: str, name: str) -> str:
 
 
 def check_own_name(name: str) -> str:
-    """The name of a user's own dataset.
+    """Check the name of a user's own dataset, and return it.
 
     Raises:
         UsageError: own data cannot have this name, or the name is that of a benchmark.
@@ -187,7 +188,7 @@ def _choose_split(file_format: Format, row: ParsedRow, official_split: str) -> s
 
 
 def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, LocatedRow]) -> None:
-    """Put labelled items into the split that their label names, and all others into train and dev.
+    """Put each labelled item into the split that its label names, and divide the others between train and dev.
 
     Raises:
         DataError: a label has no item, or its answer differs from that of its item.
@@ -202,8 +203,8 @@ def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, Loc
         if content.items[index].seed.answer != label.row.answer:
             raise make_row_error(label.location, "the label differs from the answer of the item with this id")
     for index, (location, seed, _) in enumerate(content.items):
-        label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
-        split = label_of_item.row.split if label_of_item else hash_into_split(seed.question, CARVED_SHARES)
+        item_label = labels.get(seed.id.removeprefix(f"{dataset}-"))
+        split = item_label.row.split if item_label else hash_into_split(seed.question, CARVED_SHARES)
         content.items[index] = LocatedItem(location, seed, split)
 
 
@@ -214,12 +215,13 @@ def _handle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_ba
     Raises:
         DataError: own data has such a row, and `skip_bad` is not set.
     """
-    first_by_question: dict[tuple[str, ...], LocatedItem] = {}
+    first_item_by_question: dict[tuple[str, ...], LocatedItem] = {}
     consistent_items: list[LocatedItem] = []
     for located in content.items:
         seed = located.seed
-        key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
-        earlier_item = first_by_question.setdefault(key, located)
+        normalized_question = " ".join(seed.question.casefold().split())
+        question_with_options = (normalized_question, *sorted(seed.options.values()))
+        earlier_item = first_item_by_question.setdefault(question_with_options, located)
         if _answers_agree(seed, earlier_item.seed):
             consistent_items.append(located)
             continue
@@ -227,8 +229,8 @@ def _handle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_ba
         reason = f"repeats the question of {earlier_item.location} with {both_answers}"
         if is_own_data and not skip_bad:
             raise make_row_error(located.location, reason)
-        listed_rows = content.skipped if is_own_data else content.contradictory
-        listed_rows.append(f"{located.location}: {reason}")
+        row_list = content.skipped if is_own_data else content.contradictory
+        row_list.append(f"{located.location}: {reason}")
     if is_own_data:
         content.items = consistent_items
 
@@ -237,12 +239,14 @@ def _answers_agree(first_seed: Seed, second_seed: Seed) -> bool:
     """Whether grading would treat the answers of two seeds as equal. Free texts always agree."""
     if first_seed.options or second_seed.options:
         return first_seed.options.get(first_seed.answer) == second_seed.options.get(second_seed.answer)
-    numbers = [float_or_none(seed.answer) for seed in (first_seed, second_seed)]
-    return None in numbers or same_number(first_seed.answer, second_seed.answer)
+    are_numbers = float_or_none(first_seed.answer) is not None and float_or_none(second_seed.answer) is not None
+    return not are_numbers or same_number(first_seed.answer, second_seed.answer)
 
 
 def _is_below_tolerance(seed: Seed) -> bool:
-    return not seed.options and is_below_tolerance(float_or_none(seed.answer) or 0)
+    """Whether the answer is a number so close to 0 that it is compared by relative difference."""
+    number = float_or_none(seed.answer)
+    return not seed.options and number is not None and is_below_tolerance(number)
 
 
 def _refuse_repeated_ids(items: Sequence[LocatedItem]) -> None:

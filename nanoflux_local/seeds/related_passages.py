@@ -21,13 +21,17 @@ from nanoflux_local.transcript import Seed
 RELATED_COUNT = 8
 """The number of most related passages from which all passages after the first are drawn."""
 MAX_RARE_PASSAGES = 10
-"""A word in more passages than this is not rare. Everyday words and the words of forms are in more passages."""
+"""A word is rare if at most this many passages contain it. Everyday words, and the standard words of forms, are in more
+passages.
+"""
 SCORE_DECIMALS = 9
 """The number of decimals to which scores are rounded, so that every machine ranks passages alike."""
 
 
 class RelatedPassages:
-    """The train passages of documents. Passages are more related if they share more, and rarer, words."""
+    """The train passages of documents, identified by their index. Passages are more closely related if they share more
+    words, or rarer ones.
+    """
 
     def __init__(self, passages: Sequence[Seed]) -> None:
         self._passages = list(passages)
@@ -35,43 +39,46 @@ class RelatedPassages:
     def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
         """`count` different passages. Those in `excluded_ids` are drawn only if fewer than `count` others are left."""
         ids = [passage.id for passage in self._passages]
-        numbers = leave_out(range(len(ids)), ids, count, excluded_ids)
-        first_number = rng.choice(numbers)
-        related_numbers = self._rank_related(first_number, numbers)[: max(RELATED_COUNT, count - 1)]
-        drawn_numbers = [first_number, *rng.sample(related_numbers, count - 1)]
-        return tuple(self._passages[number] for number in drawn_numbers)
+        available_indices = leave_out(range(len(ids)), ids, count, excluded_ids)
+        first_index = rng.choice(available_indices)
+        related_indices = self._rank_related(first_index, available_indices)[: max(RELATED_COUNT, count - 1)]
+        drawn_indices = [first_index, *rng.sample(related_indices, count - 1)]
+        return tuple(self._passages[index] for index in drawn_indices)
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
         """Passages have no programs that could be chained."""
         del seeds, rng
         return None
 
-    def _rank_related(self, first_number: int, numbers: Sequence[int]) -> list[int]:
-        """The numbers of the other passages, beginning with the passage most related to the first one. A word counts
+    def _rank_related(self, first_index: int, indices: Sequence[int]) -> list[int]:
+        """The passages in `indices` except the first one, beginning with the passage most related to it. A word counts
         more the fewer passages contain it.
         """
         scores: dict[int, float] = defaultdict(float)
-        for numbers_with_word in self._numbers_by_rare_word[first_number]:
-            for number in numbers_with_word:
-                scores[number] += math.log(len(self._passages) / len(numbers_with_word))
-        other_numbers = [number for number in numbers if number != first_number]
-        return sorted(other_numbers, key=lambda number: (-round(scores[number], SCORE_DECIMALS), number))
+        for sharing_indices in self._shared_rare_words[first_index]:
+            word_weight = math.log(len(self._passages) / len(sharing_indices))
+            for index in sharing_indices:
+                scores[index] += word_weight
+        other_indices = [index for index in indices if index != first_index]
+        return sorted(other_indices, key=lambda index: (-round(scores[index], SCORE_DECIMALS), index))
 
     @cached_property
-    def _numbers_by_rare_word(self) -> list[list[tuple[int, ...]]]:
-        """For each passage, and each of its rare words, the numbers of all passages that contain the word. Built on
-        first use, since most processes that create this source draw no seeds.
+    def _shared_rare_words(self) -> list[list[tuple[int, ...]]]:
+        """For each passage, and each of its rare words, all passages that contain the word. Built on first use, since
+        most processes that create this source draw no seeds.
         """
         words_by_passage = [_list_words(passage.question) for passage in self._passages]
-        numbers_by_word: dict[str, list[int]] = {}
-        for number, words in enumerate(words_by_passage):
+        passages_by_word: dict[str, list[int]] = {}
+        for index, words in enumerate(words_by_passage):
             for word in words:
-                numbers_by_word.setdefault(word, []).append(number)
-        numbers_by_rare_word = {
-            word: tuple(numbers) for word, numbers in numbers_by_word.items() if 2 <= len(numbers) <= MAX_RARE_PASSAGES
-        }
+                passages_by_word.setdefault(word, []).append(index)
+        passages_by_rare_word: dict[str, tuple[int, ...]] = {}
+        for word, passages in passages_by_word.items():
+            if 2 <= len(passages) <= MAX_RARE_PASSAGES:
+                passages_by_rare_word[word] = tuple(passages)
         return [
-            [numbers_by_rare_word[word] for word in words if word in numbers_by_rare_word] for words in words_by_passage
+            [passages_by_rare_word[word] for word in words if word in passages_by_rare_word]
+            for words in words_by_passage
         ]
 
 
@@ -80,5 +87,6 @@ def _list_words(text: str) -> list[str]:
     since equal numbers of different things do not make passages related.
     """
     words = re.findall(r"\w+", text.casefold())
-    pairs = {f"{word} {number}" for word, number in pairwise(words) if number.isdigit()}
-    return sorted({word for word in words if not word.isdigit()} | pairs)
+    words_with_numbers = {f"{word} {number}" for word, number in pairwise(words) if number.isdigit()}
+    plain_words = {word for word in words if not word.isdigit()}
+    return sorted(plain_words | words_with_numbers)

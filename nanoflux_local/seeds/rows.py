@@ -13,13 +13,13 @@ class BadRowError(Exception):
 
 
 class BlankRowError(Exception):
-    """A row without content. Such rows are counted, and are not errors."""
+    """A row without content. Such rows are counted, but do not stop the import."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """The content of a row. `id` is the row's id in the file, or "" if the file has no ids; `group` is a part of the
-    benchmark, such as a subject.
+    """The content of a row. `id` is the row's id in the file, or "" if the file has no ids. `group` is the part of the
+    benchmark to which the row belongs, such as a subject. `split` is the split that the row names, or "".
 
     A row without a question is a label, as in PubMedQA's file of test answers: it assigns the item with the same `id`
     to `split` and repeats the item's answer.

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class SeedSource(Protocol):
-    """Draws uniformly without replacement (paper §3; SPEC §1)."""
+    """Draws seeds uniformly without replacement (paper §3; SPEC §1), and chains them."""
 
     def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
         """`count` different seeds. Seeds in `excluded_ids` are drawn only if fewer than `count` others are left."""
@@ -40,42 +40,48 @@ class Items:
     """
 
     def __init__(self, items: Sequence[Seed], chainable: bool = False) -> None:
-        self._parts = {item.id: split_into_parts(item.id, item.question, item.program) for item in items if chainable}
-        self._pools: dict[str, list[Seed]] = {}
+        self._parts_by_id: dict[str, list[Part]] = {}
+        self._items_by_benchmark: dict[str, list[Seed]] = {}
         for item in items:
-            if not chainable or self._parts[item.id]:
-                self._pools.setdefault(item.dataset, []).append(item)
-        if not self._pools:
+            if chainable:
+                self._parts_by_id[item.id] = split_into_parts(item.id, item.question, item.program)
+            if not chainable or self._parts_by_id[item.id]:
+                self._items_by_benchmark.setdefault(item.dataset, []).append(item)
+        if not self._items_by_benchmark:
             raise NothingMatchedError(
                 "there are no training items to draw seeds from",
                 "see `nanoflux data list`, and import a benchmark with `nanoflux data import DATASET PATH`",
             )
 
     def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
-        if len(self._pools) == 1:
-            (pool,) = self._pools.values()
-            return tuple(_sample(pool, [item.id for item in pool], count, rng, excluded_ids))
-        drawn_seeds = [
-            seed
-            for name, share in self._divide_among_benchmarks(count, rng).items()
-            for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, excluded_ids)
-        ]
+        if len(self._items_by_benchmark) == 1:
+            (items,) = self._items_by_benchmark.values()
+            return tuple(_sample_items(items, count, rng, excluded_ids))
+        drawn_seeds: list[Seed] = []
+        for name, benchmark_count in self._divide_among_benchmarks(count, rng).items():
+            drawn_seeds += _sample_items(self._items_by_benchmark[name], benchmark_count, rng, excluded_ids)
         return tuple(rng.sample(drawn_seeds, count))
 
     def _divide_among_benchmarks(self, count: int, rng: random.Random) -> dict[str, int]:
-        """How many seeds each benchmark contributes. In a random order, the benchmarks take turns contributing one
+        """How many seeds each benchmark contributes. The benchmarks take turns, in a random order, to contribute one
         seed, until `count` is reached; a benchmark with no seeds left is skipped.
         """
-        refuse_shortage(count, sum(map(len, self._pools.values())))
-        shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
-        names = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
-        while sum(shares.values()) < count:
-            shares[next(names)] += 1
-        return shares
+        refuse_shortage(count, sum(map(len, self._items_by_benchmark.values())))
+        names = rng.sample(list(self._items_by_benchmark), len(self._items_by_benchmark))
+        seed_counts = dict.fromkeys(names, 0)
+        next_names = itertools.cycle(names)
+        while sum(seed_counts.values()) < count:
+            name = next(next_names)
+            if seed_counts[name] < len(self._items_by_benchmark[name]):
+                seed_counts[name] += 1
+        return seed_counts
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        order = rng.sample(list(seeds), len(seeds))
-        return tuple(rng.choice(self._parts[seed.id]) for seed in order)
+        """The seeds in a random order, each as one of its parts. Every order works, since the built-in attacker fits a
+        result into the slot if necessary.
+        """
+        shuffled_seeds = rng.sample(list(seeds), len(seeds))
+        return tuple(rng.choice(self._parts_by_id[seed.id]) for seed in shuffled_seeds)
 
 
 class StarterTemplates:
@@ -85,11 +91,14 @@ class StarterTemplates:
         self._templates = {template.id: template for template in templates}
 
     def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
-        ids = list(self._templates)
-        return tuple(instantiate(self._templates[name], rng) for name in _sample(ids, ids, count, rng, excluded_ids))
+        template_ids = list(self._templates)
+        drawn_ids = _sample(template_ids, template_ids, count, rng, excluded_ids)
+        return tuple(instantiate(self._templates[template_id], rng) for template_id in drawn_ids)
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """Draw orders and numbers until each problem makes sense with the previous problem's result."""
+        """Draw orders and numbers until each problem makes sense with the previous problem's result. None if that has
+        not succeeded after `CHAIN_TRIES` draws.
+        """
         templates = [self._templates[seed.id] for seed in seeds]
         for _ in range(CHAIN_TRIES):
             parts = self._try_chain(rng.sample(templates, len(templates)), rng)
@@ -98,6 +107,9 @@ class StarterTemplates:
         return None
 
     def _try_chain(self, templates: Sequence[Template], rng: random.Random) -> tuple[Part, ...] | None:
+        """Draw numbers and slots for the templates in this order. None if a problem does not make sense with the
+        previous problem's result.
+        """
         parts: list[Part] = []
         previous_result: float | None = None
         for template in templates:
@@ -114,32 +126,36 @@ class StarterTemplates:
 
 def make_template_part(template: Template, values: dict[str, float], slot: str) -> Part:
     """The part made from a template with these values; `slot` is the variable of the part's slot."""
-    before, after = template.build_question_text({**values, slot: "\0"}).split("\0")
-    assignments = [(name, str(value)) for name, value in values.items()]
-    steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
+    slot_mark = "\0"
+    before, after = template.build_question_text({**values, slot: slot_mark}).split(slot_mark)
+    statements = [(name, str(value)) for name, value in values.items()]
+    for line in template.program.strip().splitlines():
+        name, expression = line.split("=", 1)
+        statements.append((name.strip(), expression.strip()))
     return Part(
-        template.id, before, after, template.ask, template.result, slot, str(values[slot]),
-        tuple(assignments) + tuple((name, expression) for name, expression in steps), template.solution,
-        made_for_chains=True,
+        seed=template.id, before=before, after=after, ask=template.ask, result=template.result, slot_variable=slot,
+        value=str(values[slot]), statements=tuple(statements), lines=template.solution, made_for_chains=True,
     )  # fmt: skip
 
 
 def instantiate(
     template: Template, rng: random.Random, number: int | None = None, share: float = 1.0, dataset: str = "starter"
 ) -> Seed:
-    """Draw numbers for a template, and return it as a complete question. `number` distinguishes several draws in the
-    seed's id, `share` is passed to `Template.draw`, and `dataset` is the benchmark to which the question belongs.
+    """Draw numbers for a template, and return it as a complete question. `number` distinguishes several draws from the
+    same template in their ids, `share` is passed to `Template.draw`, and `dataset` is the benchmark to which the
+    question belongs.
     """
     values = template.draw(rng, share)
     variables = template.solve(values)
-    program = "\n".join([*(f"{name} = {value}" for name, value in values.items()), template.program, "print(answer)"])
+    assignments = [f"{name} = {value}" for name, value in values.items()]
+    program = "\n".join([*assignments, template.program, "print(answer)"])
     return Seed(
-        template.id if number is None else f"{template.id}#{number}",
-        dataset,
-        f"{template.build_question_text(values)} {template.ask}",
-        plain_number(variables["answer"]),
-        " ".join(template.solution_lines(variables)),
-        program,
+        id=template.id if number is None else f"{template.id}#{number}",
+        dataset=dataset,
+        question=f"{template.build_question_text(values)} {template.ask}",
+        answer=plain_number(variables["answer"]),
+        solution=" ".join(template.solution_lines(variables)),
+        program=program,
     )
 
 
@@ -147,7 +163,7 @@ def refuse_shortage(count: int, available: int) -> None:
     """Raise NothingMatchedError if there are fewer than `count` seeds."""
     if count > available:
         raise NothingMatchedError(
-            f"a question asks for {count} seeds, but there are only {available}",
+            f"a question needs {count} seeds, but there are only {available}",
             "lower seeds.max, or import more data",
         )
 
@@ -159,11 +175,17 @@ def leave_out(pool: Sequence[T], ids: Sequence[str], count: int, excluded_ids: C
         NothingMatchedError: the pool has fewer than `count` members.
     """
     refuse_shortage(count, len(pool))
-    not_excluded = [item for item, name in zip(pool, ids, strict=True) if name not in excluded_ids]
-    return not_excluded if len(not_excluded) >= count else list(pool)
+    remaining_members = [member for member, member_id in zip(pool, ids, strict=True) if member_id not in excluded_ids]
+    return remaining_members if len(remaining_members) >= count else list(pool)
+
+
+def _sample_items(items: Sequence[Seed], count: int, rng: random.Random, excluded_ids: Collection[str]) -> list[Seed]:
+    """Draw `count` items without replacement; see `leave_out`."""
+    return _sample(items, [item.id for item in items], count, rng, excluded_ids)
 
 
 def _sample(
     pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, excluded_ids: Collection[str]
 ) -> list[T]:
+    """Draw `count` members of `pool` without replacement; `ids` are the members' ids. See `leave_out`."""
     return rng.sample(leave_out(pool, ids, count, excluded_ids), count)

@@ -49,8 +49,8 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
     `columns` are the names of the columns if a CSV file has no header; `element` is the XML element that is a row.
 
     Raises:
-        DataError: the file is not in the format that its name and first bytes announce. Rows before the error have
-        already been yielded.
+        DataError: the file is not in the format that its name and first bytes indicate. The rows before the error have
+        been yielded by then.
     """
     try:
         yield from _choose_reader(path, columns, element)
@@ -80,7 +80,9 @@ def fail(path: Path, reason: str, fix: str = "correct the file; nothing was impo
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, one in memory at a time. A line over the limit is truncated to one byte more than the limit."""
+    """The lines of a file, numbered from 1; only one line is in memory at a time. A line with more than
+    `MAX_LINE_BYTES` is truncated to one byte more than this limit.
+    """
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(MAX_LINE_BYTES + 1)
@@ -90,9 +92,9 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 _refuse_encoding(path, line)
                 line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
-            line_part = line
-            while len(line_part) > MAX_LINE_BYTES and not line_part.endswith(b"\n"):  # skip the rest of a long line
-                line_part = file.readline(MAX_LINE_BYTES + 1)
+            last_part = line
+            while len(last_part) > MAX_LINE_BYTES and not last_part.endswith(b"\n"):  # skip the rest of a long line
+                last_part = file.readline(MAX_LINE_BYTES + 1)
 
 
 def _refuse_encoding(path: Path, content: bytes) -> None:
@@ -111,7 +113,7 @@ class _ObjectWithRepeatedKey(dict[str, Any]):
 
 
 def _parse_json(content: bytes) -> Any:
-    """A JSON value. Raises ValueError with the reason if it is not valid."""
+    """Parse a JSON value. Raises ValueError with the reason if `content` is not valid JSON in UTF-8."""
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_build_object, parse_int=_parse_integer)
     except RecursionError:
@@ -123,14 +125,14 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    object_with_repeat = _ObjectWithRepeatedKey(values)
     keys = [key for key, _ in pairs]
-    object_with_repeat.key = next(key for number, key in enumerate(keys) if key in keys[:number])
-    return object_with_repeat
+    object_with_repeated_key = _ObjectWithRepeatedKey(values)
+    object_with_repeated_key.key = next(key for index, key in enumerate(keys) if key in keys[:index])
+    return object_with_repeated_key
 
 
 def _parse_integer(digits: str) -> int | float:
-    """An integer, or infinity (as for 1e999) if it is larger than every double."""
+    """An integer with at most `MAX_INTEGER_DIGITS` digits; a longer one becomes infinity, as 1e999 does."""
     return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else float(digits)
 
 
@@ -151,7 +153,9 @@ def _find_repeated_key(value: Any) -> str:
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Whether a file is JSON Lines: by its name, or because its first line is a row and not a table of rows."""
+    """Whether a file is JSON Lines: its name does not end in `.json`, or its first line is a row rather than an object
+    that maps names to rows.
+    """
     if path.suffix.lower() != ".json":
         return True
     first_line = next((line for _, line in _read_lines(path) if line.strip()), b"")
@@ -175,6 +179,7 @@ def _read_json_lines(path: Path) -> Iterator[TableRow]:
 
 
 def _parse_json_row(location: str, number: int, line: bytes) -> TableRow:
+    """The row in a line of a JSON Lines file."""
     if len(line) > MAX_LINE_BYTES:
         return TableRow(location, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -195,8 +200,8 @@ def _build_row(location: str, number: int, value: Any) -> TableRow:
 
 
 def _read_json_value(path: Path) -> Iterator[TableRow]:
-    """The rows of an array of objects, or of an object that maps names to rows; a row then has its name under the key
-    `""`.
+    """The rows of a JSON array of objects, or of a JSON object that maps names to rows. In the latter case, each row
+    has its name under the key `""`.
     """
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
@@ -207,11 +212,12 @@ def _read_json_value(path: Path) -> Iterator[TableRow]:
         fail(path, f"not JSON in UTF-8: {error}")
     if isinstance(value, list):
         entries: Iterable[tuple[str, Any]] = ((f"entry {number}", entry) for number, entry in enumerate(value, 1))
+    elif isinstance(value, _ObjectWithRepeatedKey):
+        fail(path, f"the key {value.key!r} is given twice")
+    elif isinstance(value, dict):
+        entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in value.items())
     else:
-        if isinstance(value, _ObjectWithRepeatedKey):
-            fail(path, f"the key {value.key!r} is given twice")
-        entry_by_key = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
-        entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in entry_by_key)
+        fail(path, "the JSON value is neither an array nor an object")
     for number, (location, entry) in enumerate(entries, 1):
         yield _build_row(location, number, entry)
 
@@ -238,8 +244,9 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
     try:
         for cells in reader:
             if not header:
-                header = columns if columns and len(cells) == len(columns) and not _is_header(cells) else cells
-                if header is cells:
+                has_header = not columns or len(cells) != len(columns) or _is_header(cells)
+                header = cells if has_header else columns
+                if has_header:
                     continue
             if cells:
                 number += 1
@@ -249,7 +256,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    """Whether the cells are column names, one of them "question" or "answer"."""
+    """Whether the cells are column names: one of them is "question" or "answer"."""
     return any(cell.strip().casefold() in ("question", "answer") for cell in cells)
 
 
@@ -265,6 +272,7 @@ def _decode_csv_lines(path: Path) -> Iterator[str]:
 
 
 def _build_csv_row(location: str, number: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
+    """A row from its cells, with the names in `header` as keys."""
     if len(cells) != len(header):
         return TableRow(location, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
     return TableRow(location, number, dict(zip(header, cells, strict=True)))
@@ -287,7 +295,7 @@ def _read_xlsx(path: Path) -> Iterator[TableRow]:
         for number, cells in enumerate(sheet_rows, 1):
             values = dict(zip(header, cells, strict=False))
             if any(cell is not None for cell in cells):
-                yield TableRow(f"row {number + 1}", number, values)
+                yield TableRow(f"row {number + 1}", number, values)  # the header is row 1 of the sheet
     except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # bad XML raises SyntaxError
         fail(path, f"not an XLSX workbook: {error}")
     finally:

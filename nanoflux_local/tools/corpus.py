@@ -1,7 +1,7 @@
-"""The local search engine: a lab's documents in an SQLite full-text index, for fact checks without a network.
+"""The local search engine: the user's documents in an SQLite full-text index, for fact checks without a network.
 
-The index is the file `corpus.db` in the home directory. Either all documents of a call are added or none. Adding a file
-again replaces its former content.
+The index is the file `corpus.db` in the home directory. A call of `Corpus.add` adds all of its documents or none.
+Adding a file again replaces its former content.
 """
 
 import re
@@ -32,9 +32,10 @@ CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5 (
 SNIPPET_TOKENS = 48
 """The maximum length of a snippet, in tokens of the index."""
 MAX_QUERY_WORDS = 16
-"""Words of a query beyond these are ignored, since the number of pairs of words grows with its square."""
+"""The maximum number of words of a query; further words are ignored, since every pair of words becomes a search term.
+"""
 STEPS_BETWEEN_CHECKS = 10_000
-"""Number of SQLite virtual machine instructions between two checks of the time limit."""
+"""The number of instructions that SQLite's virtual machine executes between two checks of the time limit."""
 _STOP_WORDS = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
     "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
@@ -61,7 +62,7 @@ class IndexedDocument:
 
 
 class Corpus:
-    """The index, opened for reading, or with `write` for adding documents.
+    """The index, opened for reading; with `write`, also for adding documents, and created if it does not exist.
 
     Raises:
         NothingMatchedError: the corpus is empty.
@@ -156,8 +157,8 @@ class Corpus:
         return digest([[Path(document.source).name, document.sha256] for document in self.documents()])[:16]
 
     def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
-        """The best passages that contain a word of the query, or two of its words if it has three or more. Passages are
-        ranked by BM25; words in titles count twice.
+        """The `top` best passages that contain a word of the query, or two of its words if it has three or more.
+        Passages are ranked by BM25; words in titles count twice.
 
         Raises:
             TimeoutError: the search took longer than `timeout_s`.
@@ -189,14 +190,16 @@ def _find_fix(error_code: int) -> str:
         return "wait until the other command that uses the index has ended, and try again"
     if primary_code == sqlite3.SQLITE_FULL:
         return "free disk space, and try again"
-    # SQLITE_ERROR: a database without the tables of an index
+    # SQLITE_ERROR means that the database does not have the tables of an index.
     if primary_code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return "move the file away and add the documents again"
     return "check the permissions of the file and its directory, and the state of the disk"
 
 
 def _build_match_expression(words: Sequence[str]) -> str:
-    """The FTS5 query. Of three or more words, two must match: "body" alone is a poor match for "Lewy body dementia"."""
+    """The FTS5 query for passages that contain one of at most two words, or two of three or more words: "body" alone is
+    a poor match for "Lewy body dementia".
+    """
     quoted_words = [f'"{word}"' for word in words]
     if len(quoted_words) < 3:
         return " OR ".join(quoted_words)
@@ -205,6 +208,6 @@ def _build_match_expression(words: Sequence[str]) -> str:
 
 
 def extract_terms(query: str) -> list[str]:
-    """The query's words without stop words; all words if every word is a stop word."""
+    """The query's different words without stop words; all of them if every word is a stop word."""
     words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
     return [word for word in words if word not in _STOP_WORDS] or words

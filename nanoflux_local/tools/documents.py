@@ -22,16 +22,21 @@ from nanoflux_local.tools.word_documents import read_word_sections
 MAX_BYTES = 64 * 2**20
 """Maximum size of a file, in bytes."""
 MAX_PASSAGE_WORDS = 180
-"""Maximum words of a passage. Passages consist of whole paragraphs; a longer paragraph is split between sentences."""
+"""Maximum number of words in a passage. A passage consists of whole paragraphs, except that a longer paragraph is split
+between sentences.
+"""
 MAX_HEADING_WORDS = 10
-"""A paragraph of plain text with more words is no heading."""
+"""A paragraph of plain text with more words is not a heading."""
 TEXT_KEYS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
 """The keys of a JSON Lines object whose strings are read as its text."""
 TITLE_KEYS = ("title", "name", "question", "id")
 """The keys of a JSON Lines object that may contain its title; the first that is present is used."""
 HEADING_TAGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+"""HTML tags of headings, each of which begins a section."""
 SKIPPED_TAGS = ("script", "style", "head", "template", "noscript")
+"""HTML tags whose text is not read."""
 BLOCK_TAGS = ("p", "div", "li", "tr", "section", "article", "br", "table", "pre", *HEADING_TAGS)
+"""HTML tags that separate blocks of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ def list_documents(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_listed_document(entry: Path, directory: Path) -> bool:
+    """Whether `entry` is a file in a supported format, and neither it nor a folder below `directory` is hidden."""
     return entry.suffix.lower() in READER_BY_SUFFIX and entry.is_file() and not _is_hidden(entry.relative_to(directory))
 
 
@@ -101,13 +107,15 @@ def read_document(path: Path) -> Document:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", "pass a file that can be read") from error
-    passages = tuple(READER_BY_SUFFIX[path.suffix.lower()](path, content))
+    read_passages = READER_BY_SUFFIX[path.suffix.lower()]
+    passages = tuple(read_passages(path, content))
     if not passages:
         raise DataError(f"{path}: the file holds no text", "run OCR on a scanned document first, or leave it out")
     return Document(str(path.resolve()), hashlib.sha256(content).hexdigest(), passages)
 
 
 def _decode_text(path: Path, content: bytes) -> str:
+    """The text of a file. Raises DataError if it is not UTF-8."""
     try:
         return storable(decode_utf8(content))
     except EncodingError as error:
@@ -132,8 +140,8 @@ def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 class _PageText(HTMLParser):
-    """Collects the text of a web page by section, with an empty line between blocks. `sections` has the pieces of each
-    section's heading and of its text; `title_pieces` has those of the page's title.
+    """Collects the text of a web page by section, with an empty line between blocks. The parser passes text in pieces:
+    `sections` has the pieces of each section's heading and of its text, `title_pieces` those of the page's title.
     """
 
     def __init__(self) -> None:
@@ -178,6 +186,7 @@ class _PageText(HTMLParser):
 
 
 def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
+    """The passages of a web page, each with the heading of its section."""
     page = _PageText()
     page.feed(_decode_text(path, content))
     page.close()
@@ -213,7 +222,7 @@ def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
-    """The passages of each line's object, whose text is under one or more of the keys in `TEXT_KEYS`."""
+    """The passages of a JSON Lines file. The text of each line's object is under one or more keys of `TEXT_KEYS`."""
     for number, line in enumerate(_decode_text(path, content).splitlines(), 1):
         if not line.strip():
             continue
@@ -236,11 +245,12 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
 
 def _find_texts(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
     """The strings under `keys` that are not blank, in the order of the keys."""
-    return [storable(row[key]) for key in keys if isinstance(row.get(key), str) and row[key].strip()]
+    values = [row.get(key) for key in keys]
+    return [storable(value) for value in values if isinstance(value, str) and value.strip()]
 
 
 def _group_sections(title: str, sections: Iterable[tuple[str, str]]) -> Iterator[Passage]:
-    """The passages of sections, given as (heading, text), numbered consecutively through the document."""
+    """The passages of a document's sections (heading, text), numbered consecutively through the document."""
     number = 0
     for heading, text in sections:
         for passage in _group_into_passages(title, storable(text)):
@@ -252,22 +262,22 @@ def _group_into_passages(title: str, text: str) -> Iterator[Passage]:
     """Group the text's paragraphs into passages of at most `MAX_PASSAGE_WORDS` words. A heading stays with the
     paragraph after it.
     """
-    pieces: list[list[str]] = []
-    heading: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        words = paragraph.split()
+    paragraphs: list[list[str]] = []
+    heading_words: list[str] = []
+    for paragraph_text in re.split(r"\n\s*\n", text):
+        words = paragraph_text.split()
         if _is_heading(words):
-            heading += words
+            heading_words += words
         else:
-            pieces += _split_paragraph(heading + words)
-            heading = []
-    pieces += _split_paragraph(heading)
+            paragraphs += _split_paragraph(heading_words + words)
+            heading_words = []
+    paragraphs += _split_paragraph(heading_words)
     passages: list[list[str]] = []
-    for piece in pieces:
-        if passages and len(passages[-1]) + len(piece) <= MAX_PASSAGE_WORDS:
-            passages[-1] += piece
+    for paragraph in paragraphs:
+        if passages and len(passages[-1]) + len(paragraph) <= MAX_PASSAGE_WORDS:
+            passages[-1] += paragraph
         else:
-            passages.append(list(piece))
+            passages.append(list(paragraph))
     for number, words in enumerate(passages, 1):
         yield Passage(title, f"part {number}", " ".join(words))
 
@@ -278,7 +288,9 @@ def _is_heading(words: Sequence[str]) -> bool:
 
 
 def _split_paragraph(words: list[str]) -> Iterator[list[str]]:
-    """A paragraph in pieces of at most `MAX_PASSAGE_WORDS` words, each split after the last sentence that fits."""
+    """A paragraph's words in pieces of at most `MAX_PASSAGE_WORDS` words. A piece ends after the last sentence that
+    fits into it, unless it would then have at most half as many words.
+    """
     while len(words) > MAX_PASSAGE_WORDS:
         sentence_ends = [
             index

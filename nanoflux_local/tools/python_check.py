@@ -1,4 +1,4 @@
-"""Runs the programs of judges and attackers in the sandbox; each run answers a call that the ledger stores."""
+"""Runs the programs of judges and attackers in the sandbox, as the tool that replies to Python requests."""
 
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
@@ -24,7 +24,7 @@ class PythonTool:
         """Run one program.
 
         Raises:
-            RefusedError: the sandbox became unavailable. This says nothing about the program, so no reply is stored.
+            RefusedError: the sandbox became unavailable. No reply is stored, since this says nothing about the program.
         """
         result = await self._sandbox.run(request.code, Limits(wall_s=request.wall_s))
         if result.status == "unavailable":

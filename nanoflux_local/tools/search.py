@@ -7,7 +7,7 @@ configuration permits connections to its host.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from nanoflux_local.config import SearchConfig
 from nanoflux_local.endpoints.remote.keys import ApiKey, read_key
 from nanoflux_local.endpoints.remote.network import check_network, http_options
 from nanoflux_local.errors import ConfigError, EndpointError, UsageError
-from nanoflux_local.records import Identity, SearchReply, SearchRequest
+from nanoflux_local.records import Identity, SearchOutcome, SearchReply, SearchRequest
 from nanoflux_local.redaction import redact
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
@@ -32,7 +32,7 @@ MAX_SNIPPET_CHARACTERS = 600
 
 
 class SearchTool(Protocol):
-    """Answers queries. `identity` identifies everything on this machine that affects the answers."""
+    """A search engine. `identity` names the engine, and everything on this machine that affects its results."""
 
     identity: Identity
 
@@ -64,13 +64,11 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
     """
     start = time.monotonic()
 
-    def build_reply(outcome: Any, detail: str = "", results: list[SearchResult] | None = None) -> SearchReply:
-        shortened_results = tuple(
-            (title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results or ()
-        )
-        return SearchReply(
-            outcome, key.mask(redact(detail))[:300], shortened_results, round(time.monotonic() - start, 3)
-        )
+    def build_reply(outcome: SearchOutcome, detail: str = "", results: Sequence[SearchResult] = ()) -> SearchReply:
+        seconds = round(time.monotonic() - start, 3)
+        shown_detail = key.mask(redact(detail))[:300]
+        shortened_results = tuple((title, place, snippet[:MAX_SNIPPET_CHARACTERS]) for title, place, snippet in results)
+        return SearchReply(outcome, shown_detail, shortened_results, seconds)
 
     try:
         results = await asyncio.wait_for(search(), timeout_s)
@@ -82,9 +80,9 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
         refusal = guard.find_refusal(error)
         if refusal is not None:
             return build_reply("refused", refusal.message)
-        timed_out = "timeout" in type(error).__name__.lower()
+        timed_out = "timeout" in type(error).__name__.lower()  # as in the names of the libraries' timeout errors
         return build_reply("timeout" if timed_out else "failed", f"{type(error).__name__}: {error}")
-    return build_reply("found", "", results) if results else build_reply("nothing")
+    return build_reply("found", results=results) if results else build_reply("nothing")
 
 
 class CorpusSearch:
@@ -102,7 +100,7 @@ class CorpusSearch:
                 return []
             return [(hit.title, hit.place, hit.snippet) for hit in hits]
 
-        # The index enforces the time limit itself, so it gets a second more here.
+        # The index enforces the time limit itself, so `run_search` waits one second longer.
         return await run_search(find_results, request.timeout_s + 1, ApiKey())
 
     async def close(self) -> None:
@@ -152,6 +150,12 @@ class _HttpEngine:
         self.identity = Identity("search", name, variant=variant)
 
     async def _get(self, path: str, query: dict[str, Any], headers: dict[str, str], timeout_s: float) -> dict[str, Any]:
+        """Send a GET request, and return the JSON object in the response.
+
+        Raises:
+            EndpointError: the engine refuses the key.
+            ValueError: the response has another status than 200, or is not a JSON object.
+        """
         import httpx2
 
         async with httpx2.AsyncClient(timeout=timeout_s, **http_options(self._url)) as client:
@@ -206,7 +210,15 @@ class Google(_HttpEngine):
 
 
 def _read_results(entries: Any, keys: tuple[str, str, str], top: int) -> list[SearchResult]:
-    """The results in an engine's answer; entries that are not objects or have no address are skipped."""
-    rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
-    results = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
-    return [(title, place, snippet) for title, place, snippet in results if place][:top]
+    """The first `top` results in a response of an engine. `keys` are the keys of a title, an address and a snippet.
+    Entries that are not objects, or that have no address, are skipped.
+    """
+    if not isinstance(entries, list):
+        return []
+    results: list[SearchResult] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            title, place, snippet = (" ".join(str(entry.get(key) or "").split()) for key in keys)
+            if place:
+                results.append((title, place, snippet))
+    return results[:top]

@@ -66,6 +66,7 @@ def _parse_document(path: Path, content: bytes) -> tuple["Element", set[str]]:
 
 
 def _list_heading_styles(styles: "Element | None") -> set[str]:
+    """The ids of the styles whose names are those of Word's heading styles."""
     style_ids = set[str]()
     for style in styles.iter(f"{_NAMESPACE}style") if styles is not None else ():
         name = style.find(f"{_NAMESPACE}name")
@@ -75,12 +76,13 @@ def _list_heading_styles(styles: "Element | None") -> set[str]:
 
 
 def _read_style_id(paragraph: "Element") -> str:
+    """The id of a paragraph's style, or ""."""
     style = paragraph.find(f"{_NAMESPACE}pPr/{_NAMESPACE}pStyle")
     return "" if style is None else style.get(f"{_NAMESPACE}val", "")
 
 
 def _read_text(paragraph: "Element") -> str:
-    """A paragraph's text in single spaces; text that was deleted under change tracking is not part of it."""
+    """A paragraph's text with single spaces between words, without text that was deleted under change tracking."""
     texts = []
     for element in paragraph.iter():
         if element.tag in (f"{_NAMESPACE}tab", f"{_NAMESPACE}br"):

@@ -2,18 +2,18 @@
 
 What the sandbox guarantees: a program cannot read, write, list or inspect any file, reach any network, start or signal
 any process or thread, exceed the time, memory or output of its `Limits`, or see another program. The only effect that
-it can have on its caller is the text that it prints. The Linux kernel enforces this (with namespaces, Landlock, seccomp
-and resource limits); the code is not inspected, so `ctypes` and raw system calls gain nothing. No root, daemon or
-container is needed.
+a program can have on its caller is the text that it prints. The Linux kernel enforces this (with namespaces, Landlock,
+seccomp and resource limits). The code is not inspected, so `ctypes` and raw system calls do not help a program to
+escape. The sandbox needs no root privileges, daemon or container.
 
-What it does not guarantee: protection from kernel vulnerabilities in the roughly forty allowed system calls, from side
-channels through timing or CPU caches, and from careless use of the text that a program prints. A program can read the
-versions and paths of the libraries, and the time.
+What the sandbox does not guarantee: protection from kernel vulnerabilities in the roughly forty allowed system calls,
+from side channels through timing or CPU caches, and from careless use of the text that a program prints. A program can
+read the time, and the versions and paths of the libraries.
 
-It requires Linux 5.13 or later on x86_64 or aarch64; elsewhere the status of every run is `unavailable`.
+The sandbox requires Linux 5.13 or later on x86_64 or aarch64; elsewhere the status of every run is `unavailable`.
 
-The sandbox uses only the standard library. Programs can import numpy, sympy and mpmath if these are installed; the
-caller's process never imports them for that.
+The sandbox itself uses only the standard library. Programs can import numpy, sympy and mpmath if these are installed;
+the caller's process does not import them.
 """
 
 from nanoflux_sandbox.pool import Sandbox

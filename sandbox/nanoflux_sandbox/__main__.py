@@ -1,7 +1,7 @@
-"""The command line of the sandbox without NanoFlux: `python -m nanoflux_sandbox run FILE [--wall S] | check | bench`,
-each with `--json`.
+"""The command line of the sandbox as a separate package: `python -m nanoflux_sandbox` with one of the commands
+`run FILE [--wall S] [--backend TIER]`, `check` and `bench [--calls N]`. Each command has the option `--json`.
 
-Exit codes: 0 done, 1 the program failed, 2 wrong usage, 3 this machine cannot isolate a program.
+Exit codes: 0 success, 1 the program failed, 2 wrong usage, 3 this machine cannot isolate a program.
 """
 
 from __future__ import annotations

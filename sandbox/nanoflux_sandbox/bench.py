@@ -16,9 +16,11 @@ from nanoflux_sandbox.records import SandboxError
 _TINY_PROGRAM = "print(1)"
 _SYMPY_PROGRAM = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
-"""The highest accepted median and 99th percentile of each series, in milliseconds; None means no bound."""
+"""The highest acceptable median and 99th percentile of each series, in milliseconds; None means no bound."""
 _PAUSE_S = 0.02
-"""Seconds between two programs, as when a judge runs programs: long enough for the next child to be forked."""
+"""The pause between two programs of a series with pauses, in seconds. The next child is forked meanwhile, as between
+the programs of a judge.
+"""
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:
@@ -61,15 +63,21 @@ async def _time_calls(sandbox: Sandbox, program: str, calls: int, pause_s: float
 
 
 async def _time_two_at_once(sandbox: Sandbox, program: str, calls: int) -> list[float]:
-    halves = await asyncio.gather(*(_time_calls(sandbox, program, calls // 2) for _ in range(2)))
-    return [*halves[0], *halves[1]]
+    """Run `program` `calls` times in two concurrent series. Returns the milliseconds of each call."""
+    first_times, second_times = await asyncio.gather(
+        _time_calls(sandbox, program, calls // 2), _time_calls(sandbox, program, calls // 2)
+    )
+    return [*first_times, *second_times]
 
 
 def _compute_percentile(times: Sequence[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+    """The time below which a `share` of all times lies, for example 0.99 of them."""
+    rank = min(len(times) - 1, int(len(times) * share))
+    return sorted(times)[rank]
 
 
 def _summarize(times: Sequence[float]) -> dict[str, float | int]:
+    """The number of calls, and the median, 99th percentile and maximum of their times, in milliseconds."""
     return {
         "calls": len(times),
         "p50": round(statistics.median(times), 2),
@@ -79,6 +87,7 @@ def _summarize(times: Sequence[float]) -> dict[str, float | int]:
 
 
 def _is_within_bounds(name: str, times: Sequence[float]) -> bool:
+    """Whether the times of the series `name` are within its bounds."""
     p50_bound, p99_bound = _BOUNDS_MS[name]
     is_p50_met = p50_bound is None or _compute_percentile(times, 0.5) <= p50_bound
     is_p99_met = p99_bound is None or _compute_percentile(times, 0.99) <= p99_bound

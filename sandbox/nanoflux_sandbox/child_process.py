@@ -28,11 +28,16 @@ HEADER = struct.Struct("=QQQ")
 """Sent before the source: its length in bytes, the memory limit in bytes, and the CPU time limit in seconds."""
 
 _CLOSE_RANGE = 436
+"""The number of the system call close_range."""
+_MAX_DESCRIPTOR = 0x7FFFFFFF
 _ISOLATION_FAILED = 111
+"""The exit code of a child that could not isolate itself."""
 
 
 class ChildSetup:
-    """The data that all children of one fork server share, prepared before the first fork."""
+    """The data that all children of one fork server share, prepared before the first fork. `mapped_bytes` is the size
+    of the fork server's address space, which every child inherits.
+    """
 
     def __init__(self, layers: frozenset[str]) -> None:
         self.system_call_filter = seccomp.Filter(seccomp.compile_filter())
@@ -56,6 +61,7 @@ def prepare() -> None:
 
 
 def _seed_generators() -> None:
+    """Seed the random number generators of Python and numpy, so that the results of programs are reproducible."""
     random.seed(0)
     if "numpy" in sys.modules:
         numpy_random = sys.modules["numpy.random"]
@@ -65,7 +71,8 @@ def _seed_generators() -> None:
 
 def run_child(setup: ChildSetup, descriptors: list[int]) -> NoReturn:
     """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
-    exit_process, exit_code = os._exit, _ISOLATION_FAILED
+    exit_process = os._exit  # the program may replace `os._exit`
+    exit_code = _ISOLATION_FAILED
     try:
         _keep_only_descriptors(descriptors)
         _isolate(setup)
@@ -73,7 +80,7 @@ def run_child(setup: ChildSetup, descriptors: list[int]) -> NoReturn:
         source = _receive_source(setup)
         setup.system_call_filter.apply()
         os.write(1, FILTER_ACTIVE)
-        exit_code = 1  # if `_run` raises an error
+        exit_code = 1  # the exit code if `_run` raises an error
         exit_code = _run(source)
     finally:
         exit_process(exit_code)
@@ -83,11 +90,13 @@ def _keep_only_descriptors(descriptors: list[int]) -> None:
     """Make `descriptors` the descriptors 0, 1 and 2 of this process, and close all others."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number, inheritable=False)
-    libc.system_call("close_range", _CLOSE_RANGE, 3, 0x7FFFFFFF, 0)
+    libc.system_call("close_range", _CLOSE_RANGE, 3, _MAX_DESCRIPTOR, 0)
 
 
 def _open_streams() -> None:
-    """Open the streams on unused pipes. Each child replaces the pipes; opening the streams there would cost 0.4 ms."""
+    """Open the standard streams on unused pipes, which each child replaces with its own pipes. If each child opened its
+    streams itself, it would take 0.4 ms longer to start.
+    """
     read_end, write_end = os.pipe()
     for number, descriptor in enumerate((read_end, write_end, write_end)):
         os.dup2(descriptor, number, inheritable=False)
@@ -100,6 +109,7 @@ def _open_streams() -> None:
 
 
 def _isolate(setup: ChildSetup) -> None:
+    """Apply every layer except the system call filter, which would refuse to set the resource limits."""
     privileges.die_with_parent(signal.SIGKILL)
     if setup.uses_landlock:
         landlock.deny_everything()
@@ -115,10 +125,11 @@ def _receive_source(setup: ChildSetup) -> bytes:
 
 
 def _read_exactly(size: int) -> bytes:
+    """Read `size` bytes of the input. Ends the process if the input ends before that."""
     blocks = []
     while size:
         block = os.read(0, min(size, 1 << 20))
-        if not block:  # the caller has exited, or has no program for this child
+        if not block:  # the input has ended: the caller has exited, or has no program for this child
             os._exit(0)
         blocks.append(block)
         size -= len(block)
@@ -126,6 +137,7 @@ def _read_exactly(size: int) -> bytes:
 
 
 def _run(source: bytes) -> int:
+    """Decode and run the program. Returns its exit code."""
     try:
         text = source.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -15,8 +15,10 @@ from nanoflux_sandbox.probe import probe, run_in_thread
 from nanoflux_sandbox.records import Limits, Result, SandboxError
 
 OK, FAILED, REFUSED = 0, 1, 3
+"""The exit codes."""
 
 RUN_KEYS = ("status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend", "detail")
+"""The keys of the document that `run_file` returns."""
 
 
 def run_file(path: Path, wall_s: float = Limits().wall_s, backend: str = "auto") -> dict[str, Any]:
@@ -42,14 +44,17 @@ async def _run_once(sandbox: Sandbox, code: str, limits: Limits) -> Result:
 def check() -> dict[str, Any]:
     """Probe this machine, then run the conformance suite on the tier that works.
 
-    `cases` has the number of cases and of failures. Each failure is listed in `reasons`; if there is any failure,
-    `safe` is false.
+    The result is the probe's report with the additional key `cases`: the numbers of cases that ran and that failed.
+    Each failure is listed in `reasons`; if there is any, `safe` is false.
     """
     report = probe().as_dict()
-    failures, count = run_in_thread(conformance.find_failures(report["backend"])) if report["safe"] else ([], 0)
+    failures: list[str] = []
+    case_count = 0
+    if report["safe"]:
+        failures, case_count = run_in_thread(conformance.find_failures(report["backend"]))
     report["reasons"] += failures
     report["safe"] = report["safe"] and not failures
-    report["cases"] = {"run": count, "failed": len(failures)}
+    report["cases"] = {"run": case_count, "failed": len(failures)}
     return report
 
 
@@ -59,7 +64,7 @@ def bench(calls: int = 200) -> dict[str, Any]:
 
 
 def exit_code(outcome: dict[str, Any]) -> int:
-    """The exit code of a command, from the document that one of these functions returned."""
+    """The exit code for the document that one of the functions above returned."""
     if outcome.get("status") == "unavailable" or outcome.get("safe") is False:
         return REFUSED
     return OK if outcome.get("status", "ok") == "ok" else FAILED

@@ -1,7 +1,7 @@
 """The conformance suite that `sandbox check` runs on the user's machine: programs with their required outcomes.
 
-Half of the programs are attacks that succeed in a plain Python process; the others are ordinary programs, whose output
-must match exactly. Each is a `Case`; `find_failures` runs all cases and describes those that failed.
+Most of the programs are attacks that succeed in a plain Python process; the others are ordinary programs, whose output
+must match exactly. Each program is a `Case`; `find_failures` runs all cases and describes those that failed.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Case:
 
 
 def _make_denied_case(name: str, attempt: str) -> Case:
-    """A case whose statement `attempt` must fail with an error."""
+    """A case in which the statement `attempt` must raise an error, which the program catches."""
     code = f"import os, sys\ntry:\n    {attempt}\nexcept (OSError, RuntimeError, ValueError):\n    print('denied')\n"
     return Case(f"denied: {name}", code, stdout="denied\n")
 
 
 def _make_deadly_case(name: str, call: str) -> Case:
-    """A case whose libc call `call` must end the program."""
+    """A case in which the call of libc's function `call` must kill the program."""
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
@@ -59,7 +59,7 @@ ATTACKS = (
     _make_denied_case("read a file", "open('/etc/passwd').read()"),
     _make_denied_case("write a file", "open('/tmp/held', 'w')"),
     _make_denied_case("list a folder", "os.listdir('/')"),
-    _make_denied_case("look at a file", "os.stat('/etc')"),
+    _make_denied_case("read a file's metadata", "os.stat('/etc')"),
     _make_denied_case("make a folder", "os.mkdir('/tmp/held')"),
     _make_denied_case("make a link", "os.symlink('/etc', 'held')"),
     _make_denied_case("reach the network", "import socket; socket.socket()"),
@@ -114,10 +114,9 @@ ORDINARY = (
 async def find_failures(backend: str) -> tuple[list[str], int]:
     """Run on `backend` every case whose library is installed. Returns the failures, and how many cases ran."""
     async with Sandbox(backend=backend) as sandbox:
-        libraries = (await sandbox.identity()).libraries
-        cases = [
-            case for case in (*ATTACKS, *ORDINARY) if not case.required_library or case.required_library in libraries
-        ]
+        identity = await sandbox.identity()
+        available_libraries = {"", *identity.libraries}  # most cases require no library
+        cases = [case for case in (*ATTACKS, *ORDINARY) if case.required_library in available_libraries]
         results = await asyncio.gather(*(sandbox.run(case.code, case.limits) for case in cases))
-    failures = (case.describe_failure(result) for case, result in zip(cases, results, strict=True))
-    return [failure for failure in failures if failure], len(cases)
+    descriptions = [case.describe_failure(result) for case, result in zip(cases, results, strict=True)]
+    return [description for description in descriptions if description], len(cases)

@@ -14,10 +14,15 @@ from typing import NamedTuple
 from nanoflux_sandbox.records import Limits, Status
 
 _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|OSError: \[Errno 12\])[^\n]*\s*$")
+"""The last line of a traceback for an exception that means too little memory. Errno 12 is ENOMEM."""
+_CPU_TOLERANCE_S = 0.1
+"""Seconds by which the measured CPU time may fall short of the limit at which the kernel ended the process."""
 
 
 class ChildExit(NamedTuple):
-    """How a child process ended: its wait status, its CPU seconds, and whether it was killed at its deadline."""
+    """How a child process ended: its status as reported by wait(2), its CPU seconds, and whether it was killed at its
+    deadline (`late`).
+    """
 
     status: int
     cpu_s: float
@@ -51,10 +56,12 @@ def classify_exit(
 
 
 def _classify_signal(child_exit: ChildExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    """The status of a program whose process was ended by a signal."""
     signal_number = os.WTERMSIG(child_exit.status)
     if child_exit.late:
         return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s")
-    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and child_exit.cpu_s > cpu_limit_s - 0.1:
+    is_at_cpu_limit = child_exit.cpu_s > cpu_limit_s - _CPU_TOLERANCE_S
+    if signal_number in (signal.SIGKILL, signal.SIGXCPU) and is_at_cpu_limit:
         return ProgramStatus("timeout", None, f"more than {cpu_limit_s} s of processor time")
     if signal_number == signal.SIGSYS:
         return ProgramStatus("killed", None, "the program made a system call that no legitimate program makes")

@@ -21,12 +21,13 @@ from nanoflux_sandbox import child_process, library
 from nanoflux_sandbox.kernel import landlock, libc, namespaces, pages, privileges
 
 MESSAGE_BYTES = 4096
+"""Maximum size of a request."""
 
 
 @dataclass(slots=True)
 class _Child:
-    """A running child. The caller chose `number`; `late` means that the child was killed at its deadline, a time on
-    the monotonic clock.
+    """A running child. `number` is the caller's number for it, and `deadline` a time on the monotonic clock. `late`
+    means that the child was killed at its deadline.
     """
 
     number: int
@@ -36,23 +37,23 @@ class _Child:
 
 
 class _ForkServer:
-    """Forks, times and reaps children, as the caller requests."""
+    """Forks, times and reaps children, as the caller requests over the socket `control`."""
 
-    def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
+    def __init__(self, control: socket.socket, caller_pidfd: int, layers: frozenset[str]) -> None:
         self._control = control
-        self._caller = caller
+        self._caller_pidfd = caller_pidfd
         self._child_setup = child_process.ChildSetup(layers)
         self._pid_namespace = namespaces.open_pid_namespace() if "namespaces" in layers else None
         self._children: dict[int, _Child] = {}  # by pidfd
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
-        self._events.register(caller, select.POLLIN)
+        self._events.register(caller_pidfd, select.POLLIN)
 
     def serve(self) -> None:
         """Handle requests until the caller closes the socket or exits."""
         while True:
             for descriptor, _ in self._events.poll(self._poll_timeout_ms()):
-                if descriptor == self._caller:
+                if descriptor == self._caller_pidfd:  # the caller has exited
                     return
                 if descriptor != self._control.fileno():
                     self._reap(descriptor)
@@ -61,12 +62,16 @@ class _ForkServer:
             self._kill_late_children()
 
     def _poll_timeout_ms(self) -> float | None:
-        nearest_deadline = min(
-            (child.deadline for child in self._children.values() if not child.late), default=float("inf")
-        )
-        return None if nearest_deadline == float("inf") else max(0.0, nearest_deadline - time.monotonic()) * 1000 + 1
+        """Milliseconds until just after the next deadline; None if no child has a deadline."""
+        deadlines = [child.deadline for child in self._children.values() if not child.late]
+        next_deadline = min(deadlines, default=float("inf"))
+        if next_deadline == float("inf"):
+            return None
+        seconds_left = max(0.0, next_deadline - time.monotonic())
+        return seconds_left * 1000 + 1
 
     def _handle_request(self) -> bool:
+        """Handle one request. Returns False if the caller has closed the socket."""
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
         if not message:
             return False
@@ -80,12 +85,14 @@ class _ForkServer:
         return True
 
     def _apply_request(self, child: _Child, request: dict[str, Any]) -> None:
+        """Start the clock of a child, or kill it."""
         if request["do"] == "start":
             child.deadline = time.monotonic() + request["wall_s"]
         else:
             os.kill(child.pid, signal.SIGKILL)
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
+        """Fork a child on the caller's ends of its pipes, and watch it for its exit."""
         if self._pid_namespace is not None:
             namespaces.isolate_next_child()
         pid = libc.fork()
@@ -100,6 +107,7 @@ class _ForkServer:
         self._events.register(pidfd, select.POLLIN)
 
     def _reap(self, pidfd: int) -> None:
+        """Reap a child that has exited, and report its exit to the caller."""
         child = self._children.pop(pidfd)
         self._events.unregister(pidfd)
         os.close(pidfd)
@@ -108,9 +116,10 @@ class _ForkServer:
         send(self._control, do="end", child=child.number, status=status, cpu_s=cpu_s, late=child.late)
 
     def _kill_late_children(self) -> None:
-        now = time.monotonic()
+        """Kill every child whose deadline has passed."""
+        now_s = time.monotonic()
         for child in self._children.values():
-            if not child.late and child.deadline <= now:
+            if not child.late and child.deadline <= now_s:
                 child.late = True
                 os.kill(child.pid, signal.SIGKILL)
 
@@ -125,9 +134,9 @@ def main() -> None:
     control_descriptor, caller_pid, layer_names = sys.argv[1:]
     control = socket.socket(fileno=int(control_descriptor))
     try:
-        caller = os.pidfd_open(int(caller_pid))
+        caller_pidfd = os.pidfd_open(int(caller_pid))
         versions = _load()
-        fork_server = _isolate(control, caller, frozenset(layer_names.split("+")))
+        fork_server = _isolate(control, caller_pidfd, frozenset(layer_names.split("+")))
     except Exception as error:  # noqa: BLE001 (the caller must learn of any error, as no program can run)
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return
@@ -147,17 +156,19 @@ def _load() -> dict[str, str]:
     return versions
 
 
-def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _ForkServer:
-    """Isolate this process in `layers`, and build the fork server at the last moment at which it can read /proc."""
+def _isolate(control: socket.socket, caller_pidfd: int, layers: frozenset[str]) -> _ForkServer:
+    """Isolate this process in `layers`. The fork server is built when most layers are active, but /proc is still
+    readable.
+    """
     privileges.forbid_new_privileges()
     privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()
-    # The kernel ends this process with a signal even if it is suspended and cannot notice that the caller has exited.
+    # `serve` ends when the caller exits. The signal also ends this process if it is suspended at that time.
     privileges.die_with_parent(signal.SIGKILL)
     if "namespaces" in layers:
         _continue_as_first_process(control)
-    fork_server = _ForkServer(control, caller, layers)  # reads /proc, which `empty_root` removes
+    fork_server = _ForkServer(control, caller_pidfd, layers)  # reads /proc, which `empty_root` removes
     if "namespaces" in layers:
         namespaces.empty_root()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)

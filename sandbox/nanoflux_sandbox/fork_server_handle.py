@@ -1,8 +1,5 @@
-"""The caller's side of one fork server: starts it, requests child processes, learns how each child ended, and ends the
-fork server.
-
-A `ForkServerHandle` holds the process of the fork server and the control socket. It knows nothing about pools or the
-meaning of a result.
+"""The caller's side of one fork server: starts it, requests child processes, receives how each child ended, and ends
+the fork server.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ START_S = 60.0
 """Seconds that a fork server may take to import its libraries and isolate itself."""
 
 _MESSAGE_BYTES = 65536
+"""Maximum size of a message from the fork server."""
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
 _START_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.fork_server import main; main()"
 _THREAD_COUNT_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -39,7 +37,9 @@ class StartTimeoutError(ForkServerError):
 
 
 class ForkServerReport(NamedTuple):
-    """The report of a fork server when it is ready."""
+    """The report that a fork server sends when it is ready: the versions of Python and of the third-party libraries,
+    and the machine's architecture.
+    """
 
     python: str
     machine: str
@@ -47,13 +47,14 @@ class ForkServerReport(NamedTuple):
 
 
 class ForkServerHandle:
-    """One fork server, as its caller sees it. Belongs to the event loop that started it."""
+    """One fork server, as its caller sees it: its process and the control socket. Belongs to the event loop that
+    started it.
+    """
 
     def __init__(self, layers: str) -> None:
-        self._layers = layers
         self._loop = asyncio.get_running_loop()
-        self._numbers = itertools.count(1)
-        self._exits: dict[int, asyncio.Future[ChildExit]] = {}
+        self._child_numbers = itertools.count(1)
+        self._exit_by_number: dict[int, asyncio.Future[ChildExit]] = {}
         self._report: asyncio.Future[ForkServerReport] = self._loop.create_future()
         self._report.add_done_callback(_mark_retrieved)
         self.alive = True
@@ -82,10 +83,10 @@ class ForkServerHandle:
         """Request a child on `descriptors` (input, output, error output). Returns the child's number and a future for
         its exit, which raises ForkServerError if the fork server ends first.
         """
-        number = next(self._numbers)
+        number = next(self._child_numbers)
         child_exit: asyncio.Future[ChildExit] = self._loop.create_future()
         child_exit.add_done_callback(_mark_retrieved)
-        self._exits[number] = child_exit
+        self._exit_by_number[number] = child_exit
         self._send({"do": "fork", "child": number}, descriptors)
         return number, child_exit
 
@@ -98,6 +99,7 @@ class ForkServerHandle:
         self._send({"do": "kill", "child": number})
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        """Send a request. If that fails, give the fork server up."""
         if not self.alive:
             self.give_up("it has ended")
             return
@@ -107,22 +109,24 @@ class ForkServerHandle:
             self.give_up(str(error))
 
     def _receive_messages(self) -> None:
+        """Handle every message that has arrived. The event loop calls this when the socket is readable."""
         while self.alive:
             try:
-                raw = self._control.recv(_MESSAGE_BYTES)
+                content = self._control.recv(_MESSAGE_BYTES)
             except BlockingIOError:
                 return
             except OSError:
-                raw = b""
-            if raw:
-                self._handle_message(json.loads(raw))
+                content = b""
+            if content:
+                self._handle_message(json.loads(content))
             else:
                 self.give_up("it ended by itself")
 
     def _handle_message(self, message: dict[str, Any]) -> None:
+        """Pass the content of a message to those who wait for it."""
         match message:
             case {"do": "end", "child": number, "status": status, "cpu_s": cpu_s, "late": late}:
-                child_exit = self._exits.pop(number, None)
+                child_exit = self._exit_by_number.pop(number, None)
                 if child_exit is not None and not child_exit.done():
                     child_exit.set_result(ChildExit(status, cpu_s, late))
             case {"do": "ready", "python": python, "machine": machine, "libraries": libraries}:
@@ -131,18 +135,20 @@ class ForkServerHandle:
                 self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Treat the fork server as dead: kill it, and raise ForkServerError in everything that waits for a child."""
+        """Treat the fork server as dead: kill it, and raise ForkServerError wherever its report, or the exit of one of
+        its children, is awaited.
+        """
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._control)
             self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        pending: list[asyncio.Future[Any]] = [self._report, *self._exits.values()]
-        for future in pending:
+        futures: list[asyncio.Future[Any]] = [self._report, *self._exit_by_number.values()]
+        for future in futures:
             if not future.done():
                 future.set_exception(ForkServerError(f"the fork server ended: {reason}"))
-        self._exits.clear()
+        self._exit_by_number.clear()
 
     async def close(self) -> None:
         """End the fork server with all its children, and reap it. Idempotent."""
@@ -157,6 +163,8 @@ def _mark_retrieved(future: asyncio.Future[Any]) -> None:
 
 
 def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
+    """Start the process of a fork server. It inherits the socket `control`, but not the caller's environment."""
+    # -s ignores the user's site-packages, -P the working folder, and -B writes no bytecode.
     interpreter = [sys.executable, "-s", "-P", "-B", "-c", _START_CODE.format(root=_PACKAGE_ROOT)]
     arguments = [str(control.fileno()), str(os.getpid()), layers]
     return subprocess.Popen(
@@ -165,13 +173,13 @@ def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=[control.fileno()],
-        env={**_ENVIRONMENT, **dict.fromkeys(_THREAD_COUNT_VARIABLES, "1"), **_library_path()},
+        env={**_ENVIRONMENT, **dict.fromkeys(_THREAD_COUNT_VARIABLES, "1"), **_get_library_path()},
         cwd="/",
         start_new_session=True,
     )
 
 
-def _library_path() -> dict[str, str]:
+def _get_library_path() -> dict[str, str]:
     """The variable LD_LIBRARY_PATH, if it is set: the interpreter may need it to start."""
     if "LD_LIBRARY_PATH" not in os.environ:
         return {}

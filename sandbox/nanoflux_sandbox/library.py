@@ -1,7 +1,7 @@
 """Loads everything that a program may import, once, in the fork server. Each program runs in a fork of the fork server.
 
-A program cannot open files, so it cannot import anything else. Running each of `SAMPLE_PROGRAMS` once also loads lazily
-imported parts and fills caches. Third-party libraries that are not installed are skipped.
+A program cannot open files, so it cannot import anything else. Each of `SAMPLE_PROGRAMS` is run once, to load the parts
+of the libraries that are imported lazily, and to fill caches. Third-party libraries that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from importlib.machinery import BuiltinImporter, ModuleSpec
 
 
 def _split_words(text: str) -> list[str]:
+    """The words of a text; a list of words is shorter in this form than as a list of string literals."""
     return text.split()
 
 
@@ -59,6 +60,7 @@ printing.str printing.pycode
 _SKIPPED_PREFIXES = (
     "tests", "benchmarks", "plotting", "pytest", "runtests", "tmpfiles", "autowrap", "_compilation", "sampling",
 )  # fmt: skip
+"""Modules of sympy whose names begin like this are not loaded: tests, and parts that need files or other programs."""
 
 SAMPLE_PROGRAMS = (
     """
@@ -103,14 +105,17 @@ def load() -> dict[str, str]:
     sys.meta_path.insert(0, _PackageBlocker())
     encodings = (f"encodings.{name}" for name in ENCODINGS)
     for name in (*STANDARD_MODULES, *encodings, *_list_third_party_modules(versions), *_PRIVATE_MODULES):
-        with contextlib.suppress(ImportError), warnings.catch_warnings():  # missing or deprecated parts
+        # Some modules are missing from some versions, and others are deprecated.
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(name)
     return versions
 
 
 class _PackageBlocker:
-    """Refuses all other packages while loading: parts of sympy would import torch and scipy if they were installed."""
+    """An import finder that refuses every package outside the standard library, `THIRD_PARTY` and this package. Parts
+    of sympy would otherwise import torch and scipy if these were installed.
+    """
 
     def find_spec(self, name: str, *_: object) -> None:
         top_package = name.partition(".")[0]
@@ -118,8 +123,8 @@ class _PackageBlocker:
             raise ModuleNotFoundError(f"no {name} in the sandbox", name=name)
 
 
-# Modules that functions of listed modules import when they are called.
 _PRIVATE_MODULES = ("_strptime", "_pydecimal", "_pyio", "numpy.random._pickle")
+"""Modules that functions of the other modules import only when they are called."""
 
 
 def _read_version(name: str) -> str:
@@ -127,6 +132,7 @@ def _read_version(name: str) -> str:
 
 
 def _list_third_party_modules(versions: dict[str, str]) -> Iterator[str]:
+    """The modules of the installed third-party libraries, in addition to the libraries themselves."""
     if "numpy" in versions:
         yield from (f"numpy.{part}" for part in _NUMPY_MODULES)
     if "sympy" in versions:
@@ -136,6 +142,7 @@ def _list_third_party_modules(versions: dict[str, str]) -> Iterator[str]:
 
 
 def _list_modules_below(package: str) -> Iterator[str]:
+    """The modules in a package and in its subpackages, without those that `_SKIPPED_PREFIXES` excludes."""
     module = importlib.import_module(package)
     for submodule in pkgutil.iter_modules(getattr(module, "__path__", []), f"{package}."):
         if submodule.name.rpartition(".")[2].startswith(_SKIPPED_PREFIXES):
@@ -146,7 +153,7 @@ def _list_modules_below(package: str) -> Iterator[str]:
 
 
 def restrict_imports(versions: dict[str, str]) -> None:
-    """Restrict imports to loaded and builtin modules."""
+    """Restrict imports to modules that are loaded or built into the interpreter."""
     sys.meta_path[:] = [BuiltinImporter, _ImportRefusal(versions)]
     sys.path.clear()
     sys.path_hooks.clear()
@@ -157,7 +164,8 @@ class _ImportRefusal:
     """The last import finder of a program: raises an error that lists the importable modules."""
 
     def __init__(self, versions: dict[str, str]) -> None:
-        self._importable = ", ".join([*versions, *(name for name in STANDARD_MODULES if name not in _UNLISTED_MODULES)])
+        listed_modules = [name for name in STANDARD_MODULES if name not in _UNLISTED_MODULES]
+        self._importable = ", ".join([*versions, *listed_modules])
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec:
         message = f"No module named {name!r} in the sandbox, which has: {self._importable}"

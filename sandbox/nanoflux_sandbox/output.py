@@ -1,6 +1,7 @@
 """Reads the two output pipes of a child process, up to a limit of bytes and lines.
 
-The child writes the first two bytes before it parses the program: see `READY` and `FILTER_ACTIVE` in `child_process`.
+The first two bytes do not come from the program: the child writes `READY` and `FILTER_ACTIVE` (see `child_process`)
+before it parses the program.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from collections.abc import Callable
 
 from nanoflux_sandbox.text import decode_output
 
-_CHUNK = 65536
+_CHUNK_BYTES = 65536
 _CONFIRMATION = b"re"
+"""`READY` and `FILTER_ACTIVE`, the bytes that come before the program's output."""
 
 
 class OutputReader:
-    """Reads both pipes of one child on the running event loop until `finish`."""
+    """Reads both pipes of one child on the running event loop until `finish` is called. `ready` is done when the child
+    has written its first byte.
+    """
 
     def __init__(self, stdout: int, stderr: int) -> None:
         self._loop = asyncio.get_running_loop()
@@ -60,7 +64,7 @@ class OutputReader:
     def _read(self, descriptor: int) -> bool:
         """Read one chunk. Returns whether the pipe may have more output within the limits."""
         try:
-            raw = os.read(descriptor, _CHUNK)
+            raw = os.read(descriptor, _CHUNK_BYTES)
         except BlockingIOError:
             return False
         if not raw:
@@ -70,8 +74,9 @@ class OutputReader:
         return not self.exceeded
 
     def _append(self, buffer: bytearray, raw: bytes) -> None:
+        """Append the part of `raw` that is within the limits. If a part exceeds them, `on_exceeded` is called, once."""
         kept_bytes = raw[: self._bytes_left]
-        if kept_bytes.count(b"\n") > self._lines_left:
+        if kept_bytes.count(b"\n") > self._lines_left:  # keep only as many lines as are left
             kept_lines = kept_bytes.split(b"\n", self._lines_left)[:-1]
             kept_bytes = b"".join(line + b"\n" for line in kept_lines)
         buffer += kept_bytes

@@ -16,6 +16,7 @@ _ATTEMPTS = 3
 """How often a program is tried if the fork server fails. Retries are safe, since programs have no side effects."""
 
 _MAX_SPARES = 4
+"""The highest default of `spares`."""
 _DEFAULT_LIMITS = Limits()
 
 
@@ -57,7 +58,9 @@ class Sandbox:
                 return _build_refusal("unavailable", str(refusal), supply.tier)
 
     async def identity(self) -> SandboxIdentity:
-        """Everything that determines results: tier, versions, seeds. Raises SandboxError if no tier works here."""
+        """Everything that determines results: tier, versions, seeds. Raises SandboxError if no tier works on this
+        machine.
+        """
         supply = self._open_supply()
         try:
             await supply.start()
@@ -75,13 +78,14 @@ class Sandbox:
         )
 
     def _open_supply(self) -> Supply:
+        """The supply of child processes, which is created on first use and belongs to the event loop of that use."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
             self._slots = asyncio.Semaphore(self._workers)
             self._supply = Supply(self._tiers, self._spares)
         if self._loop is not loop:
-            raise RuntimeError("a Sandbox belongs to the event loop that used it first; close it there")
+            raise RuntimeError("this sandbox is in use on another event loop; close it there first")
         return self._supply
 
     @property
@@ -110,14 +114,15 @@ class Sandbox:
 
 
 async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Result:
+    """Run a program, and try again with a new fork server if the fork server fails."""
     last_reason = ""
     for _ in range(_ATTEMPTS):
         try:
-            program = await supply.take()
+            child = await supply.take()
             try:
-                return await program.run(source, limits, tiers.full_name(supply.tier))
+                return await child.run(source, limits, tiers.full_name(supply.tier))
             finally:
-                program.drop()
+                child.drop()
                 supply.restock()
         except ForkServerError as error:
             last_reason = str(error)

@@ -24,7 +24,7 @@ _LAYER_TEST_TIERS = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 
 
 def probe() -> LayerReport:
-    """Start the sandbox as `auto` does. If the strongest tier fails, report which layers are missing and why."""
+    """Start the sandbox as `auto` does, and report which layers work. If a layer is missing, the report says why."""
     return run_in_thread(_probe())
 
 
@@ -35,21 +35,24 @@ def run_in_thread(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def _probe() -> LayerReport:
+    """The report of `probe`. The layers are tested one by one only if no tier of `auto` works."""
     supply = Supply(tiers.AUTOMATIC, spares=0)
     try:
         await supply.start()
     except UnavailableError as refusal:
         if refusal.timed_out:
-            return LayerReport(dict.fromkeys(tiers.LAYERS, False), "none", False, refusal.reasons, timed_out=True)
-        return LayerReport(await _test_layers(), "none", False, refusal.reasons)
+            no_layers = dict.fromkeys(tiers.LAYERS, False)
+            return LayerReport(no_layers, "none", safe=False, reasons=refusal.reasons, timed_out=True)
+        return LayerReport(await _test_layers(), "none", safe=False, reasons=refusal.reasons)
     finally:
         await supply.close()
     working_layers = set(supply.tier.split("+"))
     layers = {layer: layer in working_layers for layer in tiers.LAYERS}
-    return LayerReport(layers, tiers.full_name(supply.tier), True, supply.reasons)
+    return LayerReport(layers, tiers.full_name(supply.tier), safe=True, reasons=supply.reasons)
 
 
 async def _test_layers() -> dict[str, bool]:
+    """Whether each layer works, found out with tiers of one or two layers."""
     working_layers: set[str] = set()
     if not tiers.explain_unsupported():
         for tier in _LAYER_TEST_TIERS:
@@ -59,6 +62,7 @@ async def _test_layers() -> dict[str, bool]:
 
 
 async def _tier_works(tier: str) -> bool:
+    """Whether a fork server with this tier starts and passes the self-test."""
     fork_server = ForkServerHandle(tier)
     try:
         await fork_server.wait_until_ready()

@@ -13,14 +13,17 @@ BUSY_FIX = "the machine may be busy; try again"
 """The fix if the sandbox did not start in time."""
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "unavailable"]
+"""How a program ended: by itself ("ok", "error"), at one of its limits ("timeout", "memory", "output"), or by a signal
+("killed"). "unavailable" means that no program can run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The resources that one program may use. It may not use any resource that is not listed.
+    """The resources that one program may use.
 
-    A program is one process with one thread, three descriptors (an empty input and two pipes) and no file system: it
-    can create no process, thread, file or socket, so these need no limit.
+    A program is one process with one thread, three descriptors (an empty input and two pipes) and no file system. It
+    cannot create a process, thread, file or socket, so these need no limit.
     """
 
     wall_s: float = 5.0
@@ -93,11 +96,14 @@ class SandboxIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """The layers that this machine's kernel can enforce, determined by starting the sandbox and attacking it."""
+    """The layers that this machine's kernel can enforce. To find them out, the sandbox is started and attacked."""
 
     layers: dict[str, bool]
+    """Whether each layer works."""
     backend: str
+    """The strongest tier that works, or "none"."""
     safe: bool
+    """Whether the machine can isolate programs."""
     reasons: list[str] = field(default_factory=list)
     """Why a layer is missing, or why no program can run."""
     timed_out: bool = False

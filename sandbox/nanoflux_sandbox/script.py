@@ -15,6 +15,7 @@ import traceback
 from types import ModuleType
 
 NAME = "program.py"
+"""The file name of every program in tracebacks."""
 
 
 def run(source: str) -> int:
@@ -25,34 +26,38 @@ def run(source: str) -> int:
         atexit._run_exitfuncs()
     sys.modules.pop("__main__", None)
     gc.collect()  # finalizes leftover objects while their globals are intact, as at a normal exit
-    return exit_code if _flush_streams() else exit_code or 1
+    if not _flush_streams() and exit_code == 0:
+        return 1
+    return exit_code
 
 
 def _run_source(source: str) -> int:
+    """Execute `source` as the module `__main__`. Returns the exit code."""
     main = ModuleType("__main__")
     main.__dict__.update(__file__=NAME, __builtins__=__builtins__)
     sys.modules["__main__"] = main
     try:
         exec(compile(source, NAME, "exec", dont_inherit=True), main.__dict__)
     except SystemExit as error:
-        return _exit_code(error.code)
+        return _derive_exit_code(error.code)
     except BaseException as error:  # noqa: BLE001 (any exception ends the program and nothing else)
         _print_traceback(error)
         return 1
     return 0
 
 
-def _exit_code(code: object) -> int:
-    """The exit code for the argument of `sys.exit`, as Python derives it: a message is printed, and gives 1."""
-    if code is None:
+def _derive_exit_code(exit_argument: object) -> int:
+    """Derive the exit code from the argument of `sys.exit`, as Python does: a message is printed, and the code is 1."""
+    if exit_argument is None:
         return 0
-    if isinstance(code, int):
-        return code & 0xFF
-    sys.stderr.write(f"{code}\n")
+    if isinstance(exit_argument, int):
+        return exit_argument & 0xFF
+    sys.stderr.write(f"{exit_argument}\n")
     return 1
 
 
 def _print_traceback(error: BaseException) -> None:
+    """Print an uncaught exception with the program's own frames, or only its type if that fails."""
     try:
         report = traceback.TracebackException.from_exception(error, compact=True)
         _keep_own_frames(report)

@@ -1,6 +1,7 @@
-"""The self-test that every fork server must pass before it runs a program: two short attacks and a calculation.
+"""The self-test that every fork server must pass before it runs a program: two programs that make forbidden system
+calls, and a calculation.
 
-Each layer verifies itself when it is applied; this test verifies from inside a child process what a program can do.
+Each layer reports an error if it cannot be applied. This test verifies the result from inside a child process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def start_child():
 
 attempts = {
     "open a folder": lambda: os.open("/", os.O_RDONLY),
-    "look at a file": lambda: os.stat("/"),
+    "read a file's metadata": lambda: os.stat("/"),
     "create a file": lambda: os.open("held", os.O_CREAT | os.O_RDWR),
     "make a socket": lambda: socket.socket(socket.AF_INET),
     "make a pair of sockets": lambda: socket.socketpair(),
@@ -68,14 +69,16 @@ async def verify(fork_server: ForkServerHandle, backend: str) -> None:
 
 
 def _refuse_timeout(result: Result) -> None:
+    """Raise StartTimeoutError if a program of the self-test reached its time limit."""
     if result.status == "timeout":
         raise StartTimeoutError(f"a program of the self-test took longer than {_LIMITS.wall_s:g} s")
 
 
 async def _run(fork_server: ForkServerHandle, source: str, backend: str) -> Result:
-    program = WaitingChild(fork_server)
+    """Run a program in a new child of `fork_server`."""
+    child = WaitingChild(fork_server)
     try:
-        await program.ready()
-        return await program.run(source.encode(), _LIMITS, backend)
+        await child.ready()
+        return await child.run(source.encode(), _LIMITS, backend)
     finally:
-        program.drop()
+        child.drop()

@@ -10,8 +10,8 @@ from nanoflux_sandbox.waiting_child import WaitingChild
 
 
 class UnavailableError(Exception):
-    """No tier works on this machine, or the fork server keeps failing; `reasons` says why. If a tier
-    `timed_out`, it may work once the machine is less busy.
+    """No tier works on this machine, or the fork server keeps failing; `reasons` says why. `timed_out` means that a
+    tier did not start in time, so that it may work when the machine is less busy.
     """
 
     def __init__(self, reasons: list[str], timed_out: bool = False) -> None:
@@ -21,10 +21,12 @@ class UnavailableError(Exception):
 
 
 class Supply:
-    """Supplies child processes of the first tier in `candidates` that works. Belongs to the running event loop."""
+    """Supplies child processes of the first tier in `candidate_tiers` that works, and keeps at most `spares` children
+    ready. Belongs to the running event loop.
+    """
 
-    def __init__(self, candidates: tuple[str, ...], spares: int) -> None:
-        self._candidates = candidates
+    def __init__(self, candidate_tiers: tuple[str, ...], spares: int) -> None:
+        self._candidate_tiers = candidate_tiers
         self._max_spares = spares
         self._spares: list[WaitingChild] = []
         self._fork_server: ForkServerHandle | None = None
@@ -54,11 +56,12 @@ class Supply:
             return self._fork_server
 
     async def _start_first_working_tier(self) -> ForkServerHandle:
+        """Start a fork server with the first tier whose fork server passes the self-test. Raises UnavailableError."""
         unsupported_reason = tiers.explain_unsupported()
         reasons = [unsupported_reason] if unsupported_reason else []
         timed_out = False
-        candidates = () if unsupported_reason else self._candidates
-        for tier in candidates:
+        tiers_to_try = () if unsupported_reason else self._candidate_tiers
+        for tier in tiers_to_try:
             fork_server = ForkServerHandle(tier)
             try:
                 self.server_report = await fork_server.wait_until_ready()
@@ -72,29 +75,30 @@ class Supply:
                 self.starts += 1
                 return fork_server
         refusal = UnavailableError(reasons, timed_out)
-        if not self.tier:  # no tier has ever worked on this machine, so do not try again
+        if not self.tier:  # no tier has worked so far, so another start would fail as well
             self._refusal = refusal
         raise refusal
 
     async def take(self) -> WaitingChild:
         """A child that waits for a program. Raises UnavailableError or, if the fork server fails, ForkServerError."""
         fork_server = await self.start()
-        program = self._take_spare() or WaitingChild(fork_server)
+        child = self._take_spare() or WaitingChild(fork_server)
         try:
-            await program.ready()
+            await child.ready()
         except BaseException:
-            program.drop()
+            child.drop()
             raise
         if not self._spares:  # keep a child ready for the next program
             self.restock()
-        return program
+        return child
 
     def _take_spare(self) -> WaitingChild | None:
+        """The oldest spare child that is usable; None if there is none. Unusable spares are dropped."""
         while self._spares:
-            program = self._spares.pop(0)
-            if program.usable:
-                return program
-            program.drop()
+            child = self._spares.pop(0)
+            if child.usable:
+                return child
+            child.drop()
         return None
 
     def restock(self) -> None:
@@ -106,8 +110,9 @@ class Supply:
             self._spares.append(WaitingChild(fork_server))
 
     async def _end_processes(self) -> None:
-        for program in self._spares:
-            program.drop()
+        """End the spare children and the fork server."""
+        for child in self._spares:
+            child.drop()
         self._spares.clear()
         if self._fork_server is not None:
             await self._fork_server.close()
@@ -115,7 +120,7 @@ class Supply:
 
     async def close(self) -> None:
         """End every child and the fork server; afterwards nothing can be started. Idempotent."""
-        # Without this refusal, a running program would start another fork server.
+        # Without this refusal, the retry of a program that is still running would start another fork server.
         self._refusal = UnavailableError(["the sandbox was closed"])
         async with self._start_lock:
             await self._end_processes()

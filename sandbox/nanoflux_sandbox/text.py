@@ -14,6 +14,7 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 def _format_escape(code: int) -> str:
+    """The escape of a character as in a Python string: `\\x1b`, `\\u202e`, `\\U000e0001`."""
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -23,7 +24,7 @@ _ESCAPES = {code: _format_escape(code) for code in (*_CONTROLS, *_SEPARATORS, *_
 
 
 def escape_unsafe(text: str) -> str:
-    """The text with a visible escape for each control, direction or invisible character; `\\r\\n` becomes `\\n`."""
+    """The text with a visible escape for each unsafe character (see above), and with `\\n` for each `\\r\\n`."""
     return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 

@@ -15,10 +15,12 @@ from nanoflux_sandbox.output import OutputReader
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
-"""Seconds after a program's limit at which a result is returned, even if the fork server has not ended the program."""
+"""Seconds after a program's time limit at which a result is returned even if the fork server has not killed the child.
+"""
 
 STALL_S = 10.0
-"""Seconds that a fork, or ending a program at its limit, may take before the fork server is considered stalled."""
+"""Seconds that the fork server may take to fork a child, or to kill a child at its limit, before it counts as stalled.
+"""
 
 _HEADER = struct.Struct("=QQQ")  # equals `child_process.HEADER`, which the caller does not import
 
@@ -33,7 +35,7 @@ class WaitingChild:
         child_stdin, self._stdin, stdout, child_stdout, stderr, child_stderr = descriptors
         for descriptor in (self._stdin, stdout, stderr):
             os.set_blocking(descriptor, False)
-        self._number, self._exit = fork_server.fork([child_stdin, child_stdout, child_stderr])
+        self._number, self._exit_future = fork_server.fork([child_stdin, child_stdout, child_stderr])
         for descriptor in (child_stdin, child_stdout, child_stderr):
             os.close(descriptor)
         self._output = OutputReader(stdout, stderr)
@@ -42,16 +44,16 @@ class WaitingChild:
     @property
     def usable(self) -> bool:
         """Whether the child is alive and waits for a program, as far as the caller can tell."""
-        return self._fork_server.alive and not self._exit.done()
+        return self._fork_server.alive and not self._exit_future.done()
 
     async def ready(self) -> None:
         """Wait until the child has isolated itself. Raises ForkServerError if the child ends before that."""
-        futures = (self._output.ready, self._exit)
+        futures = (self._output.ready, self._exit_future)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
-            self._fork_server.give_up("it does not fork")
-        if self._exit.done():
-            self._exit.result()
+            self._fork_server.give_up("it did not fork a child in time")
+        if self._exit_future.done():
+            self._exit_future.result()  # raises ForkServerError if the fork server has ended
             raise ForkServerError("a child could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
@@ -60,7 +62,8 @@ class WaitingChild:
         start = time.monotonic()
         self._output.set_limits(limits.output_bytes, limits.output_lines, lambda: self._fork_server.kill(self._number))
         self._fork_server.start_clock(self._number, limits.wall_s)
-        self._write_input(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
+        header = _HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s)
+        self._write_input(memoryview(header + source))
         child_exit = await self._wait_for_exit(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
         self.drop()
@@ -77,6 +80,9 @@ class WaitingChild:
         )
 
     def _determine_status(self, child_exit: ChildExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+        """The program's status; `child_exit` is None if the child still runs. Raises ForkServerError if the child did
+        not confirm its filter, so that it is not certain that the program was isolated.
+        """
         if not self._output.filter_confirmed:
             self._give_up_if_running()
             raise ForkServerError("a child ended or stalled before its filter was active")
@@ -86,14 +92,17 @@ class WaitingChild:
         return classify_exit(child_exit, limits, cpu_limit_s, self._output.exceeded, self._output.stderr)
 
     async def _wait_for_exit(self, timeout_s: float) -> ChildExit | None:
-        await asyncio.wait((self._exit,), timeout=timeout_s)
-        return self._exit.result() if self._exit.done() else None
+        """How the child ended; None if it still runs after `timeout_s`."""
+        await asyncio.wait((self._exit_future,), timeout=timeout_s)
+        return self._exit_future.result() if self._exit_future.done() else None
 
     def _give_up_if_running(self) -> None:
-        if not self._exit.done():
+        """Give the fork server up if it has not ended this child."""
+        if not self._exit_future.done():
             self._fork_server.give_up("it did not end a program that exceeded its time")
 
     def _write_input(self, unsent: memoryview) -> None:
+        """Write as much as the pipe takes. The event loop writes the rest when there is room."""
         try:
             unsent = unsent[os.write(self._stdin, unsent) :]
         except BlockingIOError:
@@ -106,6 +115,7 @@ class WaitingChild:
             self._close_input()
 
     def _close_input(self) -> None:
+        """Close the pipe to the child. Idempotent."""
         if self._stdin >= 0:
             self._loop.remove_writer(self._stdin)
             os.close(self._stdin)

@@ -11,6 +11,7 @@ from nanoflux_sandbox import SandboxError, commands
 
 
 def _run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m nanoflux_sandbox` with these arguments."""
     return subprocess.run(
         [sys.executable, "-m", "nanoflux_sandbox", *arguments], capture_output=True, text=True, timeout=120
     )
@@ -18,6 +19,7 @@ def _run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
+    """The path of a program, which each test writes."""
     return tmp_path / "program.py"
 
 

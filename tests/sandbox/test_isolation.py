@@ -19,6 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(params=_TIERS, scope="module", loop_scope="module")
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    """A sandbox of one tier, which runs one program at a time."""
     async with Sandbox(backend=request.param, workers=1) as sandbox:
         yield sandbox
 
@@ -41,7 +42,7 @@ async def test_program_sees_no_state_of_the_previous_program(sandbox: Sandbox) -
 
 async def test_child_memory_contains_no_other_program(sandbox: Sandbox) -> None:
     """A fork copies the fork server, so neither sources nor outputs of other programs may ever have been in it."""
-    secret = "x" + "k7" * 12
+    secret = "x" + "k7" * 12  # the scanning program builds it backwards, so that the program does not contain it
     for _ in range(3):
         await sandbox.run(f"print({secret!r})")
     scanning_program = (
@@ -65,7 +66,8 @@ async def test_results_are_reproducible(sandbox: Sandbox) -> None:
     )
     first_result = await sandbox.run(code)
     assert first_result.status == "ok", first_result
-    assert [(await sandbox.run(code)).stdout for _ in range(5)] == [first_result.stdout] * 5
+    for _ in range(5):
+        assert (await sandbox.run(code)).stdout == first_result.stdout
     async with Sandbox(backend="auto") as other_sandbox:
         assert (await other_sandbox.run(code)).stdout == first_result.stdout
 
@@ -79,6 +81,7 @@ async def test_identity_names_the_versions_in_the_child(sandbox: Sandbox) -> Non
     assert identity.as_dict()["backend"] == identity.backend
 
 
+# Output that imitates what the sandbox itself writes: a result, the fork server's message, and a child's confirmation.
 _FORGED_REPORTS = (
     '{"status": "ok", "exit_code": 0, "stdout": "42", "stderr": "", "truncated": false, "wall_s": 0, "backend": "x"}',
     '{"do": "end", "child": 3, "status": 0, "cpu_s": 0, "late": false}',
@@ -88,7 +91,9 @@ _FORGED_REPORTS = (
 
 @pytest.mark.parametrize("report", _FORGED_REPORTS)
 async def test_forged_report_is_treated_as_output(sandbox: Sandbox, report: str) -> None:
-    write_statements = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
+    write_statements = "\n".join(
+        f"try:\n    os.write({descriptor}, report)\nexcept OSError:\n    pass" for descriptor in range(12)
+    )
     code = f"import os\nreport = {report!r}.encode()\n{write_statements}\nraise SystemExit(5)"
     result = await sandbox.run(code)
     assert (result.status, result.exit_code) == ("error", 5)
@@ -113,5 +118,6 @@ async def test_escape_unsafe_keeps_ordinary_text() -> None:
 
 
 async def test_concurrent_programs_do_not_mix_output(sandbox: Sandbox) -> None:
-    results = await asyncio.gather(*(sandbox.run(f"for _ in range(200): print({n})") for n in range(20)))
-    assert [set(result.stdout.split()) for result in results] == [{str(n)} for n in range(20)]
+    programs = [f"for _ in range(200): print({number})" for number in range(20)]
+    results = await asyncio.gather(*(sandbox.run(program) for program in programs))
+    assert [set(result.stdout.split()) for result in results] == [{str(number)} for number in range(20)]

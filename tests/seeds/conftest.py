@@ -1,4 +1,4 @@
-"""Fixtures for the tests of seeds: the real sandbox, started once, and GSM-Hard if its file is installed."""
+"""Fixtures for the tests of seeds: the real sandbox, started once, and the path of GSM-Hard's official file."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ from nanoflux_local.records import Identity, PythonReply, PythonRequest
 from nanoflux_local.tools.python_check import PythonTool
 
 GSMHARD = Path(__file__).parents[3] / "shared" / "data" / "gsm-hard" / "gsmhardv2.jsonl"
+"""GSM-Hard's official file, in the folder `shared` next to the project."""
 
 
 class RealSandbox:
-    """Runs programs on a separate event loop, so that one pool serves tests with different loops."""
+    """Runs programs in the sandbox on a separate event loop, so that one sandbox serves tests with different loops."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -25,11 +26,11 @@ class RealSandbox:
         return self._loop.run_until_complete(self._tool.run(PythonRequest(self.identity, code)))
 
     def wait(self, awaitable):
-        """The result of an awaitable that may use `call`."""
+        """Wait for an awaitable, which may use `call`, and return its result."""
         return self._loop.run_until_complete(awaitable)
 
     async def call(self, request: PythonRequest) -> PythonReply:
-        """Run a program; only inside `wait`."""
+        """Run a program and return its reply; usable only by an awaitable that is passed to `wait`."""
         return await self._tool.run(request)
 
     def close(self) -> None:
@@ -39,6 +40,7 @@ class RealSandbox:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[RealSandbox]:
+    """One sandbox for all tests of the session."""
     real_sandbox = RealSandbox()
     yield real_sandbox
     real_sandbox.close()

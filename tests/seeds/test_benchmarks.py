@@ -22,7 +22,8 @@ from nanoflux_local.seeds.splits import count_restated, extract_stem, hash_into_
 from nanoflux_local.transcript import Seed
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
+"""The folder with the official files of the benchmarks, in the folder `shared` next to the project."""
+OFFICIAL_FILES: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
     "gsmhard": (("gsm-hard/gsmhardv2.jsonl",), 1319, {"train": 798, "dev": 142, "test": 379}),
     "gsm8k": (("gsm8k/train.jsonl", "gsm8k/test.jsonl"), 7473 + 1319, {"train": 6726, "dev": 747, "test": 1319}),
     "genomebench": (("genome-bench/format_sample_1row.jsonl",), 1, {"test": 1}),
@@ -50,34 +51,38 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
 
 def find_official_paths(name: str) -> list[Path]:
     """The paths of a benchmark's official files; skips the test if one is missing."""
-    paths = [DATA / path for path in OFFICIAL[name][0]]
+    relative_paths, _, _ = OFFICIAL_FILES[name]
+    paths = [DATA / path for path in relative_paths]
     if not all(path.exists() for path in paths):
         pytest.skip(f"the official files of {name} are not under {DATA}")
     return paths
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", OFFICIAL_FILES)
 def test_official_files_have_the_published_counts(name):
     content = read_benchmark(name, find_official_paths(name))
-    _, count, count_by_split = OFFICIAL[name]
+    _, count, count_by_split = OFFICIAL_FILES[name]
     assert (len(content.items), content.skipped) == (count, [])
     assert Counter(item.split for item in content.items) == count_by_split
     assert len({item.seed.id for item in content.items}) == count
-    assert all(item.seed.question.strip() == item.seed.question != "" for item in content.items)
-    assert all(not item.seed.options or item.seed.answer in item.seed.options for item in content.items)
+    for item in content.items:
+        assert item.seed.question and item.seed.question == item.seed.question.strip()
+        assert not item.seed.options or item.seed.answer in item.seed.options
     assert content.blank == (1263 if name == "healthsearchqa" else 0)
 
 
-@pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "genomebench"])
+@pytest.mark.parametrize("name", [name for name in OFFICIAL_FILES if name != "genomebench"])
 def test_benchmark_states_the_size_of_its_official_files(name):
-    """Only splits whose official files are installed are compared. One row of Genome-Bench is published."""
+    """Only splits whose official files are installed are compared. Genome-Bench is left out, because only one row of
+    its official file is published.
+    """
     benchmark = list_importable_benchmarks()[name]
     paths = find_official_paths(name)
     has_splits = benchmark.format.official_splits
     split_by_path = {str(path): read_file_split(path) if has_splits else "" for path in paths}
     item_paths = [item.location.rpartition(", ")[0] for item in read_benchmark(name, paths).items]
-    counts = Counter(split_by_path[path] for path in item_paths)
-    assert counts == {split: benchmark.counts[split] for split in counts}
+    count_by_split = Counter(split_by_path[path] for path in item_paths)
+    assert count_by_split == {split: benchmark.counts[split] for split in count_by_split}
 
 
 @pytest.mark.parametrize("name", [name for name in list_built_in() if load_domain(name).datasets != ("documents",)])
@@ -96,26 +101,27 @@ def test_labels_of_official_files_are_read_correctly():
     assert Counter(item.seed.answer for item in pubmedqa_items) == {"A": 552, "B": 338, "C": 110}
     test_answers = Counter(item.seed.answer for item in pubmedqa_items if item.split == "test")
     assert test_answers == {"A": 276, "B": 169, "C": 55}
-    medqa_items = read_benchmark("medqa", find_official_paths("medqa")).items
-    for line, item in zip(find_official_paths("medqa")[0].read_text().splitlines(), medqa_items, strict=True):
+    (medqa_path,) = find_official_paths("medqa")
+    medqa_items = read_benchmark("medqa", [medqa_path]).items
+    for line, item in zip(medqa_path.read_text().splitlines(), medqa_items, strict=True):
         assert item.seed.options[item.seed.answer] == json.loads(line)["answer"]
     healthsearchqa_items = read_benchmark("healthsearchqa", find_official_paths("healthsearchqa")).items
     assert not any(item.seed.question.startswith(",") for item in healthsearchqa_items)
 
 
 def test_gsm_hard_restates_the_test_set_of_gsm8k():
-    gsmhard_stems = [
-        extract_stem(item.seed.question) for item in read_benchmark("gsmhard", find_official_paths("gsmhard")).items
-    ]
+    gsmhard_items = read_benchmark("gsmhard", find_official_paths("gsmhard")).items
     gsm8k_items = read_benchmark("gsm8k", find_official_paths("gsm8k")).items
-    counts = {
+    gsmhard_stems = [extract_stem(item.seed.question) for item in gsmhard_items]
+    restated_counts = {
         split: count_restated(gsmhard_stems, [item.seed for item in gsm8k_items if item.split == split])
         for split in ("train", "dev", "test")
     }
-    assert counts["test"] >= 1245
-    assert counts["train"] == counts["dev"] == 0
+    assert restated_counts["test"] >= 1245
+    assert restated_counts["train"] == restated_counts["dev"] == 0
 
 
+# Values that several of the rows below contain.
 FOUR_OPTIONS = {"A": "one", "B": "two", "C": "three", "D": "four"}
 MEDMCQA_OPTIONS = {f"op{letter}": letter for letter in "abcd"}
 GENOME_QUESTION = (
@@ -168,28 +174,37 @@ HUB_AND_OFFICIAL_ROWS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def _write_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
-    return folder / "train-00000-of-00001.parquet"
+    """Write rows as a Parquet file of the train split, and return its path."""
+    path = folder / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
 
 
 def _write_saved_folder(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as the `datasets` library saves a dataset with a train split, and return the dataset's folder."""
     table = pyarrow.Table.from_pylist(rows)
-    split = folder / "saved" / "train"
-    split.mkdir(parents=True)
-    file = str(split / "data-00000-of-00001.arrow")
-    with pyarrow.OSFile(file, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+    split_folder = folder / "saved" / "train"
+    split_folder.mkdir(parents=True)
+    arrow_path = str(split_folder / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(arrow_path, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return folder / "saved"
 
 
-def _write_lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    (folder / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def _write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_json_lines_of_hub(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as JSON Lines in a file whose name ends in `.json`, and return its path."""
+    _write_json_lines(folder / "train.json", rows)
     return folder / "train.json"
 
 
 @pytest.mark.parametrize(
     "write_hub_file",
-    [_write_parquet, _write_saved_folder, _write_lines],
+    [_write_parquet, _write_saved_folder, _write_json_lines_of_hub],
     ids=["parquet", "saved folder", "JSON Lines in .json"],
 )
 @pytest.mark.parametrize("name", HUB_AND_OFFICIAL_ROWS)
@@ -197,7 +212,7 @@ def test_hub_files_give_the_items_of_official_files(tmp_path, name, write_hub_fi
     hub_rows, official_rows = HUB_AND_OFFICIAL_ROWS[name]
     if isinstance(official_rows, list):
         official_path = tmp_path / "train.jsonl"
-        official_path.write_text("".join(json.dumps(row) + "\n" for row in official_rows))
+        _write_json_lines(official_path, official_rows)
     else:
         official_path = tmp_path / "train.json"
         official_path.write_text(json.dumps(official_rows))
@@ -211,9 +226,10 @@ def test_hub_files_give_the_items_of_official_files(tmp_path, name, write_hub_fi
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("header", ["", "question,A,B,C,D,answer"])
 def test_mmlu_items_of_csv_files_and_of_the_hub_are_equal(tmp_path, line_end, header):
-    rows = [*([header] if header else []), '"Which, of\n two?",one,two,three,four,B', "Why?,1,2,3,4,D"]
+    rows = ['"Which, of\n two?",one,two,three,four,B', "Why?,1,2,3,4,D"]
+    lines = [header, *rows] if header else rows
     path = tmp_path / "anatomy_test.csv"
-    path.write_bytes((line_end.join(rows) + line_end).encode())
+    path.write_bytes((line_end.join(lines) + line_end).encode())
     hub_rows = [
         {"question": "Which, of\n two?", "subject": "anatomy", "choices": list(FOUR_OPTIONS.values()), "answer": 1},
         {"question": "Why?", "subject": "anatomy", "choices": ["1", "2", "3", "4"], "answer": 3},
@@ -231,12 +247,12 @@ def test_medmcqa_answers_may_count_from_zero_or_one(tmp_path):
         """The answers' letters in a file with these values of `cop`, the number of the correct option."""
         path = tmp_path / file
         rows = [{"id": str(number), "question": "Q", "cop": cop, **MEDMCQA_OPTIONS} for number, cop in enumerate(cops)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        _write_json_lines(path, rows)
         return "".join(item.seed.answer for item in read_benchmark("medmcqa", [path]).items)
 
     assert read_answers("dev.json", 1, 2, 4) == "ABD"
-    assert read_answers("dev.json", 0, 2, 3) == "ACD", "the hub's rows, saved as JSON"
-    assert read_answers("dev.json", 1, 2) == "AB", "the official layout counts from one"
+    assert read_answers("dev.json", 0, 2, 3) == "ACD", "a file with a 0 counts from zero"
+    assert read_answers("dev.json", 1, 2) == "AB", "a JSON file without a 0 and a 4 counts from one"
     with pytest.raises(DataError, match="counts from 0 in some rows"):
         read_answers("dev.json", 0, 4)
     with pytest.raises(DataError, match="has no answers"):
@@ -245,22 +261,21 @@ def test_medmcqa_answers_may_count_from_zero_or_one(tmp_path):
 
 def test_seeds_are_divided_evenly_among_benchmarks():
     """A large benchmark gives no more seeds than a small one, unless the small one runs out of items."""
-    count_by_name = {"large": 500, "middle": 50, "small": 2}
-    items = [
-        Seed(f"{name}-{number}", name, "Q?", "1") for name, count in count_by_name.items() for number in range(count)
-    ]
+    size_by_name = {"large": 500, "middle": 50, "small": 2}
+    items = [Seed(f"{name}-{number}", name, "Q?", "1") for name, size in size_by_name.items() for number in range(size)]
     source = Items(items)
     rng = random.Random(0)
     for count in (1, 2, 3, 7, 12):
-        drawn = source.draw(count, rng)
-        assert len({seed.id for seed in drawn}) == count
-        drawn_counts = Counter(seed.dataset for seed in drawn)
+        seeds = source.draw(count, rng)
+        assert len({seed.id for seed in seeds}) == count
+        drawn_counts = Counter(seed.dataset for seed in seeds)
         assert min(2, count // 3) <= drawn_counts["small"] <= 2
         assert abs(drawn_counts["large"] - drawn_counts["middle"]) <= 1
-    first_datasets = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
-    assert all(count == pytest.approx(200, abs=60) for count in first_datasets.values())
-    assert len({seed.id for seed in source.draw(552, rng)}) == 552
-    with pytest.raises(NothingMatchedError, match="asks for 553 seeds, but there are only 552"):
+    counts_of_single_draws = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
+    for count in counts_of_single_draws.values():  # a third of the draws, with six standard deviations
+        assert count == pytest.approx(200, abs=60)
+    assert len({seed.id for seed in source.draw(552, rng)}) == 552, "all items can be drawn at once"
+    with pytest.raises(NothingMatchedError, match="needs 553 seeds, but there are only 552"):
         source.draw(553, rng)
     assert source.draw(9, random.Random(3)) == source.draw(9, random.Random(3))
 
@@ -282,10 +297,11 @@ def test_split_is_named_by_the_file_or_hashed_from_the_question(tmp_path):
         "train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
         "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": "",
     }  # fmt: skip
-    assert {name: read_file_split(Path("/test/train", name)) for name in split_by_file} == split_by_file
+    folder = Path("/test/train")  # the names of folders do not matter
+    assert {name: read_file_split(folder / name) for name in split_by_file} == split_by_file
     path = tmp_path / "test.jsonl"
-    rows = [{"question": f"{word}?", "answer": "#### 1"} for word in "abcdefghij"]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"question": f"{letter}?", "answer": "#### 1"} for letter in "abcdefghij"]
+    _write_json_lines(path, rows)
     assert {item.split for item in read_benchmark("gsm8k", [path]).items} == {"test"}
     items = read_benchmark("gsm8k", [path], hashed=True).items
     assert [item.split for item in items] == [hash_into_split(item.seed.question) for item in items]
@@ -311,6 +327,7 @@ def test_content_hash_is_independent_of_the_order_of_files(tmp_path):
     assert hash_content([first_path]) != hash_content([first_path, second_path])
 
 
+# XML whose entities multiply its text, or read a file of the machine.
 XML_WITH_ENTITIES = (
     """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
 )
@@ -358,6 +375,7 @@ def _make_sheet(row_count: int) -> str:
 
 
 def _make_workbook_with_entity() -> bytes:
+    """A workbook whose cells contain an entity that reads a file of the machine."""
     return _make_workbook(EXTERNAL_ENTITY + _make_sheet(3).replace(">Question<", ">&e;<"))
 
 
@@ -387,7 +405,9 @@ MALFORMED_FILES = {
     "subject outside medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
     "answer that is not an option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),
 }  # fmt: skip
-"""Malformed files: for each the benchmark, the file's name, its content, and a part of the error."""
+"""Malformed files: for each the benchmark, the file's name, its content (or a function that makes it), and a part of
+the error.
+"""
 
 
 @pytest.mark.parametrize(("name", "file", "content", "message"), MALFORMED_FILES.values(), ids=MALFORMED_FILES)
@@ -414,10 +434,10 @@ def test_medqa_reads_four_or_five_options_from_an_object_or_a_list(tmp_path):
         return read_benchmark("medqa", [path]).items[0].seed
 
     five_options = {**FOUR_OPTIONS, "E": "five"}
-    assert read_seed(five_options, "E").options == five_options and read_seed(five_options, "E").answer == "E"
-    assert read_seed([{"key": letter, "value": text} for letter, text in FOUR_OPTIONS.items()], "B") == read_seed(
-        FOUR_OPTIONS, "B"
-    )
+    seed = read_seed(five_options, "E")
+    assert (seed.options, seed.answer) == (five_options, "E")
+    listed_options = [{"key": letter, "value": text} for letter, text in FOUR_OPTIONS.items()]
+    assert read_seed(listed_options, "B") == read_seed(FOUR_OPTIONS, "B")
     for options, letter in ((FOUR_OPTIONS, "E"), ({**five_options, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
         with pytest.raises(DataError, match="line 1: "):
             read_seed(options, letter)
@@ -434,6 +454,7 @@ def test_huge_line_is_refused_in_bounded_memory(tmp_path):
     try:
         with pytest.raises(DataError, match="line 1: the line is longer"):
             read_benchmark("gsm8k", [path])
-        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        assert peak_bytes < 64 * 2**20
     finally:
         tracemalloc.stop()

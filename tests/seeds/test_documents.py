@@ -1,4 +1,4 @@
-"""Documents as seeds: import, places, near-duplicates, splits of whole documents, and which passages are drawn."""
+"""Documents as seeds: import, places, near-duplicates, splits of whole documents, and the draws of passages."""
 
 import json
 import random
@@ -21,6 +21,7 @@ from nanoflux_local.seeds.splits import split_documents
 from nanoflux_local.transcript import Seed
 
 WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-chain.docx"
+"""A document with three headings."""
 RULE_FILES = {
     "hygiene.md": "# Hand hygiene\nStaff wash their hands for at least 40 seconds before they enter the ward.\n"
     "## Disinfection\nA handful of rub is 3 ml, and it stays wet on the hands for 30 seconds.\n",
@@ -31,6 +32,7 @@ RULE_FILES = {
     "checks the doors at ten, at one and at four, and signs the list by the main door.",
     "wards/keys.txt": "A lost key is reported to the porter within 2 hours, who changes the lock on the same day.",
 }  # fmt: skip
+"""The invented rules of a ward, as text, Markdown and HTML files."""
 
 
 def write_pdf(path: Path, *pages: str) -> None:
@@ -63,6 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
+    """A new home."""
     return Home(tmp_path / "home").prepare()
 
 
@@ -81,8 +84,8 @@ def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) 
         ("waste.pdf", "page 1"), ("waste.pdf", "page 2"), ("cold-chain.docx", "Cold chain of the pharmacy"),
         ("cold-chain.docx", "Refrigerators"), ("cold-chain.docx", "Transport"),
     }  # fmt: skip
-    assert sum(summary.documents.values()) == 6 and sum(summary.passages.values()) == 11
-    assert summary.near_duplicates == summary.short == 0 and summary.imported
+    assert (sum(summary.documents.values()), sum(summary.passages.values())) == (6, 11)
+    assert (summary.near_duplicates, summary.short, summary.imported) == (0, 0, True)
     second_page = read_passages(home, "ward")["ward/waste.pdf#2"]
     assert (second_page.location, second_page.answer) == ("waste.pdf, page 2", "")
     assert "no longer than 7 days" in second_page.question
@@ -112,7 +115,7 @@ def test_split_documents_holds_out_a_share_by_content(count: int, test: int, dev
     hashes = [f"{number:064x}" for number in range(count)]
     splits = split_documents(hashes)
     assert (splits.count("test"), splits.count("dev"), len(splits)) == (test, dev, count)
-    assert split_documents(hashes[::-1]) == splits[::-1], "the splits depend on the order of the documents"
+    assert split_documents(hashes[::-1]) == splits[::-1], "the splits do not depend on the order of the documents"
 
 
 def test_documents_named_as_held_out_are_the_test_split(home: Home, folder: Path) -> None:
@@ -123,14 +126,16 @@ def test_documents_named_as_held_out_are_the_test_split(home: Home, folder: Path
     assert summary.documents == {"train": 3, "dev": 0, "test": 3}
 
 
-def test_import_needs_a_train_document(home: Home, folder: Path) -> None:
+def test_import_without_a_train_document_is_refused(home: Home, folder: Path) -> None:
     with pytest.raises(NothingMatchedError, match="has a passage that is long enough") as error:
         import_documents(home, DocumentsRequest("ward", [folder], held_out=[folder]))
     assert "hold out fewer" in error.value.fix
 
 
 def test_train_passage_that_repeats_a_held_out_passage_is_left_out(home: Home, folder: Path) -> None:
-    """The train document is a second version of a held-out one, with a changed number, another name and format."""
+    """The train document contains a second version of a held-out document, with a changed number, under another name
+    and in another format.
+    """
     text = RULE_FILES["wards/night.txt"]
     (folder / "night-2.md").write_text(
         f"# Night\n{text.replace('at ten', 'at nine')}\n\n# Lamps\nThe lamps in the long corridor are dimmed at eleven."
@@ -144,10 +149,10 @@ def test_train_passage_that_repeats_a_held_out_passage_is_left_out(home: Home, f
 
 def test_near_duplicates_compare_words_in_order() -> None:
     words = [f"word{number}" for number in range(60)]
-    one_word_changed = ["Word0,", *words[1:29], "other", *words[30:]]
+    words_with_one_change = ["Word0,", *words[1:29], "other", *words[30:]]  # case and punctuation do not count
     seen_passages = NearDuplicates()
     assert seen_passages.add(" ".join(words))
-    assert not seen_passages.add(" ".join(one_word_changed))
+    assert not seen_passages.add(" ".join(words_with_one_change))
     assert seen_passages.add(" ".join(reversed(words)))
     assert seen_passages.add(" ".join(words[:30]))
     assert seen_passages.add("two words")
@@ -191,7 +196,7 @@ def test_documents_with_an_invalid_name_or_too_little_text_are_refused(
         import_documents(home, DocumentsRequest(name, [tmp_path / "a.txt"]))
 
 
-# Drawing
+# Draws of passages
 
 
 def make_passages(*texts: str) -> list[Seed]:
@@ -200,13 +205,13 @@ def make_passages(*texts: str) -> list[Seed]:
 
 
 def test_related_passages_draw_passages_with_common_rare_words() -> None:
-    """Ten of fifty passages are about pumps: if the first passage drawn is one of them, so are the others."""
+    """Ten of fifty passages are about pumps: if the first passage of a draw is one of them, the others are too."""
     pump_texts = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
     other_texts = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
     source = RelatedPassages(make_passages(*pump_texts, *other_texts))
     draws = [source.draw(3, random.Random(seed)) for seed in range(300)]
     pump_draws = [seeds for seeds in draws if "pump" in seeds[0].question]
-    assert 30 < len(pump_draws) < 90, "the first passage is not drawn uniformly"
+    assert 30 < len(pump_draws) < 90, "the first passage is drawn uniformly, so a fifth of the draws begins with a pump"
     assert all("pump" in seed.question for seeds in pump_draws for seed in seeds)
     assert all(len({seed.id for seed in seeds}) == 3 for seeds in draws)
 
@@ -215,7 +220,7 @@ def test_related_passages_avoid_excluded_passages() -> None:
     source = RelatedPassages(make_passages(*(f"Rule number{number} names item{number}." for number in range(6))))
     assert {seed.id for seed in source.draw(3, random.Random(0), {"0", "1", "2"})} == {"3", "4", "5"}
     assert len(source.draw(6, random.Random(0), {"0"})) == 6, "an excluded passage is drawn if too few others are left"
-    with pytest.raises(NothingMatchedError, match="asks for 7 seeds"):
+    with pytest.raises(NothingMatchedError, match="needs 7 seeds"):
         source.draw(7, random.Random(0))
 
 
@@ -252,28 +257,29 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
 
 def test_data_documents_writes_the_file_of_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
-    code, out, err = run_command(
+    exit_code, out, err = run_command(
         capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json"
     )
     summary = json.loads(out)
-    assert code == 0 and summary["documents"] == {"train": 4, "dev": 1, "test": 1} and summary["imported"]
+    assert exit_code == 0 and summary["documents"] == {"train": 4, "dev": 1, "test": 1} and summary["imported"]
     assert "nanoflux run start --domain ward\n" in err
     path = home.root / "domains" / "ward.toml"
     assert summary["domain"] == str(path)
     assert path.read_text() == 'extends = "documents"\ntitle = "ward rules"\ndatasets = ["ward-rules"]\n'
-    assert run_command(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")[0] == 0
-    code, _, err = run_command(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
-    assert code == 2 and "draws its seeds from other data" in err
+    exit_code, _, _ = run_command(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")
+    assert exit_code == 0, "a domain with the same dataset is kept"
+    exit_code, _, err = run_command(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
+    assert exit_code == 2 and "draws its seeds from other data" in err
     assert not read_passages(home, "other"), "nothing is imported if the domain is refused"
-    code, _, err = run_command(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
-    assert code == 2 and "'gsmhard' is not a valid name for a new domain" in err
+    exit_code, _, err = run_command(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
+    assert exit_code == 2 and "'gsmhard' is not a valid name for a new domain" in err
 
 
 def test_data_documents_warns_if_no_document_is_held_out(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     two_files = [str(folder / "wards" / name) for name in ("night.txt", "keys.txt")]
-    code, out, err = run_command(capsys, "data", "documents", *two_files, "--json")
-    assert code == 0 and json.loads(out)["documents"] == {"train": 2, "dev": 0, "test": 0}
+    exit_code, out, err = run_command(capsys, "data", "documents", *two_files, "--json")
+    assert exit_code == 0 and json.loads(out)["documents"] == {"train": 2, "dev": 0, "test": 0}
     assert "no document is held out for dev and test" in err and "--held-out" in err
     _, _, err = run_command(capsys, "data", "documents", *two_files, "--held-out", two_files[0], "--replace")
     assert "held out: night.txt" in err and "warning" not in err
@@ -282,12 +288,14 @@ def test_data_documents_warns_if_no_document_is_held_out(home: Home, folder: Pat
 def test_data_show_prints_the_source_of_a_passage(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     run_command(capsys, "data", "documents", str(folder), "--held-out", str(folder / "wards"))
-    code, out, _ = run_command(capsys, "data", "show", "documents", "--limit", "9")
-    assert code == 0 and "\n  waste.pdf, page 1\n" in out and "= \n" not in out
-    item = json.loads(run_command(capsys, "data", "show", "documents", "--limit", "1", "--json")[1])[0]
-    assert item["source"] and item["place"]
-    starter = json.loads(run_command(capsys, "data", "show", "starter", "--limit", "1", "--json")[1])[0]
-    assert "source" not in starter, "items that are no passages have new keys, which change their digests"
+    exit_code, out, _ = run_command(capsys, "data", "show", "documents", "--limit", "9")
+    assert exit_code == 0 and "\n  waste.pdf, page 1\n" in out and "= \n" not in out
+    _, out, _ = run_command(capsys, "data", "show", "documents", "--limit", "1", "--json")
+    passage = json.loads(out)[0]
+    assert passage["source"] and passage["place"]
+    _, out, _ = run_command(capsys, "data", "show", "starter", "--limit", "1", "--json")
+    question = json.loads(out)[0]
+    assert "source" not in question, "items that are not passages keep their keys, on which their digests depend"
 
 
 def test_existing_domain_with_other_data_is_refused(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Imports from the model hub (here a local server) are complete or change nothing, and need permission."""
+"""Imports from the model hub, here a local server: each needs permission, and is complete or changes nothing."""
 
 import hashlib
 import io
@@ -20,6 +20,7 @@ from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_models.guard import VARIABLE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""The commit of the dataset on the hub."""
 
 
 def _make_parquet(split: str) -> bytes:
@@ -76,6 +77,7 @@ class HubHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, body: bytes, redirect_url: str = "") -> None:
+        """Send a file, or redirect to the url under which the file is stored."""
         self.send_response(302 if redirect_url else 200)
         if redirect_url:
             self.send_header("Location", redirect_url)
@@ -94,6 +96,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
+    """A running hub with `FILES`."""
     server = Hub(dict(FILES))
     yield server
     server.shutdown()
@@ -118,10 +121,11 @@ def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 
 def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    code, output = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == 0, output
+    exit_code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert exit_code == 0, output
     assert "gsm8k: 6 items" in output and "imported" in output
-    assert not any("README" in path or "socratic" in path for path in hub.requested_paths if "resolve" in path)
+    downloaded_paths = [path for path in hub.requested_paths if "resolve" in path]
+    assert not any("README" in path or "socratic" in path for path in downloaded_paths)
     for name in ("main/train-00000-of-00001.parquet", "main/test-00000-of-00001.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(FILES[name])
@@ -129,13 +133,14 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
         assert [dataset.source for dataset in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
         items = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
         assert view.items("gsm8k") == [item.seed for item in items]
-    assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("already imported, nothing changed") == 1
-    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "a temporary folder was not removed"
+    _, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert output.count("already imported, nothing changed") == 1
+    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "temporary folders are removed"
 
 
 def test_hub_import_without_permission_names_the_setting(nanoflux):
-    code, output = nanoflux("data", "import", "medqa", "--hub")
-    assert code == 3
+    exit_code, output = nanoflux("data", "import", "medqa", "--hub")
+    assert exit_code == 3
     assert "medqa is published on huggingface.co (GBaker/MedQA-USMLE-4-options)" in output
     assert f"{VARIABLE}=huggingface.co" in output and "HF_ENDPOINT" in output
 
@@ -144,8 +149,8 @@ def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatc
     hub.redirect_url = "http://192.0.2.1/large-file"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv(VARIABLE, "mirror.example")
-    code, output = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == 3, output
+    exit_code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert exit_code == 3, output
     assert "openai/gsm8k redirects to 192.0.2.1" in output and f"{VARIABLE}=mirror.example,192.0.2.1" in output
 
 
@@ -160,8 +165,8 @@ def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatc
 def test_failed_hub_import_stores_nothing(nanoflux, hub, monkeypatch, tmp_path, files, expected_code, message):
     hub.files = files
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    code, output = nanoflux("data", "import", "gsm8k", "--hub")
-    assert code == expected_code and message in output
+    exit_code, output = nanoflux("data", "import", "gsm8k", "--hub")
+    assert exit_code == expected_code and message in output
     ledger = tmp_path / "home" / "ledger.db"
     if ledger.exists():
         with LedgerView(ledger) as view:
@@ -179,8 +184,8 @@ def test_failed_hub_import_stores_nothing(nanoflux, hub, monkeypatch, tmp_path, 
     ],
 )
 def test_invalid_hub_requests_are_usage_errors(nanoflux, arguments, message):
-    code, output = nanoflux("data", "import", *arguments)
-    assert code == 2 and message in output
+    exit_code, output = nanoflux("data", "import", *arguments)
+    assert exit_code == 2 and message in output
 
 
 @pytest.mark.parametrize("benchmark", list_importable_benchmarks().values(), ids=list_importable_benchmarks())

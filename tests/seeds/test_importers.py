@@ -20,20 +20,22 @@ from nanoflux_local.seeds.source import Items
 from nanoflux_local.seeds.splits import hash_into_split
 from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 
+# A row of GSM-Hard, from which the tests make other rows.
 GOOD_ROW = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
 
 
 def read_items(path, **options):
+    """The items of a file of GSM-Hard."""
     return read_benchmark("gsmhard", [path], **options).items
 
 
-def make_line(**changed) -> bytes:
-    """The line of the good row with some changed values."""
-    return json.dumps({**GOOD_ROW, **changed}).encode()
+def make_line(**changed_values) -> bytes:
+    """The good row with some changed values, as a line of JSON."""
+    return json.dumps({**GOOD_ROW, **changed_values}).encode()
 
 
 def make_line_without(key: str) -> bytes:
-    """The line of the good row without a key."""
+    """The good row without a key, as a line of JSON."""
     return json.dumps({name: value for name, value in GOOD_ROW.items() if name != key}).encode()
 
 
@@ -132,13 +134,13 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
 
 
 def check_file(sandbox, path):
-    """Run the programs of a file's items and compare their numbers with the answers."""
+    """Run the programs of a file's items, and compare the numbers that they print with the answers."""
     sandbox.wait(check_programs(read_items(path), sandbox.call, sandbox.identity))
 
 
 DISAGREEING_ROWS = {
     "another number": make_line(target=43),
-    "a little off": make_line(target=42.001),
+    "a number just outside the tolerance": make_line(target=42.001),
     "an error": make_line(code="def solution():\n    return 1 / 0"),
     "no function": make_line(code="x = 42"),
     "no number": make_line(code="def solution():\n    return None"),
@@ -161,15 +163,15 @@ def test_error_on_a_disagreeing_program_names_the_line(write, sandbox, row):
 
 
 def test_unavailable_sandbox_is_not_reported_as_a_bad_row(write, sandbox):
-    async def report_unavailable(request):
+    async def reply_unavailable(request):
         return PythonReply("unavailable", None, "", "no namespaces", False, "none")
 
     path = write(make_line())
     with pytest.raises(RefusedError, match="no namespaces"):
-        sandbox.wait(check_programs(read_items(path), report_unavailable, Identity("sandbox", "none")))
+        sandbox.wait(check_programs(read_items(path), reply_unavailable, Identity("sandbox", "none")))
 
 
-def make_stems(count: int) -> list[str]:
+def make_texts(count: int) -> list[str]:
     """Texts of eight random words."""
     rng = random.Random(0)
     words = ["apples", "hens", "trains", "boxes", "litres", "coins", "miles", "pages", "hours", "loaves"]
@@ -177,23 +179,23 @@ def make_stems(count: int) -> list[str]:
 
 
 def test_hashed_splits_have_their_shares_and_never_change():
-    counts = Counter(map(hash_into_split, set(make_stems(5000))))
-    total = sum(counts.values())
+    distinct_texts = set(make_texts(5000))
+    count_by_split = Counter(hash_into_split(text) for text in distinct_texts)
     for split, share in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
-        assert counts[split] / total == pytest.approx(share, abs=0.025), counts
+        assert count_by_split[split] / len(distinct_texts) == pytest.approx(share, abs=0.025), count_by_split
     assert [hash_into_split(f"{word} are eaten") for word in ("Eggs", "Dates", "Oats")] == ["train", "dev", "test"]
 
 
 def test_split_ignores_numbers_case_and_punctuation():
     """A restated question with different numbers must be in the same split as the original."""
-    for stem in make_stems(200):
+    for text in make_texts(200):
         variants = [
-            f"{stem.capitalize()} 16 and 3?",
-            f"{stem} 4,933,828 and 0.5",
-            f"{stem}; and",
-            f"{stem.upper()}: $7 AND",
+            f"{text.capitalize()} 16 and 3?",
+            f"{text} 4,933,828 and 0.5",
+            f"{text}; and",
+            f"{text.upper()}: $7 AND",
         ]
-        assert len({hash_into_split(text) for text in variants}) == 1
+        assert len({hash_into_split(variant) for variant in variants}) == 1
 
 
 def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
@@ -230,15 +232,17 @@ def test_draws_are_uniform():
     items = make_starter_items("train")[:10]
     source = Items(items)
     rng = random.Random(0)
-    counts = Counter(seed.id for _ in range(4000) for seed in source.draw(3, rng))
-    assert len(counts) == 10
-    for count in counts.values():
+    count_by_id: Counter[str] = Counter()
+    for _ in range(4000):
+        count_by_id.update(seed.id for seed in source.draw(3, rng))
+    assert len(count_by_id) == 10
+    for count in count_by_id.values():
         assert count == pytest.approx(1200, abs=120)
 
 
 def test_draw_of_more_seeds_than_exist_is_refused():
     source = Items(make_starter_items("train")[:4])
-    with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
+    with pytest.raises(NothingMatchedError, match="needs 5 seeds, but there are only 4"):
         source.draw(5, random.Random(0))
     assert len(source.draw(4, random.Random(0))) == 4
 
@@ -246,9 +250,10 @@ def test_draw_of_more_seeds_than_exist_is_refused():
 def test_draw_includes_excluded_seeds_if_too_few_others_are_left():
     items = make_starter_items("train")[:4]
     source = Items(items)
-    remaining = source.draw(2, random.Random(0), excluded_ids={items[0].id, items[1].id})
-    assert {seed.id for seed in remaining} == {items[2].id, items[3].id}
-    assert len(source.draw(3, random.Random(0), excluded_ids={items[0].id, items[1].id})) == 3
+    excluded_ids = {items[0].id, items[1].id}
+    seeds = source.draw(2, random.Random(0), excluded_ids)
+    assert {seed.id for seed in seeds} == {items[2].id, items[3].id}
+    assert len(source.draw(3, random.Random(0), excluded_ids)) == 3
 
 
 def test_source_without_usable_seeds_is_refused():

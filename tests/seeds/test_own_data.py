@@ -19,11 +19,13 @@ def read_seeds(path: Path) -> list[Seed]:
 
 
 def write_content(path: Path, content: bytes | str) -> Path:
+    """Write a file, and return its path."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
 def write_parquet(path: Path, **columns: list[object]) -> Path:
+    """Write a Parquet file with these columns, and return its path."""
     import pyarrow
     import pyarrow.parquet
 
@@ -45,6 +47,7 @@ def test_answers_keep_every_digit(tmp_path: Path, json_answer: str, answer: str)
 
 
 NON_FINITE_ANSWERS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"nan"', '"-inf"', '"1e999"']
+"""JSON values that are not finite numbers, or are too large for a double."""
 
 
 @pytest.mark.parametrize("json_answer", NON_FINITE_ANSWERS, ids=lambda text: text[:12])
@@ -80,7 +83,8 @@ def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, encoding: str) -> None:
-    assert [seed.answer for seed in read_seeds(write_content(tmp_path / file, content.encode(encoding)))] == ["4"]
+    path = write_content(tmp_path / file, content.encode(encoding))
+    assert [seed.answer for seed in read_seeds(path)] == ["4"]
 
 
 @pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
@@ -116,6 +120,7 @@ def test_too_deeply_nested_value_error_names_the_line(tmp_path: Path, depth: int
 
 
 def write_csv(path: Path, *rows: list[str]) -> Path:
+    """Write a CSV file with these rows, and return its path."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return path

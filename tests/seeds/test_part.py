@@ -1,4 +1,6 @@
-"""Turning seeds into parts of a chain: which programs are supported, and which numbers can be replaced (paper §3)."""
+"""Parts of a chain that are made from seeds: which programs are supported, and which numbers can be replaced (paper
+§3).
+"""
 
 import pytest
 
@@ -49,8 +51,8 @@ def test_read_assignments_accepts_arithmetic_and_a_few_calls(code, answer):
 
 
 UNSUPPORTED_PROGRAMS = {
-    "a loop": make_program("result = 0", "for i in range(3): result = result + i"),
-    "a while": make_program("result = 5", "while result > 3: result = 1"),
+    "a for loop": make_program("result = 0", "for i in range(3): result = result + i"),
+    "a while loop": make_program("result = 5", "while result > 3: result = 1"),
     "a reassignment": make_program("a = 5", "a = a + 1", "result = a"),
     "an augmented assignment": make_program("result = 5", "result += 1"),
     "a branch": make_program("a = 5", "if a > 3: a = 1", "result = a"),
@@ -91,11 +93,12 @@ def test_unsupported_program_gives_no_part(code):
 
 
 def test_slot_splits_the_text_around_its_number():
+    assert find_slots(EGGS_QUESTION, EGGS_PROGRAM) == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     parts = split_into_parts("ducks", EGGS_QUESTION, EGGS_PROGRAM)
     part_by_slot = {part.slot_variable: part for part in parts}
-    assert {part.slot_variable: part.value for part in parts} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     part = part_by_slot["eaten"]
-    assert (part.seed, part.before[-9:], part.after[:10]) == ("ducks", "She eats ", " and sells")
+    assert part.seed == "ducks"
+    assert part.before.endswith("She eats ") and part.after.startswith(" and sells")
     assert part.text() == EGGS_QUESTION
     assert part.text("X") == EGGS_QUESTION.replace("eats 3", "eats X")
     assert part.statements == read_assignments(EGGS_PROGRAM)
@@ -105,7 +108,7 @@ def test_slot_splits_the_text_around_its_number():
 
 
 @pytest.mark.parametrize(
-    ("question", "slot"),
+    ("question", "slot_text"),
     [
         ("She has 4933828 hens.", "4933828"),
         ("She has 4,933,828 hens.", "4,933,828"),
@@ -128,16 +131,17 @@ def test_slot_splits_the_text_around_its_number():
         ("She has many hens.", None),
     ],
 )
-def test_slot_is_a_number_that_occurs_once(question, slot):
+def test_slot_is_a_number_that_occurs_once(question, slot_text):
+    """`slot_text` is the number as the question writes it, or None if the number cannot be a slot."""
     code = make_program("hens = 4933828", "result = hens * 2")
-    assert find_slots(question, code) == ({} if slot is None else {"hens": slot})
+    assert find_slots(question, code) == ({} if slot_text is None else {"hens": slot_text})
 
 
 HENS_QUESTION = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
+    ("lines", "slots"),
     [
         (("hens = 5", "cocks = 6", "result = hens + cocks"), {"hens": "5", "cocks": "6"}),
         (("hens = 5", "also = 5", "result = hens + also"), {}),
@@ -155,14 +159,14 @@ HENS_QUESTION = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
     ids=["two slots", "assigned twice", "repeated in an expression", "part of 5.5", "part of 55", "too small", "float",
          "negative", "calculated", "not in the question", "unused", "used only by an unused variable"],
 )  # fmt: skip
-def test_slot_occurs_once_in_the_program_and_affects_the_answer(lines, expected):
-    assert find_slots(HENS_QUESTION, make_program(*lines)) == expected
+def test_slot_occurs_once_in_the_program_and_affects_the_answer(lines, slots):
+    assert find_slots(HENS_QUESTION, make_program(*lines)) == slots
 
 
 def test_explanations_are_filled_with_plain_numbers():
     assert fill("Sold = {a} - {b_2} = {sold}.", {"a": 16.0, "b_2": 2.5, "sold": 13.5}) == "Sold = 16 - 2.5 = 13.5."
 
 
-def test_calls_keep_their_names_in_explanations():
+def test_functions_keep_their_names_in_explanations():
     code = make_program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
     assert split_into_parts("id", HENS_QUESTION, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)

@@ -32,19 +32,20 @@ from nanoflux_local.transcript import Attack, Seed
 HIGHEST_VALUES = {
     (template.id, quantity.name): quantity.high for template in load_templates() for quantity in template.quantities
 }
+"""The highest value of each quantity, by the template's id and the quantity's name."""
 TRAIN_TEMPLATES = [template for template in load_templates() if template.split == "train"]
 
 
 @dataclass(frozen=True)
 class Story:
-    """A seed in GSM-Hard's format. `solve` independently computes the answer from the number in the slot, which is
-    `slot_value` in the question.
+    """A seed in GSM-Hard's format. `lines` are the lines of its program, and `slot_variable` is the variable whose
+    number, `slot_value`, is the slot. `solve` computes the answer from the number in the slot, without the program.
     """
 
     id: str
     question: str
     lines: tuple[str, ...]
-    slot: str
+    slot_variable: str
     slot_value: float
     solve: Callable[[float], float]
 
@@ -54,9 +55,8 @@ class Story:
 
     @property
     def part(self) -> Part:
-        return next(
-            part for part in split_into_parts(self.id, self.question, self.code) if part.slot_variable == self.slot
-        )
+        parts = split_into_parts(self.id, self.question, self.code)
+        return next(part for part in parts if part.slot_variable == self.slot_variable)
 
 
 STORIES = (
@@ -79,20 +79,23 @@ STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, and for each link whether the previous answer was fitted, and the link's number. An answer is
-    fitted unless it is a positive integer of at most 100 times the number that it replaces.
+    """The chain's answer; for each link whether the previous answer was fitted; and for each link its number. The
+    number is the previous answer, unless that had to be fitted into a range: it is fitted unless it is a positive
+    integer of at most 100 times the number that it replaces.
     """
     answer = stories[0].solve(stories[0].slot_value)
-    fitted, links = [], []
+    are_fitted, links = [], []
     for story in stories[1:]:
-        is_direct = answer > 0 and answer == math.floor(answer) and answer <= 100 * story.slot_value
-        link = answer if is_direct else math.floor(abs(answer) + 0.5) % 1000 + 1
-        fitted.append(not is_direct)
+        is_positive_integer = answer > 0 and answer == math.floor(answer)
+        is_fitted = not is_positive_integer or answer > 100 * story.slot_value
+        link = math.floor(abs(answer) + 0.5) % 1000 + 1 if is_fitted else answer
+        are_fitted.append(is_fitted)
         links.append(link)
         answer = story.solve(link)
-    return answer, fitted, links
+    return answer, are_fitted, links
 
 
+# The stories of each chain, by id and in order.
 CHAINS = [
     ["eggs", "robe"],
     ["share", "eggs"],
@@ -107,7 +110,7 @@ CHAINS = [
 
 
 def run_and_trace(sandbox, parts):
-    """The trace of a chain, with the variables and links of each part."""
+    """Run the tracing program of a chain. Returns the trace, which has the variables and links of each part."""
     trace = read_trace(parts, sandbox.run(build_tracing_program(parts)))
     assert not isinstance(trace, Unparsed), trace
     return trace
@@ -117,9 +120,9 @@ def run_and_trace(sandbox, parts):
 def test_chain_answer_equals_the_answer_of_its_stories(sandbox, ids):
     stories = [STORY_BY_ID[name] for name in ids]
     parts = [story.part for story in stories]
-    answer, fitted, links = solve_chain(stories)
+    answer, are_fitted, links = solve_chain(stories)
     trace = run_and_trace(sandbox, parts)
-    assert (list(trace.fitted), list(trace.links)) == (fitted, links)
+    assert (list(trace.fitted), list(trace.links)) == (are_fitted, links)
     assert trace.variables[-1]["answer"] == pytest.approx(answer, rel=1e-12)
     reply = sandbox.run(build_answer_program(parts, trace))
     assert reply.status == "ok", reply.stderr
@@ -127,11 +130,11 @@ def test_chain_answer_equals_the_answer_of_its_stories(sandbox, ids):
 
 
 def test_chains_cover_every_kind_of_link():
-    link_kinds = set()
+    are_any_fitted = set()
     for ids in CHAINS:
-        _, fitted, _ = solve_chain([STORY_BY_ID[name] for name in ids])
-        link_kinds.update(fitted)
-    assert link_kinds == {True, False}
+        _, are_fitted, _ = solve_chain([STORY_BY_ID[name] for name in ids])
+        are_any_fitted.update(are_fitted)
+    assert are_any_fitted == {True, False}, "some links are fitted, and others are not"
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
@@ -155,8 +158,9 @@ def test_solution_lines_are_true_arithmetic(sandbox, ids):
     trace = run_and_trace(sandbox, parts)
     lines = build_solution_text(parts, trace).split("\n")
     assert len(lines) == len(parts)
-    for left, right in re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines)):
-        assert eval(left, {}) == pytest.approx(float(right), abs=1e-4), (left, right)
+    equations = re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines))
+    for expression, value in equations:
+        assert eval(expression, {}) == pytest.approx(float(value), abs=1e-4), (expression, value)
     for number, line in enumerate(lines[:-1]):
         name, link = RESULT_LETTERS[number], f"{trace.links[number]:.0f}"
         ending = f", so {name} = {int(link) - 1} + 1 = {link}." if trace.fitted[number] else f". So {name} = {link}."
@@ -190,59 +194,60 @@ def make_number_part(expression: str) -> Part:
 )  # fmt: skip
 def test_links_are_positive_integers_of_limited_size(sandbox, first_answer, link, fitted):
     """Halves are rounded up. The number in the robe's slot is 40, so its link may be at most 4000."""
-    start = make_number_part(first_answer)
-    trace = run_and_trace(sandbox, [start, STORY_BY_ID["robe"].part])
+    first_part = make_number_part(first_answer)
+    trace = run_and_trace(sandbox, [first_part, STORY_BY_ID["robe"].part])
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
 
 
-def make_attacker(sandbox, source) -> StitchingAttacker:
-    return StitchingAttacker(source, sandbox.identity, 5.0)
+WALL_S = 5.0
+"""Seconds that a program of the attacker or the judge may run."""
+
+
+def write_attack(sandbox, source, seeds, turn: int = 0):
+    """The attack that the stitching attacker writes in a turn."""
+    attacker = StitchingAttacker(source, sandbox.identity, WALL_S)
+    return sandbox.wait(attacker.attack(seeds, Draw(run_seed=0, turn=turn, attempt=0), sandbox.call))
+
+
+def judge_attack(sandbox, attack):
+    """The verdict of the program that judges attacks."""
+    judge = ProgramJudge(sandbox.identity, WALL_S)
+    return sandbox.wait(judge.validate(attack, Draw(run_seed=0, turn=0, attempt=0), sandbox.call))
 
 
 def make_source() -> tuple[Items, tuple[Seed, ...]]:
     """The stories as a source of seeds, and the seeds."""
-    seeds = tuple(Seed(story.id, "x", story.question, "0", program=story.code) for story in STORIES)
+    seeds = tuple(
+        Seed(story.id, dataset="stories", question=story.question, answer="0", program=story.code) for story in STORIES
+    )
     return Items(seeds, chainable=True), seeds
 
 
-async def validate(judge, attack, call):
-    return await judge.validate(attack, Draw(0, 0, 0), call)
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_attack_is_verified_by_its_program(sandbox, number):
+@pytest.mark.parametrize("turn", range(4))
+def test_attack_is_verified_by_its_program(sandbox, turn):
     source, seeds = make_source()
-    attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
+    attack = write_attack(sandbox, source, seeds, turn)
     assert isinstance(attack, Attack)
     assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
-    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
+    verdict = judge_attack(sandbox, attack)
     assert (verdict.positive, verdict.finding("code").conclusion) == (True, "supports")
-    repeated_attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
-    assert repeated_attack == attack
+    assert write_attack(sandbox, source, seeds, turn) == attack, "the same turn gives the same attack"
 
 
 def test_judge_rejects_a_wrong_answer(sandbox):
     source, seeds = make_source()
-    attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
+    attack = write_attack(sandbox, source, seeds)
     wrong_attack = Attack(attack.question, attack.solution, "1234567", attack.program)
-    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), wrong_attack, sandbox.call))
+    verdict = judge_attack(sandbox, wrong_attack)
     assert (verdict.positive, verdict.finding("code").conclusion) == (False, "contradicts")
 
 
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("1 / 0", "ended with error"),
-        ("1e308 * 10", "ended with error"),
-        ("-1e308 * 10", "ended with error"),
-        ("(-8) ** 0.5", "ended with error"),
-    ],
-)
-def test_chain_without_a_result_is_unparsed(sandbox, expression, message):
-    start = make_number_part(expression)
-    reply = sandbox.run(build_tracing_program([start, STORY_BY_ID["robe"].part]))
-    trace = read_trace([start, STORY_BY_ID["robe"].part], reply)
-    assert isinstance(trace, Unparsed) and message in trace.reason
+@pytest.mark.parametrize("expression", ["1 / 0", "1e308 * 10", "-1e308 * 10", "(-8) ** 0.5"])
+def test_chain_without_a_result_is_unparsed(sandbox, expression):
+    parts = [make_number_part(expression), STORY_BY_ID["robe"].part]
+    reply = sandbox.run(build_tracing_program(parts))
+    trace = read_trace(parts, reply)
+    assert isinstance(trace, Unparsed) and "ended with error" in trace.reason
 
 
 @pytest.mark.parametrize("status", ["timeout", "memory", "killed", "output"])
@@ -251,7 +256,7 @@ def test_unfinished_trace_is_unparsed(status):
     assert isinstance(read_trace([STORY_BY_ID["robe"].part], reply), Unparsed)
 
 
-def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
+def test_trace_with_a_result_that_is_not_a_number_is_unparsed(sandbox):
     part = make_number_part("1e308 * 10")
     assert read_trace([part], sandbox.run(build_tracing_program([part]))) == Unparsed(
         "the chained program printed '0 answer inf', which is not a number"
@@ -273,7 +278,7 @@ class FixedChain:
     [(None, "no order"), ((make_number_part("1 / 0"),), "ended with error")],
 )
 def test_attack_without_a_chain_or_an_answer_is_unparsed(sandbox, parts, message):
-    attack = sandbox.wait(make_attacker(sandbox, FixedChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
+    attack = write_attack(sandbox, FixedChain(parts), seeds=())
     assert isinstance(attack, Unparsed) and message in attack.reason
 
 
@@ -301,7 +306,9 @@ def solve_part(part: Part, link: float | None) -> float:
 
 
 def draw_starter_chain(number: int) -> tuple[Part, ...] | None:
-    """Two to six parts, or None if no order of the drawn templates was found."""
+    """A chain of two to six parts, or None if no order of the drawn templates was found. `number` is the random seed,
+    and determines the length.
+    """
     source = StarterTemplates(TRAIN_TEMPLATES)
     rng = random.Random(number)
     return source.chain(source.draw(find_chain_length(number), rng), rng)
@@ -313,13 +320,16 @@ def find_chain_length(number: int) -> int:
 
 
 DRAWN_CHAINS = {number: draw_starter_chain(number) for number in range(200)}
+"""200 chains by number, 40 of each length; None for a chain that was not found."""
 STARTER_CHAINS = {number: parts for number, parts in DRAWN_CHAINS.items() if parts is not None}
+"""The chains that were found."""
 
 
 def test_starter_chains_of_every_length_are_found():
-    for length, share in ((2, 0.95), (3, 0.9), (4, 0.6), (5, 0.4), (6, 0.2)):
-        chain_count = sum(find_chain_length(number) == length for number in STARTER_CHAINS)
-        assert chain_count >= share * 40, length
+    for length, expected_share in ((2, 0.95), (3, 0.9), (4, 0.6), (5, 0.4), (6, 0.2)):
+        drawn_count = sum(find_chain_length(number) == length for number in DRAWN_CHAINS)
+        found_count = sum(find_chain_length(number) == length for number in STARTER_CHAINS)
+        assert found_count >= expected_share * drawn_count, length
 
 
 def test_starter_chains_pass_each_result_on_unchanged():
@@ -335,7 +345,7 @@ def test_starter_chains_pass_each_result_on_unchanged():
             previous_answer = round(solve_part(part, previous_answer), 6)
 
 
-@pytest.mark.parametrize("number", list(STARTER_CHAINS)[::6])
+@pytest.mark.parametrize("number", list(STARTER_CHAINS)[::6])  # every sixth chain, to save time
 def test_starter_chains_run_and_give_the_answer(sandbox, number):
     parts = STARTER_CHAINS[number]
     trace = run_and_trace(sandbox, parts)
@@ -360,18 +370,18 @@ def test_chains_depend_only_on_the_random_seed():
     assert len(questions) == len(STARTER_CHAINS)
 
 
-def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
-    """The final program of a chain of real seeds prints the answer of its trace."""
+def test_chain_of_gsm_hard_seeds_prints_the_answer_of_its_attack(sandbox, gsmhard_path):
+    """A chain that has an answer is judged valid, since its final program prints the answer of its trace."""
     source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chainable=True)
-    judge = ProgramJudge(sandbox.identity, 5.0)
     attack_count = 0
-    for number in range(20):
-        draw = Draw(0, number, 0)
-        seeds = source.draw(5 + number % 3, draw.rng("seeds"))
-        attack = sandbox.wait(make_attacker(sandbox, source).attack(seeds, draw, sandbox.call))
+    for turn in range(20):
+        draw = Draw(run_seed=0, turn=turn, attempt=0)
+        seeds = source.draw(5 + turn % 3, draw.rng("seeds"))
+        attack = write_attack(sandbox, source, seeds, turn)
         if isinstance(attack, Unparsed):
             continue
         attack_count += 1
-        assert sandbox.wait(validate(judge, attack, sandbox.call)).positive, attack.program
-        assert all(f"Part {number_in_chain}." in attack.question for number_in_chain in range(1, len(seeds) + 1))
+        assert judge_attack(sandbox, attack).positive, attack.program
+        for part_number in range(1, len(seeds) + 1):
+            assert f"Part {part_number}." in attack.question
     assert attack_count >= 15

@@ -1,4 +1,4 @@
-"""The local corpus: every kind of document, searches, and malformed files."""
+"""The local corpus: documents in every format, searches, and malformed files."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from nanoflux_local.tools.documents import MAX_PASSAGE_WORDS, read_document
 
 def make_pdf(*pages: str) -> bytes:
     """A PDF with a line of text on each page."""
-    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]  # the second object, the list of pages, is set below
     page_references = []
     for text in pages:
         stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
@@ -34,6 +34,7 @@ def make_pdf(*pages: str) -> bytes:
     return body + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{offset_lines}{trailer}".encode()
 
 
+# Documents in five of the formats that the corpus reads, by name.
 FILES = {
     "insulin.txt": b"Insulin lowers blood glucose.\n\nGlucagon raises it.",
     "heart.md": b"# Rhythm\nThe sinoatrial node sets the pace of the heart.\n"
@@ -50,9 +51,11 @@ FILES = {
 def folder(tmp_path: Path) -> Path:
     """A folder with the five documents, one of them in a subfolder, and two files that are not imported."""
     folder = tmp_path / "documents"
-    (folder / "below").mkdir(parents=True)
+    subfolder = folder / "below"
+    subfolder.mkdir(parents=True)
     for name, content in FILES.items():
-        (folder / ("below" if name.endswith(".md") else "") / name).write_bytes(content)
+        parent = subfolder if name.endswith(".md") else folder
+        (parent / name).write_bytes(content)
     (folder / ".hidden.txt").write_text("glucose")
     (folder / "picture.png").write_bytes(b"\x89PNG")
     return folder
@@ -80,7 +83,7 @@ def corpus(folder: Path, tmp_path: Path) -> Corpus:
         ('"quoted" OR (mitral) *', "Valves", "heart.md, part 1", "The mitral valve has two cusps."),
     ],
 )  # fmt: skip
-def test_corpus_finds_every_kind_of_document(corpus, query, title, place, snippet) -> None:
+def test_corpus_finds_passages_of_every_format(corpus, query, title, place, snippet) -> None:
     best_result = corpus.search(query, 5)[0]
     assert (best_result.title, best_result.place, best_result.snippet) == (title, place, snippet)
 
@@ -88,7 +91,7 @@ def test_corpus_finds_every_kind_of_document(corpus, query, title, place, snippe
 def test_corpus_search_limits_results(corpus: Corpus) -> None:
     assert corpus.search("quasar", 5) == []
     assert len(corpus.search("insulin alveoli", 1)) == 1 and len(corpus.search("insulin alveoli", 5)) == 2
-    assert corpus.search("blood pressure in the UK", 5) == [], "a passage with one word of three matches"
+    assert corpus.search("blood pressure in the UK", 5) == [], "one common word of three is not enough"
     with pytest.raises(UsageError, match="contains no word"):
         corpus.search(" ?! ", 5)
 
@@ -113,6 +116,7 @@ def test_corpus_add_replaces_changed_documents(corpus: Corpus, folder: Path) -> 
     assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
 
 
+# Malformed files by name: their content, and a part of the error.
 MALFORMED_FILES = {
     "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
@@ -130,7 +134,7 @@ MALFORMED_FILES = {
 def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: str) -> None:
     content, message = MALFORMED_FILES[name]
     digest_before = corpus.digest()
-    (folder / "aaa.txt").write_text("A good file before it.")
+    (folder / "aaa.txt").write_text("A good file, which is read before the malformed one.")
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         corpus.add([folder])
@@ -142,14 +146,14 @@ def test_corpus_error_advises_to_move_only_a_damaged_index(corpus: Corpus, folde
     with closing(sqlite3.connect(corpus.path)) as other_connection:
         other_connection.execute("BEGIN IMMEDIATE")
         corpus._connection.execute("PRAGMA busy_timeout = 0")
-        with pytest.raises(DataError, match="cannot be used: database is locked") as locked:
+        with pytest.raises(DataError, match="cannot be used: database is locked") as error_when_locked:
             corpus.add([folder])
-    assert locked.value.fix.startswith("wait until the other command")
+    assert error_when_locked.value.fix.startswith("wait until the other command")
     damaged_path = tmp_path / "damaged.db"
     damaged_path.write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match=r"the corpus index .*damaged\.db cannot be used") as damaged:
+    with pytest.raises(DataError, match=r"the corpus index .*damaged\.db cannot be used") as error_when_damaged:
         Corpus(damaged_path)
-    assert damaged.value.fix.startswith("move the file away")
+    assert error_when_damaged.value.fix.startswith("move the file away")
 
 
 def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,33 +173,36 @@ def test_document_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run `nanoflux` in this process. Returns the exit code and the texts on stdout and stderr."""
-    with pytest.raises(SystemExit) as raised:
+    with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
-    return int(raised.value.code or 0), *capsys.readouterr()
+    output = capsys.readouterr()
+    return int(exit_info.value.code or 0), output.out, output.err
 
 
 def test_corpus_commands_add_search_and_show_documents(
     folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
-    code, _, err = run_cli(capsys, "corpus", "search", "heart")
-    assert code == 4 and "corpus is empty" in err
-    code, out, _ = run_cli(capsys, "corpus", "add", str(folder), "--json")
-    assert code == 0 and json.loads(out)["added"] == 5 and json.loads(out)["passages"] == 8
-    code, out, _ = run_cli(capsys, "corpus", "search", "mitral", "--json")
-    assert code == 0 and json.loads(out)[0]["title"] == "Valves"
-    code, out, _ = run_cli(capsys, "corpus", "search", "mitral")
-    assert code == 0 and "heart.md, part 1" in out
-    assert run_cli(capsys, "corpus", "search", "quasar")[0] == 4
-    code, out, _ = run_cli(capsys, "corpus", "show")
-    assert code == 0 and "kidney.pdf" in out
-    code, _, err = run_cli(capsys, "corpus", "add", str(folder / "picture.png"))
-    assert code == 2 and "its suffix is not supported" in err
-    assert run_cli(capsys, "corpus", "add", str(folder / "missing.txt"))[0] == 2
+    exit_code, _, err = run_cli(capsys, "corpus", "search", "heart")
+    assert exit_code == 4 and "corpus is empty" in err
+    exit_code, out, _ = run_cli(capsys, "corpus", "add", str(folder), "--json")
+    assert exit_code == 0 and json.loads(out)["added"] == 5 and json.loads(out)["passages"] == 8
+    exit_code, out, _ = run_cli(capsys, "corpus", "search", "mitral", "--json")
+    assert exit_code == 0 and json.loads(out)[0]["title"] == "Valves"
+    exit_code, out, _ = run_cli(capsys, "corpus", "search", "mitral")
+    assert exit_code == 0 and "heart.md, part 1" in out
+    exit_code, _, _ = run_cli(capsys, "corpus", "search", "quasar")
+    assert exit_code == 4, "no passage matches"
+    exit_code, out, _ = run_cli(capsys, "corpus", "show")
+    assert exit_code == 0 and "kidney.pdf" in out
+    exit_code, _, err = run_cli(capsys, "corpus", "add", str(folder / "picture.png"))
+    assert exit_code == 2 and "its suffix is not supported" in err
+    exit_code, _, _ = run_cli(capsys, "corpus", "add", str(folder / "missing.txt"))
+    assert exit_code == 2, "the file is missing"
     assert (tmp_path / "home" / "corpus.db").stat().st_mode & 0o077 == 0
     (tmp_path / "home" / "corpus.db").write_text("no index")
-    code, _, err = run_cli(capsys, "corpus", "search", "mitral")
-    assert code == 2 and "not a database" in err
+    exit_code, _, err = run_cli(capsys, "corpus", "search", "mitral")
+    assert exit_code == 2 and "not a database" in err
 
 
 def test_corpus_add_of_empty_directory_matches_nothing(tmp_path: Path) -> None:

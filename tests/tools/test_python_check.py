@@ -1,5 +1,4 @@
-"""The sandbox as a tool: a reply for every way in which a program can end, and a refusal if no isolation is
-available."""
+"""The sandbox as a tool: it replies however a program ends, and refuses to run programs if it cannot isolate them."""
 
 import asyncio
 
@@ -11,7 +10,7 @@ from nanoflux_local.tools.python_check import PythonTool
 
 
 class ToolRunner:
-    """Runs programs with a tool on a separate event loop, so that one pool serves tests with different loops."""
+    """Runs programs with a tool on a separate event loop, so that one sandbox serves tests with different loops."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,7 +18,7 @@ class ToolRunner:
         self.identity = self.wait(self.tool.identity())
 
     def wait(self, awaitable):
-        """The result of an awaitable."""
+        """Wait for an awaitable, and return its result."""
         return self._loop.run_until_complete(awaitable)
 
     def run(self, code: str, wall_s: float = 10.0) -> PythonReply:
@@ -63,7 +62,7 @@ def test_python_tool_reports_every_status(runner, code, status):
     assert reply.exit_code != 0
 
 
-def test_python_tool_runs_programs_after_one_killed_its_process(runner):
+def test_python_tool_runs_the_next_program_after_a_process_ended_abruptly(runner):
     runner.run("import os\nos._exit(9)")
     assert runner.run("print(1)").stdout == "1\n"
 
@@ -78,7 +77,7 @@ def test_python_tool_offers_libraries(runner):
     assert runner.run(code, wall_s=30).stdout == "4.0 3 1/2\n"
 
 
-def test_python_tool_identity_ignores_worker_count(runner):
+def test_python_tool_identity_does_not_depend_on_the_worker_count(runner):
     second_tool = PythonTool(workers=2)
     assert runner.wait(second_tool.identity()) == runner.identity
     assert runner.identity.interface == "sandbox" and len(runner.identity.revision) == 16
@@ -96,6 +95,6 @@ def test_python_tool_runs_programs_concurrently(runner):
 def test_python_tool_refuses_without_sandbox(runner, monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")  # a platform without isolation
     tool = PythonTool(workers=1)
-    with pytest.raises(RefusedError, match=r"the sandbox is unavailable: .*darwin") as caught:
+    with pytest.raises(RefusedError, match=r"the sandbox is unavailable: .*darwin") as error:
         runner.wait(tool.run(PythonRequest(runner.identity, "print(1)")))
-    assert caught.value.exit_code == 3
+    assert error.value.exit_code == 3

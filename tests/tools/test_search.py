@@ -1,4 +1,4 @@
-"""Search engines against a local server: their requests, and every way a search can end."""
+"""Search engines, with a local server in place of the real ones: their requests, and how a search can end."""
 
 import json
 import threading
@@ -18,6 +18,7 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.search import MAX_SNIPPET_CHARACTERS, CorpusSearch, DuckDuckGo, build_search_tool
 
 KEY = "canary-search-key-77"
+"""The API key, which no reply, error or identity may contain."""
 
 
 class FakeEngine:
@@ -26,7 +27,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.status, self.body, self.delay_s = 200, b"{}", 0.0
         self.headers: dict[str, str] = {}
-        self.received: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
+        self.received: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []  # paths, queries and headers
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,6 +56,7 @@ class FakeEngine:
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
+    """A running engine."""
     engine = FakeEngine()
     yield engine
     engine.server.shutdown()
@@ -63,6 +65,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture(params=["searxng", "google"])
 def engine_tool(request: pytest.FixtureRequest, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The search tool for SearXNG or Google, which sends its requests to the local engine."""
     monkeypatch.setenv("SEARCH_KEY", KEY)
     cx = "cx-1" if request.param == "google" else ""
     config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
@@ -70,6 +73,7 @@ def engine_tool(request: pytest.FixtureRequest, engine: FakeEngine, monkeypatch:
 
 
 async def search(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top: int = 5) -> SearchReply:
+    """The tool's reply to a query."""
     return await tool.search(SearchRequest(tool.identity, query, top, timeout_s))
 
 
@@ -83,7 +87,7 @@ def encode_results(tool: Any, *rows: Any) -> bytes:
     return json.dumps({list_key: results}).encode()
 
 
-async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: FakeEngine) -> None:
+async def test_search_results_are_read_and_limited(engine_tool: Any, engine: FakeEngine) -> None:
     engine.body = encode_results(
         engine_tool,
         ("One", "http://a", "said\n twice"),
@@ -102,23 +106,23 @@ async def test_search_results_have_sources_and_limit(engine_tool: Any, engine: F
     assert KEY not in str(engine_tool.identity) + str(reply) + repr(engine_tool.__dict__)
 
 
-REPLIES_AND_OUTCOMES = {
-    "nothing": ((200, b'{"results": [], "items": []}', 0), "nothing", ""),
-    "another shape": ((200, b'{"results": "x", "items": {}}', 0), "nothing", ""),
+RESPONSES_AND_OUTCOMES = {
+    "no results": ((200, b'{"results": [], "items": []}', 0), "nothing", ""),
+    "results in another format": ((200, b'{"results": "x", "items": {}}', 0), "nothing", ""),
     "an error": ((500, b"{}", 0), "failed", "status 500"),
-    "too many": ((429, b"{}", 0), "failed", "status 429"),
+    "too many requests": ((429, b"{}", 0), "failed", "status 429"),
     "a redirect": ((302, b"", 0), "failed", "status 302"),
-    "no JSON": ((200, b"<html>", 0), "failed", "JSONDecodeError"),
+    "not JSON": ((200, b"<html>", 0), "failed", "JSONDecodeError"),
     "a list": ((200, b"[]", 0), "failed", "not a JSON object"),
-    "the key repeated": ((200, KEY.encode(), 0), "failed", ""),
-    "slow": ((200, b"{}", 1.5), "timeout", "no answer within 0.3 s"),
+    "the API key": ((200, KEY.encode(), 0), "failed", ""),
+    "a slow response": ((200, b"{}", 1.5), "timeout", "no answer within 0.3 s"),
 }
 """Responses of the engine, each as (status, body, delay in seconds), with the outcome and a part of its detail."""
 
 
-@pytest.mark.parametrize("name", REPLIES_AND_OUTCOMES)
+@pytest.mark.parametrize("name", RESPONSES_AND_OUTCOMES)
 async def test_search_outcome_is_reported(engine_tool: Any, engine: FakeEngine, name: str) -> None:
-    (engine.status, engine.body, engine.delay_s), outcome, detail = REPLIES_AND_OUTCOMES[name]
+    (engine.status, engine.body, engine.delay_s), outcome, detail = RESPONSES_AND_OUTCOMES[name]
     reply = await search(engine_tool, timeout_s=0.3 if engine.delay_s else 20.0)
     assert reply.outcome == outcome and detail in reply.detail and not reply.results
     assert KEY not in str(reply)
@@ -126,14 +130,14 @@ async def test_search_outcome_is_reported(engine_tool: Any, engine: FakeEngine, 
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_search_with_refused_key_raises(engine_tool: Any, engine: FakeEngine, status: int) -> None:
+async def test_search_with_a_refused_key_raises_an_error(engine_tool: Any, engine: FakeEngine, status: int) -> None:
     engine.status, engine.body = status, KEY.encode()
     with pytest.raises(EndpointError, match="refuses the request") as error:
         await search(engine_tool)
     assert KEY not in str(error.value)
 
 
-async def test_search_without_server_fails(engine_tool: Any, engine: FakeEngine) -> None:
+async def test_search_without_a_running_server_fails(engine_tool: Any, engine: FakeEngine) -> None:
     engine.server.shutdown()
     engine.server.server_close()
     assert (await search(engine_tool)).outcome in ("failed", "timeout")
@@ -152,13 +156,14 @@ async def test_search_through_unnamed_proxy_is_refused(
     assert not engine.received
 
 
+# A page of DuckDuckGo with two results.
 PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a href="http://a">the first</a></div>
 <div class="body"><h2><a>Two</a></h2><a href="http://b">the second about heart rate</a></div></body></html>"""
 
 
 @pytest.fixture
 def duckduckgo(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
-    """The search tool with the real library `ddgs`, which asks the local server."""
+    """The search tool with the real library `ddgs`, which sends its requests to the local engine."""
     engine_module = pytest.importorskip("ddgs.engines.duckduckgo")
     monkeypatch.setattr(engine_module.Duckduckgo, "search_url", f"{engine.url}/html/")
     engine.headers = {"Content-Type": "text/html"}
@@ -186,7 +191,8 @@ async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
         corpus.add([tmp_path / "a.txt"])
     tool = CorpusSearch(tmp_path / "c.db")
     assert (await search(tool)).results == (("a", "a.txt, part 1", "The sinoatrial node sets the heart rate."),)
-    assert (await search(tool, "quasar")).outcome == (await search(tool, "?!")).outcome == "nothing"
+    assert (await search(tool, "quasar")).outcome == "nothing"
+    assert (await search(tool, "?!")).outcome == "nothing"
     await tool.close()
     (tmp_path / "a.txt").write_text("Another text.")
     with Corpus(tmp_path / "c.db", write=True) as corpus:

@@ -1,7 +1,7 @@
 """The definition of a benchmark, and the list of all benchmarks: every module of this package with a `BENCHMARK`.
 
 A module contains everything about its benchmark: how its rows are read, where its files are published, its licence, its
-size, and the domains whose runs draw seeds from it. To add a benchmark, it is enough to add a module.
+size, and the domains whose runs draw seeds from it. To add a benchmark, add a module; nothing else is necessary.
 """
 
 import pkgutil
@@ -15,6 +15,7 @@ from nanoflux_local.seeds.rows import ParsedRow
 from nanoflux_local.transcript import Seed
 
 OWN_WORK = "Apache-2.0 (written for this project)"
+"""The licence of the built-in benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ _EXPLANATION = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL | re.IG
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse {question with its options inline, answer: <explanation>…</explanation><answer>letter</answer>}."""
+    """Parse {question: text, a line that announces the options, and options a. to e.; answer: <explanation>text
+    </explanation><answer>letter</answer>}.
+    """
     del file
-    parts = _OPTIONS_LINE.split(read_required_text(row, "question"), maxsplit=1)
-    lettered_texts = _OPTION.findall(parts[-1]) if len(parts) == 2 else []
+    question, *options_texts = _OPTIONS_LINE.split(read_required_text(row, "question"), maxsplit=1)
+    lettered_texts = _OPTION.findall(options_texts[0]) if options_texts else []
     if [letter for letter, _ in lettered_texts] != list("abcde"):
         raise BadRowError("key 'question' does not list five options a. to e.")
     answer_text = read_required_text(row, "answer")
@@ -26,7 +28,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
         raise BadRowError("key 'answer' has no <answer> with a letter")
     options = {letter.upper(): text.strip().strip(' "“”').strip() for letter, text in lettered_texts}
     solution = explanation_match[1].strip() if explanation_match else ""
-    return ParsedRow(parts[0].strip(), answer_match[1].upper(), solution, options=options)
+    return ParsedRow(question.strip(), answer_match[1].upper(), solution, options=options)
 
 
 BENCHMARK = Benchmark(

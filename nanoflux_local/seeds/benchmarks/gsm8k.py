@@ -10,7 +10,9 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_required_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse {question, answer: solution, "####", number}, without the solution's calculator annotations <<…>>."""
+    """Parse {question, answer: solution, "####" and the number}. Calculator annotations such as <<3*4=12>> are removed
+    from the solution.
+    """
     del file
     question = read_required_text(row, "question")
     solution, separator, number = read_required_text(row, "answer").rpartition("####")

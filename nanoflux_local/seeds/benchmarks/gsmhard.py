@@ -1,5 +1,6 @@
 """GSM-Hard: GSM8K's test questions with large numbers, each with a program that computes the answer."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     question, code, target = read_required_text(row, "input"), read_required_text(row, "code"), row.get("target")
     if not isinstance(target, int | float) or isinstance(target, bool):
         raise BadRowError("key 'target' is missing or is not a number")
-    if abs(target) >= MAX_TARGET or target != target:
+    if abs(target) >= MAX_TARGET or math.isnan(target):
         raise BadRowError("key 'target' is too large to compare, or is not a number")
     return ParsedRow(question, answer_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
 

@@ -8,7 +8,9 @@ from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse {Question}. Many questions begin with a stray comma, and the last quarter of the official file is blank."""
+    """Parse {Question}. Many questions begin with a stray comma, and the last quarter of the official file's rows is
+    blank.
+    """
     del file
     value = row.get("Question", row.get("question"))
     if value is not None and not isinstance(value, str):

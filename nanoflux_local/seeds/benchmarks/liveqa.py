@@ -8,13 +8,14 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse an NLM-QUESTION element. Subject and message are the question; all reference answers together are the
-    answer.
+    """Parse an NLM-QUESTION element. Its subject and message form the question, or else the NIST paraphrase does; its
+    reference answers together form the answer.
     """
     del file
     element = row[""]
     texts = [(element.findtext(f".//{tag}") or "").strip() for tag in ("SUBJECT", "MESSAGE")]
-    question = "\n".join(filter(None, texts)) or (element.findtext(".//NIST-PARAPHRASE") or "").strip()
+    paraphrase = (element.findtext(".//NIST-PARAPHRASE") or "").strip()
+    question = "\n".join(filter(None, texts)) or paraphrase
     if not question:
         raise BadRowError("neither SUBJECT nor MESSAGE has text")
     answers = [" ".join((answer.text or "").split()) for answer in element.iter("ANSWER")]

@@ -9,7 +9,9 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse {question, opa … opd, cop, exp, id}. The answer is `cop`; `settle_answers` replaces it with a letter."""
+    """Parse {question, opa, opb, opc, opd, cop, exp, id}. `cop` is the number of the correct option, and `exp` the
+    explanation. The row's answer is `cop` until `settle_answers` replaces it with a letter.
+    """
     del file
     options = {letter: read_required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
     cop = row.get("cop")
@@ -23,7 +25,8 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
     """Replace each `cop` with a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 in any row
-    means that the file counts from 1, a 0 that it counts from 0; without either, the file format decides.
+    means that the file counts from 1, and a 0 that it counts from 0. If no row has either, a JSON file is taken to be
+    an official one.
 
     Raises:
         BadRowError: the file has both a 0 and a 4.
@@ -31,7 +34,8 @@ def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
     cops = {row.answer for row in rows}
     if {"0", "4"} <= cops:
         raise BadRowError("key 'cop' counts from 0 in some rows and from 1 in others")
-    lowest_cop = 1 if "4" in cops or ("0" not in cops and file.endswith((".json", ".jsonl"))) else 0
+    is_json = file.endswith((".json", ".jsonl"))
+    lowest_cop = 1 if "4" in cops or ("0" not in cops and is_json) else 0
     return [replace(row, answer="ABCD"[int(row.answer) - lowest_cop]) for row in rows]
 
 

@@ -6,16 +6,16 @@ from typing import Any
 from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubDataset
 from nanoflux_local.seeds.rows import BadRowError, ParsedRow, make_choice_row, read_required_text
 
-LETTERS = "ABCDE"
-
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse {question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: text}."""
+    """Parse {question, options, answer_idx, answer}. The options are an object with letters as keys, or a list of
+    {key: letter, value: text}; `answer_idx` is the letter of the answer.
+    """
     del file
     options = row.get("options")
     if isinstance(options, list):
         options = {entry.get("key"): entry.get("value") for entry in options if isinstance(entry, dict)}
-    if not isinstance(options, dict) or list(options) != list(LETTERS[: len(options)]) or len(options) not in (4, 5):
+    if not isinstance(options, dict) or list(options) not in (list("ABCD"), list("ABCDE")):
         raise BadRowError("key 'options' does not contain four or five options under A, B, C …")
     if not all(isinstance(text, str) for text in options.values()):
         raise BadRowError("key 'options' contains an option that is not a string")

@@ -12,8 +12,8 @@ SUBJECTS = (
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse a row of the official CSV (question, four options, letter), or of the hub's {question, subject, choices,
-    answer: 0-3}.
+    """Parse a row of an official CSV file (question, four options, letter; the file's name contains the subject), or
+    a row from the hub: {question, subject, choices, answer: index from 0 to 3}.
     """
     subject = read_optional_text(row, "subject") or next((name for name in SUBJECTS if name in file), "")
     if subject not in SUBJECTS:

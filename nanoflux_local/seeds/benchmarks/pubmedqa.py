@@ -10,8 +10,8 @@ OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
-    """Parse an entry of the official file (pmid → upper-case keys), an entry of the official file of test labels, or a
-    row from the hub.
+    """Parse an entry of the official file (an object with upper-case keys, under its PubMed id), an entry of the
+    official file of test labels (a word under its PubMed id), or a row from the hub (lower-case keys).
     """
     del file
     pmid = row.get("", row.get("pubid"))

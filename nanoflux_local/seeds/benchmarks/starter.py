@@ -8,15 +8,15 @@ from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
 from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
-DRAWS = 4
-"""The number of items from each template, each with newly drawn numbers."""
+ITEMS_PER_TEMPLATE = 4
+"""The number of items that are made from each template, each with newly drawn numbers."""
 
 
 def make_starter_items(split: str) -> list[Seed]:
-    """`DRAWS` items from every template of a split; always the same list."""
+    """`ITEMS_PER_TEMPLATE` items from every template of a split, the same at every call."""
     return [
         instantiate(template, random.Random(derive_seed("starter", template.id, number)), number)
-        for number in range(DRAWS)
+        for number in range(ITEMS_PER_TEMPLATE)
         for template in load_templates()
         if template.split == split
     ]

@@ -8,19 +8,19 @@ from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
 from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
-DRAWS = 4
-"""The number of items from each template, each with newly drawn numbers."""
+ITEMS_PER_TEMPLATE = 4
+"""The number of items that are made from each template, each with newly drawn numbers."""
 MAX_STEPS = 2
-"""The maximum number of steps of a template."""
-SHARE = 0.3
-"""Numbers are drawn from this lower share of each quantity's range."""
+"""Templates with more steps are not used."""
+RANGE_SHARE = 0.3
+"""Numbers are drawn from the lowest part of each quantity's range; this is that part's share of the range."""
 
 
 def make_easy_items(split: str) -> list[Seed]:
-    """`DRAWS` items with small numbers from every short template of a split; always the same list."""
+    """`ITEMS_PER_TEMPLATE` items with small numbers from every short template of a split, the same at every call."""
     return [
-        instantiate(template, random.Random(derive_seed("starter-easy", template.id, number)), number, SHARE)
-        for number in range(DRAWS)
+        instantiate(template, random.Random(derive_seed("starter-easy", template.id, number)), number, RANGE_SHARE)
+        for number in range(ITEMS_PER_TEMPLATE)
         for template in load_templates()
         if template.split == split and template.steps <= MAX_STEPS
     ]

@@ -9,15 +9,15 @@ from nanoflux_local.seeds.source import instantiate
 from nanoflux_local.transcript import Seed
 
 NAME = "starter-one-step"
-DRAWS = 2
-"""The number of items from each story, each with newly drawn numbers."""
+ITEMS_PER_STORY = 2
+"""The number of items that are made from each story, each with newly drawn numbers."""
 
 
 def make_one_step_items(split: str) -> list[Seed]:
-    """`DRAWS` items from every one-step story of a split; always the same list."""
+    """`ITEMS_PER_STORY` items from every one-step story of a split, the same at every call."""
     return [
         instantiate(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
-        for number in range(DRAWS)
+        for number in range(ITEMS_PER_STORY)
         for story in load_one_step_stories()
         if story.split == split
     ]

@@ -10,7 +10,7 @@ from nanoflux_local.transcript import Seed
 
 
 def make_story_items(split: str) -> list[Seed]:
-    """One item from every story of a split; always the same list."""
+    """One item from every story of a split, the same at every call."""
     return [
         instantiate(story, random.Random(derive_seed("starter-stories", story.id)), dataset="starter-stories")
         for story in load_stories()

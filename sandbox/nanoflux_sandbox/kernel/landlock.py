@@ -1,8 +1,8 @@
 """Landlock without any rule: this process and its children cannot access files, TCP ports, or the sockets and processes
 outside.
 
-It applies to everything that is opened afterwards; open descriptors keep working. Rights that the kernel's Landlock
-version does not know are omitted.
+The restriction applies to everything that is opened afterwards; open descriptors keep working. Rights that the kernel's
+Landlock version does not know are omitted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ _CREATE_RULESET = 444
 _RESTRICT_SELF = 446
 _GET_VERSION = 1
 
-_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock version -> number of its file rights
-_NET_SINCE, _NET_RIGHTS = 4, 0b11  # first Landlock version with rights to bind and connect TCP sockets
-_SCOPE_SINCE, _SCOPES = 6, 0b11  # first Landlock version that isolates abstract unix sockets and signals
+_FILE_RIGHT_COUNTS = {1: 13, 2: 14, 3: 15, 5: 16}
+"""The number of file rights by the first Landlock version that has them."""
+_NET_SINCE, _NET_RIGHTS = 4, 0b11
+"""The first Landlock version that restricts TCP, and its rights: to bind and to connect."""
+_SCOPE_SINCE, _SCOPES = 6, 0b11
+"""The first Landlock version with scopes, and its scopes: abstract unix sockets of other processes, and signals."""
 
 
 def read_version() -> int:
@@ -28,7 +31,8 @@ def read_version() -> int:
 
 
 def _build_attributes(version: int) -> bytes:
-    file_right_count = max(count for since, count in _FILE_RIGHTS.items() if since <= version)
+    """The kernel's `struct landlock_ruleset_attr`, with every right that this Landlock version can deny."""
+    file_right_count = max(count for since, count in _FILE_RIGHT_COUNTS.items() if since <= version)
     rights = [(1 << file_right_count) - 1]
     if version >= _NET_SINCE:
         rights.append(_NET_RIGHTS)

@@ -1,4 +1,6 @@
-"""The libc calls that Python does not offer: prctl, unshare, mounts, capabilities, a bare fork, raw calls."""
+"""The functions of libc that Python does not offer: prctl, unshare, mounts, capabilities, a bare fork, and system calls
+by number.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import os
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 _LIBC_UNDER_GIL = ctypes.PyDLL(None, use_errno=True)
+"""Calls its functions without releasing the GIL, so that the child of a fork holds it too."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -21,6 +24,7 @@ Argument = int | bytes | None | ctypes.Array[ctypes.c_char]
 
 
 def _check_outcome(name: str, outcome: int) -> int:
+    """The return value of the function `name`. Raises OSError with errno if the value is negative."""
     if outcome < 0:
         error_number = ctypes.get_errno()
         raise OSError(error_number, f"{name}: {os.strerror(error_number)}")

@@ -19,14 +19,15 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 
 NOBODY = 65534
-_ANY_FOLDER = b"/tmp"
+_MOUNT_POINT = b"/tmp"
+"""A folder that exists on every machine. The new root is mounted there before it replaces the old one."""
 
 
 def enter() -> None:
-    """Move this process into new namespaces; its next child is the first of a new PID namespace.
+    """Move this process into new namespaces; its next child becomes the first process of a new PID namespace.
 
-    Inside, the process is `nobody` and has capabilities only over the namespaces. Raises OSError if the kernel, its
-    settings or a security module refuses.
+    Inside the namespaces, the process is `nobody`, and its capabilities apply only to the namespaces. Raises OSError if
+    the kernel, its settings or a security module refuses.
     """
     user, group = os.geteuid(), os.getegid()
     libc.prctl(libc.PR_SET_DUMPABLE, 1)  # otherwise /proc/self would belong to root after a change of user
@@ -40,9 +41,9 @@ def enter() -> None:
 def empty_root() -> None:
     """Replace the file system with an empty, read-only file system. Raises OSError if a mount is refused."""
     libc.call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
-    libc.call("mount", b"none", _ANY_FOLDER, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2")
-    os.chdir(_ANY_FOLDER)
-    libc.call("pivot_root", b".", b".")
+    libc.call("mount", b"none", _MOUNT_POINT, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2")
+    os.chdir(_MOUNT_POINT)
+    libc.call("pivot_root", b".", b".")  # mounts the old root on top of the new one
     libc.call("umount2", b".", _MNT_DETACH)
     os.chdir("/")
     flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC

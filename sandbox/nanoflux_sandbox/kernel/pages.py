@@ -20,7 +20,8 @@ def _list_private_ranges() -> Iterator[tuple[int, int]]:
     """The start and end address of each writable, private range of this process that no file backs."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         address_range, rights, *other_fields = line.split()
-        if rights == "rw-p" and other_fields[3:] in ([], ["[heap]"]):
+        backing = other_fields[3:]  # empty for anonymous memory
+        if rights == "rw-p" and backing in ([], ["[heap]"]):
             start, end = (int(part, 16) for part in address_range.split("-"))
             yield start, end
 

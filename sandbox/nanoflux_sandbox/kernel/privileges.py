@@ -12,6 +12,7 @@ from nanoflux_sandbox.kernel import libc
 from nanoflux_sandbox.kernel.namespaces import NOBODY
 
 _CAPABILITY_VERSION = 0x20080522
+"""The version of the data that capset(2) takes: capabilities in 64 bits."""
 _LAST_CAPABILITY = 63
 
 
@@ -26,17 +27,18 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def drop_root() -> None:
-    """Change from root to `nobody`. An ordinary user, or a root without the right to change, keeps its id."""
+    """Change the user from root to `nobody`. An ordinary user, or a root that may not change its id, keeps it."""
     _drop_bounding_set()
     if os.geteuid() != 0:
         return
-    with contextlib.suppress(OSError):  # in a container without these rights, drop_capabilities still applies
+    with contextlib.suppress(OSError):  # fails in a container without these rights; `drop_capabilities` still applies
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _drop_bounding_set() -> None:
+    """Remove every capability from the set of those that this process could ever gain."""
     for capability in range(_LAST_CAPABILITY + 1):
         with contextlib.suppress(OSError):  # unknown to this kernel or not permitted; no_new_privs covers both cases
             libc.prctl(libc.PR_CAPBSET_DROP, capability)
@@ -52,8 +54,8 @@ def drop_capabilities() -> None:
 
 
 def limit_resources(memory_bytes: int, cpu_s: int) -> None:
-    """Set the hard limits of one program: address space in bytes, CPU time in seconds, three descriptors, and zero for
-    core dumps, file sizes, locked memory, message queues and processes.
+    """Set the hard limits of one program: `memory_bytes` of address space, `cpu_s` seconds of CPU time, three
+    descriptors, and zero for core dumps, file sizes, locked memory, message queues and processes.
     """
     forbidden_resources = (
         resource.RLIMIT_CORE,

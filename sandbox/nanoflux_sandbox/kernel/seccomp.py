@@ -17,15 +17,19 @@ from nanoflux_sandbox.kernel import libc, syscalls
 
 _MODE_FILTER = 2
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+"""Return values of a filter; an error number is added to `_ERRNO`."""
 _LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 """Operation codes of BPF."""
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 """Offsets in the kernel's `struct seccomp_data`, in bytes."""
 _X32_NUMBERS = 0x40000000
+"""Numbers from here on are calls of the x32 ABI, which has the same architecture id as x86_64."""
 
 
 class ArgumentCondition(NamedTuple):
-    """A condition for a call: the low word of argument number `argument`, masked with `mask`, is one of `values`."""
+    """A condition for a call: the low 32 bits of its argument number `argument` (counted from 0), masked with `mask`,
+    are one of `values`.
+    """
 
     argument: int
     mask: int
@@ -33,6 +37,7 @@ class ArgumentCondition(NamedTuple):
 
 
 _WORD = 0xFFFFFFFF
+"""The mask that keeps all 32 bits."""
 _NOT_EXECUTABLE = ArgumentCondition(2, 4, (0,))  # PROT_EXEC: no new machine code
 _NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that the limits do not count
 
@@ -70,18 +75,20 @@ def _compile_case(number: int, body: list[_Instruction]) -> list[_Instruction]:
     return [_Instruction(_IF_EQUAL, 0, len(body), number), *body]
 
 
-def _check_arguments(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Instruction]:
+def _compile_conditions(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Instruction]:
     """Instructions that allow a call if its arguments meet all `conditions`, and otherwise refuse it."""
     for argument, mask, values in conditions:
         yield _Instruction(_LOAD, 0, 0, _ARGUMENTS_OFFSET + 8 * argument)
         yield _Instruction(_AND, 0, 0, mask)
         for position, value in enumerate(values):
-            yield _Instruction(_IF_EQUAL, len(values) - position, 0, value)
+            instructions_to_skip = len(values) - position  # the remaining comparisons and the error
+            yield _Instruction(_IF_EQUAL, instructions_to_skip, 0, value)
         yield _return_error()
     yield _return_value(_ALLOW)
 
 
 def _build_instructions(machine: str) -> Iterator[_Instruction]:
+    """The filter: checks of the calling convention, then a case for each call of the tables, then the refusal."""
     yield _Instruction(_LOAD, 0, 0, _ARCHITECTURE_OFFSET)
     yield _Instruction(_IF_EQUAL, 1, 0, syscalls.ARCHITECTURES[machine])
     yield _return_value(_KILL)
@@ -90,7 +97,7 @@ def _build_instructions(machine: str) -> Iterator[_Instruction]:
         yield _Instruction(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
         yield _return_value(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
-        yield from _compile_case(_find_number(numbers, machine), list(_check_arguments(CONDITIONS[name])))
+        yield from _compile_case(_find_number(numbers, machine), list(_compile_conditions(CONDITIONS[name])))
     for action, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
             number = syscalls.select_number(entry, machine)
@@ -102,6 +109,7 @@ def _build_instructions(machine: str) -> Iterator[_Instruction]:
 
 
 def _find_number(numbers: tuple[int, int], machine: str) -> int:
+    """The number of a call that exists on both architectures."""
     number = syscalls.select_number(numbers, machine)
     assert number is not None
     return number
@@ -121,7 +129,8 @@ class Filter:
     def __init__(self, program: bytes) -> None:
         self._program = ctypes.create_string_buffer(program, len(program))
         address = ctypes.addressof(self._program)
-        self._header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, address))
+        instruction_count = len(program) // 8
+        self._header = ctypes.create_string_buffer(struct.pack("@HP", instruction_count, address))  # struct sock_fprog
 
     def apply(self) -> None:
         """Filter this process irrevocably. Needs no_new_privs. Raises OSError if the kernel refuses."""

@@ -10,6 +10,7 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH of each machine name; the filter refuses other calling conventions."""
 
 _X86_64, _AARCH64 = 0, 1
+"""The positions of the architectures' numbers in an entry of the tables."""
 
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # memory; mmap, mprotect and madvise are in CONDITIONAL

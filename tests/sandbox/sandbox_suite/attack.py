@@ -17,37 +17,41 @@ class Effects:
     verdict: str
     """`right` if the judge accepted the program's answer as the expected one, 42."""
     changes: list[str]
-    """Changes in the `World`: files created, changed or deleted, sockets that received a message, the victim ended."""
+    """The targets in the `World` that were changed: files that were created, changed or deleted, sockets that received
+    a message, and the victim if it ended.
+    """
 
 
 def printed_token(effects: Effects) -> bool:
-    """The program reported that it succeeded."""
+    """Whether the program reported that it succeeded."""
     return "BREACH" in effects.stdout
 
 
 def printed_secret(effects: Effects) -> bool:
-    """The program printed the content of a file of the host."""
+    """Whether the program printed the content of a file of the host."""
     return "the secret of the host" in effects.stdout
 
 
 def changed_world(effects: Effects) -> bool:
-    """The program changed a file, process or socket of the host's `World`."""
+    """Whether the program changed a file, process or socket of the host's `World`."""
     return bool(effects.changes)
 
 
 def needed_a_kill(effects: Effects) -> bool:
-    """The program ended only when it was killed."""
+    """Whether the program ended only when it was killed."""
     return effects.late
 
 
 def judged_right(effects: Effects) -> bool:
-    """A wrong answer was accepted."""
+    """Whether the judge accepted the program's wrong answer."""
     return effects.verdict == "right"
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A program whose variable `W` is the dict from `World.describe()`."""
+    """A program that tries to harm its host. Its variable `W` is the dict from `World.describe()`; `success` says from
+    the effects whether the attack succeeded, and `limits` are its `Limits` if they are not the defaults.
+    """
 
     name: str
     code: str

@@ -1,8 +1,8 @@
 """`python become.py ROLE COMMAND…` runs COMMAND as the user `root` or `ordinary`, or as on a kernel without user
 namespaces (`no-userns`) or without Landlock (`no-landlock`).
 
-Root becomes an ordinary user by changing its user ID in a private mount namespace, in which other users can reach the
-interpreter (its folder may be closed to them). An ordinary user becomes root in a new user namespace.
+Root becomes an ordinary user by a change of its user ID in a private mount namespace. There, all users can reach the
+interpreter, although its folder may be closed to them elsewhere. An ordinary user becomes root in a new user namespace.
 """
 
 import ctypes
@@ -16,17 +16,20 @@ from pathlib import Path
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEW_NS, _NEW_USER = 0x20000, 0x10000000
 _BIND, _REC, _PRIVATE = 4096, 16384, 1 << 18
+_SET_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2
 _ORDINARY_ID = 12345
 
 
 def _call(name: str, *arguments: object) -> None:
+    """Call the function `name` of libc. Raises OSError if it fails."""
     if getattr(_LIBC, name)(*arguments) != 0:
         raise OSError(ctypes.get_errno(), name)
 
 
-def _interpreter_paths() -> list[Path]:
-    here = Path(__file__).resolve()
-    return [Path(sys.base_prefix), Path(sys.prefix), here.parents[3]]
+def _list_interpreter_paths() -> list[Path]:
+    """The folders that the interpreter needs: its installation, its environment, and the project."""
+    project = Path(__file__).resolve().parents[3]
+    return [Path(sys.base_prefix), Path(sys.prefix), project]
 
 
 def _find_closed_folder(path: Path) -> Path | None:
@@ -38,13 +41,16 @@ def _find_closed_folder(path: Path) -> Path | None:
 
 
 def _expose_interpreter() -> None:
-    """Replace each closed folder, in a private mount namespace, by a folder with only the interpreter's paths."""
-    os.umask(0o022)  # the umask of the caller may hide new files from others
+    """Replace each folder that is closed to other users, in a private mount namespace, by a folder with nothing but the
+    interpreter's paths.
+    """
+    os.umask(0o022)  # the caller's umask may hide new files from other users
     _call("unshare", _NEW_NS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
     paths_by_closed_folder: dict[Path, list[Path]] = {}
-    for path in _interpreter_paths():
-        if folder := _find_closed_folder(path):
+    for path in _list_interpreter_paths():
+        folder = _find_closed_folder(path)
+        if folder is not None:
             paths_by_closed_folder.setdefault(folder, []).append(path)
     for folder, paths in paths_by_closed_folder.items():
         stand_in = Path(tempfile.mkdtemp())
@@ -66,15 +72,21 @@ def _become_root_of_a_namespace() -> None:
 
 def _hide_landlock() -> None:
     """Make the first call of Landlock fail with ENOSYS, as on a kernel without Landlock."""
-    instructions = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+    instructions = [
+        (0x20, 0, 0, 0),  # load the number of the call
+        (0x15, 0, 1, 444),  # unless it is landlock_create_ruleset, skip the next instruction
+        (0x06, 0, 0, 0x50000 | errno.ENOSYS),  # return the error
+        (0x06, 0, 0, 0x7FFF0000),  # allow the call
+    ]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(instructions), ctypes.addressof(program)))
-    _call("prctl", 38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-    _call("prctl", 22, ctypes.c_ulong(2), header, ctypes.c_ulong(0), ctypes.c_ulong(0))
+    zero = ctypes.c_ulong(0)
+    _call("prctl", _SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero)
+    _call("prctl", _SET_SECCOMP, ctypes.c_ulong(_FILTER_MODE), header, zero, zero)
 
 
 def become(role: str) -> None:
-    """Change the user or the layers of this process. Raises OSError if that is not allowed."""
+    """Change the user of this process, or take a layer away from it. Raises OSError if this is not allowed."""
     if role == "no-userns":
         _become_root_of_a_namespace()
         Path("/proc/sys/user/max_user_namespaces").write_text("0")

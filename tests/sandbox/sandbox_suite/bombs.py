@@ -1,4 +1,4 @@
-"""Attacks on time, memory, output, disk and processes. Each is bounded, so that its plain run harms nothing."""
+"""Attacks on time, memory, output, disk and processes. Each is bounded, so that it harms nothing without a sandbox."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
@@ -8,6 +8,7 @@ _LOW_MEMORY = {"memory_mb": 256}
 
 
 def _exceeds_output(effects: Effects) -> bool:
+    """Whether the program printed more than the sandbox allows."""
     return len(effects.stdout) > 1_000_000 or effects.stdout.count("\n") > 50_000
 
 
@@ -21,7 +22,7 @@ _ENDLESS_PROGRAMS = {
         "    except (OSError, ValueError):\n        pass\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
         "while True:\n    time.sleep(1)"
     ),
-    "a lock nobody opens": "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()",
+    "lock that is never released": "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()",
     "big integer power": "x = 7 ** (7 ** 9)",
     "big integer to text": "import sys\nsys.set_int_max_str_digits(0)\nprint(len(str(3 ** 9_000_000)))",
     "big factorial": "import math\nmath.factorial(30_000_000)",
@@ -37,7 +38,7 @@ _ENDLESS_PROGRAMS = {
     "decimal": "import decimal\ndecimal.getcontext().prec = 10 ** 7\ndecimal.Decimal(2).sqrt()\ndecimal.Decimal(3).ln()",
     "at exit": "import atexit\n\n@atexit.register\ndef stay():\n    while True: pass",
     "finalizer": "class F:\n    def __del__(self):\n        while True: pass\n\nf = F()",
-    "exception that fights back": ("class E(Exception):\n    def __str__(self):\n        while True: pass\n\nraise E"),
+    "endless exception message": ("class E(Exception):\n    def __str__(self):\n        while True: pass\n\nraise E"),
     "alarm handler": (
         "import signal\n\ndef h(*a):\n    while True: pass\n\nsignal.signal(signal.SIGALRM, h)\nsignal.setitimer(signal.ITIMER_REAL, 0.05)\n"
         "while True: pass"
@@ -52,7 +53,7 @@ _MEMORY_BOMBS = {
     "list": "x = [0] * (100 << 20)\nprint('BREACH')",
     "text": "x = 'ab' * (300 << 20)\nprint('BREACH')",
     "numpy": "import numpy\nx = numpy.ones(80 << 20)\nprint('BREACH')",
-    "many small things": "x = [bytearray(1 << 20) for _ in range(600)]\nprint('BREACH')",
+    "many small blocks": "x = [bytearray(1 << 20) for _ in range(600)]\nprint('BREACH')",
     "anonymous map": "import mmap\nx = mmap.mmap(-1, 600 << 20)\nprint('BREACH')",
     "libc": "import ctypes\nc = ctypes.CDLL(None)\nc.malloc.restype = ctypes.c_void_p\n"
     "p = c.malloc(ctypes.c_size_t(600 << 20))\nif not p:\n    raise MemoryError\n"
@@ -66,7 +67,7 @@ _OUTPUT_FLOODS = {
     "one line": "import sys\nfor _ in range(300):\n    sys.stdout.write('x' * 10_000)",
     "raw writes": "import os\nfor _ in range(300):\n    os.write(1, b'x' * 10_000)",
     "one huge text": "print('x' * 3_000_000)",
-    "an endless echo": "for i in range(10 ** 6):\n    print(i)",
+    "many numbers": "for i in range(10 ** 6):\n    print(i)",
 }
 
 _RESOURCE_BOMBS = {

@@ -1,7 +1,7 @@
-"""Runs every attack in the sandbox, in a separate process: `python contained.py BACKEND`, results as JSON lines.
+"""`python contained.py BACKEND` runs every attack in the sandbox, and prints the results as JSON lines.
 
-The process is separate so that it can run as any user and hold secrets in its environment and descriptors, which a
-sandbox that is started carelessly would inherit.
+It is a separate process, which can run as any user, and which has secrets in its environment and descriptors. A
+careless sandbox would inherit these secrets.
 """
 
 import asyncio
@@ -20,11 +20,15 @@ from sandbox_suite.attack import WALL_S
 from sandbox_suite.world import SECRET, World
 
 GRACE_S = 1.0
-"""Twice the delay that the sandbox promises after a program's time limit, since several suites share the CPUs."""
+"""Seconds after the time limit that a program may take to end: twice as many as the sandbox promises, since several
+suites share the CPUs.
+"""
 
 
 def judge_output(result: Result) -> str:
-    """The verdict as the code check derives it outside the program: from its status and its last printed number."""
+    """The verdict as the code check derives it, outside the program: from the program's status and the last number that
+    it printed.
+    """
     try:
         answer = float(result.stdout.split()[-1])
     except (ValueError, IndexError):
@@ -33,16 +37,20 @@ def judge_output(result: Result) -> str:
 
 
 async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:
+    """Run one attack. Returns the row that is printed for it."""
     limits = Limits(wall_s=WALL_S, **attack.limits)
     start = time.monotonic()
     result = await sandbox.run(attack.source(world.describe()), limits)
     seconds = time.monotonic() - start
-    effects = Effects(result.stdout, seconds > WALL_S + GRACE_S, judge_output(result), world.changes())
+    is_late = seconds > WALL_S + GRACE_S
+    effects = Effects(result.stdout, is_late, judge_output(result), world.changes())
     return {"attack": attack.name, "seconds": seconds, "effects": asdict(effects), "result": result.as_dict()}
 
 
 async def main(backend: str) -> None:
-    """Run the attacks one after another, so that each change in the world was made by the latest attack."""
+    """Run the attacks one after another, so that every change of the world was made by the latest attack. The last row
+    has no attack, but facts about the whole suite.
+    """
     os.environ["HOST_SECRET"] = SECRET
     world = World()
     try:

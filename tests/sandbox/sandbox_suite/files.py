@@ -59,7 +59,7 @@ _READS = {
         "sys.path.insert(0, W['folder'])\nimport hostmodule\nprint(hostmodule.TEXT)"
     ),
     "run a file of the host": "import runpy\nprint(runpy.run_path(W['folder'] + '/hostmodule.py')['TEXT'])",
-    "read the environment of the starter": (
+    "read the environment of the host": (
         "import os\nprint(os.environ.get('HOST_SECRET'), open('/proc/self/environ').read())"
     ),
     "read the environment of libc": "import ctypes\nc = ctypes.CDLL(None)\nc.getenv.restype = ctypes.c_char_p\n"

@@ -1,5 +1,5 @@
-"""The naive judge, which the attacks on verdicts defeat: it runs the program in its own process and compares the answer
-there.
+"""The naive judge, which the attacks on verdicts defeat: it executes the program in its own process, and compares the
+answer there. `python judge.py PROGRAM DESCRIPTOR` writes "right" or "wrong" to the descriptor.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Runs an attack in a plain subprocess, the baseline for the sandbox: same user and time limit, no other protection."""
+"""Runs an attack in a plain subprocess, as the baseline for the sandbox: with a time limit, but no other protection."""
 
 import contextlib
 import os
@@ -14,8 +14,9 @@ from sandbox_suite.world import SECRET, World
 
 _JUDGE = str(Path(__file__).with_name("judge.py"))
 _LATE_EFFECTS_S = 0.5
-"""Seconds in which a daemon that the program left behind may still change the world."""
+"""Seconds for which a daemon that the program has left behind may still change the world."""
 _TIMEOUT_S = 30.0
+"""Seconds after which an attack that is not endless is killed."""
 
 
 def run(attack: Attack, world: World) -> Effects:
@@ -46,7 +47,8 @@ def _wait_for_end(process: subprocess.Popen[str], attack: Attack) -> tuple[str, 
     """Wait for the program, and kill its process group. Returns its output, and whether it ran until the timeout."""
     late = False
     try:
-        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is needed_a_kill else _TIMEOUT_S)
+        is_endless = attack.success is needed_a_kill
+        stdout, _ = process.communicate(timeout=2 * WALL_S if is_endless else _TIMEOUT_S)
     except subprocess.TimeoutExpired:
         late = True
     if attack.success is changed_world and not late:

@@ -25,22 +25,22 @@ _PRINTING_PROGRAMS = {
     "a thread pool": (
         "from concurrent.futures import ThreadPoolExecutor\nprint(ThreadPoolExecutor().submit(lambda: 'BREACH').result())"
     ),
-    "group of another": "import os\nos.getpgid(W['victim'])\nprint('BREACH')",
+    "process group of another": "import os\nos.getpgid(W['victim'])\nprint('BREACH')",
     "probe another process": "import os\nos.kill(W['victim'], 0)\nprint('BREACH')",
-    "probe the starter": "import os\nos.kill(os.getppid() or 1, 0)\nprint('BREACH')",
-    "probe the own group": "import os\nos.killpg(0, 0)\nprint('BREACH')",
+    "probe the parent": "import os\nos.kill(os.getppid() or 1, 0)\nprint('BREACH')",
+    "probe its own process group": "import os\nos.killpg(0, 0)\nprint('BREACH')",
     "pidfd of another": "import os\nos.pidfd_open(W['victim'])\nprint('BREACH')",
     "priority of another": "import os\nos.setpriority(os.PRIO_PROCESS, W['victim'], 5)\nprint('BREACH')",
     "processors of another": "import os\nos.sched_setaffinity(W['victim'], os.sched_getaffinity(0))\nprint('BREACH')",
     "limits of another": (
         "import resource\nif resource.prlimit(W['victim'], resource.RLIMIT_NOFILE):\n    print('BREACH')"
     ),
-    "own limits raised": (
+    "raise its own limits": (
         "import resource as r\nsoft, hard = r.getrlimit(r.RLIMIT_NOFILE)\nr.setrlimit(r.RLIMIT_NOFILE, (hard, hard))\n"
         "print('BREACH')"
     ),
-    "own processors": "import os\nos.sched_setaffinity(0, os.sched_getaffinity(0))\nprint('BREACH')",
-    "own identity": "import os\nos.setresuid(*os.getresuid())\nprint('BREACH')",
+    "choose its own processors": "import os\nos.sched_setaffinity(0, os.sched_getaffinity(0))\nprint('BREACH')",
+    "set its own user": "import os\nos.setresuid(*os.getresuid())\nprint('BREACH')",
     "a new memory protection": (
         "import mmap\nm = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\nprint('BREACH')"
     ),
@@ -58,9 +58,7 @@ _PRINTING_PROGRAMS = {
     "pipes": "import os\nos.pipe()\nprint('BREACH')",
     "copies of descriptors": "import os\nos.dup(1)\nprint('BREACH')",
     "a pseudo terminal": "import os\nos.openpty()\nprint('BREACH')",
-    "processes of the kernel's list": (
-        "import ctypes, os\nprint('BREACH' if ctypes.CDLL(None).getsid(W['victim']) > 0 else '')"
-    ),
+    "session of another": ("import ctypes, os\nprint('BREACH' if ctypes.CDLL(None).getsid(W['victim']) > 0 else '')"),
     "read another's memory": (
         "import ctypes\n\nclass V(ctypes.Structure):\n    _fields_ = [('a', ctypes.c_void_p), ('n', ctypes.c_size_t)]\n\n"
         "b = ctypes.create_string_buffer(8)\nc = ctypes.CDLL(None, use_errno=True)\nlocal = V(ctypes.addressof(b), 8)\n"
@@ -82,7 +80,7 @@ _CHANGING_PROGRAMS = {
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(0.2)\n"
         "        open(W['scratch'] + '/daemon', 'w').write('x')\n    os._exit(0)"
     ),
-    "a child that outlives": (
+    "a child that outlives its parent": (
         "import os, signal, time\nif os.fork() == 0:\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(0.3)\n"
         "    open(W['scratch'] + '/orphan', 'w').write('x')\n    os._exit(0)"
     ),

@@ -4,6 +4,7 @@
 
 from sandbox_suite.attack import Attack
 
+# A program that makes one system call.
 _CALL = """
 import ctypes, errno, os
 x86_number, arm_number = {numbers!r}

@@ -1,7 +1,8 @@
-"""Attacks on the verdict: wrong answers that pretend to be 42. The plain runs use a naive judge.
+"""Attacks on the verdict: programs whose wrong answer, 7, should be accepted as 42. Without a sandbox, a naive judge
+compares the answers.
 
-In the sandbox the verdict is derived as in the application: from the status and the last line of output, compared
-outside the child. The child never holds the expected number.
+In the sandbox, the verdict is derived as in the application: outside the child, from the status and the last line of
+output. The child never has the expected number.
 """
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
@@ -38,7 +39,7 @@ _FORGERIES = {
         "import gc, io, os\nfor o in gc.get_objects():\n    if isinstance(o, io.TextIOWrapper):\n        try:\n"
         "            o.write('right\\n'); o.flush()\n        except Exception:\n            pass\nprint(7)\nos._exit(0)"
     ),
-    "the judge's own way out": (
+    "the announcing function replaced": (
         "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and 'announce' in o and 'compare' in o:\n"
         "        o['announce'] = lambda v, say=o['announce']: say('right')\nprint(7)"
     ),

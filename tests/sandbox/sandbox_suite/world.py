@@ -15,7 +15,7 @@ SECRET = "the secret of the host\n"
 
 
 class World:
-    """Files, processes and sockets to attack; `changes` lists what an attack changed and restores it."""
+    """Files, a process and sockets to attack. `changes` lists the targets that an attack changed, and restores them."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
@@ -45,6 +45,7 @@ class World:
             os.set_inheritable(descriptor, True)
 
     def _restore(self) -> None:
+        """Create or restore the files and the victim."""
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         (self.folder / "scratch").mkdir()
         texts = {"secret": SECRET, "doomed": "doomed\n", "hostmodule.py": f"TEXT = {SECRET!r}\n"}
@@ -55,13 +56,14 @@ class World:
             file.chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # In a new session, since the session of the test runner has the id 0 if it is outside this PID namespace.
+            # The victim has a new session, since the id of the test runner's session is 0 in another PID namespace.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
         self._state_before = self._read_state()
 
     def _read_state(self) -> dict[str, Any]:
+        """The files in the world's folder, with the properties and the content that an attack may change."""
         state: dict[str, Any] = {path.name: None for path in self.folder.iterdir()}
         doomed = self.folder / "doomed"
         if doomed.exists():
@@ -90,9 +92,10 @@ class World:
         }
 
     def changes(self) -> list[str]:
-        """The names of the targets that an attack changed; restores them."""
+        """List the names of the targets that an attack changed, and restore these targets."""
         before, after = self._state_before, self._read_state()
-        changed = [name for name in {*before, *after} if before.get(name, "absent") != after.get(name, "absent")]
+        file_names = {*before, *after}
+        changed = [name for name in file_names if before.get(name, "absent") != after.get(name, "absent")]
         changed += [name for name, target_socket in self._sockets.items() if _has_message(name, target_socket)]
         with contextlib.suppress(BlockingIOError):
             if self._receiver.recv(99):
