@@ -103,7 +103,7 @@ def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_p
     with LedgerView(home.ledger) as view:
         curve = view.training_curve(training)
         events = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
-    steps = [event["step"] for kind, event in curve if kind == "step"]
+    steps = [step.step for step in curve.steps]
     assert steps == list(range(1, result.steps + 1))
     assert events is not None and events["n"] >= len(steps)
     other_home = make_home(tmp_path / "other", weights)

@@ -13,7 +13,8 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nanoflux_local.evaluate.items import Flip, ItemRecord
+    from nanoflux_local.evaluate.items import Flip, ItemRecord, StoredEvaluation
+    from nanoflux_local.ledger.board import EvaluationLine
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.transcript import Seed
 
@@ -34,7 +35,7 @@ def list_evaluations(as_json: bool) -> None:
     entries = []
     if home.ledger.exists():
         with LedgerView(home.ledger) as view:
-            entries = [_build_entry(home, view, row) for row in board.evaluations(view)]
+            entries = [_build_entry(home, view, line) for line in board.evaluations(view)]
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -68,17 +69,17 @@ class EvaluationEntry:
     started_at: str
 
 
-def _build_entry(home: Home, view: "LedgerView", row: "Mapping[str, Any]") -> EvaluationEntry:
-    """The entry of the evaluation in `row`. Its status depends on its process: if the process was killed, the status is
+def _build_entry(home: Home, view: "LedgerView", stored: "StoredEvaluation | EvaluationLine") -> EvaluationEntry:
+    """The entry of an evaluation. Its status depends on its process: if the process was killed, the status is
     "interrupted", although the ledger still says "running".
     """
     from nanoflux_local.jobs import EVALUATION, Job, check_job
 
-    state = check_job(home, view, Job(EVALUATION, row["id"]), row)
-    settings, strict = row["settings"], row["result"].get("strict")
+    state = check_job(home, view, Job(EVALUATION, stored.id), asdict(stored))
+    settings, strict = stored.settings, stored.result.get("strict")
     return EvaluationEntry(
-        row["id"], row["model"], row["adapter"], row["data"], row["split"], state.status, state.message,
-        settings.get("n"), settings.get("runs"), strict, state.seconds, row["started_at"],
+        stored.id, stored.model, stored.adapter, stored.data, stored.split, state.status, state.message,
+        settings.get("n"), settings.get("runs"), strict, state.seconds, stored.started_at,
     )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def show(evaluation: str, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         stored_evaluation = find_evaluation(view, evaluation)
-        entry = _build_entry(home, view, asdict(stored_evaluation))
+        entry = _build_entry(home, view, stored_evaluation)
     settings, result = stored_evaluation.settings, stored_evaluation.result
     if as_json:
         print_json({**asdict(entry), **result, "settings": settings})

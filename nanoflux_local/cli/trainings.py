@@ -63,8 +63,8 @@ def show(training: str, curve: bool, as_json: bool) -> None:
     document = summary.to_json()
     if curve:
         with LedgerView(home.ledger) as view:
-            events = view.training_curve(summary.training)
-        document["curve"] = [{"kind": kind, **event} for kind, event in events]
+            training_curve = view.training_curve(summary.training)
+        document["curve"] = [{"kind": event.kind, **event.event} for event in training_curve.events]
     print_json(document)
 
 

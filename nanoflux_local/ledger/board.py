@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
 from nanoflux_local.ledger.packing import CALLS
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, decode_row
+from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 LineKind = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_AGE_LIMIT = timedelta(days=1)
@@ -231,10 +232,21 @@ def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
     return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
 
 
-def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
-    """The cells of an experiment in the order of its plan, each with its parsed result."""
+@dataclass(frozen=True, slots=True)
+class CellLine:
+    """A cell of an experiment. `result` is {} until the cell has one; `at` is the time of its last change."""
+
+    id: str
+    status: str
+    message: str
+    at: str
+    result: Mapping[str, Any]
+
+
+def cells(view: LedgerView, experiment: str) -> list[CellLine]:
+    """The cells of an experiment in the order of its plan."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
-    return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
+    return [decode_row(CellLine, row, ("result",)) for row in rows]
 
 
 EXAMPLE_ORDERS: dict[str, tuple[str, ...]] = {
@@ -312,22 +324,69 @@ def _escape_wildcards(word: str) -> str:
     return word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
-def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """The examples with these row ids, by row id, with shortened questions and answers."""
+@dataclass(frozen=True, slots=True)
+class ExampleLine:
+    """The text of one line of a list of examples, with the question and the answer shortened. The defender was right
+    in `passes` of `tries` answers. `review` is the verdict of the newest review.
+    """
+
+    id: str
+    run: str
+    run_name: str | None
+    turn: int
+    reason: str
+    level: int | None
+    passes: int | None
+    tries: int | None
+    review: str | None
+    question: str
+    answer: str
+
+
+def example_lines(view: LedgerView, row_ids: Sequence[int]) -> dict[int, ExampleLine]:
+    """The lines of the examples with these row ids, by row id."""
     placeholders = ",".join("?" * len(row_ids))
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
         " substr(answer, 1, 80) AS answer, (SELECT name FROM runs WHERE runs.id = examples.run) AS run_name,"
-        f" {_REVIEW_COLUMNS} FROM examples WHERE rowid IN ({placeholders})",
+        f" {_REVIEW} AS review FROM examples WHERE rowid IN ({placeholders})",
         *row_ids,
     )
-    return {row["row"]: dict(row) for row in rows}
+    return {row["row"]: decode_row(ExampleLine, row) for row in rows}
 
 
-def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
-    """One example with the record of its turn, and with the turn's tool calls under "tools", each as (kind, request,
-    reply).
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, such as a program that ran in the sandbox or a search."""
+
+    kind: str
+    request: Mapping[str, Any]
+    reply: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FullExample:
+    """One example with its newest review, the record of its turn (None if the turn is missing), and the turn's tool
+    calls in order. The defender was right in `passes` of `tries` answers.
     """
+
+    id: str
+    run: str
+    turn: int
+    reason: str
+    passes: int | None
+    tries: int | None
+    question: str
+    solution: str
+    answer: str
+    review: str | None
+    note: str | None
+    record: TurnRecord | None
+    tool_calls: tuple[ToolCall, ...]
+
+
+def full_example(view: LedgerView, row: int) -> FullExample | None:
+    """The example in the row `row`; None if there is no such row."""
     example = view.row(
         f"SELECT examples.*, {_REVIEW_COLUMNS}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
@@ -340,15 +399,39 @@ def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
         " WHERE turn = ? AND kind NOT IN ('chat', 'embed', 'cut') ORDER BY position",
         example["turn_row"],
     )
-    tool_calls = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in rows]
-    record = json.loads(example["record"]) if example["record"] else None
-    return {**dict(example), "record": record, "tools": tool_calls}
+    tool_calls = tuple(decode_row(ToolCall, row, ("request", "reply")) for row in rows)
+    record = turn_from_json(json.loads(example["record"])) if example["record"] else None
+    values = {**dict(example), "record": record, "tool_calls": tool_calls}
+    return FullExample(**{field.name: values[field.name] for field in fields(FullExample)})
 
 
-def evaluations(view: LedgerView) -> list[dict[str, Any]]:
-    """All evaluations, newest first, each with its parsed settings and result, and `done`, its number of replies."""
+@dataclass(frozen=True, slots=True)
+class EvaluationLine:
+    """An evaluation with the number of replies that are `done`. `result` is {} until the evaluation has one."""
+
+    id: str
+    model: str
+    adapter: str
+    data: str
+    split: str
+    status: str
+    message: str
+    seconds: float
+    started_at: str
+    settings: Mapping[str, Any]
+    result: Mapping[str, Any]
+    done: int
+
+    @property
+    def total(self) -> int:
+        """The number of replies of the whole evaluation; 0 if it has not started."""
+        return int(self.settings.get("n", 0)) * int(self.settings.get("runs", 1))
+
+
+def evaluations(view: LedgerView) -> list[EvaluationLine]:
+    """All evaluations, newest first."""
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations ORDER BY rowid DESC"
     )
-    return [{**dict(row), "result": json.loads(row["result"]), "settings": json.loads(row["settings"])} for row in rows]
+    return [decode_row(EvaluationLine, row, ("result", "settings")) for row in rows]

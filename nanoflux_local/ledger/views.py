@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -36,6 +36,54 @@ class StoredDataset:
     name: str
     source: str
     splits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveEvent:
+    """A step or an epoch of a training run, with everything that was recorded of it."""
+
+    kind: str
+    event: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The number of the step, or of the last step of the epoch; the first step is 1."""
+        return int(self.event["step"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.event.get("epoch", 0))
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of a step."""
+        return float(self.event["loss"])
+
+    @property
+    def val_loss(self) -> float | None:
+        """The dev loss after an epoch; None without dev rows."""
+        loss: float | None = self.event.get("val_loss")
+        return loss
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCurve:
+    """The steps and epochs of a training run in order."""
+
+    events: tuple[CurveEvent, ...]
+
+    @property
+    def steps(self) -> list[CurveEvent]:
+        return [event for event in self.events if event.kind == "step"]
+
+    @property
+    def epochs(self) -> list[CurveEvent]:
+        return [event for event in self.events if event.kind == "epoch"]
+
+    @property
+    def dev_losses(self) -> list[tuple[int, float]]:
+        """The dev losses, each with the number of the step after which it was measured."""
+        return [(epoch.step, epoch.val_loss) for epoch in self.epochs if epoch.val_loss is not None]
 
 
 class LedgerView:
@@ -288,16 +336,14 @@ class LedgerView:
         assert free_pages is not None
         return int(page_size[0] * free_pages[0])
 
-    def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
-        """The events of a training's steps and epochs in order, each as (kind, event). If a step was repeated after a
-        resume, only its last event is returned.
-        """
+    def training_curve(self, training: str) -> TrainingCurve:
+        """The steps and epochs of a training run. Of a step that was repeated after a resume, the last event counts."""
         rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
             " GROUP BY kind, step ORDER BY step, kind DESC",
             training,
         )
-        return [(row["kind"], json.loads(row["event"])) for row in rows]
+        return TrainingCurve(tuple(CurveEvent(row["kind"], json.loads(row["event"])) for row in rows))
 
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
         """The items of an imported benchmark in file order: those of one split, or all."""

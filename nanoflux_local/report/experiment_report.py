@@ -4,9 +4,8 @@ conditions, the paper's results, plots, flipped items, the cost, and the command
 The paper's results are labelled as the paper's and kept separate from those measured here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -268,17 +267,10 @@ def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePo
         if not entry.get("trainings"):
             continue
         curve = view.training_curve(entry["trainings"][0])
-        step_events = [event for kind, event in curve if kind == "step"]
-        epoch_events = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
-        last_step = max((event["step"] for event in step_events), default=1)
-        steps_per_epoch = last_step / max(1, _count_epochs(step_events))
+        steps = curve.steps
+        last_step = max((step.step for step in steps), default=1)
+        steps_per_epoch = last_step / max(1, len({step.epoch for step in steps}))
         title = entry["title"]
-        training_losses[title] = [(event["step"] / steps_per_epoch, event["loss"]) for event in step_events]
-        dev_losses[title] = [(event["step"] / steps_per_epoch, event["val_loss"]) for event in epoch_events]
+        training_losses[title] = [(step.step / steps_per_epoch, step.loss) for step in steps]
+        dev_losses[title] = [(step / steps_per_epoch, loss) for step, loss in curve.dev_losses]
     return training_losses, dev_losses
-
-
-def _count_epochs(step_events: Sequence[dict[str, Any]]) -> int:
-    """The number of epochs of a training, counted as groups of consecutive step events with the same epoch."""
-    events_by_epoch = groupby(step_events, key=lambda event: int(event.get("epoch", 0)))
-    return sum(1 for _epoch in events_by_epoch)

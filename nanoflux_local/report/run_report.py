@@ -121,14 +121,11 @@ def _load_training(view: LedgerView, run: str) -> ReportedTraining | None:
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
         return None
-    events = view.training_curve(row["id"])
-    step_losses = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
-    epoch_events = [event for kind, event in events if kind == "epoch"]
-    dev_losses = [(event["step"], event["val_loss"]) for event in epoch_events if event["val_loss"] is not None]
+    curve = view.training_curve(row["id"])
+    train_losses = [(step.step, step.loss) for step in curve.steps]
     settings, result = json.loads(row["settings"]), json.loads(row["result"])
-    return ReportedTraining(
-        row["adapter"], row["base"], settings, result, plots.draw_losses_by_step(step_losses, dev_losses)
-    )
+    plot = plots.draw_losses_by_step(train_losses, curve.dev_losses)
+    return ReportedTraining(row["adapter"], row["base"], settings, result, plot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,12 +173,10 @@ def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object
 
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
     """The train losses and the dev losses of a training by step."""
-    curve_events = view.training_curve(training)
-    steps = [event for kind, event in curve_events if kind == "step"]
-    epochs = [event for kind, event in curve_events if kind == "epoch" and event.get("val_loss") is not None]
+    curve = view.training_curve(training)
     return (
-        Curve(f"{training} train", [event["step"] for event in steps], [event["loss"] for event in steps]),
-        Curve(f"{training} dev", [event["step"] for event in epochs], [event["val_loss"] for event in epochs]),
+        Curve(f"{training} train", [step.step for step in curve.steps], [step.loss for step in curve.steps]),
+        Curve(f"{training} dev", [step for step, _ in curve.dev_losses], [loss for _, loss in curve.dev_losses]),
     )
 
 

@@ -108,8 +108,7 @@ class TrainingOutcome:
 def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
     """The state of a training run, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
-    step_events = [event for kind, event in curve if kind == "step"]
-    last_step = LastStep.from_event(step_events[-1] if step_events else {})
+    last_step = LastStep.from_event(curve.steps[-1].event if curve.steps else {})
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
     state = check_job(home, view, Job(TRAINING, stored.id), recorded_state)
     return TrainingSummary(
@@ -120,7 +119,7 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
         message=state.message,
         adapter=stored.adapter,
         **asdict(last_step),
-        val_losses=[event["val_loss"] for kind, event in curve if kind == "epoch"],
+        val_losses=[epoch.val_loss for epoch in curve.epochs],
         seconds=state.seconds,
         settings=stored.settings,
         source=stored.plan.get("source", {}),

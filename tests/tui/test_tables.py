@@ -54,8 +54,8 @@ def test_arrangement_filters_and_sorts_rows(arrangement: Arrangement, expected: 
 def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
     with LedgerView(home.ledger) as view:
         all_keys = list(board.example_keys(view, ExampleSelection()))
-        first_example = board.example_rows(view, all_keys[:1])[all_keys[0]]
-    record_review(home, first_example["id"], "drop")
+        first_example = board.example_lines(view, all_keys[:1])[all_keys[0]]
+    record_review(home, first_example.id, "drop")
     with LedgerView(home.ledger) as view:
         assert list(board.example_keys(view, ExampleSelection(review="drop"))) == all_keys[:1]
         assert list(board.example_keys(view, ExampleSelection(review="none"))) == all_keys[1:]
@@ -65,11 +65,11 @@ def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
             keys = list(board.example_keys(view, ExampleSelection(order=order)))
             assert sorted(keys) == sorted(all_keys), order
         keys_by_turn = list(board.example_keys(view, ExampleSelection(order="turn", descending=True)))
-        row_by_key = board.example_rows(view, keys_by_turn)
-        turns = [row_by_key[key]["turn"] for key in keys_by_turn]
+        line_by_key = board.example_lines(view, keys_by_turn)
+        turns = [line_by_key[key].turn for key in keys_by_turn]
         assert turns == sorted(turns, reverse=True) and turns != turns[::-1]
         assert board.example_keys(view, ExampleSelection(order="review"))[0] == all_keys[0]
-    record_review(home, first_example["id"], "open")
+    record_review(home, first_example.id, "open")
     with LedgerView(home.ledger) as view:
         assert board.find_unreviewed(view, all_keys) == all_keys[0], "the withdrawn review still counts"
 
@@ -161,9 +161,9 @@ def test_find_in_examples_searches_texts_that_the_table_does_not_show(drive: Dri
 def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, home: Home, find_run: FindRun) -> None:
     with LedgerView(home.ledger) as view:
         keys = list(board.example_keys(view, ExampleSelection(find_run(home, "second"))))
-        row_by_key = board.example_rows(view, keys)
+        line_by_key = board.example_lines(view, keys)
     for key in keys[1:10]:  # so that the first and the last two of the 12 examples have no review
-        record_review(home, row_by_key[key]["id"], "keep")
+        record_review(home, line_by_key[key].id, "keep")
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(ExamplesScreen(find_run(home, "second")))

@@ -1,6 +1,7 @@
 """Evaluations: each model's accuracy with its interval, paired tests of marked evaluations, and flipped items."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -50,7 +51,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     def __init__(self) -> None:
         super().__init__()
-        self._row_by_id: dict[str, dict[str, Any]] = {}
+        self._line_by_id: dict[str, board.EvaluationLine] = {}
         self._marked_ids: list[str] = []  # in the order in which the user marked them
 
     def compose_body(self) -> ComposeResult:
@@ -73,59 +74,58 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     async def load(self) -> None:
         evaluations = await self.read_ledger(self._read_evaluations) or []
-        self._row_by_id = {row["id"]: row for row in evaluations}
-        self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._row_by_id]
+        self._line_by_id = {line.id: line for line in evaluations}
+        self._marked_ids = [marked_id for marked_id in self._marked_ids if marked_id in self._line_by_id]
         requested_key = self.application.requested_key_by_tab.pop("evaluation", None)
-        await self.query_one(WindowTable).show(list(self._row_by_id), requested_key)
+        await self.query_one(WindowTable).show(list(self._line_by_id), requested_key)
         if not self._marked_ids:
             empty_text = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
             self.query_one("#comparison", Panel).show(HINT if evaluations else empty_text)
         if len(self._marked_ids) != 2:
             self.query_one("#flips").display = False
 
-    def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
-        """The rows of all evaluations. If an evaluation is recorded as running, its row has the state of its worker."""
-        rows: list[dict[str, Any]] = []
-        for row in board.evaluations(view):
-            if row["status"] == "running":
-                state = check_job(self.home, view, Job(EVALUATION, row["id"]), row)
-                rows.append({**row, **state.to_json()})
+    def _read_evaluations(self, view: LedgerView) -> list[board.EvaluationLine]:
+        """All evaluations. If an evaluation is recorded as running, its status takes its worker into account."""
+        lines: list[board.EvaluationLine] = []
+        for line in board.evaluations(view):
+            if line.status == "running":
+                state = check_job(self.home, view, Job(EVALUATION, line.id), asdict(line))
+                lines.append(replace(line, status=state.status))
             else:
-                rows.append(row)
-        return rows
+                lines.append(line)
+        return lines
 
     async def _fetch_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._format_cells(self._row_by_id[key]) if key in self._row_by_id else ["deleted"] for key in keys]
+        return [self._format_cells(self._line_by_id[key]) if key in self._line_by_id else ["deleted"] for key in keys]
 
-    def _format_cells(self, row: dict[str, Any]) -> Cells:
-        strict_accuracy = row["result"].get("strict")
+    def _format_cells(self, line: board.EvaluationLine) -> Cells:
+        strict_accuracy = line.result.get("strict")
         accuracy_cells: list[TableCell] = [SortableCell("", None), "–", ""]
         if strict_accuracy:
             mean, (low, high) = strict_accuracy["mean"], strict_accuracy["ci95"]
             accuracy_cells = [
-                SortableCell(self._format_mean(row), mean),
+                SortableCell(self._format_mean(line), mean),
                 SortableCell(f"{low:.1%} – {high:.1%}", low),
                 SortableCell(_draw_interval(mean, low, high, 22), mean),
             ]
-        total_replies = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
-        state = self.colours.format_status(row["status"])
-        if total_replies and row["status"] in ("running", PARTIAL):
-            state.append(f" {row['done']}/{total_replies}")
+        state = self.colours.format_status(line.status)
+        if line.total and line.status in ("running", PARTIAL):
+            state.append(f" {line.done}/{line.total}")
         return [
-            Text("✓" if row["id"] in self._marked_ids else " ", style=f"bold {self.colours['accent']}"),
-            row["id"],
-            format_line(row["model"], 40),
-            row["adapter"][:8] or "–",
-            format_line(row["data"], 40),
-            str(row["settings"].get("n", "–")),
+            Text("✓" if line.id in self._marked_ids else " ", style=f"bold {self.colours['accent']}"),
+            line.id,
+            format_line(line.model, 40),
+            line.adapter[:8] or "–",
+            format_line(line.data, 40),
+            str(line.settings.get("n", "–")),
             *accuracy_cells,
             state,
         ]
 
-    def _format_mean(self, row: dict[str, Any]) -> str | Text:
+    def _format_mean(self, line: board.EvaluationLine) -> str | Text:
         """The strict accuracy. If the evaluation is partial, the mark of this status precedes the accuracy."""
-        mean: float = row["result"]["strict"]["mean"]
-        if row["status"] != PARTIAL:
+        mean: float = line.result["strict"]["mean"]
+        if line.status != PARTIAL:
             return f"{mean:.1%}"
         mark = self.colours.format_status(PARTIAL).plain[0]
         return Text(f"{mark} {mean:.0%}", style=self.colours["warning"])
@@ -181,12 +181,12 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     def _find_data(self, evaluation: str) -> str:
         """The name of the benchmark of an evaluation; "" if the evaluation is not listed."""
-        return str(self._row_by_id[evaluation]["data"]) if evaluation in self._row_by_id else ""
+        return self._line_by_id[evaluation].data if evaluation in self._line_by_id else ""
 
     def _shorten_name(self, evaluation: str) -> str:
         """The adapter of an evaluation, or its model if it has no adapter; the evaluation's id if it is not listed."""
-        row = self._row_by_id.get(evaluation)
-        return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
+        line = self._line_by_id.get(evaluation)
+        return format_line(line.adapter[:12] or line.model, 12) if line else evaluation
 
     def _show_flips(self, base: str, other: str) -> None:
         self.run_worker(self._load_flips(base, other), group="flips", exclusive=True, exit_on_error=False)
@@ -204,7 +204,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         there is exactly one.
         """
         evaluation = str(self.query_one(WindowTable).key)
-        if evaluation not in self._row_by_id:
+        if evaluation not in self._line_by_id:
             return
         other_marked_ids = [marked_id for marked_id in self._marked_ids if marked_id != evaluation]
         base = other_marked_ids[0] if len(other_marked_ids) == 1 else ""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import work
@@ -13,13 +13,16 @@ from textual.containers import VerticalScroll
 
 from nanoflux_local.examples.review import VERDICTS
 from nanoflux_local.ledger import board
-from nanoflux_local.transcript import Verdict, attempt_from_json, verdict_from_json
+from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import describe_outcome
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import SAMPLE_WORDS, format_verdict
+
+MISSING_RECORD = TurnRecord(0, "?", "?", "?", (Attempt(0, (), "failed"),))
+"""What the screen shows for an example whose turn is missing in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         """With `in_queue`, saving a review opens the next example without a review."""
         super().__init__(keys, position)
         self._in_queue = in_queue
-        self._example: dict[str, Any] | None = None
+        self._example: board.FullExample | None = None
         self._undo_stack: list[EarlierReview] = []
         self._review_lock = asyncio.Lock()
         self._review_count = 0
@@ -82,100 +85,96 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             return
         self._show(example)
 
-    def _show(self, example: dict[str, Any]) -> None:
+    def _show(self, example: board.FullExample) -> None:
         self.query_one("#head", Panel).show(self._format_head(example))
-        placeholder: dict[str, Any] = {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
-        record = example["record"] or placeholder  # if the ledger has no record of the turn
-        last_attempt = record["attempts"][-1]
-        attack, defence = last_attempt.get("attack") or {}, last_attempt.get("defence") or {}
-        attacker_text = f"{example['solution']}\n\n= {example['answer']}"
-        defender_text = (
-            f"{defence.get('analysis', '')}\n\n{defence.get('solution', '–')}\n\n= {defence.get('answer', '–')}"
-            f"{_format_samples(last_attempt)}"
-        )
+        record = example.record or MISSING_RECORD
+        last_attempt = record.last
+        attacker_text = f"{example.solution}\n\n= {example.answer}"
+        defender_text = f"{_format_defence(last_attempt.defence)}{_format_samples(last_attempt)}"
         text_and_title_by_panel: dict[str, tuple[str | Text, str | None]] = {
-            "question": (sanitize(example["question"]), None),
+            "question": (sanitize(example.question), None),
             "attacker": (
                 sanitize(attacker_text.strip()),
-                f"{format_line(record['attacker'], 40)} attacks: its own solution",
+                f"{format_line(record.attacker, 40)} attacks: its own solution",
             ),
-            "defender": (sanitize(defender_text.strip()), f"{format_line(record['defender'], 40)} defends: its reply"),
+            "defender": (sanitize(defender_text.strip()), f"{format_line(record.defender, 40)} defends: its reply"),
             "validation": (
-                format_verdict(_read_verdict(last_attempt, "validation"), self.colours, checkable=True),
-                f"Is the question valid? ({record['judge']})",
+                format_verdict(last_attempt.validation, self.colours, checkable=True),
+                f"Is the question valid? ({record.judge})",
             ),
             "evaluation": (
-                format_verdict(_read_verdict(last_attempt, "evaluation"), self.colours),
-                f"Is the reply correct? ({record['judge']})",
+                format_verdict(last_attempt.evaluation, self.colours),
+                f"Is the reply correct? ({record.judge})",
             ),
             "citations": (self._format_citations(last_attempt), None),
-            "tools": (self._format_tools(example["tools"]), None),
-            "origin": (self._format_origin(example, record, attack), None),
+            "tools": (self._format_tools(example.tool_calls), None),
+            "origin": (self._format_origin(example, record), None),
         }
         for panel_id, (text, title) in text_and_title_by_panel.items():
             self.query_one(f"#{panel_id}", Panel).show(text, title)
-        self.query_one("#tools").display = bool(example["tools"])
+        self.query_one("#tools").display = bool(example.tool_calls)
         self.query_one("#citations").display = bool(text_and_title_by_panel["citations"][0])
 
-    def _format_head(self, example: dict[str, Any]) -> Text:
+    def _format_head(self, example: board.FullExample) -> Text:
         """The example's position in the list, its turn, the reason for keeping it, its pass rate and its review."""
-        reason, colour = describe_outcome(example["reason"])
+        reason, colour = describe_outcome(example.reason)
         queue_label = "queue: " if self._in_queue else ""
         text = Text.assemble(
             (f"{queue_label}example {self._position + 1:,} of {len(self._keys):,}", "bold"),
-            f"  turn {example['turn']}  ",
+            f"  turn {example.turn}  ",
             (f"✓ {reason}", self.colours[colour]),
         )
-        if (example.get("tries") or 1) > 1:
-            text.append(f"  defender was correct {example['passes']} of {example['tries']} times")
-        if example.get("review"):
-            text.append(f"   your review: {example['review']}", style=f"bold {self.colours['accent']}")
-        if example.get("note"):
-            text.append(f" ({format_line(example['note'], 100)})")
+        if (example.tries or 1) > 1:
+            text.append(f"  defender was correct {example.passes} of {example.tries} times")
+        if example.review:
+            text.append(f"   your review: {example.review}", style=f"bold {self.colours['accent']}")
+        if example.note:
+            text.append(f" ({format_line(example.note, 100)})")
         return text
 
-    def _format_citations(self, attempt: dict[str, Any]) -> Text:
+    def _format_citations(self, attempt: Attempt) -> Text:
         """The statements in documents on which the question is based; empty if it is not based on documents."""
         text = Text()
-        for citation in attempt_from_json(attempt).citations if attempt.get("outcome") else ():
+        for citation in attempt.citations:
             text.append(f"{format_line(citation.source, 60)}, {format_line(citation.place, 80)}\n",
                         style=self.colours["secondary"])  # fmt: skip
             text.append(f"  “{sanitize(citation.quotation, 2_000)}”\n")
         text.rstrip()
         return text
 
-    def _format_tools(self, tools: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> Text:
-        """The tool calls of a turn, given as (kind, request, reply): programs with their output, and searches."""
+    def _format_tools(self, tool_calls: Sequence[board.ToolCall]) -> Text:
+        """The tool calls of a turn: programs with their output, and searches."""
         text = Text()
-        for kind, request, reply in tools:
-            if kind == "python":
+        for tool_call in tool_calls:
+            request, reply = tool_call.request, tool_call.reply
+            if tool_call.kind == "python":
                 text.append(f"program, {reply.get('status', '?')}\n", style=f"bold {self.colours['secondary']}")
                 text.append(f"{sanitize(request.get('code', ''), 6_000)}\n")
                 output = (str(reply.get("stdout", "")) + str(reply.get("stderr", ""))).strip()
                 text.append(f"→ {sanitize(output, 2_000) or '(no output)'}\n\n", style=self.colours["accent"])
             else:
-                request = {key: value for key, value in request.items() if key != "endpoint"}
-                text.append(f"{kind}: {format_line(request, 300)}\n", style=f"bold {self.colours['secondary']}")
+                shown_request = {key: value for key, value in request.items() if key != "endpoint"}
+                heading = f"{tool_call.kind}: {format_line(shown_request, 300)}\n"
+                text.append(heading, style=f"bold {self.colours['secondary']}")
                 text.append(f"{sanitize(str(reply), 3_000)}\n\n")
         text.rstrip()
         return text
 
-    def _format_origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
+    def _format_origin(self, example: board.FullExample, record: TurnRecord) -> Text:
         """Where the example comes from: its seeds, its turn's attempts, its similarities, its run and its id."""
-        last_attempt = record["attempts"][-1]
-        question_similarity = last_attempt.get("nearest")
-        solution_similarity = last_attempt.get("solution_similarity")
-        outcomes = [_format_outcome(attempt) for attempt in record["attempts"]]
+        last_attempt = record.last
+        question_similarity, solution_similarity = last_attempt.nearest, last_attempt.solution_similarity
+        outcomes = [describe_outcome(attempt.outcome)[0] for attempt in record.attempts]
         rows = [
-            ("seeds", ", ".join(last_attempt.get("seeds", ()))),
+            ("seeds", ", ".join(last_attempt.seeds)),
             ("attempts", f"{len(outcomes)}: {'; '.join(outcomes)}"),
             ("similarity to the nearest question", _format_similarity(question_similarity)),
         ]
         if solution_similarity is not None:
             rows.append(("similarity of both solutions", _format_similarity(solution_similarity)))
-        for name, section_text in _list_other_sections(attack):
+        for name, section_text in _list_other_sections(last_attempt.attack):
             rows.append((name.lower().replace("_", " "), section_text))
-        rows += [("run", example["run"]), ("id", example["id"])]
+        rows += [("run", example.run), ("id", example.id)]
         text = Text()
         for name, value in rows:
             text.append(f"{format_line(name, 40)}: ", style=self.colours["secondary"])
@@ -198,21 +197,21 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def action_review(self, verdict: str) -> None:
         if self._example is not None:
             self._push_undo(self._example)
-            self._save_review(self._example["id"], verdict, "")
+            self._save_review(self._example.id, verdict, "")
 
     def action_note(self) -> None:
         """Ask for a verdict and a note, and save both as the review of the example."""
         if self._example is not None:
             fields = (
-                Field("verdict", "verdict", self._example.get("review") or "", "keep, drop or fix", VERDICTS),
-                Field("note", "note", self._example.get("note") or "", "an optional remark", multiline=True),
+                Field("verdict", "verdict", self._example.review or "", "keep, drop or fix", VERDICTS),
+                Field("note", "note", self._example.note or "", "an optional remark", multiline=True),
             )
             self.app.push_screen(FormDialog("Review this example", fields, "Save"), self._save_note)
 
     def _save_note(self, values: dict[str, str] | None) -> None:
         if values and self._example is not None:
             self._push_undo(self._example)
-            self._save_review(self._example["id"], values["verdict"], values["note"])
+            self._save_review(self._example.id, values["verdict"], values["note"])
 
     def action_undo(self) -> None:
         """Restore the review that the latest change of a review replaced."""
@@ -223,10 +222,10 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         self._position = earlier.position
         self._save_review(earlier.example, earlier.verdict, earlier.note, advances=False)
 
-    def _push_undo(self, example: dict[str, Any]) -> None:
+    def _push_undo(self, example: board.FullExample) -> None:
         """Store the example's current review for `action_undo`. An example without a review has the verdict `open`."""
-        review, note = example.get("review") or "open", example.get("note") or ""
-        self._undo_stack.append(EarlierReview(self._position, example["id"], review, note))
+        review, note = example.review or "open", example.note or ""
+        self._undo_stack.append(EarlierReview(self._position, example.id, review, note))
 
     @work(group="review", exit_on_error=False)
     async def _save_review(self, example: str, verdict: str, note: str, advances: bool = True) -> None:
@@ -246,30 +245,25 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         await self.refresh_content()
 
 
-def _read_verdict(attempt: dict[str, Any], name: str) -> Verdict | None:
-    """The verdict `name` ("validation" or "evaluation") of an attempt; None if the attempt ended before it."""
-    return verdict_from_json(**attempt[name]) if attempt.get(name) else None
-
-
-def _list_other_sections(attack: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_other_sections(attack: Attack | None) -> list[tuple[str, str]]:
     """The names and texts of an attack's additional sections, except its citations, which have a separate panel."""
-    sections = attack.get("notes") or {}
-    return [(name, text) for name, text in sections.items() if name != "CITATIONS"]
+    return [(name, text) for name, text in attack.notes.items() if name != "CITATIONS"] if attack else []
 
 
 def _format_similarity(similarity: float | None) -> str:
     return "none" if similarity is None else f"{similarity:.3f}"
 
 
-def _format_outcome(attempt: dict[str, Any]) -> str:
-    """The outcome of an attempt in words."""
-    return describe_outcome(str(attempt.get("outcome", "?")))[0]
+def _format_defence(defence: Defence | None) -> str:
+    if defence is None:
+        return "–\n\n= –"
+    return f"{defence.analysis}\n\n{defence.solution}\n\n= {defence.answer}"
 
 
-def _format_samples(attempt: dict[str, Any]) -> str:
+def _format_samples(attempt: Attempt) -> str:
     """The defender's answers after the first, each marked as right, wrong or not judged."""
     answers: list[str] = []
-    for sample in attempt.get("samples", ()):
-        answer = sample["defence"]["answer"] if sample["defence"] else "unreadable"
-        answers.append(f"{answer} ({SAMPLE_WORDS[sample['right']]})")
+    for sample in attempt.samples:
+        answer = sample.defence.answer if sample.defence else "unreadable"
+        answers.append(f"{answer} ({SAMPLE_WORDS[sample.right]})")
     return f"\n\nfurther answers: {', '.join(answers)}" if answers else ""

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -126,21 +126,21 @@ undoes your last review. w opens the examples without a review one after the oth
 
     async def _fetch_rows(self, keys: Sequence[int]) -> list[Cells]:
         fetched_keys = list(keys)
-        row_by_key = await self.read_ledger(lambda view: board.example_rows(view, fetched_keys)) or {}
-        return [self._format_cells(row_by_key[key]) if key in row_by_key else ["deleted"] for key in keys]
+        line_by_key = await self.read_ledger(lambda view: board.example_lines(view, fetched_keys)) or {}
+        return [self._format_cells(line_by_key[key]) if key in line_by_key else ["deleted"] for key in keys]
 
-    def _format_cells(self, row: dict[str, Any]) -> Cells:
-        _, colour = describe_outcome(row["reason"])
-        run_cells = [] if self._run else [format_line(row["run_name"] or row["run"], 40)]
+    def _format_cells(self, line: board.ExampleLine) -> Cells:
+        _, colour = describe_outcome(line.reason)
+        run_cells = [] if self._run else [format_line(line.run_name or line.run, 40)]
         return [
-            str(row["turn"]),
-            Text(f"✓ {describe_reason(row['reason'])}", style=self.colours[colour]),
-            "–" if row["tries"] is None else f"{row['passes']}/{row['tries']}",
-            f"L{row['level']}" if row["level"] else "–",
-            format_line(row["review"] or "", 20),
-            format_line(row["answer"], 60),
+            str(line.turn),
+            Text(f"✓ {describe_reason(line.reason)}", style=self.colours[colour]),
+            "–" if line.tries is None else f"{line.passes}/{line.tries}",
+            f"L{line.level}" if line.level else "–",
+            format_line(line.review or "", 20),
+            format_line(line.answer, 60),
             *run_cells,
-            format_line(row["question"], 300),
+            format_line(line.question, 300),
         ]
 
     def action_reason(self) -> None:
@@ -191,11 +191,12 @@ undoes your last review. w opens the examples without a review one after the oth
         if example is not None:
             panel.show(self._format_preview(example))
 
-    def _format_preview(self, example: dict[str, Any]) -> Text:
+    def _format_preview(self, example: board.FullExample) -> Text:
         text = Text()
-        for title, key in (("Question", "question"), ("Solution", "solution"), ("Answer", "answer")):
+        parts = (("Question", example.question), ("Solution", example.solution), ("Answer", example.answer))
+        for title, part in parts:
             text.append(f"{title}\n", style=f"bold {self.colours['secondary']}")
-            text.append(f"{sanitize(example[key], 3_000)}\n\n")
+            text.append(f"{sanitize(part, 3_000)}\n\n")
         return text
 
 

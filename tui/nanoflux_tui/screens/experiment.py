@@ -160,12 +160,12 @@ cell by cell; after an interruption it resumes at its next cell."""
         self.query_one("#cells", Panel).show(
             lambda width: format_table(CELL_COLUMNS, rows, width, self.colours["secondary"])
         )
-        settled_cells = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
+        settled_cells = [(cell.id, cell.at) for cell in cells if cell.status != "waiting"]
         if settled_cells != self._settled_cells:
             self._settled_cells = settled_cells
             self._update_results()
 
-    def _read(self, view: LedgerView) -> tuple[CurrentExperiment, list[dict[str, Any]]]:
+    def _read(self, view: LedgerView) -> tuple[CurrentExperiment, list[board.CellLine]]:
         return read_experiment(view, self.home, self._experiment), board.cells(view, self._experiment)
 
     def current_experiment(self) -> CurrentExperiment | None:
@@ -186,14 +186,14 @@ cell by cell; after an interruption it resumes at its next cell."""
             text.append(f"\n{format_line(state.message, 400)}", style=colours["error"])
         return text
 
-    def _format_cell(self, cell: dict[str, Any]) -> Cells:
+    def _format_cell(self, cell: board.CellLine) -> Cells:
         """The row of a cell in the table of cells."""
-        result = cell["result"]
+        result = cell.result
         rows = str(result["rows"]) if isinstance(result.get("rows"), int) else ""
-        message = cell["message"] or (f"run {result['run']}" if "run" in result else "")
+        message = cell.message or (f"run {result['run']}" if "run" in result else "")
         return [
-            self.colours.format_status(cell["status"]),
-            cell["id"],
+            self.colours.format_status(cell.status),
+            cell.id,
             rows,
             str(result.get("adapter") or "")[:8],
             format_line(message, 300),

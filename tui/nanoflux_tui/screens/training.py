@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -17,7 +17,7 @@ from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Job, JobState, check_job
 from nanoflux_local.ledger import board
-from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.ledger.views import LedgerView, TrainingCurve
 from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_trainings
 from nanoflux_local.train.summary import StoredTraining
 from nanoflux_tui.base import BaseScreen
@@ -181,10 +181,10 @@ next to another one, and l shows the log of its worker."""
             self.query_one(PlotextPlot).display = False
             return
         current = await self.read_ledger(lambda view: self._read_training(view, training))
-        curve = await self.read_ledger(lambda view: view.training_curve(training)) or []
+        curve = await self.read_ledger(lambda view: view.training_curve(training)) or TrainingCurve(())
         if current:
             panel.show(self._format_details(current, await self._read_note(training)))
-        curve_version = (training, len(curve), self.app.theme)
+        curve_version = (training, len(curve.events), self.app.theme)
         if curve_version != self._drawn_version:
             self._drawn_version = curve_version
             self._draw_curve(curve)
@@ -213,32 +213,28 @@ next to another one, and l shows the log of its worker."""
             text.append(f"\n{format_line(state.message, 300)}", style=self.colours["error"])
         return text
 
-    def _draw_curve(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
-        """Draw the training loss of each step and the dev loss of each epoch. `curve` has the kind ("step" or "epoch")
-        and the values of each event.
-        """
+    def _draw_curve(self, curve: TrainingCurve) -> None:
+        """Draw the training loss of each step and the dev loss of each epoch."""
         plot = self.query_one(PlotextPlot)
-        step_events = [event for kind, event in curve if kind == "step"]
-        epoch_events = [event for kind, event in curve if kind == "epoch" and event.get("val_loss") is not None]
-        plot.display = bool(step_events)
-        if not step_events:
+        steps, dev_losses = curve.steps, curve.dev_losses
+        plot.display = bool(steps)
+        if not steps:
             return
-        stride = max(1, len(step_events) // MAX_POINTS)
-        drawn_events = step_events[::stride]
+        stride = max(1, len(steps) // MAX_POINTS)
+        drawn_steps = steps[::stride]
         plt = plot.plt
         plt.clear_data()
         plt.clear_figure()
         plt.xlabel("step")
         plt.plot(
-            [event["step"] for event in drawn_events],
-            [event["loss"] for event in drawn_events],
+            [step.step for step in drawn_steps],
+            [step.loss for step in drawn_steps],
             label="train loss",
             marker="braille",
         )
-        if epoch_events:
-            epoch_steps = [event["step"] for event in epoch_events]
-            dev_losses = [event["val_loss"] for event in epoch_events]
-            plt.plot(epoch_steps, dev_losses, label="dev loss", marker="●")
+        if dev_losses:
+            epoch_steps, losses = zip(*dev_losses, strict=True)
+            plt.plot(epoch_steps, losses, label="dev loss", marker="●")
         plot.refresh()
 
     def _selected_training(self) -> str:
