@@ -318,6 +318,7 @@ def _render_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
     loader = "parquet" if summary.format == "parquet" else "json"
     source, environment = dataset.source, json.loads(dataset.source.run["environment"])
     extra_rows = "".join(f"\n| {label} | {text} |" for label, text in _list_card_entries(dataset, summary))
+    noun = "example" if summary.examples == 1 else "examples"
     text = f"""---
 pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
@@ -325,7 +326,7 @@ configs:
 - config_name: default
   data_files: {json.dumps(name, ensure_ascii=False)}
 ---
-# {source.domain.title}: {summary.examples} examples of run {source.run["id"]}
+# {source.domain.title}: {summary.examples} {noun} of run {source.run["id"]}
 
 Questions that an attacker built from seed questions. A judge accepted each solution, and the defender either failed the
 question or solved it in a new way. NanoFlux Local {__version__} wrote this file. The run used

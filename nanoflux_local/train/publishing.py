@@ -84,6 +84,7 @@ def _format_card(manifest: Mapping[str, Any]) -> str:
     val_losses = [losses["initial_val_loss"], *losses["val_losses"]]
     origin = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
     curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val_losses)
+    noun = "example" if data["examples"] == 1 else "examples"
     return f"""---
 base_model: {base}
 library_name: peft
@@ -91,7 +92,7 @@ tags: [lora, nanoflux-local]
 ---
 # LoRA adapter {manifest["adapter"][:12]} for {base}
 
-Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tokens over all epochs,
+Trained by NanoFlux Local on {data["examples"]} {noun} ({data["tokens"]:,} tokens over all epochs,
 {data["truncated"]} cut at {settings["max_length"]} tokens, {data["dropped"]} left out), loss on completions only.
 
 | setting | value |
