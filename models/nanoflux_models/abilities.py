@@ -13,8 +13,8 @@ from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 
 WRAPPER_SUFFIX = "ForConditionalGeneration"
-"""The suffix of architectures that also take images; vLLM imports torchvision for all of them."""
-_QUERY = """
+"""The end of the class names of models that also take images; vLLM imports torchvision for all these models."""
+_VLLM_QUERY = """
 import importlib.util, json, pathlib, re
 root = pathlib.Path(importlib.util.find_spec("vllm").origin).parent
 architectures = re.findall(r'"(\\w+)": *\\(', (root / "model_executor/models/registry.py").read_text("utf-8"))
@@ -25,27 +25,30 @@ except Exception as error:
     torchvision_error = f"{type(error).__name__}: {error}"
 print(json.dumps({"architectures": architectures, "torchvision_error": torchvision_error}))
 """
+"""A program for vLLM's interpreter. It prints a JSON object: the architectures in vLLM's registry, and the error with
+which the import of torchvision fails ("" if it succeeds)."""
 
 
 def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
-    """The models that this vLLM cannot serve: the reason for each, by the model's name. A model whose manifest names no
-    architecture is assumed to work.
+    """Find the models that this vLLM cannot serve. Returns the reason for each, by the model's name.
+
+    A model whose manifest names no architecture is assumed to work.
     """
-    facts = _query_vllm(interpreter)
+    vllm_facts = _query_vllm(interpreter)
     reasons: dict[str, str] = {}
     for manifest in manifests:
-        reason = _explain_refusal(manifest.architecture, facts) if manifest.architecture else ""
+        reason = _explain_refusal(manifest.architecture, vllm_facts) if manifest.architecture else ""
         if reason:
             reasons[manifest.name] = reason
     return reasons
 
 
-def _explain_refusal(architecture: str, facts: Mapping[str, Any]) -> str:
+def _explain_refusal(architecture: str, vllm_facts: Mapping[str, Any]) -> str:
     """The reason why vLLM cannot serve an architecture; "" if it can."""
-    if facts["architectures"] and architecture not in facts["architectures"]:
+    if vllm_facts["architectures"] and architecture not in vllm_facts["architectures"]:
         return f"this vLLM does not know {architecture}"
-    if facts["torchvision_error"] and architecture.endswith(WRAPPER_SUFFIX):
-        return f"torchvision does not load ({facts['torchvision_error']})"
+    if vllm_facts["torchvision_error"] and architecture.endswith(WRAPPER_SUFFIX):
+        return f"torchvision does not load ({vllm_facts['torchvision_error']})"
     return ""
 
 
@@ -55,9 +58,9 @@ def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
     """
     try:
         result = subprocess.run(
-            [interpreter.path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=120
+            [interpreter.path, "-c", _VLLM_QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=120
         )
-        facts: Mapping[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+        vllm_facts: Mapping[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return {"architectures": [], "torchvision_error": ""}
-    return facts
+    return vllm_facts

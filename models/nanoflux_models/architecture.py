@@ -5,20 +5,25 @@ from pathlib import Path
 from typing import Any
 
 ENCODER_KEYS = ("vision_config", "audio_config", "video_config")
+"""Keys of the configurations of a wrapper's encoders."""
 EXPERT_COUNT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""The names that different architectures use for the number of experts."""
 
 
 def is_wrapper(weights: Path) -> bool:
     """Whether the model is a wrapper: a language model with encoders for images, sound or video."""
-    return any(_read_config(weights).get(key) for key in ENCODER_KEYS)
+    config = _read_config(weights)
+    return any(config.get(key) for key in ENCODER_KEYS)
 
 
 def has_experts(weights: Path) -> bool:
     """Whether the language model is a mixture of experts."""
     config = _read_config(weights)
     text_config = config.get("text_config") or {}
-    expert_counts = [table.get(key) for table in (config, text_config) for key in EXPERT_COUNT_KEYS]
-    return any(count and count > 1 for count in expert_counts)
+    expert_counts: list[int] = []
+    for table in (config, text_config):
+        expert_counts += [table.get(key) or 0 for key in EXPERT_COUNT_KEYS]
+    return any(count > 1 for count in expert_counts)
 
 
 def _read_config(weights: Path) -> dict[str, Any]:

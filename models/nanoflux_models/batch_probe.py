@@ -14,8 +14,11 @@ from nanoflux_models.server_client import ServerClient
 
 REPLY_TOKENS = 24
 """The number of tokens of each reply: enough for a difference in the last bit to change a token."""
-REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
-"""Prompts of different lengths, each with a seed. A server may use different kernels for a batch and for one prompt."""
+LONG_PROMPTS = tuple(prompt * 3 for prompt in PROMPTS)
+SEEDS = range(len(PROMPTS))
+REQUESTS = (*zip(PROMPTS, SEEDS, strict=True), *zip(LONG_PROMPTS, SEEDS, strict=True))
+"""The prompt and the sampling seed of each request. The prompts have different lengths, since a server may choose its
+kernels by the length of a prompt and the size of a batch."""
 ScoredReply = tuple[str, tuple[float, ...]]
 """The text of a reply, and the log-probability of each of its tokens."""
 
@@ -31,15 +34,17 @@ def find_batch_dependence(client: ServerClient, model: str) -> str:
 
 
 def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: Sequence[ScoredReply]) -> str:
-    text_changes = score_changes = 0
+    changed_texts = changed_scores = 0
     for (single_text, single_scores), (batch_text, batch_scores) in zip(single_replies, batch_replies, strict=True):
-        text_changes += single_text != batch_text
-        score_changes += single_scores != batch_scores
-    if not text_changes and not score_changes:
+        if single_text != batch_text:
+            changed_texts += 1
+        if single_scores != batch_scores:
+            changed_scores += 1
+    if not changed_texts and not changed_scores:
         return ""
     return (
-        f"of {len(single_replies)} requests sent alone and then as a batch, {text_changes} changed their text and "
-        f"{score_changes} their probabilities"
+        f"{len(single_replies)} requests were sent alone and then as a batch: {changed_texts} replies changed their "
+        f"text, and {changed_scores} their log-probabilities"
     )
 
 

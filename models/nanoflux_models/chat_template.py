@@ -20,11 +20,12 @@ REASONING_TOKENS = 8192
 ordinary questions."""
 HARMONY_TOKEN = "<|channel|>"
 """A token that occurs only in templates of the harmony format (gpt-oss)."""
-SWITCHES = ("enable_thinking", "thinking")
+THINKING_VARIABLES = ("enable_thinking", "thinking")
 """Template variables that turn thinking on and off."""
 
 Render = Callable[..., str | None]
-"""Renders messages of the given roles with the given template variables; None if the template refuses them."""
+"""Renders one message of each given role, with the content "text of ROLE", and sets the given template variables.
+Returns None if the template refuses the messages."""
 
 
 def read_template(folder: Path) -> str:
@@ -63,10 +64,10 @@ def examine_template(folder: Path) -> Chat:
     render = _make_renderer(template, _read_special_tokens(folder))
     if render("user") is None:
         return Chat()
-    system_prompt = render("system", "user")
+    prompt_with_system = render("system", "user")
     thinks = _detect_thinking(template, render)
     return Chat(
-        system_role=system_prompt is not None and "text of system" in system_prompt,
+        system_role=prompt_with_system is not None and "text of system" in prompt_with_system,
         alternation=render("user", "user") is None,
         thinks=thinks,
         reasoning_tokens=REASONING_TOKENS if thinks else 0,
@@ -85,19 +86,20 @@ def _detect_thinking(template: str, render: Render) -> bool:
     """Whether the model's replies start with reasoning if no template variable is set."""
     if HARMONY_TOKEN in template:
         return True
-    prompt = render("user", add_generation_prompt=True) or ""
-    if prompt.rstrip().endswith("<think>"):  # the template opens the reasoning
+    default_prompt = render("user", add_generation_prompt=True) or ""
+    if default_prompt.rstrip().endswith("<think>"):  # the template opens the reasoning
         return True
-    for switch in SWITCHES:
-        if switch in template:
-            thinking_prompt = render("user", add_generation_prompt=True, **{switch: True})
-            plain_prompt = render("user", add_generation_prompt=True, **{switch: False})
+    for variable in THINKING_VARIABLES:
+        if variable in template:
+            thinking_prompt = render("user", add_generation_prompt=True, **{variable: True})
+            plain_prompt = render("user", add_generation_prompt=True, **{variable: False})
             if thinking_prompt != plain_prompt:
-                return prompt == thinking_prompt
+                return default_prompt == thinking_prompt
     return "</think>" in template  # the template removes the reasoning of earlier replies
 
 
 def _make_renderer(template: str, special_tokens: dict[str, str]) -> Render:
+    """A function that renders messages with `template`, in which each special token has a variable."""
     go_offline()
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -114,10 +116,16 @@ def _make_renderer(template: str, special_tokens: dict[str, str]) -> Render:
 
 
 def _read_special_tokens(folder: Path) -> dict[str, str]:
-    """The texts of the special tokens by the names under which a template uses them, such as `bos_token`."""
+    """The text of each special token, by the name of its template variable, such as `bos_token`."""
     entries = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
-    texts = {key: entry["content"] if isinstance(entry, dict) else entry for key, entry in entries.items()}
-    return {key: text for key, text in texts.items() if key.endswith("_token") and isinstance(text, str)}
+    special_tokens: dict[str, str] = {}
+    for name, entry in entries.items():
+        if not name.endswith("_token"):
+            continue
+        text = entry["content"] if isinstance(entry, dict) else entry
+        if isinstance(text, str):
+            special_tokens[name] = text
+    return special_tokens
 
 
 def _read_json(path: Path) -> dict[str, Any]:

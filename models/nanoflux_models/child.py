@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""The environment variable with the effect of `-P`. Processes that accelerate, Ray, vLLM or a pool start inherit it."""
+"""The environment variable with the effect of Python's option `-P`. It is inherited by the processes that Accelerate,
+Ray, vLLM or a process pool starts."""
 
 
 def build_python_command(*arguments: str) -> list[str]:
@@ -24,7 +25,7 @@ def build_module_command(module: str, *arguments: str) -> list[str]:
 
 
 def protect_children() -> None:
-    """Make every Python process that this process or its libraries start ignore the working directory."""
+    """Set `SAFE_PATH` in this process, so that no Python process that it starts imports from the working directory."""
     os.environ.update(SAFE_PATH)
 
 

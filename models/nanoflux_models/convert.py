@@ -23,9 +23,13 @@ VOLATILE_KEYS = ("transformers_version", "_name_or_path", "_model_name_or_path",
 
 
 def convert_gguf(gguf: Path, target: Path, on_step: Callable[[int, str], None] = lambda _step, _name: None) -> None:
-    """Write `target` (a new folder): model.safetensors in bf16, config, tokenizer and chat template.
+    """Convert the file `gguf` to the new folder `target`: model.safetensors in bf16, config, tokenizer, chat template.
 
     `on_step` is called at the start of each of the `STEPS` steps, with its number from 1 and its name.
+
+    Raises:
+        ManifestError: transformers cannot read the file.
+        DigestMismatchError: the saved files do not load as they were converted.
     """
     go_offline()
     import torch
@@ -70,6 +74,7 @@ def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
 
 
 def _read_text_field(gguf: Path, key: str) -> str:
+    """The value of a metadata key of a GGUF file; "" if the file does not have the key."""
     from gguf import GGUFReader
 
     field = GGUFReader(gguf).get_field(key)
@@ -77,29 +82,32 @@ def _read_text_field(gguf: Path, key: str) -> str:
 
 
 def _drop_volatile_keys(path: Path) -> None:
-    config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key not in VOLATILE_KEYS}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    """Remove `VOLATILE_KEYS` from a JSON file, and write the other keys in sorted order."""
+    saved_config = json.loads(path.read_text("utf-8"))
+    kept_config = {key: value for key, value in saved_config.items() if key not in VOLATILE_KEYS}
+    path.write_text(json.dumps(kept_config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _survives_round_trip(tokenizer: Any, text: str) -> bool:
-    """Whether encoding and decoding the text returns it unchanged, apart from white space and an added BOS token."""
+    """Whether encoding and then decoding the text returns it unchanged, apart from white space and special tokens."""
     decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True)
     return re.sub(r"\s", "", decoded) == re.sub(r"\s", "", text)
 
 
 def _check_saved_model(target: Path, model: Any, tokenizer: Any) -> None:
-    """Require that the saved weights and the saved tokenizer equal those in memory when they are loaded again.
+    """Load the saved weights and tokenizer, and require that they equal those in memory.
 
     Raises:
-        DigestMismatchError: they differ.
+        DigestMismatchError: the saved weights or tokenizer differ.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    saved = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.bfloat16).state_dict()
-    converted = model.state_dict()
-    has_same_names = saved.keys() == converted.keys()
-    has_equal_weights = has_same_names and all(torch.equal(saved[name], converted[name]) for name in saved)
+    saved_weights = AutoModelForCausalLM.from_pretrained(str(target), dtype=torch.bfloat16).state_dict()
+    converted_weights = model.state_dict()
+    has_equal_weights = saved_weights.keys() == converted_weights.keys() and all(
+        torch.equal(saved_weights[name], converted_weights[name]) for name in saved_weights
+    )
     saved_tokenizer = AutoTokenizer.from_pretrained(str(target))
     has_equal_tokens = saved_tokenizer.encode(PROBE_TEXT) == tokenizer.encode(PROBE_TEXT)
     if not has_equal_weights or not has_equal_tokens or not _survives_round_trip(saved_tokenizer, PROBE_TEXT):

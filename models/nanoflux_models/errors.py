@@ -20,7 +20,7 @@ class ModelsError(Exception):
 
 
 class ManifestError(ModelsError):
-    """A manifest cannot be used, or files cannot be imported."""
+    """A manifest is invalid, or the files of a model cannot be used."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class RefusedDownloadError(ModelsError):
 
 
 class ModelNotFoundError(ModelsError):
-    """There is no manifest, or there are no installed weights, with that name."""
+    """No manifest, or no installed weights, have the requested name."""
 
     exit_code = 4
 
@@ -46,12 +46,12 @@ class ServerError(ModelsError):
 
 
 class ServerRefusedError(ModelsError):
-    """A server is refused because its name is in use, or an adapter because it has no effect."""
+    """A server is not started because its name is in use, or vLLM or the probe refuses an adapter."""
 
     exit_code = 3
 
 
 class NoServerError(ModelsError):
-    """There is no server with that name."""
+    """No server has the requested name."""
 
     exit_code = 4

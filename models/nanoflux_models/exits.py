@@ -4,13 +4,15 @@ import re
 from dataclasses import dataclass
 
 EXCEPTION_LINE_START = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
-"""The start of a traceback's last line, before the exception. Warnings about optional modules start differently."""
+"""A pattern for what precedes the exception in a traceback's last line: nothing, or vLLM's prefixes. It does not match
+warnings about optional modules, which quote the same exceptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitCause:
-    """A pattern in vLLM's log, its meaning and the fix. `{0}` in meaning or fix is replaced by the pattern's first
-    group.
+    """A known cause of an exit: the pattern that reveals it in vLLM's log, its meaning and its fix.
+
+    `{0}` in meaning or fix is replaced by the first group of the pattern.
     """
 
     pattern: str
@@ -97,8 +99,9 @@ KILLED_EXIT_CODE = -9
 
 
 def find_exit_cause(log_tail: str, code: int | None) -> tuple[str, str]:
-    """Find the cause of a server's exit in the last lines of its log. Returns the cause and its fix, which are generic
-    if no known cause matches.
+    """Find the cause of a server's exit in the last lines of its log. Returns the cause and its fix.
+
+    If no known cause matches, `code` decides: the exit code of the server, None if it did not exit.
     """
     for cause in _CAUSES:
         if match := re.search(cause.pattern, log_tail, re.IGNORECASE | re.MULTILINE):

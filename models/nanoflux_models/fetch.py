@@ -26,7 +26,7 @@ from nanoflux_models.record import sha256_file
 Progress = Callable[[str], None]
 """Called with a line of text for each step."""
 Transfer = Callable[[int, int], None]
-"""Called about twice a second with the number of bytes on disk and in the complete download."""
+"""Called about twice a second with the number of bytes on disk and the size of the complete download in bytes."""
 HUB_SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -37,7 +37,7 @@ HUB_SETTINGS = {
     "NO_COLOR": "1",
 }
 HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
-"""The errors for the exit codes that the hub's client reports."""
+"""The class of error to raise for each exit code in a report of the hub's client; `ModelsError` for other codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ def fetch(
         commit = _download_repository(source, files, progress, transfer)
     else:
         fix = f"import them from a folder: nanoflux models import PATH --name {manifest.name}"
-        raise RefusedDownloadError(f"the weights of {manifest.name} cannot be downloaded: its source is a file", fix)
+        message = f"the weights of {manifest.name} cannot be downloaded: the manifest's source is a file"
+        raise RefusedDownloadError(message, fix)
     for name, expected in source.sha256.items():
         check_sha256(files / name, expected)
     return Download(files, commit)
@@ -109,6 +110,11 @@ def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: P
 
 
 def _extract(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
+    """Copy the file `member` of a wheel to `target`.
+
+    Raises:
+        DigestMismatchError: the wheel has no such file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with wheel.open(member) as source, target.open("wb") as file:
@@ -116,7 +122,7 @@ def _extract(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
     except KeyError:
         name = Path(wheel.filename or "").name
         raise DigestMismatchError(
-            f"{name} has no file {member}", "correct the manifest: it is for another version"
+            f"{name} has no file {member}", "correct the manifest: its file names are those of another version"
         ) from None
 
 
@@ -126,7 +132,8 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
     progress(f"downloading {source.repo} at {source.revision} from {hub}")
     client = build_module_command("nanoflux_models.hub", source.repo, source.revision, str(files))
     command = build_module_command("nanoflux_models.tether", str(os.getpid()), *client)
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")} | HUB_SETTINGS
+    online_variables = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")}
+    environment = online_variables | HUB_SETTINGS
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
@@ -179,6 +186,11 @@ def read_commit(files: Path) -> str:
 
 
 def _run_pip(command: list[str], environment: dict[str, str], failure_message: str) -> None:
+    """Run a pip command.
+
+    Raises:
+        ModelsError: pip failed; the message is `failure_message`, followed by the last lines of pip's output.
+    """
     result = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode:
         output = result.stderr or result.stdout

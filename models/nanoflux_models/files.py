@@ -6,8 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: readers see either the old file or the new one. After an OSError, the old file
-    is still there.
+    """Write `text` to `path` atomically: readers see either the old file or the new one.
+
+    Raises:
+        OSError: the text cannot be written; the old file is unchanged.
     """
     descriptor, temporary_path = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 0600
     try:

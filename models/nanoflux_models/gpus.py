@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 TIMEOUT_S = 10.0
-"""The timeout of nvidia-smi, which usually takes one second, and several on a machine with many idle GPUs."""
+"""The timeout of nvidia-smi. It usually takes one second, and several seconds on a machine with many idle GPUs."""
 TIMEOUT_PROBLEM = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
 _FAILED_GPU_PREFIX = "Unable to determine"
+"""The beginning of the message that nvidia-smi prints in place of the fields of a GPU that it cannot reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,15 @@ class Gpu:
         memory = (
             f"{self.memory_mib:g} MiB" if self.memory_mib is not None else f"memory not stated ({self.memory_text})"
         )
-        return ", ".join([self.name, memory, *([f"driver {self.driver}"] if self.driver else [])])
+        parts = [self.name, memory]
+        if self.driver:
+            parts.append(f"driver {self.driver}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The GPUs that nvidia-smi lists; `problem` says why it lists none or not all of them ("" if it lists all)."""
+    """The GPUs that nvidia-smi lists. `problem` says why it does not list all GPUs of the machine ("" if it does)."""
 
     gpus: tuple[Gpu, ...]
     problem: str = ""
@@ -58,8 +62,8 @@ class Survey:
 
 def survey_gpus() -> Survey:
     """Run the nvidia-smi on PATH, for at most TIMEOUT_S. The result is cached, so a process runs it only once."""
-    smi = shutil.which("nvidia-smi")
-    return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
+    nvidia_smi = shutil.which("nvidia-smi")
+    return _survey(nvidia_smi) if nvidia_smi else Survey((), "there is no nvidia-smi")
 
 
 def list_gpu_gib() -> list[float]:
@@ -77,8 +81,8 @@ def describe_gpus() -> list[str]:
 
 def list_compute_capabilities() -> list[float]:
     """The CUDA compute capability of each GPU that states one, such as 8.0 for an A100."""
-    smi = shutil.which("nvidia-smi")
-    lines, _ = query_gpus(smi, "compute_cap") if smi else ([], "")
+    nvidia_smi = shutil.which("nvidia-smi")
+    lines, _ = query_gpus(nvidia_smi, "compute_cap") if nvidia_smi else ([], "")
     capabilities = []
     for line in lines:
         with suppress(ValueError):
@@ -86,11 +90,13 @@ def list_compute_capabilities() -> list[float]:
     return capabilities
 
 
-def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
-    """The line that nvidia-smi, at the path `smi`, prints for each GPU with these fields, separated by commas; and the
-    reason why lines are missing ("" if none is missing).
+def query_gpus(nvidia_smi: str, fields: str) -> tuple[list[str], str]:
+    """Query the comma-separated `fields` of every GPU with the program `nvidia_smi`.
+
+    Returns the line of values that the program prints for each GPU, and the reason why lines are missing ("" if none is
+    missing).
     """
-    query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    query = [nvidia_smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         child = subprocess.Popen(
             query, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -98,14 +104,14 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     except OSError as error:
         return [], f"nvidia-smi cannot be started: {error.strerror}"
     try:
-        out, err = child.communicate(timeout=TIMEOUT_S)
+        output, error_output = child.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         _abandon(child)
         return [], TIMEOUT_PROBLEM
-    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     if not child.returncode:
         return lines, ""
-    error_lines = err.strip().splitlines() or lines
+    error_lines = error_output.strip().splitlines() or lines  # some errors are printed to stdout
     reason = f": {error_lines[-1]}" if error_lines else ""
     return lines, f"nvidia-smi failed ({child.returncode}){reason}"
 
@@ -121,8 +127,8 @@ def _abandon(child: "subprocess.Popen[str]") -> None:
 
 
 @lru_cache
-def _survey(smi: str) -> Survey:
-    lines, problem = query_gpus(smi, "name,memory.total,driver_version")
+def _survey(nvidia_smi: str) -> Survey:
+    lines, problem = query_gpus(nvidia_smi, "name,memory.total,driver_version")
     gpus: list[Gpu] = []
     for line in lines:
         gpu = _parse_gpu(line, len(gpus))
@@ -140,7 +146,9 @@ def _parse_gpu(line: str, index: int) -> Gpu | None:
         return None
     name, memory, driver = fields
     try:
-        mib = float(memory.removesuffix(" MiB"))
+        memory_mib = float(memory.removesuffix(" MiB"))
     except ValueError:
-        mib = 0.0
-    return Gpu(index, name, mib, driver) if mib > 0 else Gpu(index, name, None, driver, memory_text=memory)
+        memory_mib = 0.0
+    if memory_mib > 0:
+        return Gpu(index, name, memory_mib, driver)
+    return Gpu(index, name, None, driver, memory_text=memory)

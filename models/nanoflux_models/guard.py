@@ -19,14 +19,17 @@ VARIABLE = "NANOFLUX_ALLOW_HOSTS"
 """The environment variable with further allowed hosts, such as a proxy or a mirror, separated by commas."""
 LOCAL_NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
 LOCAL_FAMILIES = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
-"""Address families that reach only this machine's processes and kernel."""
+"""Address families that reach only processes and the kernel of this machine."""
 INTERNET_FAMILIES = {socket.AF_INET, socket.AF_INET6}
 SEND_METHODS = ("connect", "connect_ex", "sendto")
 """Socket methods that look up a name before they raise their audit event."""
 
 _allowed: set[str] = set()
+"""Hosts that the user named, and domains with a leading dot."""
 _resolved: set[str] = set()
+"""Addresses to which allowed names were resolved."""
 _refused: dict[str, None] = {}
+"""Refused hosts in the order of their first refusal; the values are not used."""
 _installed = False
 
 
@@ -70,7 +73,8 @@ def is_installed() -> bool:
 def allow(*hosts: str) -> None:
     """Allow connections to these hosts. Each is a name, an address, a URL, or `.domain` for every name in a domain."""
     for host in hosts:
-        normalized = _normalize((urlsplit(host).hostname or "") if "://" in host else host.strip())
+        name_or_address = (urlsplit(host).hostname or "") if "://" in host else host.strip()
+        normalized = _normalize(name_or_address)
         if normalized:
             _allowed.add(normalized)
 
@@ -91,6 +95,7 @@ def find_refusal(error: BaseException) -> OutsideError | None:
 
 
 def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseException]:
+    """Yield an exception and all that caused it or are grouped in it. `visited` contains the ids of yielded ones."""
     if id(error) in visited:
         return
     visited.add(id(error))
@@ -102,7 +107,8 @@ def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseExcept
 
 
 def _audit(event: str, values: tuple[Any, ...]) -> None:
-    if event[:7] != "socket.":  # called for every audit event, so it returns early
+    """The audit hook. Python calls it for every audit event, so it returns early for those of other modules."""
+    if event[:7] != "socket.":
         return
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         _check_address(*values)
@@ -131,7 +137,8 @@ def _wrap_lookup(look_up: Callable[..., Any]) -> Callable[..., Any]:
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         entries = look_up(host, *arguments, **options)
         if _is_allowed(_normalize(host)):
-            _resolved.update(_normalize(entry[4][0]) for entry in entries)
+            socket_addresses = [entry[4] for entry in entries]
+            _resolved.update(_normalize(address[0]) for address in socket_addresses)
         return entries
 
     return getaddrinfo
@@ -142,7 +149,7 @@ def _check_address(sock: socket.socket, address: Any) -> None:
         return
     if sock.family not in INTERNET_FAMILIES:
         _refuse(f"{address!r} (address family {int(sock.family)})")
-    if isinstance(address, tuple) and address:  # Python reports an invalid address itself
+    if isinstance(address, tuple) and address:  # for any other address, the socket call raises an error
         _check_host(address[0])
 
 
@@ -158,6 +165,7 @@ def _check_host(host: Any) -> None:
 
 
 def _is_allowed(host: str) -> bool:
+    """Whether the user named the host, or a domain that contains it."""
     return host in _allowed or any(name.startswith(".") and host.endswith(name) for name in _allowed)
 
 

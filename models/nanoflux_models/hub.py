@@ -75,7 +75,7 @@ def is_wanted(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The downloaded files of one commit: the size in bytes of each, by path."""
+    """The downloaded files of one commit. `files` maps the path of each file to its size in bytes."""
 
     commit: str
     files: dict[str, int]
@@ -111,7 +111,7 @@ def download(repo: str, revision: str, folder: Path) -> Snapshot:
 
 
 class HubError(Exception):
-    """An error with its fix and the command's exit code."""
+    """A failed download, with its fix and the exit code for `nanoflux models pull`."""
 
     def __init__(self, message: str, fix: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -125,18 +125,18 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     url = hf_hub_url(repo, file.path, revision=commit)
     metadata = get_hf_file_metadata(url)
     is_same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
-    token = get_token() if is_same_host else None  # only the hub gets the token; a CDN's address is signed
+    token = get_token() if is_same_host else None  # a CDN needs no token, since the address of its file is signed
     headers = {"authorization": f"Bearer {token}"} if token else {}
     partial_path = file.part_path(folder)
     partial_path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_path.open("ab"):
+    with partial_path.open("ab"):  # creates the file if it is missing
         pass
     with partial_path.open("r+b") as target:
-        size = target.seek(0, os.SEEK_END)
-        if size > file.size:
-            size = target.seek(0)
+        resume_size = target.seek(0, os.SEEK_END)
+        if resume_size > file.size:  # not the beginning of this file, so the download starts again
+            resume_size = target.seek(0)
             target.truncate()
-        http_get(metadata.location, target, resume_size=size, headers=headers, expected_size=file.size)
+        http_get(metadata.location, target, resume_size=resume_size, headers=headers, expected_size=file.size)
     if not file.is_intact(partial_path):
         partial_path.unlink()
         fix = "pull again; if it fails again, the hub or a proxy changes files: do not use this copy"
@@ -171,21 +171,22 @@ def _remove_other_files(folder: Path, files: list[RemoteFile]) -> None:
 @contextmanager
 def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     """Report twice a second how many bytes are on disk."""
-    total, stop = sum(file.size for file in files), threading.Event()
+    total_bytes = sum(file.size for file in files)
+    download_ended = threading.Event()
 
-    def report() -> None:
-        while not stop.wait(REPORT_INTERVAL_S):
-            _print_report({"progress": [_measure_size_on_disk(folder, files), total]})
+    def report_until_end() -> None:
+        while not download_ended.wait(REPORT_INTERVAL_S):
+            _print_report({"progress": [_measure_size_on_disk(folder, files), total_bytes]})
 
-    _print_report({"progress": [_measure_size_on_disk(folder, files), total]})
-    thread = threading.Thread(target=report, daemon=True)
+    _print_report({"progress": [_measure_size_on_disk(folder, files), total_bytes]})
+    thread = threading.Thread(target=report_until_end, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stop.set()
+        download_ended.set()
         thread.join()
-    _print_report({"progress": [total, total]})
+    _print_report({"progress": [total_bytes, total_bytes]})
 
 
 def _measure_size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
@@ -196,7 +197,7 @@ def _measure_size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
             try:
                 size += path.stat().st_size
                 break
-            except OSError:  # this file does not exist, or was renamed meanwhile
+            except OSError:  # there is no file at this path, or it was just renamed
                 continue
     return size
 
@@ -220,7 +221,7 @@ def describe_failure(error: BaseException, repo: str, revision: str) -> HubError
         fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT_ADVICE}"
         return HubError(f"{repo}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}", fix)
     if isinstance(error, OSError) and error.errno:
-        return HubError(f"{error.filename or repo}: {error.strerror}", "correct this, then pull again")
+        return HubError(f"{error.filename or repo}: {error.strerror}", "correct this error, then pull again")
     return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT_ADVICE}")
 
 
@@ -228,9 +229,10 @@ def _describe_refused_request(error: Any, repo: str, revision: str) -> HubError:
     """The error to report for a request that the hub refused or could not answer (an `HfHubHTTPError`)."""
     from huggingface_hub import constants, errors, get_token
 
-    page, status = f"{constants.ENDPOINT}/{repo}", error.response.status_code
+    page = f"{constants.ENDPOINT}/{repo}"
+    status = error.response.status_code
     if isinstance(error, errors.GatedRepoError) and get_token():
-        fix = f"accept it at {page} with the account of HF_TOKEN, then pull again"
+        fix = f"accept the licence at {page} with the account of HF_TOKEN, then pull again"
         return HubError(f"{repo} is gated, and the account of your token has not accepted its licence", fix, 3)
     if isinstance(error, errors.GatedRepoError):
         fix = f"accept its licence at {page}, then set HF_TOKEN to a read token of that account"
@@ -257,30 +259,32 @@ def _report_failure_and_exit(error: BaseException, repo: str, revision: str) -> 
     """Report an error and exit immediately, without waiting for the other downloads: the next run resumes them."""
     from huggingface_hub import get_token
 
-    failure, token = describe_failure(error, repo, revision), get_token()
+    failure = describe_failure(error, repo, revision)
+    token = get_token()
 
     def hide_token(text: str) -> str:
         return text.replace(token, "•••") if token else text
 
-    document = {"error": hide_token(failure.message), "fix": hide_token(failure.fix), "exit": failure.exit_code}
-    _print_report(document)
+    _print_report({"error": hide_token(failure.message), "fix": hide_token(failure.fix), "exit": failure.exit_code})
     os._exit(1)
 
 
-def _print_report(document: dict[str, Any]) -> None:
-    print(json.dumps(document), flush=True)  # noqa: T201 - the parent process reads these lines
+def _print_report(report: dict[str, Any]) -> None:
+    print(json.dumps(report), flush=True)  # noqa: T201 - the parent process reads these lines
 
 
 def _allow_hub() -> None:
     """Allow connections to the configured hub, and to a configured proxy."""
     from huggingface_hub import constants
 
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    guard.allow(host, *([PUBLIC_CDN] if host == PUBLIC_HUB else []), *urllib.request.getproxies().values())
+    hub = urlsplit(constants.ENDPOINT).hostname or ""
+    guard.allow(hub, *urllib.request.getproxies().values())
+    if hub == PUBLIC_HUB:
+        guard.allow(PUBLIC_CDN)
 
 
 def main(arguments: list[str]) -> None:
-    """Download and report; every error becomes one JSON line."""
+    """Download the repository and print the reports; every error is reported as one JSON line."""
     repo, revision, folder = arguments
     _allow_hub()
     guard.install()

@@ -26,6 +26,7 @@ TEXT_MODEL = "language_model"
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
 """The inputs that a wrapper may take besides text, each with a configuration key that is set if the model takes it."""
 HEADER = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
+"""The first line of a derived manifest. The checksum of the other lines reveals whether a user has edited them."""
 
 
 def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
@@ -37,7 +38,8 @@ def load_or_derive_manifest(name: str, folder: Path, home: Path) -> tuple[Manife
         ManifestError: the folder's files cannot be read.
     """
     path = manifest_path(name, home)
-    if not is_unedited_import(path) and (path.is_file() or (CATALOG / path.name).is_file()):
+    has_manifest = path.is_file() or (CATALOG / path.name).is_file()
+    if has_manifest and not is_unedited_import(path):
         return load_manifest(name, home), ""
     manifest = derive_manifest(name, folder, home)
     return manifest, render_with_header(manifest)
@@ -63,7 +65,8 @@ def summarize_manifest(manifest: Manifest) -> str:
         facts += [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache per token"]
     if manifest.kind == "chat" and chat.template:
         facts.append("system role" if chat.system_role else "no system role")
-        facts += ["thinks"] if chat.thinks else []
+        if chat.thinks:
+            facts.append("thinks")
     return ", ".join(facts)
 
 
@@ -95,7 +98,8 @@ def derive_manifest(name: str, folder: Path, home: Path) -> Manifest:
         return inherited
     config, tensors = read_json(folder / "config.json"), read_tensors(folder)
     sizes = compute_sizes(tensors, read_text_config(folder), find_packed_bits(config))
-    architecture = next(iter(config.get("architectures") or []), "")
+    architectures = config.get("architectures") or [""]
+    architecture = architectures[0]
     values: dict[str, Any] = {
         "name": name,
         "kind": "chat",
@@ -113,6 +117,7 @@ def derive_manifest(name: str, folder: Path, home: Path) -> Manifest:
 
 
 def _describe_memory(sizes: Sizes) -> dict[str, Any]:
+    """The values of a manifest's [memory] table."""
     memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token}
     if not sizes.sliding_window:
         return memory
@@ -121,6 +126,8 @@ def _describe_memory(sizes: Sizes) -> dict[str, Any]:
 
 
 def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """The values of an embedder's manifest that differ from those of a chat model."""
+    # Not calibrated for this model: the thresholds of the catalog's all-minilm-l6-v2.
     thresholds = {"question": {"default": 0.85}, "solution": {"default": 0.75}}
     memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": 0}
     dimensions = config.get("hidden_size", 384)
@@ -130,19 +137,22 @@ def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any
 def _describe_chat(
     folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str
 ) -> dict[str, Any]:
-    chat, modality_args = examine_template(folder), _list_modality_args(config)
-    targets = _choose_targets(tensors, is_wrapper=bool(modality_args))
-    parser = ["--reasoning-parser", choose_reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
+    """The values of a chat model's manifest that an embedder does not have."""
+    chat = examine_template(folder)
+    vllm_args = _list_modality_args(config)
+    targets = _choose_targets(tensors, is_wrapper=bool(vllm_args))
+    if chat.thinks:
+        vllm_args += ["--reasoning-parser", choose_reasoning_parser(read_template(folder), architecture)]
     return {
         "chat": chat.model_dump(),
         "sampling": _read_sampling(folder),
-        "vllm": {"args": [*modality_args, *parser]},
+        "vllm": {"args": vllm_args},
         "lora": {"targets": targets} if targets else None,
     }
 
 
 def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
-    """Arguments so that vLLM reserves no memory for images, sound and video, which this project never sends."""
+    """The arguments with which vLLM reserves no memory for images, sound and video, since this project sends none."""
     limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 
@@ -174,7 +184,7 @@ def _read_sampling(folder: Path) -> dict[str, float]:
 
 
 def _read_licence(folder: Path) -> str:
-    """The licence that the model's card names in its first lines."""
+    """The licence that the model's card names in its first 4,000 characters."""
     card = folder / "README.md"
     card_start = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
     for key in ("license_name", "license"):
@@ -204,7 +214,7 @@ def _checksum(body: str) -> str:
 
 
 def _render_table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """The lines of a table at `path`: its values, then its inner tables. A value of None is omitted."""
+    """The TOML lines of the table at `path`: its values, then its inner tables. A value of None is omitted."""
     lines: list[str] = []
     for key, value in values.items():
         if value is not None and not isinstance(value, dict):

@@ -16,7 +16,8 @@ from typing import Any
 from nanoflux_models.errors import ServerError
 
 VARIABLE = "NANOFLUX_VLLM_PYTHON"
-_QUERY = """
+"""The environment variable with the path of a Python interpreter that has vLLM."""
+_VLLM_QUERY = """
 import importlib.metadata, importlib.util, json, pathlib, runpy
 
 def version(name):
@@ -40,6 +41,8 @@ else:
         "root": str(root),
     }))
 """
+"""A program for an interpreter that may have vLLM. It prints JSON: versions, modules that can start a server (from the
+newest vLLM to the oldest) and vLLM's folder; null if vLLM or torch is missing."""
 COMMAND_MODULE = "cli/main"
 """The module of the command `vllm`. It needs the metadata of a distribution named `vllm`. vLLM for CPUs is distributed
 under a different name, so its command fails before it reads its arguments."""
@@ -47,8 +50,10 @@ under a different name, so its command fails before it reads its arguments."""
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python interpreter with vLLM: the versions of vLLM and torch, the module and arguments that start a server
-    (`entry`), and the flags with which vLLM serves only the language model of a wrapper.
+    """A Python interpreter with vLLM.
+
+    `vllm` and `torch` are versions. `entry` is the module that starts a server, followed by its first arguments. With
+    `text_only_flags`, vLLM serves only the language model of a multimodal wrapper.
     """
 
     path: Path
@@ -69,7 +74,7 @@ def find_interpreter(path: str = "") -> Interpreter:
     interpreter in the `.venv-vllm` next to the running environment.
 
     Raises:
-        ServerError: no interpreter has vLLM, or the configured interpreter does not have it.
+        ServerError: no interpreter has vLLM, or the configured interpreter does not have vLLM.
     """
     configured = path or os.environ.get(VARIABLE, "")
     fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
@@ -88,8 +93,9 @@ def find_interpreter(path: str = "") -> Interpreter:
 @lru_cache
 def _query_interpreter(path: Path) -> Interpreter | None:
     """The interpreter at `path` with the versions of its packages; None if it cannot be started or has no vLLM."""
-    try:  # run in /, since `python -c` imports modules of its working directory
-        result = subprocess.run([path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=60)
+    command = [path, "-c", _VLLM_QUERY]
+    try:  # the query runs in /, since `python -c` would import modules from the working directory
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60)
         facts = json.loads(result.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
@@ -106,8 +112,8 @@ def _query_interpreter(path: Path) -> Interpreter | None:
 
 
 def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
-    """The module that starts a server, with its arguments: the module of `vllm serve` if that command works, else the
-    newest equivalent.
+    """The module that starts a server, followed by its first arguments. It is the module of the command `vllm serve`
+    if that command works, else the newest other module.
     """
     modules = [name for name in facts["modules"] if name != COMMAND_MODULE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"

@@ -28,21 +28,20 @@ CPU_ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""Settings that stop threads from being pinned to cores and from busy-waiting. Such threads make a server more than ten
-times slower if other processes need the same cores. An engine busy-waits for a worker in another process, so the engine
-and its worker run in one process."""
+"""Settings for servers on CPUs, which keep threads from being pinned to cores and from busy-waiting: such threads make
+a server more than ten times slower if other processes need the same cores. Engine and worker run in one process, since
+the engine would busy-wait for a worker in another process."""
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-"""The endings of the environment variables that a server does not inherit."""
+"""The endings of the names of environment variables that a server does not inherit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerResources:
-    """The resources of a server: its GPUs, its share of each GPU's memory (`utilisation`), the number of GPUs that
-    share each layer (`tensor`), the size of its KV cache (`kv_gib`, used only on a CPU), and its number of concurrent
-    requests (`sequences`).
+    """The resources of a server.
 
-    If GPUs and share are not set, vLLM chooses them, or runs on a CPU. If `sequences` is 0, vLLM chooses this number
-    too.
+    `gpus` are the indices of its GPUs, and `utilisation` is its share of each GPU's memory. `tensor` is the number of
+    GPUs that share each layer. `kv_gib` is the size of the KV cache on a CPU. `sequences` is the maximum number of
+    concurrent requests. vLLM chooses the GPUs, the share and the number of requests if they are not set.
     """
 
     gpus: tuple[int, ...] = ()
@@ -76,6 +75,7 @@ class Launch:
 
     @property
     def model(self) -> str:
+        """The name under which the server serves the base model."""
         return self.manifest.name
 
     @property
@@ -92,8 +92,10 @@ class Launch:
         """
         components = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
         components += [*self._build_parallel_flags(), *self.manifest.vllm.args, *self.args]
-        components += ["lora"] if self.manifest.lora else []
-        components += ["batch-invariant"] if self.batch_invariant else []
+        if self.manifest.lora:
+            components.append("lora")
+        if self.batch_invariant:
+            components.append("batch-invariant")
         return " ".join(components)
 
     def build_command(self, port: int) -> list[str]:
@@ -101,8 +103,8 @@ class Launch:
         return self._build_node_command(port, 0)
 
     def list_other_node_commands(self) -> list[list[str]]:
-        """The command lines for the other machines of a model that vLLM itself spreads over several machines; empty for
-        other models.
+        """The command lines for all machines except the first, if vLLM itself spreads the model over several machines;
+        empty for other models.
         """
         parallel = self.manifest.parallel
         if parallel.backend != "mp":
@@ -113,8 +115,8 @@ class Launch:
         """The command line for machine number `node`. The options of the manifest and the user come last, so that they
         override the others.
         """
-        own_options = [*self._build_options(port), *self._build_parallel_flags(node)]
-        return [*self._build_python_command(), *own_options, *self.manifest.vllm.args, *self.args]
+        project_options = [*self._build_options(port), *self._build_parallel_flags(node)]
+        return [*self._build_python_command(), *project_options, *self.manifest.vllm.args, *self.args]
 
     @property
     def _uses_vllm_serve(self) -> bool:
@@ -126,9 +128,10 @@ class Launch:
 
     def _build_options(self, port: int) -> list[str]:
         """The options that this project sets for every server, except those that spread a model over GPUs."""
-        options = [
-            *([] if self._uses_vllm_serve else ["--model"]), str(self.weights), "--served-model-name", self.model,
-            "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.max_model_len),
+        options = [] if self._uses_vllm_serve else ["--model"]
+        options += [
+            str(self.weights), "--served-model-name", self.model, "--host", "127.0.0.1", "--port", str(port),
+            "--max-model-len", str(self.max_model_len),
         ]  # fmt: skip
         if self.resources.utilisation:
             options += ["--gpu-memory-utilization", f"{self.resources.utilisation:.2f}"]
@@ -138,44 +141,46 @@ class Launch:
             options += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
             options += ["--enable-sleep-mode"]
-        given_args = {*self.manifest.vllm.args, *self.args}
-        if self.is_wrapper and not given_args & {"--limit-mm-per-prompt", "--language-model-only"}:
+        explicit_args = {*self.manifest.vllm.args, *self.args}
+        if self.is_wrapper and not explicit_args & {"--limit-mm-per-prompt", "--language-model-only"}:
             options += self.interpreter.text_only_flags
         if self.manifest.parallel.data > 1 and self._uses_vllm_serve:
             options += ["--api-server-count", "1"]  # several API servers cannot load adapters at run time
-        if self.interpreter.serves_on_cpu:  # a seeded request with chunked prefill crashes a server on a CPU
+        if self.interpreter.serves_on_cpu:  # with chunked prefill, a request with a seed crashes a server on a CPU
             options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.max_model_len)]
             if not self._build_parallel_flags():
                 options += ["--distributed-executor-backend", "uni"]
         return options
 
     def build_environment(self, mark: str) -> dict[str, str]:
-        """This process's environment without secrets, and with the offline switches and the guard.
+        """The environment of the server: this process's environment without secrets, with the offline switches, the
+        network guard, and `mark` as the value of `MARK_VARIABLE`.
 
-        A server that spans several machines gets only the switches, since its machines connect to each other.
+        A server that spans several machines has no guard, since its machines connect to each other.
         """
         inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRET_SUFFIXES)}
-        own_variables = {
+        server_variables = {
             **SETTINGS,
             **SAFE_PATH,
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.rank else "0",
             "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
             "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # also enables endpoints beyond sleep mode
-            "SPT_NOENV": "1",  # else a process that sets its title overwrites the mark in its environment
+            "SPT_NOENV": "1",  # without this, a process that sets its title overwrites the mark in its environment
             MARK_VARIABLE: mark,
         }
         if self.manifest.parallel.nodes == 1:
-            own_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+            server_variables |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
         if self.resources.gpus:
-            own_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.resources.gpus))
+            server_variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.resources.gpus))
         if self.interpreter.serves_on_cpu:
             kv_gib = str(max(1, math.ceil(self.resources.kv_gib)))
             inherited = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": kv_gib, **inherited}
-        environment = inherited | own_variables
+        environment = inherited | server_variables
         return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
     def _build_parallel_flags(self, node: int = 0) -> tuple[str, ...]:
+        """vLLM's flags that spread the model over GPUs, for machine number `node`."""
         parallel = self.manifest.parallel
         tensor = max(parallel.tensor, self.resources.tensor)
         return build_parallel_flags(parallel.model_copy(update={"tensor": tensor}), node)

@@ -14,8 +14,10 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """One reading. `busy` is the share of CPU time that all cores were busy since the previous reading (None in the
-    first reading). Sizes are in bytes; a size is 0 if this system does not state it.
+    """One reading of the gauges.
+
+    `busy` is the busy share of the CPU time of all cores since the previous reading, from 0 to 1 (None in the first
+    reading). Sizes are in bytes; a size is 0 if this system does not state it.
     """
 
     busy: float | None
@@ -27,11 +29,11 @@ class Gauges:
 
 
 class MachineMeter:
-    """Reads the gauges; those of the disk are for the disk that holds `folder`."""
+    """Reads the gauges of this machine and of the disk that holds `folder`. `proc` replaces /proc in tests."""
 
     def __init__(self, folder: Path, proc: Path = PROC) -> None:
         self._folder, self._proc = folder, proc
-        self._previous: tuple[int, int] | None = None
+        self._previous_ticks: tuple[int, int] | None = None
 
     def read(self) -> Gauges:
         """Read all gauges now."""
@@ -44,20 +46,22 @@ class MachineMeter:
 
     def _measure_busy(self) -> float | None:
         """The share of CPU time that was busy since the previous reading; None in the first reading."""
-        previous, self._previous = self._previous, _read_ticks(self._proc / "stat")
-        if previous is None or self._previous is None:
+        previous, current = self._previous_ticks, _read_ticks(self._proc / "stat")
+        self._previous_ticks = current
+        if previous is None or current is None:
             return None
-        busy, total = self._previous[0] - previous[0], self._previous[1] - previous[1]
-        return min(1.0, max(0.0, busy / total)) if total > 0 else None
+        busy_ticks = current[0] - previous[0]
+        all_ticks = current[1] - previous[1]
+        return min(1.0, max(0.0, busy_ticks / all_ticks)) if all_ticks > 0 else None
 
 
 def _read_ticks(path: Path) -> tuple[int, int] | None:
     """The busy ticks and all ticks of all CPUs since the system started; None if the system does not state them."""
     with suppress(OSError, ValueError):
         first_line = path.read_text("ascii").partition("\n")[0]
-        user, nice, system, idle, waiting, *other_busy = map(int, first_line.split()[1:9])
-        busy = user + nice + system + sum(other_busy)
-        return busy, busy + idle + waiting
+        user, nice, system, idle, iowait, *interrupts_and_steal = map(int, first_line.split()[1:9])  # see proc(5)
+        busy = user + nice + system + sum(interrupts_and_steal)
+        return busy, busy + idle + iowait
     return None
 
 

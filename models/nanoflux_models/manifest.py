@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nanoflux_models.errors import ManifestError, ModelNotFoundError
 
 CATALOG = Path(__file__).parent / "catalog"
+"""The folder of the packaged manifests."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""The pattern of a model's name."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Cosine = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,7 +25,7 @@ ModelKind = Literal["chat", "embedder"]
 
 
 class ManifestTable(BaseModel):
-    """The base class of every table: unknown keys are errors, and values are frozen."""
+    """The base class of the tables of a manifest: unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -181,7 +183,7 @@ class EmbedderTable(ManifestTable):
 
 
 class Manifest(ManifestTable):
-    """The facts about one model. `architecture` is the name of its class in transformers."""
+    """The facts about one model. `context` is in tokens; `architecture` is the name of its class in transformers."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     kind: ModelKind
@@ -231,15 +233,16 @@ def find_manifest_path(name: str, home: Path) -> Path:
     paths = _list_paths(home)
     if name not in paths:
         similar_names = difflib.get_close_matches(name, paths, n=1)
-        question = f"did you mean {similar_names[0]!r}? " if similar_names else ""
-        fix = f"{question}choose one of {', '.join(sorted(paths))}"
+        suggestion = f"did you mean {similar_names[0]!r}? " if similar_names else ""
+        fix = f"{suggestion}choose one of {', '.join(sorted(paths))}"
         raise ModelNotFoundError(f"there is no model {name!r}", fix)
     return paths[name]
 
 
 def list_manifests(home: Path) -> list[Manifest]:
     """All manifests, sorted by name; a manifest of the user replaces the packaged one of the same name."""
-    return [read_manifest(path) for _, path in sorted(_list_paths(home).items())]
+    paths = _list_paths(home)
+    return [read_manifest(paths[name]) for name in sorted(paths)]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -265,18 +268,21 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _list_paths(home: Path) -> dict[str, Path]:
+    """The file of each manifest, by the model's name; the user's files replace packaged files of the same name."""
+    packaged_paths = sorted(CATALOG.glob("*.toml"))
     user_paths = sorted((home / "models").glob("*.toml"))
-    return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *user_paths]}
+    return {path.stem: path for path in [*packaged_paths, *user_paths]}
 
 
 def _describe_errors(path: Path, error: ValidationError) -> str:
-    """One line with the file, and each key with an error."""
-    lines = []
-    for item in error.errors():
+    """One line with the path of the file, and each invalid key with its error."""
+    descriptions = []
+    for details in error.errors():
         # pydantic puts a union's tag into the location ("source.wheel.package"), but the tag is not a key of the file.
-        location = [str(part) for part in item["loc"]]
+        location = [str(part) for part in details["loc"]]
         if location[:1] == ["source"]:
             del location[1:2]
-        reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)
-    return f"{path}: " + "; ".join(lines)
+        is_unknown_key = details["type"] == "extra_forbidden"
+        reason = "unknown key" if is_unknown_key else details["msg"].removeprefix("Value error, ")
+        descriptions.append(f"key '{'.'.join(location)}': {reason}" if location else reason)
+    return f"{path}: " + "; ".join(descriptions)

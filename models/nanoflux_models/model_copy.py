@@ -30,7 +30,7 @@ def copy_model_files(path: Path, target: Path) -> None:
         if source.is_file() and is_wanted(relative_path):
             (target / relative_path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / relative_path)
-    # The folder may contain the record of its import into another home, which would be wrong here.
+    # A folder from another home contains the record of its installation there.
     (target / "weights.json").unlink(missing_ok=True)
 
 

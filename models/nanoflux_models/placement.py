@@ -25,11 +25,15 @@ TOLERANCE = 1e-9
 ASLEEP_GIB = 1.0
 """The GiB that the CUDA context of a sleeping server takes on its GPU."""
 MIN_REQUESTS = 4
-"""Models run on the same GPU at the same time only if each has memory for this many full-length requests."""
+"""Models run on the same GPU at the same time only if each has memory for this many requests of full length."""
 BATCH_TOKENS = 4096
 """The number of a request's tokens that vLLM may store beyond a sliding window: two unfinished steps of 2,048."""
 WIDTHS = (1, 2, 4, 8)
-"""The numbers of GPUs over which a model may be split."""
+"""The numbers of GPUs over which one copy of a model may be split."""
+MAX_ADVISED_GPUS = 8
+"""The largest number of GPUs that a refusal suggests."""
+ADVISED_WEIGHTS_FACTOR = 1.2
+"""A refusal suggests a smaller model if its weights, times this factor, fit on the largest GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +73,16 @@ class Demand:
         return replace(self, sequences=sequences, kv_gib=self.request_gib * sequences)
 
     def compute_share(self, width: int, gpu_gib: float) -> float:
-        """The share that the server needs of each of `width` GPUs, rounded up to a hundredth."""
+        """The share that the server needs of the memory of each GPU, rounded up to a hundredth, if a copy is split over
+        `width` GPUs of `gpu_gib` GiB.
+        """
         needed_gib = (self.weights_gib + self.kv_gib + self.lora_gib) / width + OVERHEAD_GIB
-        return math.ceil(needed_gib / gpu_gib * 100 - 1e-9) / 100
+        return math.ceil(needed_gib / gpu_gib * 100 - TOLERANCE) / 100
 
     def compute_cache_gib(self, utilisation: float, width: int, gpu_gib: float) -> float:
-        """The GiB that a share leaves for the KV cache, on all GPUs of one copy together."""
+        """The GiB that remain for the KV cache, on all GPUs of one copy together, if the server gets the share
+        `utilisation` of each GPU.
+        """
         return max(0.0, (utilisation * gpu_gib - OVERHEAD_GIB) * width - self.weights_gib - self.lora_gib)
 
 
@@ -135,8 +143,10 @@ def place_models(
     smaller_models: Mapping[str, float] | None = None,
     fill_gpus: bool = False,
 ) -> Placement:
-    """Place every demand on `gpus` (the GiB of each). If the models fit, all run at the same time; otherwise they take
-    turns; if they do not fit even then, they are refused.
+    """Place every demand on `gpus` (the GiB of each).
+
+    If all models fit at the same time, they run together; otherwise they take turns. If they do not fit even then, the
+    placement is a refusal.
 
     Servers get memory for all their requests, or for as many as fit. With `fill_gpus`, the rest of each GPU is also
     distributed to its servers. `smaller_models` are other models, with the GiB of their weights, that a refusal may
@@ -159,6 +169,7 @@ def place_models(
 
 
 def _place_demands(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
+    """Place all demands so that they run at the same time, else in turns. Return None if they do not fit even then."""
     servers = _place_together(_group_by_shares(demands), gpus)
     return _place_in_turns(demands, gpus) if servers is None else servers
 
@@ -169,9 +180,13 @@ def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
     """
     groups: dict[str, list[Demand]] = {}
     for demand in demands:
-        group_name = f"shares {demand.shares}" if demand.shares else f"model {demand.name}"
-        groups.setdefault(group_name, []).append(demand)
+        groups.setdefault(_name_group(demand), []).append(demand)
     return list(groups.values())
+
+
+def _name_group(model: Demand | Server) -> str:
+    """The name of the group of a model: that of its `shares`, or one for this model alone."""
+    return f"shares {model.shares}" if model.shares else f"model {model.name}"
 
 
 def _place_together(groups: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
@@ -194,14 +209,15 @@ def _place_together(groups: Sequence[Sequence[Demand]], gpus: Sequence[float]) -
 def _list_options(
     group: Sequence[Demand], gpus: Sequence[float], free_shares: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
-    """The options for placing one group, beginning with the fewest GPUs. An option is the share of each GPU that the
-    group claims, and the group's servers. If the free memory does not hold a few requests of each model, the group
-    needs GPUs without other models.
+    """Yield the options for placing one group, beginning with the fewest GPUs. An option is the share of each GPU that
+    the group claims, and the group's servers.
+
+    If the free memory does not hold a few requests of each model, the group claims whole GPUs, without other models.
     """
     copies = max(demand.copies for demand in group)
-    by_free_memory = sorted(range(len(gpus)), key=lambda gpu: (-free_shares[gpu] * gpus[gpu], gpu))
+    gpus_by_free_memory = sorted(range(len(gpus)), key=lambda gpu: (-free_shares[gpu] * gpus[gpu], gpu))
     for width in _list_widths(group):
-        emptiest_gpus = by_free_memory[: width * copies]
+        emptiest_gpus = gpus_by_free_memory[: width * copies]
         if len(emptiest_gpus) < width * copies:
             break
         smallest_gib = min(gpus[gpu] for gpu in emptiest_gpus)
@@ -209,11 +225,12 @@ def _list_options(
         asleep_share = ASLEEP_GIB * (len(group) - 1) / smallest_gib
         demands_with_few = [demand.with_few_requests for demand in group]
         demands_with_one = [demand.with_one_request for demand in group]
-        few_share = max(demand.compute_share(width, smallest_gib) for demand in demands_with_few) + asleep_share
-        one_share = max(demand.compute_share(width, smallest_gib) for demand in demands_with_one) + asleep_share
-        if few_share <= free_share + TOLERANCE:
-            yield few_share, _make_servers(demands_with_few, emptiest_gpus, width, smallest_gib)
-        elif one_share <= LIMIT <= free_share + TOLERANCE:
+        share_for_few = max(demand.compute_share(width, smallest_gib) for demand in demands_with_few) + asleep_share
+        share_for_one = max(demand.compute_share(width, smallest_gib) for demand in demands_with_one) + asleep_share
+        gpus_are_empty = free_share + TOLERANCE >= LIMIT
+        if share_for_few <= free_share + TOLERANCE:
+            yield share_for_few, _make_servers(demands_with_few, emptiest_gpus, width, smallest_gib)
+        elif gpus_are_empty and share_for_one <= LIMIT:
             yield LIMIT, _make_servers(demands_with_one, emptiest_gpus, width, smallest_gib)
 
 
@@ -228,28 +245,31 @@ def _make_servers(group: Sequence[Demand], gpus: Sequence[int], width: int, smal
 
 
 def _list_widths(group: Sequence[Demand]) -> list[int]:
-    """The numbers of GPUs per copy to try: all of `WIDTHS`, unless a demand states its number."""
+    """The numbers of GPUs per copy to try: all of `WIDTHS`, unless a demand of the group sets a number above 1."""
     width = max(demand.width for demand in group)
     return [width] if width > 1 else list(WIDTHS)
 
 
 def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
-    """Place servers that take turns, with as few as possible on each GPU: with fewer neighbours, a server gets more of
-    the GPU.
+    """Place servers that take turns, with as few as possible on each GPU, since a server with fewer neighbours gets
+    more of the GPU. Return None if the demands do not fit.
     """
-    for neighbours in range(1, len(demands)):
-        servers = _place_with_neighbours(demands, gpus, neighbours)
+    for max_neighbours in range(1, len(demands)):
+        servers = _place_with_neighbours(demands, gpus, max_neighbours)
         if servers is not None:
             return _group_by_gpu(servers, len(gpus))
     return None
 
 
-def _place_with_neighbours(demands: Sequence[Demand], gpus: Sequence[float], neighbours: int) -> list[Server] | None:
-    """Place each server next to at most `neighbours` sleeping servers, on the GPUs with the fewest servers. Return None
-    if a server does not fit.
+def _place_with_neighbours(
+    demands: Sequence[Demand], gpus: Sequence[float], max_neighbours: int
+) -> list[Server] | None:
+    """Place each server next to at most `max_neighbours` sleeping servers, on the GPUs with the fewest servers. Return
+    None if a server does not fit.
     """
-    server_counts, placed_servers = [0] * len(gpus), list[Server]()
-    limits = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
+    placed_servers: list[Server] = []
+    server_counts = [0] * len(gpus)
+    limits = [LIMIT - ASLEEP_GIB * max_neighbours / size for size in gpus]
     for demand in demands:
         server = _place_on_emptiest(demand, gpus, server_counts, limits)
         if server is None:
@@ -257,7 +277,7 @@ def _place_with_neighbours(demands: Sequence[Demand], gpus: Sequence[float], nei
         placed_servers.append(server)
         for gpu in server.gpus:
             server_counts[gpu] += 1
-    return placed_servers if max(server_counts) <= neighbours + 1 else None
+    return placed_servers if max(server_counts) <= max_neighbours + 1 else None
 
 
 def _place_on_emptiest(
@@ -266,9 +286,9 @@ def _place_on_emptiest(
     """Place a server on as few GPUs as suffice, those with the fewest servers. `limits` are the shares of each GPU that
     the server may claim. Return None if no number of GPUs suffices.
     """
-    by_server_count = sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))
+    gpus_by_server_count = sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))
     for width in _list_widths([demand]):
-        chosen_gpus = by_server_count[: width * demand.copies]
+        chosen_gpus = gpus_by_server_count[: width * demand.copies]
         if len(chosen_gpus) < width * demand.copies:
             continue
         smallest_gib = min(gpus[gpu] for gpu in chosen_gpus)
@@ -278,32 +298,39 @@ def _place_on_emptiest(
     return None
 
 
-def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
-    """Put servers that share a GPU, directly or through other servers, into one group, named after its first GPU."""
-    group_of_gpu = list(range(gpus))
-    for server in list(servers) * gpus:  # repeated until a chain of neighbours is one group
-        lowest_group = min(group_of_gpu[gpu] for gpu in server.gpus)
-        for gpu in server.gpus:
-            group_of_gpu[gpu] = lowest_group
+def _group_by_gpu(servers: Sequence[Server], gpu_count: int) -> list[Server]:
+    """Put servers that share a GPU, directly or through other servers, into one sleep group, named after its first GPU.
+
+    Servers without neighbours get no group.
+    """
+    group_of_gpu = list(range(gpu_count))
+    for _ in range(gpu_count):  # each pass extends a group by one neighbour; a chain has at most `gpu_count` of them
+        for server in servers:
+            lowest_group = min(group_of_gpu[gpu] for gpu in server.gpus)
+            for gpu in server.gpus:
+                group_of_gpu[gpu] = lowest_group
     group_numbers = [group_of_gpu[server.gpus[0]] for server in servers]
-    return [
-        replace(server, shares=f"gpu{number}" if group_numbers.count(number) > 1 else "")
-        for server, number in zip(servers, group_numbers, strict=True)
-    ]
+    grouped_servers = []
+    for server, number in zip(servers, group_numbers, strict=True):
+        has_neighbours = group_numbers.count(number) > 1
+        grouped_servers.append(replace(server, shares=f"gpu{number}" if has_neighbours else ""))
+    return grouped_servers
 
 
 def _distribute_rest(
     servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], fill_gpus: bool
 ) -> list[Server]:
-    """Distribute the rest of each GPU equally among the servers that are awake together: as much as all their requests
-    need, or all of the rest if `fill_gpus` is set.
+    """Distribute the unclaimed memory of each GPU equally among the servers that are awake together. A server gets at
+    most what all its requests need, or its full part if `fill_gpus` is set.
     """
-    awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
-    spare_shares = [
-        LIMIT - sum(_compute_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
-        for groups, size in zip(awake_groups, gpus, strict=True)
-    ]
-    grown_servers = []
+    awake_groups: list[list[list[Server]]] = []  # the groups on each GPU
+    spare_shares: list[float] = []  # the unclaimed share of each GPU
+    for gpu, size in enumerate(gpus):
+        groups = _group_awake([server for server in servers if gpu in server.gpus])
+        claimed_share = sum(_compute_claim(group) + ASLEEP_GIB * (len(group) - 1) / size for group in groups)
+        awake_groups.append(groups)
+        spare_shares.append(LIMIT - claimed_share)
+    enlarged_servers = []
     for server in servers:
         possible_shares = []
         for gpu in server.gpus:
@@ -314,12 +341,12 @@ def _distribute_rest(
             smallest_gib = min(gpus[gpu] for gpu in server.gpus)
             share = min(share, demands[server.name].compute_share(server.tensor, smallest_gib))
         share = math.floor(share * 100 + 1e-6) / 100  # rounded down to a hundredth
-        grown_servers.append(replace(server, utilisation=max(server.utilisation, share)))
-    return grown_servers
+        enlarged_servers.append(replace(server, utilisation=max(server.utilisation, share)))
+    return enlarged_servers
 
 
 def _compute_claim(group: Sequence[Server]) -> float:
-    """The share of a GPU that the largest server of a group claims; only one of them is awake at a time."""
+    """The share of a GPU that a group claims: that of its largest server, since only one is awake at a time."""
     return max(server.utilisation for server in group)
 
 
@@ -327,25 +354,28 @@ def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:
     """Group the servers on one GPU so that one server of each group is awake at a time."""
     groups: dict[str, list[Server]] = {}
     for server in servers:
-        groups.setdefault(f"shares {server.shares}" if server.shares else f"model {server.name}", []).append(server)
+        groups.setdefault(_name_group(server), []).append(server)
     return list(groups.values())
 
 
 def _add_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
     """Add to a server the size of the KV cache in its share, and the number of requests that this cache holds."""
-    cache_gib = demand.compute_cache_gib(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
-    requests = int(cache_gib / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
+    smallest_gib = min(gpus[gpu] for gpu in server.gpus)
+    cache_gib = demand.compute_cache_gib(server.utilisation, server.tensor, smallest_gib)
+    requests_per_copy = int(cache_gib / demand.request_gib + TOLERANCE) if demand.kv_gib else demand.sequences
     return replace(
         server,
         kv_gib=round(cache_gib, 2),
-        requests=requests * demand.copies,
+        requests=requests_per_copy * demand.copies,
         weights_gib=demand.weights_gib,
         lora_gib=round(demand.lora_gib, 2),
     )
 
 
 def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_models: Mapping[str, float]) -> Placement:
-    """The refusal of demands that do not fit, with what each needs and with machines and models that would fit."""
+    """The refusal of demands that do not fit: it states what each model needs, and which machines and smaller models
+    would fit.
+    """
     machine = f"GPUs of {', '.join(f'{size:g}' for size in gpus)} GiB" if gpus else "a machine without GPUs"
     needs: list[str] = []
     for demand in demands:
@@ -354,12 +384,15 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_mod
     advice = []
     if gpus:
         largest_gib = max(gpus)
-        for count in range(len(gpus) + 1, 9):
+        for count in range(len(gpus) + 1, MAX_ADVISED_GPUS + 1):
             if _place_demands(demands, [largest_gib] * count) is not None:
                 advice.append(f"{count} GPUs of {largest_gib:g} GiB")
                 break
         free_gib = largest_gib * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
-        names = sorted(name for name, weights in smaller_models.items() if weights * 1.2 < free_gib)
-        advice += [f"a smaller model: {', '.join(names)}"] if names else []
+        fitting_models = sorted(
+            name for name, weights_gib in smaller_models.items() if weights_gib * ADVISED_WEIGHTS_FACTOR < free_gib
+        )
+        if fitting_models:
+            advice.append(f"a smaller model: {', '.join(fitting_models)}")
     advice.append("fewer or shorter requests at once: --sequences, --context")
     return Placement(refusal=f"these models do not fit on {machine}: {'; '.join(needs)}", would_fit=tuple(advice))

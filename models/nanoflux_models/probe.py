@@ -2,8 +2,9 @@
 agree with those of PEFT.
 
 A server can load an adapter without an error and yet apply none of it (as vLLM did with multimodal wrappers), or only a
-part. So the server answers a few prompts greedily, and the log-probability of every token is compared with that of the
-base on the same server and that of PEFT in this process. Torch and transformers are imported when a probe runs.
+part. So the server with the adapter answers a few prompts greedily. The log-probability of every token is then compared
+with two others: that of the base on the same server, and that of PEFT in this process. Torch and transformers are
+imported when a probe runs.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ REPLY_TOKENS = 12
 
 
 def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: str) -> Probe:
-    """Compare the loaded adapter `name` with `base` on the same server, and with PEFT applying the adapter in `folder`;
-    store the result in `folder` and return it.
+    """Compare the loaded adapter `name` with the model `base` on the same server, and with PEFT in this process.
+
+    PEFT applies the adapter in `folder` to the base model in `weights`. The result is stored in `folder` and returned.
 
     Raises:
         ServerError: the server does not answer, PEFT cannot load the adapter, or the result cannot be stored.
@@ -43,13 +45,15 @@ def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: st
     for reply_scores in score_with_peft(weights, folder, prompts, replies):
         peft_scores += [score for score, _ in reply_scores]
         gaps += [gap for _, gap in reply_scores]
+    distances_to_base = [abs(tuned - untuned) for tuned, untuned in zip(tuned_scores, base_scores, strict=True)]
+    distances_to_peft = [abs(tuned - peft) for tuned, peft in zip(tuned_scores, peft_scores, strict=True)]
     result = Probe(
         adapter=name,
         tokens=len(tuned_scores),
-        difference=max(abs(tuned - base) for tuned, base in zip(tuned_scores, base_scores, strict=True)),
-        agreement=sum(gap == 0.0 for gap in gaps) / len(gaps),
+        difference=max(distances_to_base),
+        agreement=gaps.count(0.0) / len(gaps),
         worst_gap=max(gaps),
-        error=sum(abs(tuned - peft) for tuned, peft in zip(tuned_scores, peft_scores, strict=True)) / len(tuned_scores),
+        error=sum(distances_to_peft) / len(distances_to_peft),
     )
     write_probe(folder, result, base)
     return result
@@ -92,9 +96,8 @@ def _score_reply(client: ServerClient, model: str, prompt_ids: list[int], reply:
 def score_with_peft(
     weights: Path, folder: Path, prompts: list[list[int]], replies: list[list[int]]
 ) -> list[list[tuple[float, float]]]:
-    """The log-probability in PEFT of each token of each reply, and the gap to PEFT's preferred token at that position.
-
-    If all gaps are 0, PEFT gives the same reply.
+    """Score each token of each reply with PEFT: its log-probability, and by how much PEFT's preferred token at that
+    position is more likely (the gap, in nats). If all gaps of a reply are 0, PEFT gives the same reply.
     """
     import torch
 
@@ -103,7 +106,7 @@ def score_with_peft(
     for prompt_ids, reply in zip(prompts, replies, strict=True):
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([[*prompt_ids, *reply]]), use_cache=False).logits[0]
-        logits = logits[len(prompt_ids) - 1 : -1]  # those that predict the reply's tokens
+        logits = logits[len(prompt_ids) - 1 : -1]  # each position predicts the next token: these predict the reply
         scores = torch.log_softmax(logits.float(), -1)
         reply_scores = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
         gaps = scores.max(-1).values - reply_scores
@@ -112,6 +115,11 @@ def score_with_peft(
 
 
 def _load_peft_model(weights: Path, folder: Path) -> Any:
+    """The base model in `weights` with the adapter in `folder`.
+
+    Raises:
+        ServerError: PEFT or transformers cannot load them.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -122,4 +130,4 @@ def _load_peft_model(weights: Path, folder: Path) -> Any:
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         message = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so the probe cannot run: {error}"
-        raise ServerError(message, "probe it on a machine where transformers can load its base") from error
+        raise ServerError(message, "probe the adapter on a machine where transformers can load its base") from error

@@ -14,6 +14,7 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.files import write_atomically
 
 PROBE = "probe.json"
+"""The name of the file in the adapter's folder."""
 MIN_DIFFERENCE = 1e-3
 """Adapter and base must differ by this much in some token's log-probability. An adapter of zeros differs by 0."""
 MAX_GAP = 0.5
@@ -41,6 +42,7 @@ class Probe:
 
     @property
     def passed(self) -> bool:
+        """Whether the adapter has an effect, and the server agrees with PEFT."""
         return self.difference >= MIN_DIFFERENCE and self.worst_gap <= MAX_GAP and self.error <= MAX_ERROR
 
     @property

@@ -14,6 +14,7 @@ from pathlib import Path
 PROC = Path("/proc")
 BOOT_ID = PROC / "sys/kernel/random/boot_id"
 LOWEST_SIGNALLED_PID = 2
+"""To the kernel, pids below this mean the init process and groups of processes."""
 
 
 def boot_id() -> str:
@@ -83,7 +84,7 @@ def find_descendants(root: Process) -> list[Process]:
         return []
     pids = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
     has_grown = True
-    while has_grown:  # the children of known processes are added until there are no more
+    while has_grown:  # the children of collected processes are added until no more are found
         children = {pid for pid, entry in table.items() if entry.parent in pids}
         has_grown = not children <= pids
         pids |= children
@@ -91,8 +92,9 @@ def find_descendants(root: Process) -> list[Process]:
 
 
 def find_marked(mark: str) -> list[Process]:
-    """The processes of this user whose environment contains `mark` (`NAME=value`)."""
-    variable, processes = mark.encode(), []
+    """The processes of this user whose environment contains the variable `mark` (`NAME=value`)."""
+    variable = mark.encode()
+    processes = []
     for pid, entry in _read_process_table().items():
         try:
             if variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
@@ -103,7 +105,9 @@ def find_marked(mark: str) -> list[Process]:
 
 
 def end_processes(processes: Iterable[Process], grace_s: float) -> list[Process]:
-    """Terminate each process, and kill it if it still runs after `grace_s`; return the processes that still run."""
+    """Send SIGTERM to each process, and SIGKILL if it still runs after `grace_s` seconds. Return the processes that run
+    even after SIGKILL.
+    """
     terminated = [process for process in processes if process.send_signal(signal.SIGTERM)]
     remaining = _wait_until_ended(terminated, grace_s)
     for process in remaining:
@@ -112,7 +116,7 @@ def end_processes(processes: Iterable[Process], grace_s: float) -> list[Process]
 
 
 def _wait_until_ended(processes: list[Process], seconds: float) -> list[Process]:
-    """Wait until all processes have ended, at most `seconds`; return the processes that still run."""
+    """Wait until all processes have ended, but at most `seconds`; return the processes that still run."""
     deadline = time.monotonic() + seconds
     remaining = [process for process in processes if process.alive]
     while remaining and time.monotonic() < deadline:
@@ -133,12 +137,13 @@ def _read_process_table() -> dict[int, _ProcessEntry]:
 
 
 def _read_stat(pid: int) -> _ProcessEntry | None:
-    """What the kernel states about the process with this pid; None if there is none."""
+    """The entry of the process with this pid; None if there is no such process."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The fields after the process name, which may contain spaces and brackets; see proc(5).
-    stat_fields = text[text.rindex(")") + 2 :].split()
-    state, parent, session, start_ticks = stat_fields[0], stat_fields[1], stat_fields[3], stat_fields[19]
+    # The second field, the process name, may contain spaces and brackets, so the third field is found from the right.
+    fields_from_third = text[text.rindex(")") + 2 :].split()
+    state, parent, _, session = fields_from_third[:4]
+    start_ticks = fields_from_third[19]  # field 22 in proc(5)
     return _ProcessEntry(Process(pid, int(start_ticks)), int(parent), int(session), state)

@@ -17,7 +17,7 @@ RECORD = "weights.json"
 
 
 class FileRecord(BaseModel):
-    """One installed file."""
+    """The SHA-256 and the size in bytes of one installed file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,9 +55,9 @@ def sha256_file(path: Path) -> str:
 
 
 def compute_revision(files: dict[str, FileRecord]) -> str:
-    """The hash of a complete folder: the SHA-256 of its files' names and hashes, sorted by name."""
-    lines = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """The revision of a folder: the SHA-256 of the output of `sha256sum` for its files, sorted by name."""
+    sha256sum_output = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(sha256sum_output.encode()).hexdigest()
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
@@ -89,7 +89,9 @@ def read_record(folder: Path) -> WeightsRecord:
 
 
 def find_size_problem(path: Path, expected: FileRecord) -> str:
-    """What is wrong with a file whose hash is not compared: it is missing or has a different size; "" if neither."""
+    """Describe how a file differs from its record without reading it: it is missing, or has a different size. "" if
+    neither is the case.
+    """
     if not path.is_file():
         return f"{path}: missing"
     size = path.stat().st_size
@@ -113,6 +115,5 @@ def find_problems(folder: Path) -> list[str]:
     if compute_revision(record.files) != record.revision:
         messages.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
     present_names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return messages + [
-        f"{folder / name}: not part of the model" for name in sorted(present_names - {*record.files, RECORD})
-    ]
+    unrecorded_names = present_names - {*record.files, RECORD}
+    return messages + [f"{folder / name}: not part of the model" for name in sorted(unrecorded_names)]

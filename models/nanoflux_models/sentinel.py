@@ -1,4 +1,4 @@
-"""Checks that a loaded adapter still applies after its server woke from sleep, by comparing one log-probability.
+"""Checks that a server still applies a loaded adapter after it woke from sleep, by comparing one log-probability.
 
 vLLM has dropped adapters at a wake without an error (vllm#53888), and then answered like the base. The full proof
 (`probe`) needs PEFT and takes minutes; this check needs one request.
@@ -13,7 +13,9 @@ TEXT = "A farmer has 17 crates of 12 apples and sells 45 apples. How many apples
 
 @dataclass(frozen=True, slots=True)
 class Sentinel:
-    """The position in `TEXT` at which adapter and base differ most, and their log-probabilities there, in nats."""
+    """The token of `TEXT` at which adapter and base differ most: its position, and its log-probability with the adapter
+    (`tuned`) and with the base alone, in nats.
+    """
 
     adapter: str
     position: int
@@ -23,13 +25,15 @@ class Sentinel:
 
 def choose_sentinel(client: ServerClient, base: str, adapter: str) -> Sentinel:
     """Choose the sentinel with one request each to base and adapter, on a server where the adapter was just probed."""
-    tuned_scores, base_scores = _score_text(client, adapter), _score_text(client, base)
-    position = max(range(len(tuned_scores)), key=lambda index: abs(tuned_scores[index] - base_scores[index]))
+    tuned_scores = _score_text(client, adapter)
+    base_scores = _score_text(client, base)
+    differences = [abs(tuned - untuned) for tuned, untuned in zip(tuned_scores, base_scores, strict=True)]
+    position = differences.index(max(differences))
     return Sentinel(adapter, position, tuned_scores[position], base_scores[position])
 
 
 def still_applies(client: ServerClient, sentinel: Sentinel) -> bool:
-    """Whether the adapter's log-probability is closer to its earlier value than to the base's."""
+    """Whether the log-probability with the adapter is closer to its earlier value than to that of the base."""
     score = _score_text(client, sentinel.adapter)[sentinel.position]
     return abs(score - sentinel.tuned) < abs(score - sentinel.base)
 
@@ -38,4 +42,5 @@ def _score_text(client: ServerClient, model: str) -> list[float]:
     """The log-probability of each token of `TEXT` except the first, which has none."""
     body = {"model": model, "prompt": TEXT, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     entries = client.complete(body)["choices"][0]["prompt_logprobs"]
+    # With 0 alternatives, each entry contains only the token of `TEXT`.
     return [float(next(iter(entry.values()))["logprob"]) for entry in entries if entry]

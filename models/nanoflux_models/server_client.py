@@ -21,6 +21,7 @@ LOAD_TIMEOUT_S = 300.0
 SLEEP_TIMEOUT_S = 600.0
 """The timeout of falling asleep and of waking up, in seconds."""
 _DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Sends requests without a proxy."""
 
 
 class ServerClient:
@@ -39,9 +40,8 @@ class ServerClient:
 
     def list_models(self) -> list[str]:
         """The names of the models that requests can use: the base model and each loaded adapter."""
-        return [
-            str(model["id"]) for model in json.loads(self._send("GET", "/v1/models", None, QUICK_TIMEOUT_S))["data"]
-        ]
+        response = json.loads(self._send("GET", "/v1/models", None, QUICK_TIMEOUT_S))
+        return [str(model["id"]) for model in response["data"]]
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under `name`, its content hash; do nothing if it is already loaded.
@@ -87,8 +87,9 @@ class ServerClient:
         """Whether requests for an adapter are running or waiting, according to the server's newest metrics."""
         lines = self._send("GET", "/metrics", None, QUICK_TIMEOUT_S).decode().splitlines()
         count_lines = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
+        request_count = sum(_read_metric(line) for line in count_lines)
         adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
-        if not adapter_lines or not any(map(_read_metric, count_lines)):
+        if not adapter_lines or not request_count:
             return False
         newest_line = max(adapter_lines, key=_read_metric)  # the value is the time of the measurement
         adapters_in_use = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest_line)
@@ -98,8 +99,8 @@ class ServerClient:
         """Free the GPU: at level 1, the weights move to the machine's memory, and the KV cache is dropped.
 
         Raises:
-            ServerError: `level` is 2, which drops the weights, and the server accepts adapters. On waking, vLLM would
-                restore neither the adapters nor their layers (vllm#39934).
+            ServerError: `level` is 2, which drops the weights, and the server accepts adapters: when it wakes, vLLM
+                restores neither the adapters nor their layers (vllm#39934).
         """
         if level > 1 and accepts_adapters:
             problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
@@ -120,6 +121,11 @@ class ServerClient:
         return response
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
+        """Send one request and return the body of the response.
+
+        Raises:
+            ServerError: the server answers with an error, or does not answer within `timeout_s`.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
         try:
@@ -138,9 +144,10 @@ def _read_metric(line: str) -> float:
 
 
 def _read_reason(body: bytes) -> str:
-    """vLLM's message in an error's body; the beginning of the body if it contains no message."""
+    """vLLM's message in the body of an error; the beginning of the body if it contains no message."""
     try:
-        answer = json.loads(body)
-        return str(answer.get("error", answer)["message"])
+        document = json.loads(body)
+        error = document.get("error", document)  # older versions of vLLM have no inner "error"
+        return str(error["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return body.decode(errors="replace")[:500]

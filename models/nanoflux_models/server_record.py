@@ -15,13 +15,17 @@ from nanoflux_models.launch import DEFAULT_RANK
 from nanoflux_models.processes import Process, boot_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
+"""The pattern of a server's name."""
 
 
 class ServerRecord(BaseModel):
-    """One server. It was started for the process `owner` and ends with it (None: the server runs until it is stopped).
+    """One server. `owner` is the pid and start time of the process with which the server ends (None: the server runs
+    until it is stopped).
 
-    `mark` is in the environment of every process of the server. `proved` contains the adapters whose probe on this
-    server passed. `rank` is the highest rank of the adapters that the server accepts; 0 if it accepts none.
+    `pid` is the server's main process, `started` its start time in clock ticks since boot, and `boot` the id of that
+    boot. `mark` is in the environment of every process of the server. `proved` contains the adapters whose probe on
+    this server passed, and `batch_proved` says whether a test showed that its replies do not depend on the batch.
+    `rank` is the highest rank of the adapters that the server accepts; 0 if it accepts none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,11 +50,12 @@ class ServerRecord(BaseModel):
 
     @property
     def process(self) -> Process:
+        """The server's main process."""
         return Process(self.pid, self.started)
 
     @property
     def alive(self) -> bool:
-        """Whether the started process still runs."""
+        """Whether the server's main process still runs."""
         return self.boot == boot_id() and self.process.alive
 
     @property

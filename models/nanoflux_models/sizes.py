@@ -1,5 +1,5 @@
-"""Determines a model's sizes from its folder: parameters and bytes from the tensors, and context and KV cache from the
-configuration.
+"""Determines a model's sizes from its folder. The number of parameters and the bytes of the weights come from the
+tensors; the context and the bytes of the KV cache come from the configuration.
 
 A published configuration may omit the defaults of its class, and in a multimodal wrapper, the language model's values
 are under `text_config`. So the configuration is read through its class in transformers, or as plain JSON if
@@ -102,32 +102,33 @@ def compute_sizes(tensors: Mapping[str, Tensor], text_config: Mapping[str, Any],
     packed weight, None if no weights are packed.
     """
     stored_bytes = sum(tensor.bytes for tensor in tensors.values())
+    sliding_bytes = _compute_sliding_bytes(text_config)
     return Sizes(
         parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
-        weights_gib=math.ceil(stored_bytes / 2**30 * 100) / 100,
+        weights_gib=math.ceil(stored_bytes / 2**30 * 100) / 100,  # rounded up to a hundredth
         context=int(text_config.get("max_position_embeddings") or 2048),
         kv_bytes_per_token=sum(_compute_kv_bytes(text_config).values()),
-        sliding_bytes_per_token=_compute_sliding_bytes(text_config),
-        sliding_window=int(text_config.get("sliding_window") or 0) if _compute_sliding_bytes(text_config) else 0,
+        sliding_bytes_per_token=sliding_bytes,
+        sliding_window=int(text_config["sliding_window"]) if sliding_bytes else 0,
     )
 
 
 def find_packed_bits(config: Mapping[str, Any]) -> int | None:
-    """The bits of a weight in a file that packs several weights into one number; None if nothing is packed."""
+    """The number of bits of a quantised weight if the files pack several weights into one number; None otherwise."""
     quantization = config.get("quantization_config") or {}
     method = str(quantization.get("quant_method", ""))
     if method in ("mxfp4", "bitsandbytes") or quantization.get("load_in_4bit"):
         return 4
     bits = quantization.get("bits", quantization.get("w_bit"))
-    if not bits:
+    if not bits:  # compressed-tensors states the bits of each group of layers
         groups = (quantization.get("config_groups") or {}).values()
-        group_bits = [group["weights"]["num_bits"] for group in groups if group.get("weights")]
-        bits = group_bits[0] if group_bits else None
+        bits_of_groups = [group["weights"]["num_bits"] for group in groups if group.get("weights")]
+        bits = bits_of_groups[0] if bits_of_groups else None
     return int(bits) if bits and int(bits) < 8 else None
 
 
 def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
-    """The number of parameters in a tensor; `bits` is the size of a packed weight (None: no weights are packed)."""
+    """The number of parameters in a tensor; `bits` is the number of bits of a packed weight (None: none is packed)."""
     if bits is None:
         return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
     if name.endswith(SCALE_SUFFIXES):
@@ -144,23 +145,26 @@ def _compute_sliding_bytes(text_config: Mapping[str, Any]) -> int:
 def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
     """The bytes of one token's keys and values in the cache, by kind of attention."""
     layers = int(text_config.get("num_hidden_layers") or 0)
-    if rank := text_config.get("kv_lora_rank"):  # keys and values share one compressed vector
-        vector_size = int(rank) + int(text_config.get("qk_rope_head_dim") or 0)
+    kv_rank = text_config.get("kv_lora_rank")
+    if kv_rank:  # multi-head latent attention: keys and values share one compressed vector
+        vector_size = int(kv_rank) + int(text_config.get("qk_rope_head_dim") or 0)
         return {"full_attention": layers * vector_size * KV_BYTES_PER_NUMBER}
-    kinds = list(text_config.get("layer_types") or ["full_attention"] * layers)
-    kinds = kinds[: layers - int(text_config.get("num_kv_shared_layers") or 0)]  # the last layers share a cache
-    caching_layers = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
+    layer_kinds = list(text_config.get("layer_types") or ["full_attention"] * layers)
+    caching_layers = layers - int(text_config.get("num_kv_shared_layers") or 0)  # the last layers share earlier caches
     # Layers may differ: Gemma 4 has wider heads in the layers that attend to the whole context.
     overrides = {int(layer): values for layer, values in (text_config.get("per_layer_config") or {}).items()}
     bytes_by_kind: dict[str, int] = {}
-    for layer in caching_layers:
-        layer_bytes = _compute_layer_bytes({**text_config, **overrides.get(layer, {})})
-        bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + layer_bytes
+    for layer, kind in enumerate(layer_kinds[:caching_layers]):
+        if kind.endswith("attention") and "linear" not in kind:
+            layer_bytes = _compute_layer_bytes({**text_config, **overrides.get(layer, {})})
+            bytes_by_kind[kind] = bytes_by_kind.get(kind, 0) + layer_bytes
     return bytes_by_kind
 
 
 def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
     """The bytes of one token's keys and values in a layer with this configuration."""
     heads = int(layer.get("num_attention_heads") or 1)
-    head_size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
-    return int(layer.get("num_key_value_heads") or heads) * head_size * 2 * KV_BYTES_PER_NUMBER
+    default_head_size = int(layer.get("hidden_size") or 0) // heads
+    head_size = int(layer.get("head_dim") or default_head_size)
+    kv_heads = int(layer.get("num_key_value_heads") or heads)
+    return 2 * kv_heads * head_size * KV_BYTES_PER_NUMBER  # one key and one value per head

@@ -39,7 +39,7 @@ GRACE_S = 20.0
 """Seconds that a server has to stop before it is killed."""
 POLL_S = 0.2
 TAIL_BYTES = 20_000
-"""The number of bytes at the end of a log in which the cause of an exit is searched."""
+"""The number of bytes at the end of a log in which the cause of an exit is searched for."""
 
 
 class StartedServer:
@@ -115,10 +115,11 @@ class Supervisor:
         """
         prior_record = server_record.find_record(self._home, name)
         if prior_record and prior_record.alive:
-            raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
+            raise ServerRefusedError(f"server {name} is already running", f"run `nanoflux models stop {name}` first")
         if prior_record:
             self.stop(prior_record)
-        mark, port = secrets.token_hex(16), find_free_port(port)
+        mark = secrets.token_hex(16)
+        port = find_free_port(port)
         log = server_record.log_path(self._home, name)
         command = launch.build_command(port)
         if owned:
@@ -149,13 +150,16 @@ class Supervisor:
     def await_ready(
         self, started: StartedServer, on_progress: Progress = lambda _: None, ready_s: float = READY_TIMEOUT_S
     ) -> None:
-        """Wait until the server has generated one token; if that fails, stop the server.
+        """Wait until the server has generated one token; if it does not, stop the server. `on_progress` is called with
+        each new last line of the server's log.
 
         Raises:
             ServerError: the server exited, or took longer than `ready_s`. The message states the cause from its log.
         """
-        record, client = started.record, ServerClient(started.record.url)
-        deadline, reported_line = time.monotonic() + ready_s, ""
+        record = started.record
+        client = ServerClient(record.url)
+        deadline = time.monotonic() + ready_s
+        reported_line = ""
         try:
             while not client.is_healthy() or record.model not in client.list_models():
                 code = started.exit_code()
@@ -163,15 +167,15 @@ class Supervisor:
                     raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
                 if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
-                newest_line = next(iter(quote_last_lines(_read_tail(record), 1)), "")
-                if newest_line != reported_line:
-                    reported_line = newest_line
-                    on_progress(newest_line)
+                last_lines = quote_last_lines(_read_tail(record), count=1)
+                if last_lines and last_lines[0] != reported_line:
+                    reported_line = last_lines[0]
+                    on_progress(reported_line)
                 time.sleep(POLL_S)
             self._await_token(started, client)
         except BaseException:
             self.stop(record, grace_s=5.0)
-            started.exit_code()
+            started.exit_code()  # removes the stopped process from the process table
             raise
 
     def _await_token(self, started: StartedServer, client: ServerClient) -> None:
@@ -185,7 +189,7 @@ class Supervisor:
             raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
-        """Let a server continue to run when this process ends."""
+        """Remove a server's owner from its record, so that it continues to run after this process ends."""
         ownerless_record = record.model_copy(update={"owner": None})
         server_record.write_record(self._home, ownerless_record)
         return ownerless_record
@@ -212,11 +216,12 @@ class Supervisor:
             ServerError: a process still runs, or the port is in use; then the record remains.
         """
         processes = list_server_processes(record)
-        main_process = [process for process in processes if process == record.process]
-        remaining = end_processes(main_process, grace_s)  # a server's main process stops its workers in order
+        main_process = [process for process in processes if process == record.process]  # empty if it has ended
+        remaining = end_processes(main_process, grace_s)  # on SIGTERM, the main process first stops its workers
         workers = [process for process in list_server_processes(record) if process not in remaining]
         remaining += end_processes(workers, min(grace_s, 5.0))
-        remaining += end_processes([process for process in processes if process not in remaining], 0.0)
+        orphans = [process for process in processes if process not in remaining]  # descendants of ended processes
+        remaining += end_processes(orphans, 0.0)
         ran_until_now = record.boot == boot_id() and bool(main_process)
         if remaining or (ran_until_now and not _is_port_free(record.port)):
             pids = ", ".join(str(process.pid) for process in remaining)
@@ -225,8 +230,8 @@ class Supervisor:
         server_record.remove_record(self._home, record)
 
     def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
-        """The error for a server's exit or failure (`event`), with the cause according to its log, and the log's last
-        lines.
+        """The error for a server that exited or failed. `event` says what happened, such as "exited before it
+        answered"; the error adds the cause that the server's log reveals, and the log's last lines.
         """
         log_tail = _read_tail(record)
         cause, fix = find_exit_cause(log_tail, code)
@@ -264,6 +269,7 @@ def find_free_port(port: int = 0) -> int:
 
 @contextlib.contextmanager
 def _close_afterwards(descriptor: int) -> Iterator[None]:
+    """Close a file descriptor when the context ends, which also releases a lock on it."""
     try:
         yield
     finally:
@@ -278,6 +284,11 @@ def _is_port_free(port: int) -> bool:
 
 
 def _start_process(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a new session, with all its output written to `log`.
+
+    Raises:
+        ServerError: the command cannot be started.
+    """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("wb") as file:
         log.chmod(0o600)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 MARK = "# Declared by NanoFlux Local: the compiled part does not load with a torch for CPUs."
+"""The comment that precedes the declarations in torchvision's module."""
 DECLARATIONS = f"""
 
 {MARK}
@@ -29,9 +30,8 @@ def find_import_error() -> str:
 
     torchvision is imported in a new process, since a failed import leaves modules behind.
     """
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", "import torchvision"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-P", "-c", "import torchvision"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return ""
     lines = result.stderr.strip().splitlines()
@@ -55,9 +55,10 @@ def main() -> int:
         declare_operators()
     reason = find_import_error()
     if reason:
-        message = f"torchvision does not import, so models that also take images cannot be served: {reason}"
+        message = f"torchvision cannot be imported, so models that also take images cannot be served: {reason}"
         print(message, file=sys.stderr)  # noqa: T201
-    return bool(reason)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

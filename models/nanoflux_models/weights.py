@@ -1,4 +1,5 @@
-"""Pulls, imports, verifies and finds installed weights. Each model has a folder, `<home>/weights/NAME`, with a record.
+"""Pulls, imports, verifies and finds weights. Those of each installed model are in a folder, `<home>/weights/NAME`, with
+a record of the files.
 
 A folder is installed atomically: it is written under a temporary name next to its final path, and then renamed. If a
 pull or import is killed, the next pull or import removes the files that it left. Pickled weights are refused, since
@@ -52,7 +53,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         partial_folder = home / "weights" / f".{name}.partial"
         try:
             download = fetch(manifest, scratch, progress, transfer, partial_folder)
-        except DigestMismatchError:  # resuming the download would fail again
+        except DigestMismatchError:  # the downloaded files are wrong, so the next pull must not resume them
             shutil.rmtree(partial_folder, ignore_errors=True)
             raise
         source = manifest.source.model_dump(exclude={"sha256"})
@@ -149,13 +150,16 @@ def _is_installed(name: str, home: Path) -> bool:
 
 
 def _build_missing_error(names: Sequence[str], home: Path) -> ModelNotFoundError:
+    """The error for models whose weights are not installed."""
     fix = f"nanoflux models pull {' '.join(names)}"
     return ModelNotFoundError(f"the weights of {', '.join(names)} are not installed in {home}", fix)
 
 
 @contextlib.contextmanager
 def _open_scratch_folder(home: Path, name: str) -> Iterator[Path]:
-    """A scratch folder next to the weights, which is removed afterwards. Only one pull or import runs at a time."""
+    """Create a scratch folder next to the weights, and remove it when the context ends. The context holds a lock, so
+    only one pull or import runs at a time.
+    """
     weights = home / "weights"
     try:
         weights.mkdir(parents=True, exist_ok=True)
@@ -202,8 +206,9 @@ def _install(
 
 
 def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
-    """Convert a GGUF file in the folder `files` to safetensors. Returns the folder to install, and the SHA-256 of each
-    converted file by name; without a GGUF file, the folder is `files`.
+    """If the folder `files` contains a GGUF file, convert it to safetensors in a new folder under `scratch`.
+
+    Returns the folder to install, and the SHA-256 of each converted GGUF file by name; `files` and {} if there is none.
     """
     gguf_files = sorted(files.glob("*.gguf"))
     if not gguf_files:

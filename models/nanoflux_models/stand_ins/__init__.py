@@ -48,9 +48,9 @@ def make_stand_in(
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
     The tokenizer is trained on `texts` (without texts, it encodes bytes), and each of `phrases` is one token. A
-    complete `vocabulary` replaces both (see `gpt_oss.read_harmony_vocabulary`). `overrides` are keys of the
-    configuration, even a model's real sizes; such weights are drawn faster on a GPU (`device`). `weight_std` is the
-    standard deviation of the weights, by default the family's. The same arguments give identical files.
+    complete `vocabulary` replaces both (see `gpt_oss.read_harmony_vocabulary`). `overrides` replace values of the
+    configuration; they may be a model's full sizes, whose weights are drawn faster on a GPU (`device`). `weight_std` is
+    the standard deviation of the weights (0: the family's). The same arguments give identical files.
     """
     import torch
     import transformers
@@ -70,14 +70,16 @@ def make_stand_in(
 
 
 def write_without_weights(family: Family, folder: Path, model: str, texts: Sequence[str] = ()) -> Path:
-    """Write a full-size model without its weights, which vLLM draws at random with `--load-format dummy`.
+    """Write the tokenizer and configuration of a full-size model, but no weights: vLLM draws random weights with
+    `--load-format dummy`.
 
     Raises:
         ManifestError: the family does not state the sizes of `model`.
     """
     if model not in family.full_configs:
-        models = ", ".join(family.full_configs) if family.full_configs else "none"
-        raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {models}")
+        known_models = ", ".join(family.full_configs) if family.full_configs else "none"
+        message = f"the full sizes of {model} are not stated"
+        raise ManifestError(message, f"choose a model with stated sizes: {known_models}")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
     _write_config_files(family, folder, family.build_config(model))
@@ -90,9 +92,9 @@ def save_weights(model: Any, folder: Path) -> None:
 
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    shard_size = sum(weight.numel() * weight.element_size() for weight in model.parameters()) * 0.6
+    weight_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     try:
-        model.save_pretrained(str(folder), max_shard_size=int(shard_size))
+        model.save_pretrained(str(folder), max_shard_size=int(weight_bytes * 0.6))  # at least two shards
     finally:
         if was_enabled:
             logging.enable_progress_bar()
@@ -126,10 +128,11 @@ def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
 
 
 def _set_weight_std(config: Any, weight_std: float) -> None:
-    tables = [config, getattr(config, "text_config", None), getattr(config, "vision_config", None)]
-    for table in tables:
-        if table is not None and hasattr(table, "initializer_range"):
-            table.initializer_range = weight_std
+    """Set the standard deviation of the initial weights, also in the configurations inside a wrapper's."""
+    inner_configs = [getattr(config, "text_config", None), getattr(config, "vision_config", None)]
+    for each_config in [config, *inner_configs]:
+        if hasattr(each_config, "initializer_range"):
+            each_config.initializer_range = weight_std
 
 
 def _drop_keys(values: dict[str, Any], *names: str) -> dict[str, Any]:

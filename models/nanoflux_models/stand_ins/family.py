@@ -14,10 +14,11 @@ Json = dict[str, Any]
 class Family:
     """Models of one architecture and chat format.
 
-    `control_tokens` maps control tokens to their ids; `visible_tokens`, such as thinking tags, remain in decoded text.
-    `tiny_config` is the configuration of a stand-in; like the published files, it omits the defaults of the class.
-    `full_configs` contains the published configuration of each catalog model, by name. `render_reply` returns the text
-    that a model generates for given reasoning and a given answer, including its end-of-turn token.
+    `vocabulary` is the size of a stand-in's vocabulary. `control_tokens` maps control tokens to their ids;
+    `visible_tokens`, such as thinking tags, remain in decoded text. `tiny_config` is the configuration of a stand-in;
+    like the published files, it omits the defaults of the class. `full_configs` contains the published configuration of
+    each catalog model, by name. `render_reply` takes a reasoning and an answer, and returns the text with which a model
+    of the family would give them, including its end-of-turn token.
     """
 
     architecture: str

@@ -1,5 +1,5 @@
-"""gpt-oss: a mixture of experts that writes in channels (the harmony format). Its server encodes this format with a
-vocabulary that the server provides.
+"""gpt-oss: a mixture of experts that writes in channels (the harmony format). Its server encodes this format with the
+vocabulary of the package openai_harmony, so a stand-in must have the same vocabulary.
 """
 
 import base64
@@ -12,7 +12,7 @@ from nanoflux_models.stand_ins.family import Family, Json
 
 VOCABULARY_SIZE = 199_998
 """The size of the harmony vocabulary without its control tokens, whose ids are larger."""
-_QUERY = """
+_HARMONY_QUERY = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
 print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({size})]))
@@ -39,7 +39,7 @@ def read_harmony_vocabulary(python: Path) -> list[bytes]:
     Raises:
         ServerError: the interpreter does not have the vocabulary, and so cannot serve gpt-oss.
     """
-    command = [str(python), "-P", "-c", _QUERY.format(size=VOCABULARY_SIZE)]
+    command = [str(python), "-P", "-c", _HARMONY_QUERY.format(size=VOCABULARY_SIZE)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:

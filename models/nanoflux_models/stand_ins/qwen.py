@@ -38,6 +38,7 @@ _R1_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}
 """
 _VOCABULARY = 4096
+"""The size of a stand-in's vocabulary."""
 
 
 def _make_size_keys(

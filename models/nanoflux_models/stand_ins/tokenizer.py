@@ -25,14 +25,18 @@ def write_tokenizer(
     """
     from transformers import PreTrainedTokenizerFast
 
-    core = _make_from_vocabulary(family, vocabulary) if vocabulary else _train_tokenizer(family, texts, phrases)
-    _add_control_tokens(core, family, () if vocabulary else phrases)
+    if vocabulary:
+        byte_level_tokenizer = _make_from_vocabulary(family, vocabulary)
+        _add_control_tokens(byte_level_tokenizer, family, ())
+    else:
+        byte_level_tokenizer = _train_tokenizer(family, texts, phrases)
+        _add_control_tokens(byte_level_tokenizer, family, phrases)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=byte_level_tokenizer,
         bos_token=family.bos or None,
         eos_token=family.eos,
         pad_token=family.pad,
-        unk_token=family.pad,  # byte-level words never need this token, but some classes would add another one
+        unk_token=family.pad,  # never needed, since any byte can be encoded, but some classes would add another token
         **family.tokenizer_options,
     )
     tokenizer.chat_template = family.chat_template
@@ -90,24 +94,28 @@ def _make_from_vocabulary(family: Family, tokens: Sequence[bytes]) -> Any:
 
 
 def _map_bytes_to_letters() -> Mapping[int, str]:
-    """The character with which byte-level tokenizers write each byte."""
+    """The character with which byte-level tokenizers represent each byte, as in GPT-2."""
     printable_bytes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     other_bytes = [byte for byte in range(256) if byte not in printable_bytes]
-    return {byte: chr(byte) for byte in printable_bytes} | {
-        byte: chr(256 + offset) for offset, byte in enumerate(other_bytes)
-    }
+    letters = {byte: chr(byte) for byte in printable_bytes}
+    for offset, byte in enumerate(other_bytes):
+        letters[byte] = chr(256 + offset)
+    return letters
 
 
-def _add_control_tokens(core: Any, family: Family, phrases: Sequence[str]) -> None:
+def _add_control_tokens(byte_level_tokenizer: Any, family: Family, phrases: Sequence[str]) -> None:
+    """Add a family's control tokens and the `phrases` to a tokenizer of the library tokenizers, in place."""
     from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(
+    byte_level_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level_tokenizer.decoder = decoders.ByteLevel()
+    byte_level_tokenizer.add_special_tokens(
         [AddedToken(token, special=True) for token in family.control_tokens if token not in family.visible_tokens]
     )
-    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*family.visible_tokens, *phrases)])
+    byte_level_tokenizer.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in (*family.visible_tokens, *phrases)]
+    )
     if family.adds_bos:
-        core.post_processor = processors.TemplateProcessing(
+        byte_level_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{family.bos} $A", special_tokens=[(family.bos, family.control_tokens[family.bos])]
         )
