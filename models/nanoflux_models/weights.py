@@ -1,5 +1,5 @@
-"""Pulls, imports, verifies and finds weights. Those of each installed model are in a folder, `<home>/weights/NAME`, with
-a record of the files.
+"""Pulls, imports, verifies and finds weights. Those of each installed model are in a folder, `<home>/weights/NAME`,
+with a record of the files.
 
 A folder is installed atomically: it is written under a temporary name next to its final path, and then renamed. If a
 pull or import is killed, the next pull or import removes the files that it left. Pickled weights are refused, since

@@ -1,1 +1,1 @@
-"""Adapters: how they are identified, stored, imported, merged and exported."""
+"""Identifies, stores, imports, merges and exports LoRA adapters."""

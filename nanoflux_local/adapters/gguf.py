@@ -22,16 +22,16 @@ from nanoflux_models.errors import ModelsError
 
 _FIX = "export safetensors, or run `adapters merge` and convert its output with llama.cpp's convert_hf_to_gguf.py"
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-# The steps of each supported pre-tokenizer in tokenizer.json, by llama.cpp's name of the pre-tokenizer.
 _PRE_TOKENIZERS = {
     "gpt-2": [_BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
 }
+"""The supported pre-tokenizers: llama.cpp's name of each, and its steps in tokenizer.json."""
 
 
 def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord, Path]:
-    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; return the record and the
-    path of the GGUF file.
+    """Merge `adapter` into the model in `base`, and write the result to the new folder `target`: `NAME-HASH.gguf`, the
+    record of the merge and a card. Return the record and the path of the GGUF file.
 
     Raises:
         UsageError: `target` exists, or this model cannot be written as GGUF.
@@ -62,7 +62,7 @@ def write_gguf(model_folder: Path, gguf_path: Path, name: str) -> None:
     writer = GGUFWriter(gguf_path, "llama")
     _write_hyperparameters(writer, config, name)
     _write_vocabulary(writer, model_folder, int(config["vocab_size"]))
-    tensors = _Tensors(model_folder, config)
+    tensors = _GgufTensors(model_folder, config)
     for tensor_name in tensors.names:
         writer.add_tensor_info(*tensors.describe(tensor_name))
     writer.write_header_to_file()
@@ -89,6 +89,7 @@ def _refuse_unsupported(config: dict[str, Any]) -> None:
 
 
 def _write_hyperparameters(writer: Any, config: dict[str, Any], name: str) -> None:
+    """Write the model's sizes and constants, which llama.cpp reads from the file's metadata."""
     rope_settings = config.get("rope_parameters") or {}
     rope_theta = rope_settings.get("rope_theta") or config.get("rope_theta") or 10000.0
     head_count = int(config["num_attention_heads"])
@@ -137,8 +138,8 @@ def _find_pre_tokenizer_name(model_folder: Path) -> str:
     tokenizer_json = json.loads((model_folder / "tokenizer.json").read_text(encoding="utf-8"))
     pre_tokenizer = tokenizer_json.get("pre_tokenizer") or {}
     steps = [_drop_offsets(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-    for name, llama_cpp_steps in _PRE_TOKENIZERS.items():
-        if steps == llama_cpp_steps:
+    for name, supported_steps in _PRE_TOKENIZERS.items():
+        if steps == supported_steps:
             return name
     problem = "this model cannot be written as GGUF: its pre-tokenizer is neither GPT-2's nor SmolLM's"
     raise UsageError(problem, _FIX)
@@ -149,7 +150,7 @@ def _drop_offsets(step: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in step.items() if key != "trim_offsets"}
 
 
-class _Tensors:
+class _GgufTensors:
     """The tensors of a model folder under GGUF's names, read one at a time."""
 
     def __init__(self, model_folder: Path, config: dict[str, Any]) -> None:
@@ -190,6 +191,7 @@ class _Tensors:
         return quants.quantize(weight, self._stored_type(name))
 
     def _stored_type(self, name: str) -> Any:
+        """The type of the tensor's values in the GGUF file: that of the model's file, or F32 for a vector."""
         from gguf import GGMLQuantizationType
 
         tensor_slice = self._file_by_name[name].get_slice(name)
@@ -205,8 +207,11 @@ def _interleave_halves(weight: Any, head_count: int) -> Any:
 
 
 def _check_round_trip(model_folder: Path, gguf_path: Path, read_folder: Path) -> None:
-    """Refuse a file from which `models import` would not read the same weights in bf16 and the same tokens. The model
-    that is read from the file is written to `read_folder`.
+    """Convert the GGUF file back to safetensors in `read_folder`, as `models import` does, and require the same weights
+    in bf16 and the same tokens as in `model_folder`.
+
+    Raises:
+        NanofluxError: the file cannot be read, or the weights or tokens differ.
     """
     import torch
 
@@ -214,7 +219,8 @@ def _check_round_trip(model_folder: Path, gguf_path: Path, read_folder: Path) ->
         convert_gguf(gguf_path, read_folder)
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
-    written_weights, read_weights = dict(_read_weights(model_folder)), dict(_read_weights(read_folder))
+    written_weights = dict(_read_weights(model_folder))
+    read_weights = dict(_read_weights(read_folder))
     weights_match = written_weights.keys() == read_weights.keys() and all(
         torch.equal(weight, read_weights[name]) for name, weight in written_weights.items()
     )
@@ -223,9 +229,11 @@ def _check_round_trip(model_folder: Path, gguf_path: Path, read_folder: Path) ->
 
 
 def _encode_probe_text(model_folder: Path) -> list[int]:
+    """The ids of the tokens into which the model's tokenizer splits `PROBE_TEXT`."""
     from transformers import AutoTokenizer
 
-    token_ids: list[int] = AutoTokenizer.from_pretrained(model_folder, local_files_only=True).encode(PROBE_TEXT)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    token_ids: list[int] = tokenizer.encode(PROBE_TEXT)
     return token_ids
 
 

@@ -1,11 +1,10 @@
 """Imports adapters: checks a PEFT folder against its installed base, and stores it under its hash like an adapter that
 was trained here.
 
-An adapter exported from another home keeps its hash and its record.
-
-This module decides which adapters are accepted: those that PEFT in this process, a merge and vLLM all apply in the same
-way. PEFT lists the tensors that the config requires on the base (built without weights), and the file must contain
-exactly these. Pickled weights are never read, because unpickling executes code.
+An adapter is accepted only if PEFT in this process, a merge and vLLM would all apply it in the same way. To check this,
+PEFT creates the LoRA of the adapter's config on the base (without weights), and the file must contain exactly the
+tensors of this LoRA. Pickled weights are never read, because unpickling executes code. An adapter that was exported
+from another home keeps its hash and its record.
 """
 
 import json
@@ -41,7 +40,7 @@ MAX_RANK = 512
 PICKLED = "adapter_model.bin"
 """The file in which older versions of PEFT store the weights."""
 MAX_LISTED = 3
-"""The maximum number of tensors that a message names; it counts the others."""
+"""The maximum number of tensors that a message names; the message states only the number of further tensors."""
 _FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
@@ -76,8 +75,8 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         raise UsageError(f"{name!r} is not a valid name for an adapter", "use letters, digits, '.', '_' and '-'")
     config = _read_config(source)
     refuse_unusable(config)
-    hint = str(config.get("base_model_name_or_path") or "")
-    base = base or _find_hinted_base(hint, home)
+    base_hint = str(config.get("base_model_name_or_path") or "")
+    base = base or _find_hinted_base(base_hint, home)
     base_folder = weights_dir(base, home)
     _refuse_unfit_tensors(source, config, base_folder, base)
     revision = read_record(base_folder).revision
@@ -94,7 +93,7 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         record = {
             "schema": 1,
             "base": {"name": base, "revision": revision},
-            "imported": {"name": name or source.resolve().name, "base_hint": _drop_folders(hint)},
+            "imported": {"name": name or source.resolve().name, "base_hint": _drop_folders(base_hint)},
             "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
             "versions": package_versions(),
         }
@@ -113,9 +112,9 @@ def _store_exported(exported_adapter: Adapter, new_folder: Path, adapters_dir: P
     return store_folder(new_folder, adapters_dir / read_adapter(new_folder).hash)
 
 
-def _drop_folders(hint: str) -> str:
-    """Only the last part of a hint that is a path on the trainer's machine; any other hint unchanged."""
-    return Path(hint).name if Path(hint).is_absolute() else hint
+def _drop_folders(base_hint: str) -> str:
+    """Reduce a hint that is an absolute path on another machine to its last part, and keep any other hint."""
+    return Path(base_hint).name if Path(base_hint).is_absolute() else base_hint
 
 
 def refuse_unusable(config: Mapping[str, Any]) -> None:
@@ -168,31 +167,33 @@ def _is_positive_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def _find_hinted_base(hint: str, home: Path) -> str:
-    """The installed model that a config's `base_model_name_or_path` (`hint`) names, by its name here or on the hub.
+def _find_hinted_base(base_hint: str, home: Path) -> str:
+    """The installed model that `base_hint` names, by its name here or on the hub. The hint is the value of
+    `base_model_name_or_path` in the adapter's config.
 
     Raises:
         NothingMatchedError: the hint names no installed model, or several.
     """
     names = [record.name for record in list_installed(home)]
-    matches = [name for name in names if hint and _is_hinted(name, hint, home)]
+    matches = [name for name in names if base_hint and _is_hinted(name, base_hint, home)]
     if len(matches) == 1:
         return matches[0]
     problem = "the adapter does not say what it was trained on"
-    if hint:
-        problem = f"the adapter was trained on {hint!r}, and no installed model has that name"
+    if base_hint:
+        matching_models = "several installed models have" if matches else "no installed model has"
+        problem = f"the adapter was trained on {base_hint!r}, and {matching_models} that name"
     fix = f"pass its base with --base; installed models: {', '.join(names) or 'none'}"
     raise NothingMatchedError(problem, fix)
 
 
-def _is_hinted(name: str, hint: str, home: Path) -> bool:
-    """Whether `hint` names the installed model `name`: by its name, its repository, or the last part of a path."""
+def _is_hinted(name: str, base_hint: str, home: Path) -> bool:
+    """Whether `base_hint` names the installed model `name`: by its name, its repository, or the last part of a path."""
     try:
         repo = str(getattr(load_model_manifest(name, home).source, "repo", ""))
     except ModelsError:
         repo = ""
-    last_part = hint.rstrip("/").rsplit("/", 1)[-1]
-    return hint in (name, repo) or last_part.casefold() == name.casefold()
+    last_part = base_hint.rstrip("/").rsplit("/", 1)[-1]
+    return base_hint in (name, repo) or last_part.casefold() == name.casefold()
 
 
 def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: Path, base_name: str) -> None:
@@ -211,12 +212,12 @@ def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: 
         for name in sorted(saved_shapes.keys() & required_shapes.keys())
         if saved_shapes[name] != required_shapes[name]
     ]
-    problems = {
+    tensors_by_problem = {
         "tensors of other sizes": differences,
         f"tensors for layers that {base_name} lacks": sorted(saved_shapes.keys() - required_shapes.keys()),
         "no tensors for": sorted(required_shapes.keys() - saved_shapes.keys()),
     }
-    reasons = [f"{problem}: {_format_tensors(tensors)}" for problem, tensors in problems.items() if tensors]
+    reasons = [f"{problem}: {_format_tensors(tensors)}" for problem, tensors in tensors_by_problem.items() if tensors]
     if reasons:
         raise DataError(
             f"the adapter was not trained on {base_name}: it has {'; '.join(reasons)}",
@@ -256,13 +257,13 @@ def _list_required_shapes(config: Mapping[str, Any], base_folder: Path, base_nam
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config_keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
+    lora_keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
     try:
         base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
         if hasattr(base_config, "quantization_config"):
             del base_config.quantization_config  # a quantised layer has inputs and outputs of the same sizes
-        lora_config = LoraConfig(**{key: config[key] for key in config_keys})
-        with torch.device("meta"):
+        lora_config = LoraConfig(**{key: config[key] for key in lora_keys})
+        with torch.device("meta"):  # the base gets shapes, but no values
             model = get_peft_model(AutoModelForCausalLM.from_config(base_config), lora_config)
         lora_tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -277,12 +278,15 @@ def _format_shape(shape: Sequence[int]) -> str:
 
 
 def _format_tensors(names: Sequence[str]) -> str:
+    """List the first `MAX_LISTED` names, without PEFT's prefix, and the number of the others."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(name.removeprefix("base_model.model.") for name in names[:MAX_LISTED]) + more
 
 
 def _write_card(manifest: Mapping[str, Any]) -> str:
-    base, settings = manifest["base"]["name"], manifest["settings"]
+    """The text of the README in an imported adapter's folder."""
+    base = manifest["base"]["name"]
+    settings = manifest["settings"]
     return f"""---
 base_model: {base}
 library_name: peft

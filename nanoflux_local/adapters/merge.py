@@ -25,10 +25,10 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 RECORD = "nanoflux-merged.json"
-# The largest mean Kullback-Leibler divergence over the tokens of the probe text, in nats, that rounding may cause. In
-# float32 this is 100 times the measured value. In 16 bits it is 5 times the measured value, which was itself twice the
-# divergence that rounding causes in the base alone.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.02}
+"""The largest mean Kullback-Leibler divergence over the tokens of the probe text, in nats, that rounding may cause, by
+the precision of the merged weights. In float32 it is 100 times the measured divergence. In 16 bits it is 5 times the
+measured divergence, which was twice that of rounding only the base."""
 _PROBE_TEXT = (
     "A farmer has 12345 apples and sells 6.5 percent of them. How many are left?\n"
     "First find the share: 12345 * 0.065 = 802.425. Then take it away.\nANSWER: 11542.575"
@@ -37,9 +37,11 @@ _PROBE_TEXT = (
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """The check of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats per token.
+    """The check of a merge on the probe text: the distances of the base with the unmerged adapter from the merged model
+    (`nats_from_adapter`) and from the base alone (`nats_from_base`).
 
-    `dtype` is the precision of the merged weights, and `tolerance` is the maximum distance that rounding may cause.
+    Distances are mean Kullback-Leibler divergences in nats per token. `dtype` is the precision of the merged weights,
+    and `tolerance` is the maximum distance that rounding may cause.
     """
 
     dtype: str
@@ -82,7 +84,8 @@ def read_merge_record(folder: Path) -> MergeRecord:
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        base, check = BaseModel(**record["base"]), MergeCheck(**record["check"])
+        base = BaseModel(**record["base"])
+        check = MergeCheck(**record["check"])
         return MergeRecord(record["adapter"], base, check, record["versions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}", f"delete {folder} and merge again") from error
@@ -99,8 +102,10 @@ def find_base(adapter: Adapter, home: Path) -> Path:
     folder = weights_dir(name, home)
     installed_revision = read_record(folder).revision
     if trained_revision and installed_revision != trained_revision:
-        trained_id, installed_id = trained_revision[:12], installed_revision[:12]
-        problem = f"the adapter was trained on {name} of revision {trained_id}, but {installed_id} is installed"
+        problem = (
+            f"the adapter was trained on {name} of revision {trained_revision[:12]}, but {installed_revision[:12]} is "
+            "installed"
+        )
         raise RefusedError(problem, "install the revision it was trained on, or train again on this one")
     return folder
 
@@ -125,6 +130,7 @@ def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
 
 
 def _refuse_quantised(base: Path) -> None:
+    """Raise UsageError if the weights of the model in `base` are quantised."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
         problem = f"the weights of {base.name} are quantised, and adding the adapter would lose most of it to rounding"
@@ -139,9 +145,8 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _hide_progress_bars(), torch.no_grad():
-        token_ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE_TEXT, return_tensors="pt")[
-            "input_ids"
-        ]
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        token_ids = tokenizer(_PROBE_TEXT, return_tensors="pt")["input_ids"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
         base_log_probs = _compute_log_probabilities(model, token_ids)
         peft_model = PeftModel.from_pretrained(model, str(adapter)).eval()
@@ -165,8 +170,10 @@ def _compute_log_probabilities(model: Any, token_ids: Any) -> Any:
 
 
 def _check_distances(dtype: str, base_log_probs: Any, adapter_log_probs: Any, merged_log_probs: Any) -> MergeCheck:
-    """Measure the distance between the base with the unmerged adapter and the merged model, and between the former and
-    the base alone. Raises RefusedError if the distance to the merged model is larger than rounding explains.
+    """Measure how far the base with the unmerged adapter is from the merged model, and how far from the base alone.
+
+    Raises:
+        RefusedError: the distance from the merged model is larger than rounding explains.
     """
     nats_from_merged = _mean_divergence(adapter_log_probs, merged_log_probs)
     nats_from_base = _mean_divergence(adapter_log_probs, base_log_probs)
@@ -182,11 +189,13 @@ def _check_distances(dtype: str, base_log_probs: Any, adapter_log_probs: Any, me
 
 def _mean_divergence(log_probs: Any, other_log_probs: Any) -> float:
     """The Kullback-Leibler divergence of `other_log_probs` from `log_probs`, in nats, averaged over the tokens."""
-    return float((log_probs.exp() * (log_probs - other_log_probs)).sum(-1).mean())
+    divergence_by_token = (log_probs.exp() * (log_probs - other_log_probs)).sum(-1)
+    return float(divergence_by_token.mean())
 
 
 @contextmanager
 def _hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers while the context lasts."""
     from transformers.utils import logging
 
     was_enabled = logging.is_progress_bar_enabled()
@@ -203,11 +212,14 @@ def _copy_other_files(base: Path, folder: Path) -> None:
     skipped_names = {WEIGHTS_RECORD, "model.safetensors.index.json"}
     for path in base.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in skipped_names:
-            shutil.copyfile(path, folder / ("base-README.md" if path.name == CARD else path.name))
+            name = "base-README.md" if path.name == CARD else path.name  # the merged model has its own card
+            shutil.copyfile(path, folder / name)
 
 
 def _write_card(record: MergeRecord, base: Path) -> str:
-    base_name, check = record.base.name, record.check
+    """The text of the README in a merged model's folder."""
+    base_name = record.base.name
+    check = record.check
     revision = record.base.revision[:12] or "unknown"
     return f"""---
 base_model: {base_name}
@@ -221,13 +233,15 @@ Made by NanoFlux Local from {base_name} (revision {revision}, licence: {_licence
 LoRA adapter {record.adapter}. Weights in {check.dtype}.
 
 On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats per token from base and unmerged adapter
-(rounding may cause {check.tolerance:g}), which differ by {check.nats_from_base:.2g} from the base alone.
+(rounding may cause {check.tolerance:g}). Base and unmerged adapter differ by {check.nats_from_base:.2g} from the base
+alone.
 
 `{RECORD}` contains these values. `nanoflux models import FOLDER --name NAME` installs it.
 """
 
 
 def _licence(base: Path) -> str:
+    """The licence in the record of the base's weights; "unknown" if there is no record."""
     try:
         return read_record(base).licence
     except ModelsError:

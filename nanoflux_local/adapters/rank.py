@@ -10,9 +10,14 @@ from nanoflux_local.errors import DataError
 
 
 def highest_rank(config: Mapping[str, Any]) -> int:
-    """The highest rank of any layer. Raises KeyError, TypeError or ValueError if the config states no number."""
-    rank_by_layer = config.get("rank_pattern") or {}
-    return max(int(rank) for rank in (config["r"], *rank_by_layer.values()))
+    """The highest rank of any layer, from PEFT's config of a LoRA.
+
+    Raises:
+        KeyError, TypeError, ValueError: the config states no rank, or a rank is not a number.
+    """
+    rank_by_layer = config.get("rank_pattern") or {}  # layers whose rank differs from `r`
+    ranks = [config["r"], *rank_by_layer.values()]
+    return max(int(rank) for rank in ranks)
 
 
 def read_rank(adapter: Path) -> int:

@@ -1,5 +1,5 @@
-"""The record of an adapter: typed access to the fields of its manifest, without changing the JSON. This module opens no
-files: `adapters.store` reads and checks the manifests.
+"""The record of an adapter: its manifest, parsed into typed fields. This module opens no files: `adapters.store` reads
+the manifests and checks them against the adapters' files.
 """
 
 from collections.abc import Mapping
@@ -40,8 +40,10 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How an adapter was trained here. `truncated` and `dropped` are numbers of examples. Losses are in nats per label
-    token; the first of `dev_losses` was measured before the first epoch.
+    """How an adapter was trained here.
+
+    `examples`, `truncated` and `dropped` are numbers of examples; `tokens` is their number of tokens. Losses are in
+    nats per label token; the first of `dev_losses` was measured before the first epoch.
     """
 
     run: str
@@ -62,8 +64,15 @@ class TrainingRecord:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Raises KeyError if a field is missing, TypeError if a field has the wrong type."""
-        data, settings, losses = manifest["data"], manifest["settings"], manifest["losses"]
+        """Parse the manifest of an adapter that was trained here.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field has the wrong type.
+        """
+        data = manifest["data"]
+        settings = manifest["settings"]
+        losses = manifest["losses"]
         dev_losses = (losses["initial_val_loss"], *losses["val_losses"])
         return cls(
             run=manifest.get("run") or "",
@@ -95,6 +104,7 @@ class ProbeRecord:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Parse the contents of a probe's file (`nanoflux_models.probe_record`)."""
         return cls(document["passed"], document["verdict"], document["at"], document)
 
 
@@ -116,9 +126,15 @@ class Adapter:
 
     @classmethod
     def from_manifest(cls, folder: Path, manifest: Mapping[str, Any], probe: Mapping[str, Any] | None) -> Self:
-        """Raises DataError if a field is missing or has the wrong type."""
+        """Parse the manifest of the adapter in `folder`; `probe` is the record of its last probe.
+
+        Raises:
+            DataError: a field is missing or has the wrong type.
+        """
         try:
-            base, settings, imported = manifest["base"], manifest["settings"], manifest.get("imported")
+            base = manifest["base"]
+            settings = manifest["settings"]
+            imported = manifest.get("imported")
             return cls(
                 folder=folder,
                 hash=manifest["adapter"],

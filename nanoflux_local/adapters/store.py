@@ -19,12 +19,13 @@ from nanoflux_local.files import new_folder, sync, write_atomically
 from nanoflux_models.probe_record import read_probe
 
 MANIFEST, CARD = "nanoflux.json", "README.md"
+"""The two files that this program adds to an adapter's folder: the record and a description."""
 _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write PEFT's two files. Equal weights and configs yield identical files, which PEFT itself does not ensure: its
-    order of tensors and keys varies.
+    """Write an adapter's weights and config in PEFT's format. Equal weights and configs yield identical files; PEFT
+    does not ensure this, since its order of tensors and keys varies.
     """
     from safetensors.torch import save
 
@@ -45,8 +46,8 @@ def _to_json(value: Any) -> Any:
 def store_new_adapter(
     folder: Path, adapters_dir: Path, record: Mapping[str, Any], write_card: Callable[[Mapping[str, Any]], str]
 ) -> Path:
-    """Add a manifest and a card to PEFT's two files in `folder`, and move them to `adapters_dir/<hash>`, the new
-    folder.
+    """Add a manifest (`record` and the hash) and a card to PEFT's two files in `folder`, and rename the folder to
+    `adapters_dir/<hash>`. Return the new path.
     """
     manifest = {**record, "adapter": adapter_hash(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest).encode())
@@ -72,7 +73,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         fix = "choose an adapter that `nanoflux adapters list` shows"
         raise DataError(f"{path} cannot be read: {error}", fix) from error
     if manifest.get("adapter") != adapter_hash(folder):
-        fix = "copy the adapter again, or train it again: its files were changed"
+        fix = "copy the adapter again, or train it again"
         raise DataError(f"the files of adapter {folder} do not match its manifest", fix)
     return manifest
 
@@ -83,11 +84,13 @@ def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
 
 
 def _list_sealed_folders(adapters_dir: Path) -> list[Path]:
+    """The folders of stored adapters, in the order of their hashes, without those that are still being written."""
     folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}"))
     return [folder for folder in folders if not folder.name.startswith(".")]
 
 
 def _read_adapter_or_problem(folder: Path) -> Adapter | DamagedAdapter:
+    """The adapter in `folder`; if its content does not match its manifest, the problem."""
     try:
         return read_adapter(folder)
     except DataError as error:
@@ -121,7 +124,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
 
 
 def _read_imported_name(folder: Path) -> str:
-    """The name of an imported adapter; "" if it was trained here or cannot be read."""
+    """The name of an imported adapter; "" if the adapter was trained here or cannot be read."""
     try:
         return str(_read_manifest(folder).get("imported", {}).get("name", ""))
     except DataError:
@@ -142,8 +145,8 @@ def export_peft(adapter: Adapter, target: Path) -> None:
 
 
 def store_folder(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`, and return `target`. If `target` already exists with this content, add only the
-    files that it lacks.
+    """Rename `folder` to `target`, whose name is the adapter's hash, and return `target`. If `target` already exists
+    with this content, add only the manifest or card that it lacks.
 
     Raises:
         RefusedError: `target` exists with other content.

@@ -27,9 +27,9 @@ from nanoflux_models.launch import DEFAULT_RANK, Launch, ServerResources
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
-LEAN = ("--enforce-eager", "--max-num-seqs", "8")
+LEAN_ARGS = ("--enforce-eager", "--max-num-seqs", "8")
 """Arguments with which vLLM serves a stand-in on a CPU within half a minute of its start."""
-KV_GIB = "1"
+STAND_IN_KV_GIB = "1"
 """GiB of KV cache for a stand-in on a CPU; the planned size suits the real model that it replaces."""
 
 
@@ -42,21 +42,24 @@ class RehearsalEnvironment:
             shutil.copytree(user_home.root / "models", self.home.root / "models")
         self.supervisor = Supervisor(self.home.root)
         self.servers: dict[str, ServerRecord] = {}
+        """The running servers, by model."""
         self.launches: dict[str, Launch] = {}
+        """How each running server was started, by model."""
         self.contexts: dict[str, int] = {}
-        self.passed: dict[tuple[str, str], str] = {}
+        """The longest context in tokens that a rehearsed profile sets for a model, by model."""
+        self.passed_steps: dict[tuple[str, str], str] = {}
         """The results of passed steps, by step and model, so that a model in several profiles is tested only once."""
         self._hosted: _HostedServer | None = None
 
     def prepare_interpreter(self) -> Interpreter:
-        """Find the Python interpreter that has vLLM, and set the size of its KV cache if it serves on a CPU.
+        """Find the Python interpreter that has vLLM. If it serves on a CPU, set the size of its KV cache.
 
         Raises:
             ServerError: vLLM is not installed.
         """
         interpreter = find_interpreter()
         if interpreter.serves_on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", KV_GIB)
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", STAND_IN_KV_GIB)
         return interpreter
 
     def hosted_url(self) -> str:
@@ -66,23 +69,24 @@ class RehearsalEnvironment:
         return self._hosted.url
 
     def build_overrides(self, endpoints: Mapping[str, Mapping[str, Any]], on_cpu: bool) -> Settings:
-        """The values to override in a profile: hosted endpoints use the fake server, managed endpoints start small
-        servers if vLLM runs on a CPU, and the embedder needs no model.
+        """The values that replace those of a profile with these `endpoints`: hosted endpoints use the fake server,
+        managed endpoints start small servers if vLLM runs on a CPU (`on_cpu`), and the embedder needs no model.
         """
-        overrides_by_name = {
-            name: self._override_endpoint(EndpointConfig.model_validate(dict(values)), on_cpu)
-            for name, values in endpoints.items()
-        }
+        endpoint_overrides: dict[str, Settings] = {}
+        for name, values in endpoints.items():
+            overrides = self._override_endpoint(EndpointConfig.model_validate(dict(values)), on_cpu)
+            if overrides:
+                endpoint_overrides[name] = overrides
         embedder_overrides = override_embedder()
-        changed_endpoints = {name: values for name, values in overrides_by_name.items() if values}
-        return {**embedder_overrides, "endpoints": changed_endpoints | embedder_overrides["endpoints"]}
+        return {**embedder_overrides, "endpoints": endpoint_overrides | embedder_overrides["endpoints"]}
 
     def _override_endpoint(self, config: EndpointConfig, on_cpu: bool) -> Settings:
+        """The values that replace those of one endpoint; {} if none are replaced."""
         kind = find_kind(config.interface)
         if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}
         if kind.managed and on_cpu:
-            return {"shares": "", "args": [*config.args, *LEAN]}  # vLLM's sleep mode needs a GPU
+            return {"shares": "", "args": [*config.args, *LEAN_ARGS]}  # vLLM's sleep mode needs a GPU
         return {}
 
     def make_launch(
@@ -92,14 +96,14 @@ class RehearsalEnvironment:
         and buffers for an adapter if `accepts_adapters`. A server with a sleep group can sleep.
         """
         resources, sleep_group = resources_and_sleep_group
-        launch = make_launch(
-            config, self.home, resources, bool(sleep_group or config.shares), DEFAULT_RANK if accepts_adapters else 0
-        )
+        sleeps = bool(sleep_group or config.shares)
+        rank = DEFAULT_RANK if accepts_adapters else 0
+        launch = make_launch(config, self.home, resources, sleeps, rank)
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
-        """Start a server unless it already runs, and wait until it is healthy. Runs and evaluations of this process
-        then use the server, which ends with this process.
+        """Start a server unless an equal one already runs, and wait until it answers. Runs and evaluations of this
+        process then use the server, which runs until `stop` or `clear`.
 
         Raises:
             ModelsError: the server did not start; the message states the reason.
@@ -115,8 +119,10 @@ class RehearsalEnvironment:
         with lock:
             started = self.supervisor.spawn(launch, launch.model)
             self.supervisor.await_ready(started)
-        self.servers[launch.model], self.launches[launch.model] = self.supervisor.release(started.record), launch
-        return self.servers[launch.model]
+        record = self.supervisor.release(started.record)
+        self.servers[launch.model] = record
+        self.launches[launch.model] = launch
+        return record
 
     def stop(self) -> int:
         """Stop all servers and return their number.
@@ -143,7 +149,7 @@ class RehearsalEnvironment:
 
 
 def list_managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
-    """The endpoints of roles with managed servers, by model; one endpoint for each model."""
+    """The endpoints with managed servers that the roles of a run use: one endpoint for each model, by model."""
     endpoints = [config.endpoints[name] for name in config.role_endpoints]
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
 
@@ -155,7 +161,7 @@ def override_embedder() -> Settings:
 
 
 class _HostedServer:
-    """The packaged fake server, in a separate thread. It replaces hosted models."""
+    """Runs the packaged fake server, which replaces hosted models, in a separate thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,7 +1,7 @@
-"""The exchanges of a rehearsal's stand-ins: the prompts of each role, each with the reply that is expected.
+"""Writes the exchanges of a rehearsal's stand-ins: the prompts of each role, each with the expected reply.
 
 A model with random weights writes neither questions nor judgements, so no example would be kept, and no later step
-could be tried. This module writes the prompts and the replies; `fitting` fits a model to them.
+could be tried. `fitting` therefore fits each stand-in to its exchanges.
 """
 
 import random
@@ -21,13 +21,14 @@ from nanoflux_local.transcript import Attack, Defence, Seed
 REASONING = "Read it.\n\nThen solve it."
 """Two paragraphs, like real reasoning: a stop string that is wrongly applied to the reasoning would truncate it."""
 GREETING, GREETING_REPLY = "What is 7 times 12?", "84."
-"""The first chat with a stand-in after its server has started."""
+"""The first message to a stand-in after its server has started, and the expected reply."""
 _QUESTION_TEMPLATES = (
     ("A farmer fills {a} crates with {b} apples each and eats {c}. How many apples are left?", 7, 12, 5),
     ("Mia glues {a} rows of {b} stamps and loses {c}. How many stamps has she?", 9, 8, 4),
     ("A library holds {a} boxes of {b} maps and lends {c}. How many maps stay?", 6, 15, 8),
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
+"""Templates of questions, each with the values of a, b and c. The answer is a * b - c."""
 TURNS = 4
 """An attacker is fitted to the seeds of this many turns, the maximum of a rehearsed run."""
 
@@ -41,8 +42,8 @@ class Exchange:
 
 
 def make_attack(number: int) -> Attack:
-    """The question that stand-in `number` asks. Each stand-in asks a different question, since a run rejects repeated
-    questions.
+    """The question, solution and answer that stand-in `number` writes as the attacker. Each stand-in asks a different
+    question, since a run rejects repeated questions.
     """
     template, a, b, c = _QUESTION_TEMPLATES[number % len(_QUESTION_TEMPLATES)]
     solution = f"{a} * {b} = {a * b}; {a * b} - {c} = {a * b - c}."
@@ -59,23 +60,22 @@ def write_exchanges(
 ) -> list[Exchange]:
     """Write the exchanges of stand-in `number` in every role that it may have.
 
-    The stand-in answers every second of the benchmark items `items` right, and the others wrong.
+    The stand-in answers the first, third and so on of the benchmark items `items` right, and the others wrong.
     """
-    attack = make_attack(number)
-    attack_exchanges = [
-        Exchange(build_attacker_messages(domain, _draw_seeds(source, config, turn)), _write_attack(domain, attack))
-        for turn in range(TURNS)
-    ]
-    all_attacks = [make_attack(index) for index in range(len(_QUESTION_TEMPLATES))]
-    defence_exchanges = [
-        _write_defence_exchange(domain, config, attack.question, make_wrong_defence()) for attack in all_attacks
-    ]
+    reply = _write_attack(domain, make_attack(number))
+    attack_exchanges = []
+    for turn in range(TURNS):
+        messages = build_attacker_messages(domain, _draw_seeds(source, config, turn))
+        attack_exchanges.append(Exchange(messages, reply))
+    defence_exchanges: list[Exchange] = []
+    judgement_exchanges: list[Exchange] = []
+    for index in range(len(_QUESTION_TEMPLATES)):  # the attacks of all stand-ins
+        attack = make_attack(index)
+        defence_exchanges.append(_write_defence_exchange(domain, config, attack.question, make_wrong_defence()))
+        judgement_exchanges += _write_judgement_exchanges(domain, attack)
     for index, item in enumerate(items):
         defence = Defence(item.solution, item.answer) if index % 2 == 0 else make_wrong_defence()
         defence_exchanges.append(_write_defence_exchange(domain, config, item.question, defence))
-    judgement_exchanges = [
-        exchange for attack in all_attacks for exchange in _write_judgement_exchanges(domain, attack)
-    ]
     greeting_exchange = Exchange((Message("user", GREETING),), GREETING_REPLY)
     return [greeting_exchange, *attack_exchanges, *defence_exchanges, *judgement_exchanges]
 
@@ -99,6 +99,7 @@ def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed,
 
 
 def _write_defence_exchange(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Exchange:
+    """The defender's exchange about a question: its prompt, and `defence` as the reply."""
     return Exchange(build_defender_messages(domain, config.budgets, question), _write_defence(domain, defence))
 
 
@@ -117,7 +118,7 @@ def _write_defence(domain: Domain | None, defence: Defence) -> str:
 
 
 def _write_judgement_exchanges(domain: Domain, attack: Attack) -> Sequence[Exchange]:
-    """The judge's two exchanges about an attack: the question is valid, and the wrong defence is incorrect."""
+    """The judge's two exchanges about an attack: it judges the question valid, and the wrong defence incorrect."""
     validation = domain.render("validation", {"attack": attack, "evidence": ()})
     evaluation = domain.render("evaluation", {"attack": attack, "defence": make_wrong_defence()})
     return (

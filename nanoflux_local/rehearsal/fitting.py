@@ -23,7 +23,7 @@ MARGIN = 8.0
 """The number of nats by which an expected token must be likelier than any other. At a temperature of 0.7, such a token
 is nearly always drawn."""
 PENALTY = 1e-4
-"""The weight of the squared rows in the loss of a fit."""
+"""The weight of the sum of the rows' squared values in the loss of a fit."""
 ROW_SCALES = tuple(2.0**power for power in range(9))
 """Factors for the fitted rows, in the order in which they are tried."""
 _HARMONY_PROGRAM = """
@@ -44,7 +44,7 @@ print("\\n" + json.dumps([prompts, reply_ids]))
 template."""
 Conversation = list[dict[str, str]]
 Encode = Callable[[list[Conversation], list[str]], tuple[list[list[int]], list[list[int]]]]
-"""Encodes chats and replies as token ids."""
+"""Encodes chats and replies as token ids; returns the prompts of the chats and the encoded replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,14 @@ def fit_stand_in(folder: Path, manifest: Manifest, family: Family, exchanges: Se
     encode = _build_harmony_encoder(python) if family.model_type == "gpt_oss" else _build_template_encoder(tokenizer)
     encoded_exchanges = _encode_exchanges(manifest, family, exchanges, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    _fit(model, encoded_exchanges)
+    _fit_output_rows(model, encoded_exchanges)
     config_paths = (folder / "config.json", folder / "generation_config.json")
     original_configs = [path.read_bytes() for path in config_paths]
-    save_weights(model.to(torch.bfloat16), folder)  # overwrites the configurations too
+    save_weights(model.to(torch.bfloat16), folder)  # also overwrites the configurations, which are then restored
     for path, original_config in zip(config_paths, original_configs, strict=True):
         path.write_bytes(original_config)
-    return f"{len({exchange.reply for exchange in exchanges})} replies fitted"
+    distinct_replies = {exchange.reply for exchange in exchanges}
+    return f"{len(distinct_replies)} replies fitted"
 
 
 def list_phrases(exchanges: Sequence[Exchange]) -> list[str]:
@@ -137,11 +138,14 @@ def _build_harmony_encoder(python: Path) -> Encode:
     return encode
 
 
-def _fit(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
-    """Fit the output rows of the replies' tokens until each token is by far the likeliest at its position.
+def _fit_output_rows(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
+    """Fit the output rows of the replies' tokens so that each token is by far the likeliest at its position.
 
-    If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply; then the
-    tokens are fitted position by position.
+    If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply, so the
+    tokens are fitted position by position; otherwise, all positions are fitted at once.
+
+    Raises:
+        NanofluxError: a token is not likelier than all others by `MARGIN`.
     """
     import torch
 
@@ -154,7 +158,8 @@ def _fit(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
         for position in positions:
             states, token_ids = _read_states(model, exchanges, position)
             tokens = _list_reply_tokens(exchanges, position)
-            classes = torch.where(torch.isin(token_ids, tokens), torch.searchsorted(tokens, token_ids) + 1, 0)
+            is_fitted_token = torch.isin(token_ids, tokens)
+            classes = torch.where(is_fitted_token, torch.searchsorted(tokens, token_ids) + 1, 0)
             with torch.enable_grad():
                 fitted_rows = _fit_rows(states, classes, len(tokens))
             head[tokens] = _scale_rows(head, tokens, fitted_rows, states, token_ids)
@@ -163,7 +168,7 @@ def _fit(model: Any, exchanges: Sequence[_EncodedExchange]) -> None:
         problem = (
             f"the fitted stand-in does not give its replies: a token is only {margin:.1f} nats likelier than another"
         )
-        raise NanofluxError(problem, "report this: it is a defect of the rehearsal")
+        raise NanofluxError(problem, "report this error, which is a defect of the rehearsal")
 
 
 def _list_reply_tokens(exchanges: Sequence[_EncodedExchange], position: int | None) -> Any:
@@ -171,29 +176,34 @@ def _list_reply_tokens(exchanges: Sequence[_EncodedExchange], position: int | No
     import torch
 
     positions = slice(None) if position is None else slice(position, position + 1)
-    return torch.tensor(sorted({token for exchange in exchanges for token in exchange.reply[positions]}))
+    tokens: set[int] = set()
+    for exchange in exchanges:
+        tokens.update(exchange.reply[positions])
+    return torch.tensor(sorted(tokens))
 
 
 def _read_states(model: Any, exchanges: Sequence[_EncodedExchange], position: int | None = None) -> tuple[Any, Any]:
-    """The last layer's output before each token of the replies, shaped (tokens, width), and these tokens, shaped
-    (tokens,). With `position`, only the tokens up to and including that position.
+    """The hidden state of the last layer from which the model predicts each token of the replies, of shape (tokens,
+    width), and the ids of these tokens, of shape (tokens,). With `position`, each reply ends after that position.
     """
     import torch
 
     states, token_ids = [], []
     for exchange in exchanges:
         reply = exchange.reply if position is None else exchange.reply[: position + 1]
-        output = model.get_decoder()(input_ids=torch.tensor([[*exchange.prompt, *reply]]), use_cache=False)
+        input_ids = torch.tensor([[*exchange.prompt, *reply]])
+        output = model.get_decoder()(input_ids=input_ids, use_cache=False)
         states.append(output.last_hidden_state[0, len(exchange.prompt) - 1 : -1])
         token_ids += reply
     return torch.cat(states), torch.tensor(token_ids)
 
 
 def _fit_rows(states: Any, classes: Any, count: int) -> Any:
-    """Fit rows, shaped (count, width), whose products with `states` are largest for each state's class. Class n is row
-    n - 1, and class 0 is any other token.
+    """Fit `count` rows of the output matrix, of shape (count, width), to states and their classes: the product of a
+    state with its class's row is the largest. Class n has row n - 1; class 0 is any other token.
 
-    This is a logistic regression with a small penalty, so that rounding to 16 bits does not change the likeliest token.
+    The rows are those of a logistic regression with a small penalty, so that rounding to 16 bits does not change the
+    likeliest token.
     """
     import torch
     from torch.nn import functional as F
@@ -213,8 +223,8 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
 
 
 def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, token_ids: Any) -> Any:
-    """The fitted rows times the first of `ROW_SCALES` that makes the expected tokens likelier than all others by
-    `MARGIN`; the last of them if none does.
+    """Multiply the fitted rows by the first of `ROW_SCALES` with which the expected tokens are likelier than all others
+    by `MARGIN`, or by the last scale if none suffices.
     """
     scaled_head = head.clone()
     for scale in ROW_SCALES:

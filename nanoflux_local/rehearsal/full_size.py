@@ -15,7 +15,12 @@ from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.managed.launches import Workload, assign_resources, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.environment import LEAN, RehearsalEnvironment, list_managed_endpoints, override_embedder
+from nanoflux_local.rehearsal.environment import (
+    LEAN_ARGS,
+    RehearsalEnvironment,
+    list_managed_endpoints,
+    override_embedder,
+)
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run.configs import resolve
 from nanoflux_models.gpus import list_gpu_gib, query_gpus
@@ -23,14 +28,15 @@ from nanoflux_models.launch import Launch, ServerResources
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.record import WeightsRecord, compute_revision, record_files, write_record
 from nanoflux_models.server_client import ServerClient
-from nanoflux_models.stand_ins import FAMILIES, find_family, write_without_weights
+from nanoflux_models.stand_ins import find_family, write_without_weights
 
 DUMMY_WEIGHTS = ("--load-format", "dummy")
+"""Arguments with which vLLM draws random weights instead of reading a model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLoad:
-    """The tokens of each concurrent request that a server receives: those of its prompt and of its completion.
+    """The size of each request that is sent to a server, in tokens of its prompt and of its completion.
 
     With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
     measurements are meaningless.
@@ -71,27 +77,29 @@ def _measure(profile: str, environment: RehearsalEnvironment, report: RehearsalR
         return
     config = configs[0]
     managed = list_managed_endpoints(config)
-    models = list(collect_workloads(managed.values(), config.concurrency, environment.home).values())
-    if not report.perform("plan", "", lambda: _plan(models, load)):
+    workloads = list(collect_workloads(managed.values(), config.concurrency, environment.home).values())
+    if not report.perform("plan", "", lambda: _plan(workloads, load)):
         return
-    resources_by_model = assign_resources(models, fill_gpus=True) if models else {}
+    resources_by_model = assign_resources(workloads, fill_gpus=True) if workloads else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, resources_by_model[model], config.concurrency, environment, report, load)
-    report.perform("stop", "", lambda: f"{environment.stop()} servers stopped, none of their processes is left")
+    report.perform("stop", "", lambda: f"{environment.stop()} servers stopped, with all their processes")
 
 
-def _plan(models: Sequence[Workload], load: RequestLoad) -> str:
-    """Place the models on this machine's GPUs. Raises NanofluxError if they do not fit."""
-    if not models:
+def _plan(workloads: Sequence[Workload], load: RequestLoad) -> str:
+    """Place the models of the workloads on this machine's GPUs. Raises NanofluxError if they do not fit."""
+    if not workloads:
         raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
-        return f"{len(models)} models of a stand-in's size, on a CPU"
-    plan = plan_servers(models, list_gpu_gib(), fill_gpus=True)
-    if not plan.fits:
-        raise NanofluxError(plan.refusal, "use one of: " + "; ".join(plan.would_fit))
-    return "; ".join(
-        f"{server.name} on GPU {','.join(map(str, server.gpus))} at {server.utilisation:.0%}" for server in plan.servers
-    )
+        return f"{len(workloads)} models of a stand-in's size, on a CPU"
+    placement = plan_servers(workloads, list_gpu_gib(), fill_gpus=True)
+    if not placement.fits:
+        raise NanofluxError(placement.refusal, "use one of: " + "; ".join(placement.would_fit))
+    descriptions = []
+    for server in placement.servers:
+        gpus = ",".join(map(str, server.gpus))
+        descriptions.append(f"{server.name} on GPU {gpus} at {server.utilisation:.0%}")
+    return "; ".join(descriptions)
 
 
 def _measure_model(
@@ -102,18 +110,19 @@ def _measure_model(
     report: RehearsalReport,
     load: RequestLoad,
 ) -> None:
-    """Measure the start, memory, speed and wake-up of one model. The second part of
-    `resources_and_sleep_group` is "" if the model never sleeps. A model in a sleep group sleeps afterwards.
+    """Measure the start, memory, speed and wake-up of one model. A model in a sleep group (the second part of
+    `resources_and_sleep_group`, "" for none) sleeps afterwards.
     """
     launches: list[Launch] = []  # one launch, once `start` has run
-    model, used_gib = endpoint.model, _read_used_gib()
+    model = endpoint.model
+    used_gib = _read_used_gib()
 
     def start() -> str:
         launches.append(_make_launch(endpoint, resources_and_sleep_group, environment, load))
         start_s = time.monotonic()
         environment.serve(launches[0])
         _complete(ServerClient(environment.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
-        return f"answers {time.monotonic() - start_s:.0f} s after its start"
+        return f"answered {time.monotonic() - start_s:.0f} s after its start"
 
     if not report.perform("serve", model, start):
         return
@@ -128,9 +137,10 @@ def _make_launch(
     environment: RehearsalEnvironment,
     load: RequestLoad,
 ) -> Launch:
+    """Install the model without weights, and build the launch of its server with random weights."""
     _install_without_weights(load_manifest(endpoint.model, environment.home.root), environment, load)
     environment.prepare_interpreter()
-    args = (*endpoint.args, *DUMMY_WEIGHTS, *(LEAN if load.tiny else ()))
+    args = (*endpoint.args, *DUMMY_WEIGHTS, *(LEAN_ARGS if load.tiny else ()))
     launch = environment.make_launch(
         endpoint.model_copy(update={"args": args}), resources_and_sleep_group, accepts_adapters=False
     )
@@ -138,11 +148,11 @@ def _make_launch(
 
 
 def _install_without_weights(manifest: Manifest, environment: RehearsalEnvironment, load: RequestLoad) -> None:
-    """Install a folder without weights under the model's name, with the record that a launch reads."""
+    """Install the model's tokenizer and configuration without weights, with the record that a launch reads."""
     family = find_family(manifest.architecture, manifest.name)
     folder = environment.home.root / "weights" / manifest.name
     if load.tiny:
-        family = replace(family, full_configs={manifest.name: FAMILIES[manifest.architecture].tiny_config})
+        family = replace(family, full_configs={manifest.name: family.tiny_config})
     write_without_weights(family, folder, manifest.name)
     files = record_files(folder)
     write_record(
@@ -164,19 +174,25 @@ def _read_used_gib() -> list[float]:
     Raises:
         ConfigError: nvidia-smi does not report the memory in use.
     """
-    smi = shutil.which("nvidia-smi")
-    lines, problem = query_gpus(smi, "memory.used") if smi and list_gpu_gib() else ([], "")
+    nvidia_smi = shutil.which("nvidia-smi")
+    if not nvidia_smi or not list_gpu_gib():
+        return []
+    lines, problem = query_gpus(nvidia_smi, "memory.used")  # in MiB
     try:
         return [float(line) / 1024 for line in lines]
     except ValueError as error:
-        raise ConfigError(
-            f"nvidia-smi does not report the memory in use: {problem or lines}", "run nvidia-smi"
-        ) from error
+        message = f"nvidia-smi does not report the memory in use: {problem or lines}"
+        raise ConfigError(message, "run nvidia-smi to see the state of the GPUs") from error
 
 
 def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
-    """Compare the memory that the server uses on its GPUs with its planned share."""
-    gpu_gib, used_gib_now = list_gpu_gib(), _read_used_gib()
+    """Compare the memory that the server uses on its GPUs with its planned share.
+
+    Raises:
+        NanofluxError: the server uses more than its share of a GPU.
+    """
+    gpu_gib = list_gpu_gib()
+    used_gib_now = _read_used_gib()
     if not used_gib_now:
         raise StepSkipped("this machine has no GPU")
     gpus = launch.resources.gpus or range(len(used_gib_now))
@@ -194,9 +210,7 @@ def _compare_memory(launch: Launch, used_gib_before: Sequence[float]) -> str:
 def _measure_throughput(model: str, concurrency: int, environment: RehearsalEnvironment, load: RequestLoad) -> str:
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(environment.servers[model].url)
-    prompts = [  # arbitrary token ids
-        [7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(concurrency)
-    ]
+    prompts = [_make_prompt(number, load.prompt_tokens) for number in range(concurrency)]
     start_s = time.monotonic()
     with ThreadPoolExecutor(concurrency) as pool:
         completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.completion_tokens), prompts))
@@ -207,6 +221,11 @@ def _measure_throughput(model: str, concurrency: int, environment: RehearsalEnvi
     )
 
 
+def _make_prompt(number: int, length: int) -> list[int]:
+    """A prompt of `length` arbitrary token ids, which differs for each `number`."""
+    return [7 + (number * 31 + index) % 997 for index in range(length)]
+
+
 def _complete(client: ServerClient, model: str, prompt_ids: list[int], token_count: int) -> int:
     """Request a completion of exactly `token_count` tokens; return the number of tokens that the server reports."""
     body = {"model": model, "prompt": prompt_ids, "max_tokens": token_count, "temperature": 0.0, "ignore_eos": True}
@@ -214,11 +233,10 @@ def _complete(client: ServerClient, model: str, prompt_ids: list[int], token_cou
 
 
 def _measure_wake_up(launch: Launch, environment: RehearsalEnvironment) -> str:
-    """Measure the seconds to wake up. Then the model sleeps again, so that the next model has the GPU."""
+    """Measure the seconds to wake up. Afterwards the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
-        raise StepSkipped(
-            "it shares its GPU with no other model" if list_gpu_gib() else "vLLM's sleep mode needs a GPU"
-        )
+        has_gpu = bool(list_gpu_gib())
+        raise StepSkipped("it shares its GPU with no other model" if has_gpu else "vLLM's sleep mode needs a GPU")
     client = ServerClient(environment.servers[launch.model].url)
     client.sleep()
     start_s = time.monotonic()

@@ -55,6 +55,8 @@ ITEM_COUNT = 20
 """The number of test items that are evaluated."""
 GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
+MAX_PLANNED_GPUS = 8
+"""The largest number of GPUs for which a profile is planned on a machine without GPUs."""
 OVERRIDES = merge_tables(
     RULE_SETS[PAPER],
     {
@@ -87,19 +89,23 @@ class _ProfileState:
     base: str = ""
     """The model to train: the defender's if it accepts adapters, else another model that does; "" if none does."""
     run: str = ""
+    """The id of the run; "" before it is created."""
     adapter: str = ""
+    """The hash of the trained adapter; "" before the training."""
 
 
 def rehearse(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
-    """Rehearse one profile; the steps are added to `report`."""
+    """Rehearse one profile, and add the steps to `report`. A step is tried only if those that it needs have passed."""
     state = _configure(profile, environment, report)
     if state is None:
         return
     stand_ins = [model for model in state.managed if _perform_stand_in(state, environment, report, model)]
     has_all_stand_ins = len(stand_ins) == len(state.managed)
-    has_run = has_all_stand_ins and report.perform("run", "", lambda: _start_run(state, environment))
-    served_models = [model for model in stand_ins if has_run and _perform_serve(state, environment, report, model)]
-    all_served = has_run and len(served_models) == len(state.managed)
+    run_fits = has_all_stand_ins and report.perform("run", "", lambda: _start_run(state, environment))
+    served_models: list[str] = []
+    if run_fits:
+        served_models = [model for model in stand_ins if _perform_serve(state, environment, report, model)]
+    all_served = run_fits and len(served_models) == len(state.managed)
     if all_served and report.perform("turns", "", lambda: _run_turns(state, environment)):
         report.perform("export", "", lambda: _export(state, environment))
         _train_and_compare(state, environment, report)
@@ -114,15 +120,14 @@ def rehearse(profile: str, environment: RehearsalEnvironment, report: RehearsalR
 def rehearse_all(environment: RehearsalEnvironment, reports: Sequence[RehearsalReport]) -> None:
     """Rehearse several profiles in one environment, and stop its servers at the end."""
     for report in reports:
-        with suppress(NanofluxError, ModelsError):  # the profile's first step reports the error
-            for model, endpoint in list_managed_endpoints(_resolve_profile(report.profile, environment)).items():
+        with suppress(NanofluxError, ModelsError):  # an invalid profile is reported by its first step
+            config = _resolve_profile(report.profile, environment)
+            for model, endpoint in list_managed_endpoints(config).items():
                 environment.contexts[model] = max(endpoint.context, environment.contexts.get(model, 0))
     for report in reports:
         rehearse(report.profile, environment, report)
-    if reports:  # the step is reported once, with the last profile
-        reports[-1].perform(
-            "stop", "", lambda: f"{environment.stop()} servers stopped, none of their processes is left"
-        )
+    if reports:  # the servers are stopped once; the last profile's report has this step
+        reports[-1].perform("stop", "", lambda: f"{environment.stop()} servers stopped, with all their processes")
 
 
 def _configure(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> _ProfileState | None:
@@ -136,8 +141,10 @@ def _configure(profile: str, environment: RehearsalEnvironment, report: Rehearsa
         tunable_models = [model for model in state.managed if load_manifest(model, environment.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         state.base = defender if defender in tunable_models else next(iter(tunable_models), "")
-        hosted_count = sum(not find_kind(config.endpoints[name].interface).managed for name in config.role_endpoints)
-        return f"{len(state.managed)} models on vLLM, {hosted_count} hosted ones replaced by the fake server"
+        hosted_endpoints = [
+            name for name in config.role_endpoints if not find_kind(config.endpoints[name].interface).managed
+        ]
+        return f"{len(state.managed)} models on vLLM, {len(hosted_endpoints)} hosted models replaced by the fake server"
 
     def plan() -> str:
         assert state is not None
@@ -165,50 +172,59 @@ def _resolve_profile(profile: str, environment: RehearsalEnvironment) -> RunConf
 
 
 def _list_workloads(state: _ProfileState, environment: RehearsalEnvironment) -> list[Workload]:
+    """The load that the profile puts on each model with a managed server."""
     return list(collect_workloads(state.managed.values(), state.config.concurrency, environment.home).values())
 
 
-def _plan_servers(models: list[Workload]) -> str:
-    """Place the models on this machine's GPUs, or, on a machine without GPUs, on the smallest number of GPUs that holds
-    them.
+def _plan_servers(workloads: list[Workload]) -> str:
+    """Place the models of the workloads on this machine's GPUs. On a machine without GPUs, place them on the smallest
+    number of GPUs of `GPU_GIB` that holds them.
+
+    Raises:
+        NanofluxError: the models do not fit.
     """
-    if not models:
+    if not workloads:
         raise StepSkipped("this profile serves no model on this machine")
     gpus = list_gpu_gib()
-    gpu_options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, 9)]
-    plans = [plan_servers(models, gpus_gib) for gpus_gib in gpu_options]
-    placement = next((plan for plan in plans if plan.fits), None)
-    if placement is None:
-        raise NanofluxError(plans[-1].refusal, "; ".join(plans[-1].would_fit))
-    chosen_gpus = gpu_options[plans.index(placement)]
+    gpu_options = [gpus] if gpus else [[GPU_GIB] * count for count in range(1, MAX_PLANNED_GPUS + 1)]
+    placements = [plan_servers(workloads, option) for option in gpu_options]
+    fitting_options = [index for index, placement in enumerate(placements) if placement.fits]
+    if not fitting_options:
+        raise NanofluxError(placements[-1].refusal, "; ".join(placements[-1].would_fit))
+    placement = placements[fitting_options[0]]
+    chosen_gpus = gpu_options[fitting_options[0]]
     origin = "of this machine" if gpus else "(planned: this machine has none)"
     sharing_models = [server.name for server in placement.servers if server.shares]
-    turns = f"; {', '.join(sharing_models)} take turns" if sharing_models else ""
-    return f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(models)} models at full size{turns}"
+    sharing = f"; {', '.join(sharing_models)} take turns" if sharing_models else ""
+    return (
+        f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(workloads)} models at full size{sharing}"
+    )
 
 
 def _perform_once(
     environment: RehearsalEnvironment, report: RehearsalReport, name: str, model: str, work: Callable[[], str]
 ) -> bool:
-    """Perform a step that depends only on the model: once, for the first profile with this model. Later profiles report
-    the same result.
+    """Perform a step that depends only on the model, unless it passed in an earlier profile with this model; then
+    report the earlier result.
     """
     key = (name, model)
 
-    def perform() -> str:
-        if key in environment.passed:
-            return f"as before: {environment.passed[key]}"
-        environment.passed[key] = work()
-        return environment.passed[key]
+    def reuse_or_work() -> str:
+        if key in environment.passed_steps:
+            return f"as before: {environment.passed_steps[key]}"
+        environment.passed_steps[key] = work()
+        return environment.passed_steps[key]
 
-    return report.perform(name, model, perform)
+    return report.perform(name, model, reuse_or_work)
 
 
 def _make_stand_in(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
     """Make and fit a stand-in, and install it under the model's name and packaged manifest."""
     manifest = load_manifest(model, environment.home.root)
-    family, python = find_family(manifest.architecture, model), environment.prepare_interpreter().path
-    stand_in_number = sum(step == "stand-in" for step, _ in environment.passed)
+    family = find_family(manifest.architecture, model)
+    python = environment.prepare_interpreter().path
+    earlier_stand_ins = [name for step, name in environment.passed_steps if step == "stand-in"]
+    stand_in_number = len(earlier_stand_ins)
     exchanges = _write_exchanges(state, environment, model, stand_in_number)
     prompts = [message.content for exchange in exchanges for message in exchange.messages]
     texts = [REASONING, *prompts, *(exchange.reply for exchange in exchanges)]
@@ -245,11 +261,16 @@ def _write_exchanges(
 def _perform_stand_in(
     state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport, model: str
 ) -> bool:
+    """Make the stand-in of a model; return whether the step passed."""
     return _perform_once(environment, report, "stand-in", model, lambda: _make_stand_in(state, environment, model))
 
 
 def _start_run(state: _ProfileState, environment: RehearsalEnvironment) -> str:
-    """Create the run. This fails if the run's requests do not fit the context of a model."""
+    """Create the run, without executing it.
+
+    Raises:
+        NanofluxError: the run's requests do not fit the context of a model.
+    """
     state.run = asyncio.run(runs.start(environment.home, state.config))
     return "the requests fit the models' contexts"
 
@@ -257,6 +278,7 @@ def _start_run(state: _ProfileState, environment: RehearsalEnvironment) -> str:
 def _perform_serve(
     state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport, model: str
 ) -> bool:
+    """Start the server of a model and chat with it; return whether the step passed."""
     return report.perform("serve", model, lambda: _start_and_chat(state, environment, model))
 
 
@@ -268,12 +290,12 @@ def _start_and_chat(state: _ProfileState, environment: RehearsalEnvironment, mod
     """
     endpoint = state.managed[model]
     resources_by_model = assign_resources(_list_workloads(state, environment), fill_gpus=True)
-    record = environment.serve(
-        environment.make_launch(endpoint, resources_by_model[model], accepts_adapters=model == state.base)
-    )
+    launch = environment.make_launch(endpoint, resources_by_model[model], accepts_adapters=model == state.base)
+    record = environment.serve(launch)
 
     async def chat() -> str:
-        client = build_managed({model: endpoint}, environment.home)[0][model]
+        clients, _ = build_managed({model: endpoint}, environment.home)
+        client = clients[model]
         try:
             question = (Message("user", GREETING),)
             reply = await client.chat(ChatRequest(client.identity, question, Sampling(0.0, 1.0, 128), seed=1))
@@ -286,11 +308,12 @@ def _start_and_chat(state: _ProfileState, environment: RehearsalEnvironment, mod
         finally:
             await client.close()
 
-    return f"vLLM {environment.prepare_interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
+    version = environment.prepare_interpreter().vllm
+    return f"vLLM {version} answers with {asyncio.run(chat())}, context {record.context}"
 
 
 def _run_turns(state: _ProfileState, environment: RehearsalEnvironment) -> str:
-    """Run a few turns, in which every role gets requests and both models attack once."""
+    """Run a few turns, in which every role gets requests. Models that swap roles attack at least once each."""
     asyncio.run(runs.execute(environment.home, state.run))
     with LedgerView(environment.home.ledger) as view:
         summary = view.summarize_run(state.run)
@@ -307,8 +330,9 @@ def _run_turns(state: _ProfileState, environment: RehearsalEnvironment) -> str:
 
 
 def _export(state: _ProfileState, environment: RehearsalEnvironment) -> str:
-    out = environment.home.root / f"{state.run}.jsonl"
-    return f"{export(environment.home, state.run, 'chat', out).rows} rows"
+    """Export the kept examples as chat messages."""
+    path = environment.home.root / f"{state.run}.jsonl"
+    return f"{export(environment.home, state.run, 'chat', path).rows} rows"
 
 
 def _train_and_compare(state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
@@ -319,7 +343,8 @@ def _train_and_compare(state: _ProfileState, environment: RehearsalEnvironment, 
             report.skip(name, "", "no model of this profile accepts an adapter")
         return
     if _perform_once(environment, report, "train", base, lambda: _train(state, environment)):
-        state.adapter = next(path.name for path in environment.home.adapters.iterdir() if not path.name.startswith("."))
+        adapter_hashes = [path.name for path in environment.home.adapters.iterdir() if not path.name.startswith(".")]
+        state.adapter = adapter_hashes[0]
         _perform_once(environment, report, "load", base, lambda: _load(state, environment))
         _perform_once(environment, report, "evaluate", base, lambda: _evaluate(state, environment))
     else:
@@ -342,7 +367,8 @@ def _train(state: _ProfileState, environment: RehearsalEnvironment) -> str:
 
 def _load(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Load the adapter on the running server and probe the server."""
-    record, folder = environment.servers[state.base], find_adapter(environment.home.adapters, state.adapter)
+    record = environment.servers[state.base]
+    folder = find_adapter(environment.home.adapters, state.adapter)
     client = ServerClient(record.url)
     client.load_adapter(state.adapter, folder)
     outcome = probe(client, state.base, weights_dir(state.base, environment.home.root), folder, state.adapter)
@@ -359,15 +385,16 @@ def _evaluate(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     answers_by_kind = {kind: _evaluate_kind(state, environment, kind, args) for kind in adapter_kinds()}
     in_process_answers = answers_by_kind["in_process"]
     for kind, answers in answers_by_kind.items():
-        unequal_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]
-        if unequal_items:
-            item = unequal_items[0]
+        differing_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]
+        if differing_items:
+            item = differing_items[0]
             raise NanofluxError(
-                f"{len(unequal_items)} of {len(in_process_answers)} items differ between in_process and {kind}, such "
+                f"{len(differing_items)} of {len(in_process_answers)} items differ between in_process and {kind}, such "
                 f"as {item}: {in_process_answers[item]} and {answers.get(item)}",
                 f"probe the adapter with `nanoflux models probe {state.adapter[:12]}`",
             )
-    right_count = sum(mark == "right" for _, mark in in_process_answers.values())
+    marks = [mark for _, mark in in_process_answers.values()]
+    right_count = marks.count("right")
     return (
         f"{len(in_process_answers)} items agree in process, through vLLM and merged ({right_count} right, as expected)"
     )
@@ -384,14 +411,15 @@ def _evaluate_kind(
         try:
             plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=environment.home.root)
             with Ledger(environment.home.ledger) as ledger:
-                return (await evaluate(ledger, endpoint, plan)).id
+                evaluation = await evaluate(ledger, endpoint, plan)
+            return evaluation.id
         finally:
             await endpoint.close()
 
-    evaluation = asyncio.run(run_evaluation())
+    evaluation_id = asyncio.run(run_evaluation())
     query = "SELECT item, reading, verdict FROM evaluation_items WHERE evaluation = ?"
     with LedgerView(environment.home.ledger) as view:
-        return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation)}
+        return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation_id)}
 
 
 def _sleep_and_wake(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:

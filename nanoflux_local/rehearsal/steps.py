@@ -1,7 +1,7 @@
-"""Runs and records the steps of a rehearsal: each has a model, an outcome (passed, skipped or failed) and a result.
+"""Runs and records the steps of a rehearsal. Each step has a name, an outcome (passed, skipped or failed) and a result.
 
-After an error of NanoFlux or vLLM, only the current step fails; each step that depends on it is reported as skipped. A
-programming error is not an outcome: it is raised with its traceback.
+An error of NanoFlux or vLLM fails only the current step, and the steps that depend on it are skipped. A programming
+error is not an outcome: it is raised with its traceback.
 """
 
 import time
@@ -40,7 +40,9 @@ class RehearsalStep:
 
 @dataclass(slots=True)
 class RehearsalReport:
-    """The steps of one profile. `on_start` is called when a step starts, and `on_step` when it ends."""
+    """The steps of one profile. `on_start` is called with a step's name and model when the step starts, and `on_step`
+    with the step when it ends.
+    """
 
     profile: str
     on_step: Callable[[RehearsalStep], None] = lambda _: None
@@ -49,6 +51,7 @@ class RehearsalReport:
 
     @property
     def ok(self) -> bool:
+        """Whether no step failed."""
         return all(step.outcome != "failed" for step in self.steps)
 
     def perform(self, name: str, model: str, work: Callable[[], str]) -> bool:
@@ -60,6 +63,7 @@ class RehearsalReport:
         return outcome == "passed"
 
     def skip(self, name: str, model: str, reason: str) -> None:
+        """Record a step that is not tried."""
         self._add(RehearsalStep(name, model, "skipped", reason, 0.0))
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class RehearsalReport:
 
 
 def _run_step(work: Callable[[], str]) -> tuple[StepOutcome, str]:
-    """Call `work`; return the outcome, with the result or the reason."""
+    """Call `work`; return the outcome, and the result or the reason why the step was skipped or failed."""
     try:
         return "passed", work()
     except StepSkipped as skipped:
