@@ -1,4 +1,4 @@
-"""The embedded profile with the real small models: generation at any concurrency, training, evaluation and report."""
+"""The embedded profile with its real small models: generation at any concurrency, training, evaluation and report."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ import pytest
 from nanoflux_local.cli.evaluate import evaluate
 from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.evaluate.comparison import compare
+from nanoflux_local.evaluate.summary import EvaluationSummary
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -21,12 +22,13 @@ from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.trainings import load_run_data, load_validation_examples, train_adapter
 
 pytestmark = pytest.mark.real_model
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+BENCHMARK_FILES = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""A folder next to the repository that may contain the official files of benchmarks."""
 
 
 @pytest.fixture
 def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -> Home:
-    """A fresh home with the weights of the test home."""
+    """A new home that uses the weights of the test home."""
     assert smollm2_dir.parent == minilm_dir.parent == test_home / "weights"
     home = Home(tmp_path / "home").prepare()
     (home.root / "weights").symlink_to(test_home / "weights")
@@ -34,7 +36,7 @@ def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -
 
 
 def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
-    """Execute a run of the embedded profile and verify it. Returns its summary."""
+    """Execute a run of the embedded profile with these settings, and verify it. Returns the run's summary."""
     config = configs.resolve(domain, "embedded", {"seed": 7, **settings}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.execute(home, run))
@@ -50,11 +52,12 @@ def test_concurrency_does_not_change_the_dataset(home: Home) -> None:
     concurrent = generate(other_home, target=3, concurrency=16)
     assert sequential["kept"] == 3 and sequential["repeatable"] is True
     for key in ("digest", "funnel", "turns"):
-        assert sequential[key] == concurrent[key]
+        assert sequential[key] == concurrent[key], key
 
 
 def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: Path) -> None:
-    run = str(generate(home, target=4, concurrency=16)["run"])
+    summary = generate(home, target=4, concurrency=16)
+    run = str(summary["run"])
     data = load_run_data(home, run)
     validation_examples = load_validation_examples(home, load_built_in("starter"))[:2]
     settings = TrainSettings(epochs=3)
@@ -63,18 +66,18 @@ def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: P
     # Whether the validation loss rises or falls depends on the processor; the training loss always falls.
     assert outcome.train_losses[-1] < outcome.train_losses[0], outcome.train_losses
 
-    summaries = [
-        evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
-        for adapter in ("", outcome.adapter[:12])
-    ]
-    assert [summary.n for summary in summaries] == [4, 4] and summaries[0].id != summaries[1].id
+    def evaluate_model(adapter: str) -> EvaluationSummary:
+        return evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
+
+    base_evaluation = evaluate_model("")
+    tuned_evaluation = evaluate_model(outcome.adapter[:12])
+    assert (base_evaluation.n, tuned_evaluation.n) == (4, 4) and base_evaluation.id != tuned_evaluation.id
     with LedgerView(home.ledger) as view:
-        assert compare(view, [summary.id for summary in summaries]).pairs[0].n == 4
+        assert compare(view, [base_evaluation.id, tuned_evaluation.id]).pairs[0].n == 4
         calls_before = view.row("SELECT count(*) AS n FROM calls")
         assert calls_before is not None
 
-        repeated = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
-        assert repeated == summaries[0]
+        assert evaluate_model("") == base_evaluation
         calls_after = view.row("SELECT count(*) AS n FROM calls")
         assert calls_after is not None and calls_after["n"] == calls_before["n"], (
             "the repeated evaluation sent requests"
@@ -95,25 +98,22 @@ def test_domain_without_programs_uses_the_small_model_in_every_role(home: Home) 
     assert summary["turns"] == 1 and summary["funnel"]["attempts"] == 1  # type: ignore[index]
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="there are no benchmark files in ../shared/data")
+@pytest.mark.skipif(not BENCHMARK_FILES.exists(), reason="there are no benchmark files in ../shared/data")
 def test_gsmhard_run_uses_items_imported_from_the_official_file(home: Home) -> None:
     def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nanoflux_local.cli", *arguments],
-            env={**os.environ, "NANOFLUX_HOME": str(home.root)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
+        environment = {**os.environ, "NANOFLUX_HOME": str(home.root)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
-    path = SHARED / "gsm-hard" / "gsmhardv2.jsonl"
-    assert json.loads(run_cli("data", "import", "gsmhard", str(path), "--json").stdout)["items"] == 1319
+    path = BENCHMARK_FILES / "gsm-hard" / "gsmhardv2.jsonl"
+    first_import = json.loads(run_cli("data", "import", "gsmhard", str(path), "--json").stdout)
+    assert first_import["items"] == 1319
     repeated_import = run_cli("data", "import", "gsmhard", str(path)).stderr
     assert "nothing changed" in repeated_import and "checking" not in repeated_import, (
-        "the programs of an imported file were run again"
+        "the second import ran the programs of the items again"
     )
-    arguments = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
-    summary = json.loads(run_cli(*arguments).stdout)
+    run_arguments = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
+    summary = json.loads(run_cli(*run_arguments).stdout)
     assert summary["kept"] == 2 and summary["status"] == "done"
     with LedgerView(home.ledger) as view:
         for record in view.turn_records(summary["run"]):

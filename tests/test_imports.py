@@ -1,4 +1,4 @@
-"""Startup: help and imports load no heavy library, and every command has a help text."""
+"""Startup of the command line: help loads no heavy library, and every command has a help text."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ HEAVY_LIBRARIES = {
     "matplotlib",
     "numpy",
 }
-PROBE = """
+LIST_MODULES_PROGRAM = """
 import json, sys
 try:
     from nanoflux_local.cli.main import main
@@ -30,6 +30,7 @@ try:
 finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
+"""A program that runs a command line, and then prints the top-level modules that it imported to stderr."""
 COMMAND_LINES = [
     (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
     ("models", "show"), ("models", "verify"),
@@ -58,34 +59,39 @@ COMMAND_LINES = [
     ("tui",), ("completion",), ("completion", "install"), ("completion", "show"),
     ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
+"""Every command and group of commands; `()` is the program itself."""
 
 
 def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
-    """The output of a command in a new process, and the top-level modules that it imported."""
-    process = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
+    """Run a command line in a new process. Returns its output, and the top-level modules that it imported."""
+    process = subprocess.run(
+        [sys.executable, "-c", LIST_MODULES_PROGRAM, *arguments], capture_output=True, text=True, timeout=60
+    )
     assert process.returncode == 0, process.stderr
     return process.stdout, set(json.loads(process.stderr.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("run", "start", "--help")])
-def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    text, modules = run_and_list_modules(*arguments)
-    assert "click" in modules and bool(text) == bool(arguments)
+def test_help_loads_no_heavy_library(arguments: tuple[str, ...]) -> None:
+    """Without arguments, the program is only imported, so it prints nothing."""
+    output, modules = run_and_list_modules(*arguments)
+    assert "click" in modules and bool(output) == bool(arguments)
     assert not HEAVY_LIBRARIES & modules
 
 
-def test_help_lists_every_command_within_a_third_of_a_cpu_second() -> None:
+def test_help_lists_every_command_within_300_cpu_milliseconds() -> None:
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--help"]
     cpu_s = []
-    for _ in range(5):
+    for _ in range(5):  # the fastest of five measurements counts
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        text = subprocess.check_output([sys.executable, "-m", "nanoflux_local.cli", "--help"], text=True)
+        text = subprocess.check_output(command, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(cpu_s) < 0.3, cpu_s
     assert all(f"  {name} " in text for name in COMMANDS)
 
 
-def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_have_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     from nanoflux_local.cli.main import main
 
     for command in COMMAND_LINES:
@@ -97,12 +103,13 @@ def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
             assert len(text.splitlines()) > 4, "the help does not say what the command does"
 
 
-def test_listed_commands_are_complete() -> None:
+def test_command_lines_of_these_tests_are_complete() -> None:
     import click
 
     from nanoflux_local.cli.main import nanoflux
 
     def list_command_lines(command: click.Command, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The words that call a command, and those that call each of its subcommands."""
         command_lines = [words]
         if isinstance(command, click.Group):
             context = click.Context(command)

@@ -1,4 +1,6 @@
-"""The guard refuses connections to hosts that are not allowed, also by real sockets in separate processes."""
+"""The network guard refuses connections to hosts that are not allowed. Each test connects with real sockets in a
+separate process.
+"""
 
 import json
 import os
@@ -14,12 +16,13 @@ from nanoflux_models.guard import VARIABLE
 from nanoflux_models.offline import GUARDED, SETTINGS, guard_environment
 
 REMOTE = "192.0.2.1"
-"""An address from the block that is reserved for documentation, so no host has it."""
+"""An address that no host has, from the block that is reserved for documentation."""
 INSTALL_GUARD = """
 import asyncio, json, os, socket, sys
 from nanoflux_models import guard
 guard.install()
 """
+"""The beginning of each test's program."""
 TRY_STATEMENT = """
 try:
     {statement}
@@ -29,13 +32,15 @@ except BaseException as error:
 else:
     print(json.dumps(["allowed", None, guard.refused_hosts()]))
 """
+"""The end of a test's program. It prints what `try_statement` returns."""
 
 
 def run_guarded(script: str, **variables: str) -> Any:
     """Run code in a guarded Python; return the last line of its output as JSON."""
     inherited = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, VARIABLE)}
+    environment = {**inherited, **variables}
     result = subprocess.run(
-        [sys.executable, "-c", script], env={**inherited, **variables}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -51,15 +56,11 @@ def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any
 @pytest.fixture(scope="module")
 def own_address() -> str:
     """An address of this machine that is not loopback, so that a real connection to it can be tried."""
-    all_addresses = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
-    other_addresses = [
-        address.address
-        for address in all_addresses
-        if address.family.name == "AF_INET" and not address.address.startswith("127.")
-    ]
-    if not other_addresses:
-        pytest.skip("this machine has only loopback addresses")
-    return other_addresses[0]
+    for interface_addresses in psutil.net_if_addrs().values():
+        for address in interface_addresses:
+            if address.family.name == "AF_INET" and not address.address.startswith("127."):
+                return str(address.address)
+    pytest.skip("this machine has only loopback addresses")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,7 @@ LISTEN_ON_LOOPBACK = """
 server = socket.create_server((HOST, 0), family=FAMILY)
 port = server.getsockname()[1]
 """
+"""Code that starts a server; tests replace HOST and FAMILY."""
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,7 @@ LISTEN_ON_ADDRESS = """
 server = socket.create_server((ADDRESS, 0))
 port = server.getsockname()[1]
 """
+"""Code that starts a server; tests replace ADDRESS."""
 
 
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
@@ -161,13 +164,15 @@ except TimeoutError:
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
-    """Only the name service is replaced, since a real name service would be remote."""
+    """The name lookup is replaced, since a real name service would be on another machine."""
     resolver = f"""
 import socket
-real = socket.getaddrinfo
-resolve = lambda host, port, *a, **k: real(host, port, *a, **k) if host != "models.example" else [
-    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ({own_address!r}, port))]
-socket.getaddrinfo = resolve
+real_lookup = socket.getaddrinfo
+def look_up(host, port, *arguments, **options):
+    if host == "models.example":
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ({own_address!r}, port))]
+    return real_lookup(host, port, *arguments, **options)
+socket.getaddrinfo = look_up
 """
     setup_code = LISTEN_ON_ADDRESS.replace("ADDRESS", repr(own_address))
     for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
@@ -189,11 +194,14 @@ socket.getaddrinfo = resolve
     ],
 )
 def test_guard_refusal_is_not_retried_by_libraries(statement: str, tmp_path: Path) -> None:
-    count_sleeps = """
+    record_waits = """
 waits = []
-sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time.sleep" else None)
+def record_wait(event, values):
+    if event == "time.sleep":
+        waits.append(values[0])
+sys.addaudithook(record_wait)
 """
-    script = INSTALL_GUARD.replace("guard.install()", count_sleeps + "guard.install()")
+    script = INSTALL_GUARD.replace("guard.install()", record_waits + "guard.install()")
     try_code = TRY_STATEMENT.format(statement=statement).replace("guard.refused_hosts()", "waits")
     name, message, waits = run_guarded(script + try_code, HF_HOME=str(tmp_path), HOME=str(tmp_path))
     assert message is not None and "refused to reach" in message, name
@@ -203,12 +211,12 @@ sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time
 def test_guard_environment_guards_any_python_and_its_children(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(f"import socket\nsocket.create_connection(('{REMOTE}', 80), 5)\n")
-    parent = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {str(script)!r}]).returncode)"
+    start_child = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {str(script)!r}]).returncode)"
     environment = guard_environment({"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)})
-    for command in ([str(script)], ["-c", parent]):
-        result = subprocess.run(
-            [sys._base_executable, *command], env=environment, capture_output=True, text=True, timeout=60
-        )
+    python_without_packages = sys._base_executable
+    for arguments in ([str(script)], ["-c", start_child]):
+        command = [python_without_packages, *arguments]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert result.returncode == 1 and f"refused to reach {REMOTE}" in result.stderr, result.stderr
     assert environment["PYTHONPATH"] == f"{GUARDED}{os.pathsep}{tmp_path}" and environment["HF_HUB_OFFLINE"] == "1"
 

@@ -1,4 +1,6 @@
-"""The hub's real client pulls every catalog model, in its published layout, from a hub on loopback."""
+"""Pulls from a hub: the hub's real client downloads every catalog model, in its published layout, from a fake hub on
+loopback.
+"""
 
 import json
 import os
@@ -19,7 +21,7 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, pull, verify
 from tests.models.conftest import Hub, Repository
 
-COMMON = (
+COMMON_FILES = (
     "config.json",
     "generation_config.json",
     "README.md",
@@ -28,24 +30,26 @@ COMMON = (
     ".gitattributes",
 )
 """The files that every repository has."""
-QWEN = (*COMMON, "LICENSE", "merges.txt", "vocab.json")
-GEMMA = (*COMMON, "added_tokens.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
-         "tokenizer.model")  # fmt: skip
+QWEN_FILES = (*COMMON_FILES, "LICENSE", "merges.txt", "vocab.json")
+GEMMA_FILES = (
+    *COMMON_FILES, "added_tokens.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
+    "tokenizer.model",
+)  # fmt: skip
 LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "google/gemma-3-4b-it": (2, (*GEMMA, "chat_template.json")),
-    "google/medgemma-4b-it": (2, (*GEMMA, "chat_template.jinja")),
-    "google/medgemma-1.5-4b-it": (2, (*GEMMA, "chat_template.jinja")),
-    "google/gemma-4-12B-it": (1, (*COMMON, "chat_template.jinja", "processor_config.json")),
-    "Qwen/Qwen3-32B-AWQ": (4, QWEN),
-    "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8": (4, QWEN),
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": (4, (*COMMON, "LICENSE", "figures/benchmark.jpg")),
-    "openai/gpt-oss-20b": (3, (*COMMON, "LICENSE", "USAGE_POLICY", "chat_template.jinja", "special_tokens_map.json",
-                               "metal/model.bin", "original/config.json", "original/dtypes.json",
-                               "original/model.safetensors")),
-    "Qwen/Qwen3-Embedding-0.6B": (1, (*QWEN, "1_Pooling/config.json", "config_sentence_transformers.json",
-                                      "modules.json")),
+    "google/gemma-3-4b-it": (2, (*GEMMA_FILES, "chat_template.json")),
+    "google/medgemma-4b-it": (2, (*GEMMA_FILES, "chat_template.jinja")),
+    "google/medgemma-1.5-4b-it": (2, (*GEMMA_FILES, "chat_template.jinja")),
+    "google/gemma-4-12B-it": (1, (*COMMON_FILES, "chat_template.jinja", "processor_config.json")),
+    "Qwen/Qwen3-32B-AWQ": (4, QWEN_FILES),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8": (4, QWEN_FILES),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": (4, (*COMMON_FILES, "LICENSE", "figures/benchmark.jpg")),
+    "openai/gpt-oss-20b": (3, (*COMMON_FILES, "LICENSE", "USAGE_POLICY", "chat_template.jinja",
+                               "special_tokens_map.json", "metal/model.bin", "original/config.json",
+                               "original/dtypes.json", "original/model.safetensors")),
+    "Qwen/Qwen3-Embedding-0.6B": (1, (*QWEN_FILES, "1_Pooling/config.json", "modules.json",
+                                      "config_sentence_transformers.json")),
 }  # fmt: skip
-"""The number of shards and the other files of each repository in the catalog, as the hub lists them."""
+"""For each repository of the catalog: the number of shards of its weights, and its other files."""
 GEMMA_REPO = "google/gemma-3-4b-it"
 
 
@@ -61,21 +65,24 @@ def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) 
 
 
 def hash_wanted_files(files: dict[str, bytes]) -> dict[str, str]:
+    """The SHA-256 of each file that a pull downloads, by name."""
     return {name: sha256(content).hexdigest() for name, content in files.items() if is_wanted(Path(name))}
 
 
 def hash_installed_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each installed file, by name, from the record of the weights."""
     return {name: entry.sha256 for name, entry in read_record(folder).files.items()}
 
 
 @pytest.fixture
-def gemma(hub: Hub) -> Repository:
+def gemma_repository(hub: Hub) -> Repository:
     """Gemma's gated repository; the account of the token `hf_accepted` has accepted its licence."""
     hub.tokens = {"hf_accepted": True, "hf_stranger": False}
     return hub.add(GEMMA_REPO, make_files(*LAYOUTS[GEMMA_REPO]), gated=True)
 
 
 HUB_MODELS = [path.stem for path in sorted(CATALOG.glob("*.toml")) if isinstance(read_manifest(path).source, HubSource)]
+"""The models of the catalog whose source is a hub."""
 
 
 @pytest.mark.parametrize("name", HUB_MODELS)
@@ -97,7 +104,9 @@ def test_pull_downloads_every_file_of_a_catalog_model(
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
 
 
-def test_gated_pull_without_token_names_the_licence_page(hub: Hub, gemma: Repository, tmp_path: Path) -> None:
+def test_gated_pull_without_token_names_the_licence_page(
+    hub: Hub, gemma_repository: Repository, tmp_path: Path
+) -> None:
     with pytest.raises(RefusedDownloadError, match="gated") as caught:
         pull("gemma-3-4b-it", tmp_path)
     assert f"{hub.url}/{GEMMA_REPO}" in caught.value.fix and "HF_TOKEN" in caught.value.fix
@@ -105,10 +114,19 @@ def test_gated_pull_without_token_names_the_licence_page(hub: Hub, gemma: Reposi
 
 
 def test_gated_pull_with_unaccepted_licence_names_it_and_prints_no_token(
-    hub: Hub, gemma: Repository, tmp_path: Path
+    hub: Hub, gemma_repository: Repository, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "HF_TOKEN": "hf_stranger"}
-    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "gemma-3-4b-it"]
+    command = [
+        sys.executable,
+        "-m",
+        "nanoflux_local.cli",
+        "--home",
+        str(tmp_path),
+        "models",
+        "pull",
+        "gemma-3-4b-it",
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     output = result.stdout + result.stderr
     assert result.returncode == 3 and "has not accepted its licence" in output and f"{hub.url}/{GEMMA_REPO}" in output
@@ -116,7 +134,7 @@ def test_gated_pull_with_unaccepted_licence_names_it_and_prints_no_token(
 
 
 def test_invalid_token_is_named_as_the_cause(
-    gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gemma_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     with pytest.raises(RefusedDownloadError, match="refuses the token") as caught:
@@ -125,7 +143,7 @@ def test_invalid_token_is_named_as_the_cause(
 
 
 def test_token_is_sent_to_the_hub_only(
-    hub: Hub, gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, gemma_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     pull("gemma-3-4b-it", tmp_path)
@@ -136,23 +154,27 @@ def test_token_is_sent_to_the_hub_only(
     assert {request.token for request in hub.requests if request not in cdn_requests} == {"hf_accepted"}
 
 
-def write_manifest(home: Path, revision: str, pins: str = "") -> None:
+def write_manifest(home: Path, revision: str, pinned_hashes: str = "") -> None:
+    """Write the manifest of a model `own` whose source is the repository lab/own at `revision`. `pinned_hashes` is a
+    line of TOML with the SHA-256 of files.
+    """
     (home / "models").mkdir(parents=True, exist_ok=True)
     (home / "models" / "own.toml").write_text(
         'name = "own"\nkind = "chat"\ndescription = "d"\nlicence = "MIT"\nparameters = 1\ncontext = 1\n'
-        f'[source]\nkind = "hub"\nrepo = "lab/own"\nrevision = "{revision}"\n{pins}'
+        f'[source]\nkind = "hub"\nrepo = "lab/own"\nrevision = "{revision}"\n{pinned_hashes}'
     )
 
 
-FILES = make_files(2, COMMON)
+OWN_FILES = make_files(2, COMMON_FILES)
+"""The files of the repository lab/own."""
 
 
 def test_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_path: Path) -> None:
-    repository = hub.add("lab/own", FILES)
+    repository = hub.add("lab/own", OWN_FILES)
     revision = repository.branches["main"]
-    repository.push({**FILES, "config.json": b"changed since"})
+    repository.push({**OWN_FILES, "config.json": b"changed since"})
     write_manifest(tmp_path, revision)
-    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(FILES)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(OWN_FILES)
     write_manifest(tmp_path, "v9")
     (tmp_path / "weights" / "own" / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"lab/own has no revision 'v9'"):
@@ -167,29 +189,29 @@ def test_missing_repository_is_named(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
-    repository = hub.add("lab/own", FILES)
+    repository = hub.add("lab/own", OWN_FILES)
     first_commit = repository.branches["main"]
-    hub.on_file = lambda _: repository.push({name: content + b"later" for name, content in FILES.items()})
+    hub.on_file = lambda _: repository.push({name: content + b"later" for name, content in OWN_FILES.items()})
     write_manifest(tmp_path, "main")
     folder = pull("own", tmp_path)
     assert read_record(folder).source["commit"] == first_commit != repository.branches["main"]
-    assert hash_installed_files(folder) == hash_wanted_files(FILES)
+    assert hash_installed_files(folder) == hash_wanted_files(OWN_FILES)
 
 
-# The hub lists the large file with its SHA-256 and the small one with git's hash.
+# The hub lists the large file with its SHA-256, and the small file with git's SHA-1.
 @pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json"])
 def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: Path, name: str) -> None:
-    repository = hub.add("lab/own", FILES, corrupt_file=name)
+    repository = hub.add("lab/own", OWN_FILES, corrupt_file=name)
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=f"{re.escape(name)}: the hash of the download is not"):
         pull("own", tmp_path)
     assert list_installed(tmp_path) == []
     repository.corrupt_file = ""
-    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(FILES)
+    assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(OWN_FILES)
 
 
 def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
-    hub.add("lab/own", FILES)
+    hub.add("lab/own", OWN_FILES)
     write_manifest(tmp_path, "main", f'sha256 = {{ "config.json" = "{"0" * 64}" }}\n')
     with pytest.raises(DigestMismatchError, match=r"config\.json: SHA-256 is"):
         pull("own", tmp_path)
@@ -197,18 +219,18 @@ def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> N
 
 
 def test_pull_removes_files_of_an_earlier_commit(hub: Hub, tmp_path: Path) -> None:
-    repository = hub.add("lab/own", {**FILES, "old.json": b"{}"}, corrupt_file="model-00002-of-00002.safetensors")
+    repository = hub.add("lab/own", {**OWN_FILES, "old.json": b"{}"}, corrupt_file="model-00002-of-00002.safetensors")
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match="the hash of the download"):
         pull("own", tmp_path)
     repository.corrupt_file = ""
-    later_files = {**FILES, "config.json": b"changed since"}
+    later_files = {**OWN_FILES, "config.json": b"changed since"}
     repository.push(later_files)
     assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(later_files)
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
-    hub.add("lab/own", FILES, listed_sizes={"model-00001-of-00002.safetensors": 1 << 60})
+    hub.add("lab/own", OWN_FILES, listed_sizes={"model-00001-of-00002.safetensors": 1 << 60})
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"needs .* GiB, but .* GiB free"):
         pull("own", tmp_path)
@@ -224,12 +246,13 @@ def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> N
 
 
 def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
-    files = make_files(1, COMMON, shard_bytes=25 << 20)
+    files = make_files(1, COMMON_FILES, shard_bytes=25 << 20)
     repository = hub.add("lab/own", files, stall_after=15 << 20)
     write_manifest(tmp_path, "main")
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "own"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    partial_folder, deadline = tmp_path / "weights" / ".own.partial", time.monotonic() + 120
+    partial_folder = tmp_path / "weights" / ".own.partial"
+    deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in partial_folder.glob("model.safetensors.*.part")):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -250,7 +273,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
 
 
 def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) -> None:
-    files = make_files(1, COMMON, shard_bytes=12 << 20)
+    files = make_files(1, COMMON_FILES, shard_bytes=12 << 20)
     hub.add("lab/own", files, stall_after=11 << 20)
     hub.stop_stalling.set()  # the server closes the connection in the middle of the file
     write_manifest(tmp_path, "main")
@@ -259,7 +282,7 @@ def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) 
 
 
 def test_pull_reaches_only_the_configured_hub(hub: Hub, tmp_path: Path) -> None:
-    hub.add("lab/own", FILES)
+    hub.add("lab/own", OWN_FILES)
     hub.cdn = "http://cdn.example.org"
     write_manifest(tmp_path, "main")
     with pytest.raises(

@@ -1,5 +1,6 @@
-"""The manifest that an import derives from a folder equals the catalog's manifest of the same model."""
+"""Imports derive a manifest from a model's folder; for a model of the catalog, it equals the packaged manifest."""
 
+import codecs
 import json
 import math
 import re
@@ -32,7 +33,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def full_size_gemma(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path:
-    """Gemma-3-4B at full size: the published tensors' names and shapes in a sparse file."""
+    """Gemma-3-4B at full size: a sparse file with the names and shapes of the published tensors, but no values."""
     import torch
     import transformers
 
@@ -45,23 +46,24 @@ def full_size_gemma(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Pa
         model_config = transformers.AutoConfig.from_pretrained(str(folder))
         model: Any = transformers.Gemma3ForConditionalGeneration(model_config)
     model.tie_weights()
-    write_sparse(
-        folder / "model.safetensors", {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    )
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    write_sparse_weights(folder / "model.safetensors", shapes)
     return folder
 
 
-def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
-    """Write a sparse safetensors file of bf16 zeros."""
-    header, end = {}, 0
+def write_sparse_weights(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Write a safetensors file of bf16 zeros that takes almost no space on the disk."""
+    header: dict[str, Any] = {}
+    end = 0
     for name, shape in shapes.items():
         start = end
         end = start + 2 * math.prod(shape)  # two bytes per number
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+    header_bytes = json.dumps(header).encode()
+    length_prefix = struct.pack("<Q", len(header_bytes))
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
+        file.write(length_prefix + header_bytes)
+        file.truncate(len(length_prefix) + len(header_bytes) + end)
 
 
 def select_used_values(manifest: Manifest) -> dict[str, Any]:
@@ -78,15 +80,18 @@ def select_used_values(manifest: Manifest) -> dict[str, Any]:
 def test_full_size_wrapper_has_the_manifest_values_and_plans_of_the_catalog(
     full_size_gemma: Path, tmp_path: Path
 ) -> None:
-    imported, packaged = derive_manifest("mine", full_size_gemma, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    imported = derive_manifest("mine", full_size_gemma, tmp_path)
+    packaged = load_manifest("gemma-3-4b-it", tmp_path)
     assert select_used_values(imported) == select_used_values(packaged)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
-        plans = [plan_servers([manifest], gpus) for manifest in (imported, packaged)]
-        imported_servers, packaged_servers = (
-            [(server.gpus, server.utilisation, server.tensor, server.kv_gib) for server in plan.servers]
-            for plan in plans
-        )
-        assert imported_servers == packaged_servers and plans[0].fits == plans[1].fits
+        assert summarize_plan(imported, gpus) == summarize_plan(packaged, gpus)
+
+
+def summarize_plan(manifest: Manifest, gpus: list[float]) -> tuple[bool, list[Any]]:
+    """Whether the model fits on GPUs of these sizes, and how its servers would use them."""
+    placement = plan_servers([manifest], gpus)
+    servers = [(server.gpus, server.utilisation, server.tensor, server.kv_gib) for server in placement.servers]
+    return placement.fits, servers
 
 
 def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
@@ -94,7 +99,8 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
     import_path(gemma, "mine", tmp_path, messages.append)
     manifest = load_manifest("mine", tmp_path)
     assert manifest.context == 131_072 and manifest.memory
-    assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2  # heads and head size are defaults of the class
+    # 6 layers x 4 key-value heads x 256 x 2 (keys and values) x 2 bytes; heads and head size are defaults of the class
+    assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2
     assert not manifest.chat.system_role and manifest.chat.alternation and not manifest.chat.thinks
     assert manifest.vllm.args == load_manifest("gemma-3-4b-it", tmp_path).vllm.args
     assert manifest.lora
@@ -114,7 +120,8 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
 )
 def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog_name: str, tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
-    imported, packaged = derive_manifest("mine", folder, tmp_path), load_manifest(catalog_name, tmp_path)
+    imported = derive_manifest("mine", folder, tmp_path)
+    packaged = load_manifest(catalog_name, tmp_path)
     assert imported.chat.thinks and packaged.chat.thinks and imported.chat.reasoning_tokens > 0
     assert imported.vllm.args == packaged.vllm.args and imported.chat.reasoning_tags == packaged.chat.reasoning_tags
     assert imported.lora == packaged.lora and imported.architecture == packaged.architecture
@@ -123,7 +130,8 @@ def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog
 def test_import_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
     import_path(gemma, "gemma-3-4b-it", tmp_path)
     assert not manifest_path("gemma-3-4b-it", tmp_path).exists()
-    assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", tmp_path / "no").memory
+    empty_home = tmp_path / "empty"
+    assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", empty_home).memory
 
 
 def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
@@ -141,35 +149,37 @@ def test_model_without_reasoning_is_recognised_by_its_template(architecture: str
     assert chat.system_role and not chat.thinks
 
 
-TEMPLATES = {
-    "folds": "{% for m in messages %}{{ m.content }}{% endfor %}",
-    "refuses": "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[-1].content }}",
-    "drops": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
-    "switch_on": "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %}<think></think>"
-    "{% endif %}",
-    "switch_off": "{{ messages[-1].content }}{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}",
-    "opened": "{{ messages[-1].content }}{% if add_generation_prompt %}<think>\n{% endif %}",
-    "broken": "{% for %}",
+TEMPLATE_BY_BEHAVIOUR = {
+    "includes system": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "refuses system": "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    "{{ messages[-1].content }}",
+    "drops system": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+    "thinks by default": "{{ messages[-1].content }}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}",
+    "thinks on demand": "{{ messages[-1].content }}"
+    "{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}",
+    "opens reasoning": "{{ messages[-1].content }}{% if add_generation_prompt %}<think>\n{% endif %}",
+    "is broken": "{% for %}",
 }
-"""Chat templates by what they do with a system message, with `enable_thinking`, or with the opening tag."""
+"""Chat templates, by what each does with a system message or with the model's reasoning."""
 
 
 @pytest.mark.parametrize(
-    ("name", "system_role", "thinks"),
+    ("behaviour", "system_role", "thinks"),
     [
-        ("folds", True, False),
-        ("refuses", False, False),
-        ("drops", False, False),
-        ("switch_on", False, True),
-        ("switch_off", False, False),
-        ("opened", False, True),
-        ("broken", True, False),  # a broken template keeps the defaults
+        ("includes system", True, False),
+        ("refuses system", False, False),
+        ("drops system", False, False),
+        ("thinks by default", False, True),
+        ("thinks on demand", False, False),
+        ("opens reasoning", False, True),
+        ("is broken", True, False),  # a broken template keeps the defaults
     ],
 )
 def test_examine_template_detects_system_role_and_reasoning(
-    name: str, system_role: bool, thinks: bool, tmp_path: Path
+    behaviour: str, system_role: bool, thinks: bool, tmp_path: Path
 ) -> None:
-    (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE_BY_BEHAVIOUR[behaviour])
     chat = examine_template(tmp_path)
     assert (chat.system_role, chat.thinks, chat.template) == (system_role, thinks, True)
     assert bool(chat.reasoning_tokens) == thinks
@@ -177,12 +187,13 @@ def test_examine_template_detects_system_role_and_reasoning(
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
 def test_read_template_reads_each_file_format(name: str, tmp_path: Path) -> None:
-    text = "T" if name.endswith(".jinja") else json.dumps({"chat_template": "T"})
-    (tmp_path / name).write_text(text)
-    assert read_template(tmp_path) == "T"
+    content = "the template" if name.endswith(".jinja") else json.dumps({"chat_template": "the template"})
+    (tmp_path / name).write_text(content)
+    assert read_template(tmp_path) == "the template"
 
 
 def run_command(home: Path, *arguments: str) -> Result:
+    """Run a command in this process; return its result with its output."""
     return CliRunner().invoke(nanoflux, ["--home", str(home), *arguments])
 
 
@@ -196,7 +207,8 @@ def run_nanoflux(*arguments: str) -> int:
 def test_base_without_template_is_reported_at_import_and_by_eval(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, home = tmp_path / "base", tmp_path / "home"
+    base = tmp_path / "base"
+    home = tmp_path / "home"
     shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
     assert run_nanoflux("--home", str(home), "models", "import", str(base), "--name", "base") == 0
     assert "base has no chat template" in capsys.readouterr().err
@@ -213,11 +225,12 @@ def test_base_without_template_is_reported_at_import_and_by_eval(
 
 
 def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
-    text, template = (tiny_base / "chat_template.jinja").read_bytes(), tmp_path / "template.jinja"
-    template.write_bytes(b"\xef\xbb\xbf" + text)
+    content = (tiny_base / "chat_template.jinja").read_bytes()
+    template = tmp_path / "template.jinja"
+    template.write_bytes(codecs.BOM_UTF8 + content)
     weights = import_path(tiny_base, "base", tmp_path, template=template)
-    assert (weights / "chat_template.jinja").read_bytes() == text
-    template.write_bytes(text.decode().encode("utf-16"))
+    assert (weights / "chat_template.jinja").read_bytes() == content
+    template.write_bytes(content.decode().encode("utf-16"))
     with pytest.raises(ManifestError, match="not UTF-8"):
         import_path(tiny_base, "base", tmp_path, template=template)
 
@@ -236,9 +249,10 @@ def test_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path
     shutil.copytree(tiny_base, merged)
     (merged / "nanoflux-merged.json").write_text(json.dumps({"adapter": "a" * 64, "base": {"name": "gemma-3-4b-it"}}))
     import_path(merged, "tuned", tmp_path)
-    tuned, base = load_manifest("tuned", tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
-    assert tuned.model_copy(update={"name": base.name, "description": base.description, "source": base.source,
-                                   "gated": base.gated}) == base  # fmt: skip
+    tuned = load_manifest("tuned", tmp_path)
+    base = load_manifest("gemma-3-4b-it", tmp_path)
+    own_values = {key: getattr(base, key) for key in ("name", "description", "source", "gated")}
+    assert tuned.model_copy(update=own_values) == base
     assert tuned.source.kind == "file" and tuned.description == "gemma-3-4b-it with adapter aaaaaaaaaaaa merged in"
 
 
@@ -254,6 +268,7 @@ def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> Non
 def test_import_refuses_a_truncated_file_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "truncated"
     shutil.copytree(tiny_base, truncated)
-    (truncated / "model.safetensors").write_bytes((truncated / "model.safetensors").read_bytes()[:5000])
+    weights_file = truncated / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:5000])
     with pytest.raises(ManifestError, match="not a complete safetensors file"):
         import_path(truncated, "gemma-3-4b-it", tmp_path / "home")

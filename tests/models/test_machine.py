@@ -1,25 +1,27 @@
-"""The gauges of the machine are read from files in the format of Linux, and from this machine."""
+"""The gauges of a machine: they are read from files in the format of Linux's /proc, and from this machine."""
 
 from pathlib import Path
 
 from nanoflux_models.machine import MachineMeter
 
-MEMORY = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    250 kB\nHugePages_Total:       0\n"
+MEMINFO = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    250 kB\nHugePages_Total:       0\n"
+"""The contents of /proc/meminfo: 750 of 1,000 KiB are used."""
 
 
 def write_ticks(proc: Path, user: int, idle: int) -> None:
+    """Write the ticks of all CPUs: `user` and 50 more were busy, and `idle` were not."""
     (proc / "stat").write_text(f"cpu  {user} 0 50 {idle} 0 0 0 0 0 0\ncpu0 1 2 3 4\n")
 
 
 def test_gauges_report_use_since_the_previous_reading(tmp_path: Path) -> None:
     write_ticks(tmp_path, 100, 850)
-    (tmp_path / "meminfo").write_text(MEMORY)
+    (tmp_path / "meminfo").write_text(MEMINFO)
     meter = MachineMeter(tmp_path, tmp_path)
     gauges = meter.read()
     assert gauges.busy is None and (gauges.memory_used, gauges.memory_total) == (750 * 1024, 1000 * 1024)
     assert 0 < gauges.disk_used < gauges.disk_total
     write_ticks(tmp_path, 130, 920)
-    assert meter.read().busy == 0.3
+    assert meter.read().busy == 0.3  # 30 of 100 ticks
 
 
 def test_gauges_are_empty_without_proc_files(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The manifests of the catalog are valid, and an error in a manifest names the file and the key."""
+"""Manifests: those of the catalog are valid, and an error in a manifest names the file and the key."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from nanoflux_models.errors import ManifestError, ModelNotFoundError
 from nanoflux_models.manifest import CATALOG, WheelSource, list_manifests, load_manifest
 
-MINIMAL = """name = "own"
+MINIMAL_MANIFEST = """name = "own"
 kind = "chat"
 description = "mine"
 licence = "MIT"
@@ -22,13 +22,14 @@ revision = "abc"
 
 
 def write_manifest(home: Path, text: str, name: str = "own") -> Path:
+    """Write a user's manifest into a home; return its path."""
     path = home / "models" / f"{name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
     return path
 
 
-def test_catalog_loads(tmp_path: Path) -> None:
+def test_catalog_manifests_are_valid_and_complete(tmp_path: Path) -> None:
     manifests = list_manifests(tmp_path)
     assert {path.stem for path in CATALOG.glob("*.toml")} == {manifest.name for manifest in manifests}
     assert {"smollm2-135m", "all-minilm-l6-v2"} <= {manifest.name for manifest in manifests}
@@ -40,8 +41,8 @@ def test_catalog_loads(tmp_path: Path) -> None:
 
 
 def test_manifest_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
-    path = write_manifest(tmp_path, MINIMAL)
-    path.write_text(MINIMAL, "utf-8-sig")
+    path = write_manifest(tmp_path, MINIMAL_MANIFEST)
+    path.write_text(MINIMAL_MANIFEST, "utf-8-sig")
     assert load_manifest("own", tmp_path).licence == "MIT"
 
 
@@ -51,8 +52,7 @@ def test_manifest_nested_too_deeply_is_refused_as_toml(tmp_path: Path) -> None:
         load_manifest("own", tmp_path)
 
 
-# Layers, key-value heads, size of a head; two bytes for each key and each value.
-ARCHITECTURES = {
+KV_CACHE_SHAPES = {
     "gemma-3-4b-it": (34, 4, 256),
     "medgemma-4b-it": (34, 4, 256),
     "medgemma-1.5-4b-it": (34, 4, 256),
@@ -63,13 +63,14 @@ ARCHITECTURES = {
     "qwen3-embedding-0.6b": (28, 8, 128),
     "smollm2-135m": (30, 3, 64),
 }
+"""The number of layers, the number of key-value heads of a layer, and the size of a head, by model."""
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", KV_CACHE_SHAPES)
 def test_kv_bytes_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
-    layers, heads, size = ARCHITECTURES[name]
+    layers, kv_heads, head_size = KV_CACHE_SHAPES[name]
     memory = load_manifest(name, tmp_path).memory
-    assert memory and memory.kv_bytes_per_token == layers * heads * size * 2 * 2
+    assert memory and memory.kv_bytes_per_token == layers * kv_heads * head_size * 2 * 2  # key and value; two bytes
 
 
 @pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it", "medgemma-1.5-4b-it"])
@@ -87,8 +88,8 @@ def test_embedded_models_come_from_a_package_index(tmp_path: Path) -> None:
 
 
 def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:
-    write_manifest(tmp_path, MINIMAL)
-    write_manifest(tmp_path, MINIMAL.replace('"own"', '"smollm2-135m"', 1), "smollm2-135m")
+    write_manifest(tmp_path, MINIMAL_MANIFEST)
+    write_manifest(tmp_path, MINIMAL_MANIFEST.replace('"own"', '"smollm2-135m"', 1), "smollm2-135m")
     assert load_manifest("own", tmp_path).context == 128
     assert load_manifest("smollm2-135m", tmp_path).description == "mine"
     names = [manifest.name for manifest in list_manifests(tmp_path)]
@@ -96,27 +97,30 @@ def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("text", "expected_message"),
     [
-        (MINIMAL + "branch = 1\n", "source.branch': unknown key"),
-        ("colour = 1\n" + MINIMAL, "colour': unknown key"),
-        (MINIMAL + "[chat]\nsystem_rule = true\n", "chat.system_rule': unknown key"),
-        (MINIMAL + "[parallel]\ngpus = 2\n", "parallel.gpus': unknown key"),
-        (MINIMAL + "[parallel]\ntensor = 3\nnodes = 2\n", "cannot be spread evenly"),
-        (MINIMAL.replace("128", "-1"), "context'"),
-        (MINIMAL.replace('"hub"', '"ftp"'), "source'"),
-        (MINIMAL.replace('revision = "abc"\n', ""), "source.revision'"),
-        (MINIMAL.replace('"chat"', '"embedder"'), "embedder"),
-        (MINIMAL.replace('name = "own"', 'name = "other"'), "name'"),
-        (MINIMAL + "[embedder]\ndimensions = 3\n[embedder.thresholds]\nquestion = {}\nsolution = {}\n", "default"),
-        (MINIMAL + "]", "not TOML"),
+        (MINIMAL_MANIFEST + "branch = 1\n", "source.branch': unknown key"),
+        ("colour = 1\n" + MINIMAL_MANIFEST, "colour': unknown key"),
+        (MINIMAL_MANIFEST + "[chat]\nsystem_rule = true\n", "chat.system_rule': unknown key"),
+        (MINIMAL_MANIFEST + "[parallel]\ngpus = 2\n", "parallel.gpus': unknown key"),
+        (MINIMAL_MANIFEST + "[parallel]\ntensor = 3\nnodes = 2\n", "cannot be spread evenly"),
+        (MINIMAL_MANIFEST.replace("128", "-1"), "context'"),
+        (MINIMAL_MANIFEST.replace('"hub"', '"ftp"'), "source'"),
+        (MINIMAL_MANIFEST.replace('revision = "abc"\n', ""), "source.revision'"),
+        (MINIMAL_MANIFEST.replace('"chat"', '"embedder"'), "embedder"),
+        (MINIMAL_MANIFEST.replace('name = "own"', 'name = "other"'), "name'"),
+        (
+            MINIMAL_MANIFEST + "[embedder]\ndimensions = 3\n[embedder.thresholds]\nquestion = {}\nsolution = {}\n",
+            "default",
+        ),
+        (MINIMAL_MANIFEST + "]", "not TOML"),
     ],
 )
-def test_manifest_error_names_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+def test_manifest_error_names_file_and_key(tmp_path: Path, text: str, expected_message: str) -> None:
     path = write_manifest(tmp_path, text)
     with pytest.raises(ManifestError) as caught:
         load_manifest("own", tmp_path)
-    assert str(path) in caught.value.message and key in caught.value.message
+    assert str(path) in caught.value.message and expected_message in caught.value.message
     assert caught.value.fix and caught.value.exit_code == 2
 
 

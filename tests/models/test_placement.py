@@ -1,4 +1,4 @@
-"""A placement places every model once and overfills no GPU, and a refusal states which models would fit."""
+"""Placements: every model is placed once, no GPU is overfilled, and a refusal states what would fit."""
 
 import itertools
 from collections import Counter
@@ -14,6 +14,7 @@ WEIGHTS_GIB = (0.5, 8.0, 18.0, 27.5, 60.0)
 
 
 def check_placement(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
+    """Check that every model is placed once, and that the awake and sleeping servers of each GPU fit its memory."""
     assert Counter(server.name for server in placement.servers) == Counter(demand.name for demand in demands)
     for gpu, gpu_gib in enumerate(gpus):
         servers_on_gpu = [server for server in placement.servers if gpu in server.gpus]
@@ -30,7 +31,9 @@ def check_placement(placement: Placement, demands: list[Demand], gpus: list[floa
 def test_placement_places_every_model_once_and_overfills_no_gpu(gpus: list[float]) -> None:
     fitting_count = 0
     for weights in itertools.combinations_with_replacement(WEIGHTS_GIB, 3):
-        demands = [Demand(f"m{number}", gib, gib / 8 + 1) for number, gib in enumerate(weights)]
+        demands = [
+            Demand(f"m{number}", weights_gib, kv_gib=weights_gib / 8 + 1) for number, weights_gib in enumerate(weights)
+        ]
         placement = place_models(demands, gpus)
         if placement.fits:
             fitting_count += 1
@@ -49,20 +52,22 @@ def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> 
 
 def test_placement_lets_as_few_models_as_possible_take_turns() -> None:
     """The largest model fits next to one sleeping model but not next to two, so it shares a GPU with the smallest."""
-    placement = place_models([Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)], [40.0, 40.0])
+    demands = [Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)]
+    placement = place_models(demands, [40.0, 40.0])
     assert {server.name: (server.gpus, server.shares) for server in placement.servers} == {
         "large": ((0,), "gpu0"), "middle": ((1,), ""), "small": ((0,), "gpu0"),
     }  # fmt: skip
 
 
 def test_placement_gives_each_copy_its_stated_number_of_gpus() -> None:
-    placement = place_models([Demand("wide", 40, 8, width=2, copies=2)], [40.0] * 4)
+    demands = [Demand("wide", 40, 8, width=2, copies=2)]
+    placement = place_models(demands, [40.0] * 4)
     assert placement.servers[0].gpus == (0, 1, 2, 3) and placement.servers[0].tensor == 2
-    assert not place_models([Demand("wide", 40, 8, width=2, copies=2)], [40.0] * 3).fits
+    assert not place_models(demands, [40.0] * 3).fits
 
 
 def test_kv_gib_counts_all_tokens_of_all_requests() -> None:
-    assert compute_kv_gib(262_144, 8, 4096) == 8.0
+    assert compute_kv_gib(bytes_per_token=262_144, sequences=8, context=4096) == 8.0
 
 
 @pytest.mark.parametrize(

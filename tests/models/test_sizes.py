@@ -1,4 +1,4 @@
-"""Sizes that are read from a folder equal those in the catalog, even for packed weights."""
+"""Sizes of models: those computed from tensors and configuration equal the catalog's, also for packed weights."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from nanoflux_models.sizes import Sizes, Tensor, compute_sizes, find_packed_bits
 from nanoflux_models.stand_ins import FAMILIES
 
 Shapes = dict[str, tuple[str, int]]
+"""The type and the number of elements of each tensor, by name."""
 
 
 def make_tensors(shapes: Shapes) -> dict[str, Tensor]:
@@ -27,6 +28,7 @@ def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
 
 
 def make_qwen3_32b_awq() -> Shapes:
+    """The tensors of a model whose linear layers are in AWQ's layout."""
     shapes: Shapes = {"model.embed_tokens.weight": ("F16", 151_936 * 5120), "lm_head.weight": ("F16", 151_936 * 5120)}
     shapes["model.norm.weight"] = ("F16", 5120)
     linear_layers = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
@@ -40,7 +42,7 @@ def make_qwen3_32b_awq() -> Shapes:
 
 
 def make_gpt_oss_20b() -> Shapes:
-    """A model whose experts are in MXFP4: two weights in a byte, and an exponent for each 32 weights."""
+    """The tensors of a model whose experts are in MXFP4: two weights in a byte, and an exponent for each 32 weights."""
     hidden, experts, heads, kv_heads, head_size = 2880, 32, 64, 8, 64
     shapes: Shapes = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", 201088 * hidden))
     shapes["model.norm.weight"] = ("BF16", hidden)
@@ -60,15 +62,16 @@ def make_gpt_oss_20b() -> Shapes:
 
 
 def compute_sizes_of(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
-    """The sizes of a catalog model that follow from these tensors and its published configuration, and its manifest."""
+    """The sizes that follow from these tensors and the published configuration of a catalog model, and its manifest."""
     import transformers
 
     published_config: dict[str, Any] = dict(FAMILIES[architecture].full_configs[model])
-    values = {
+    bits = find_packed_bits(published_config)
+    class_values = {
         key: value for key, value in published_config.items() if key not in ("torch_dtype", "quantization_config")
     }
-    config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **values)
-    sizes = compute_sizes(make_tensors(shapes), config.get_text_config().to_dict(), find_packed_bits(published_config))
+    config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **class_values)
+    sizes = compute_sizes(make_tensors(shapes), config.get_text_config().to_dict(), bits)
     return sizes, load_manifest(model, Path("/nowhere"))
 
 
@@ -92,11 +95,13 @@ def test_kv_bytes_count_layers_of_different_sizes() -> None:
     assert sizes.context == manifest.context
 
 
+# Bytes: layers x key-value heads x size of a head x 4 (a key and a value of two bytes each).
 @pytest.mark.parametrize(
-    ("text_config", "expected"),
+    ("text_config", "expected_bytes"),
     [
         ({"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 512}, 4 * 8 * 64 * 4),
         ({"num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 32, "num_key_value_heads": 2}, 4 * 2 * 32 * 4),
+        # Keys and values share one compressed vector of 512 + 64 numbers.
         ({"num_hidden_layers": 60, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 60 * 576 * 2),
         (
             {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "num_hidden_layers": 4, "head_dim": 256,
@@ -111,5 +116,6 @@ def test_kv_bytes_count_layers_of_different_sizes() -> None:
         ({}, 0),
     ],
 )  # fmt: skip
-def test_kv_bytes_count_only_layers_that_cache(text_config: dict[str, Any], expected: int) -> None:
-    assert compute_sizes({"w": Tensor("BF16", 1)}, text_config).kv_bytes_per_token == expected
+def test_kv_bytes_count_only_layers_that_cache(text_config: dict[str, Any], expected_bytes: int) -> None:
+    sizes = compute_sizes({"weight": Tensor("BF16", 1)}, text_config)
+    assert sizes.kv_bytes_per_token == expected_bytes

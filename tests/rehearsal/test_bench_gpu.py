@@ -1,4 +1,4 @@
-"""bench/gpu.py measures every part at tiny size on a CPU; at full size, it refuses to run without a GPU."""
+"""The benchmark bench/gpu.py: it measures every part at tiny size on a CPU, and needs a GPU for full size."""
 
 import json
 import subprocess
@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCH = Path(__file__).parents[2] / "bench" / "gpu.py"
+PROGRAM = Path(__file__).parents[2] / "bench" / "gpu.py"
 
 
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(BENCH), *arguments], capture_output=True, text=True, check=False)
+    """Run the benchmark in a new process."""
+    return subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False)
 
 
 def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
     process = run_bench("--size", "tiny")
     assert process.returncode == 0, process.stderr
-    report = json.loads(process.stdout[process.stdout.index("{") :])
+    report_start = process.stdout.index("{")  # after the lines of progress
+    report = json.loads(process.stdout[report_start:])
     for part in ("in_process", "lora", "qlora"):
         assert report[part].get("tokens_per_s", 0) > 0, report[part]
     assert report["novelty"]["query_ms"] > 0 and report["weights"]["gib"] > 0

@@ -1,4 +1,4 @@
-"""Rehearsals against the real vLLM: the packaged profiles pass, and a sabotaged step is named with its cause."""
+"""Rehearsals with the real vLLM: the packaged profiles pass, and a step that must fail is reported with its cause."""
 
 import json
 import os
@@ -18,6 +18,12 @@ from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import CATALOG
 
 PROJECT = Path(__file__).parents[2]
+PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
+"""Packaged profiles that serve models with vLLM."""
+STEPS = {
+    "profile", "plan", "stand-in", "run", "serve", "turns", "export", "train", "load", "evaluate", "sleep and wake",
+}  # fmt: skip
+"""The steps of each rehearsed profile; the step "stop" is reported only once, for all profiles."""
 ONE_MODEL_PROFILE = """
 concurrency = 4
 embedder = "minilm"
@@ -56,39 +62,27 @@ def vllm_python() -> str:
 
 
 def write_profile(folder: Path, context: int = 4096, model: str = "gemma-3-4b-it") -> Path:
-    """Write a profile of which only the defender is served by vLLM."""
+    """Write a profile in which vLLM serves only the defender, `model`. Returns the path of the profile."""
     path = folder / "one.toml"
     path.write_text(ONE_MODEL_PROFILE.format(model=model, context=context))
     return path
 
 
 def run_rehearsal(home: Path, python: str, *arguments: str) -> tuple[int, Any, str]:
-    """Run `nanoflux models rehearse … --json` in a separate process. Returns its exit code, its document and stderr."""
+    """Run `nanoflux models rehearse … --json` in a separate process. Returns its exit code, its JSON report (None if it
+    prints none) and its stderr.
+    """
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *arguments, "--json"]
     process = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    return process.returncode, json.loads(process.stdout) if process.stdout else None, process.stderr
-
-
-PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
-STEPS = {
-    "profile",
-    "plan",
-    "stand-in",
-    "run",
-    "serve",
-    "turns",
-    "export",
-    "train",
-    "load",
-    "evaluate",
-    "sleep and wake",
-}
+    document = json.loads(process.stdout) if process.stdout else None
+    return process.returncode, document, process.stderr
 
 
 def list_failed_steps(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The failed steps of a rehearsal's JSON report."""
     return [step for step in document["steps"] if step["outcome"] == "failed"]
 
 
@@ -108,7 +102,7 @@ def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, v
 
 @pytest.mark.timeout(1800)
 def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: str) -> None:
-    """Gemma 4 plays the defender, so that its server and its turns are rehearsed too."""
+    """The defender is Gemma 4, so that its server and its turns are rehearsed too."""
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     manifest = (CATALOG / "gemma-4-12b-it.toml").read_text()
@@ -132,17 +126,14 @@ def test_missing_torchvision_fails_the_serve_step(tmp_path: Path, vllm_python: s
 
 
 def make_python_without_torchvision(folder: Path, python: str) -> str:
-    """An interpreter with the same packages, in which torchvision cannot be imported."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
-    site = next((folder / "venv").glob("lib/python*/site-packages"))
-    packages = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    (site / "packages.pth").write_text(f"{packages}\nimport no_torchvision\n")
-    (site / "no_torchvision.py").write_text(
+    """Make an interpreter with the same packages as `python`, in which torchvision cannot be imported."""
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site_packages = next(venv.glob("lib/python*/site-packages"))
+    print_packages = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = subprocess.run(print_packages, capture_output=True, text=True, check=True).stdout.strip()
+    (site_packages / "packages.pth").write_text(f"{packages}\nimport no_torchvision\n")
+    (site_packages / "no_torchvision.py").write_text(
         "import sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
@@ -150,7 +141,7 @@ def make_python_without_torchvision(folder: Path, python: str) -> str:
         "            raise ModuleNotFoundError(\"No module named 'torchvision'\", name=name)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
-    return str(folder / "venv" / "bin" / "python")
+    return str(venv / "bin" / "python")
 
 
 def test_short_context_fails_the_run_step_with_its_key(tmp_path: Path, vllm_python: str) -> None:
@@ -183,7 +174,7 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
 
 
 def test_profile_with_checks_is_rehearsed_without_them(tmp_path: Path, vllm_python: str) -> None:
-    """All models are hosted ones, so that no server is started."""
+    """All models of the profile are hosted, so that no server is started."""
     profile = tmp_path / "hosted.toml"
     keys = 'rules = "proven"\nsamples = 2\nkeep = "provable"\njudge = { checks = ["blind"], solvers = ["claude"] }\n'
     profile.write_text(keys + find_profile("hosted").read_text())
