@@ -4,7 +4,8 @@
 
 After each failure, `run verify` must report no problem, the dataset must equal the undisturbed one, and no call whose
 reply is stored may be sent again; a call that was in flight when a process died may be sent again. Failures are caused
-by signals, or by a patch that the run's process executes first (`kills.CHILD`), so the product needs no code for them.
+by signals, or by a patch that the run's process executes first (`kills.RUN_PROGRAM`), so the product contains no code
+for them.
 """
 
 import argparse
@@ -32,28 +33,33 @@ CONCURRENCY = 16
 NEVER = 10**9
 """A number of calls that no run reaches."""
 FAULT_SHARE = 0.4
+"""The share of requests that the faulty server fails."""
 KILL_IN_TRANSACTION_PATCH = """
 import contextlib, random, signal
 from nanoflux_local.ledger.store import Ledger
-original, remaining = Ledger.transaction, [random.Random({seed}).randrange(4, {maximum})]
+original_transaction = Ledger.transaction
+remaining_transactions = random.Random({seed}).randrange(4, {maximum})
 @contextlib.contextmanager
 def kill_before_commit(self):
-    with original(self) as connection:
+    global remaining_transactions
+    with original_transaction(self) as connection:
         yield connection
-        remaining[0] -= 1
-        if not remaining[0]:  # everything is written, nothing is committed
+        remaining_transactions -= 1
+        if not remaining_transactions:  # everything is written, nothing is committed
             os.kill(os.getpid(), signal.SIGKILL)
 Ledger.transaction = kill_before_commit
 """
+"""A patch with which the run's process kills itself at the end of a random transaction."""
 CLOCK_JUMP_PATCH = """
 import datetime, random
 from nanoflux_local.ledger import store
 rng = random.Random({seed})
-def jump():
+def read_jumping_clock():
     days = datetime.timedelta(days=rng.uniform(-4000, 4000))
     return (datetime.datetime.now(datetime.UTC) + days).isoformat(timespec="milliseconds")
-store.now = jump
+store.now = read_jumping_clock
 """
+"""A patch with which each reading of the wall clock is off by up to 4,000 days."""
 DISK_KIB, GROWTH_KIB = 900, 200
 """The initial size of the disk, which holds a small ledger, and its growth each time it is full, in KiB."""
 FILE_SIZE_LIMIT_PATCH = """
@@ -61,14 +67,16 @@ import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 """
+"""A patch with which no file can grow beyond a size in bytes."""
 
 
 @dataclass
-class Row:
-    """The result of a kind of failure, which was caused `times` times. `lost` counts the calls whose replies were lost
-    in flight, `repeated` those that were sent again although their replies were stored, and `problems` the problems
-    that `run verify` reports. `has_same_digest` is whether the digest equals that of the undisturbed run; `wrong` lists
-    forbidden differences.
+class FailureResult:
+    """The result of a kind of failure, which was caused `times` times.
+
+    `lost` counts the calls whose replies were lost in flight, `repeated` those that were sent again although their
+    replies were stored, and `problems` the problems that `run verify` reports. `has_same_digest` is whether the digest
+    equals that of the undisturbed run. `wrong` describes forbidden differences from the undisturbed run.
     """
 
     name: str
@@ -83,7 +91,11 @@ class Row:
 
 @dataclass
 class Matrix:
-    """Measures runs with failures against an undisturbed run of the same settings."""
+    """Compares runs with failures with an undisturbed run of the same settings.
+
+    `turns` is the number of turns of each run. A run is killed `kills` times, or suffers each other failure `times`
+    times. `delay` is the mean response time of a scripted model in seconds.
+    """
 
     folder: Path
     turns: int
@@ -98,10 +110,13 @@ class Matrix:
         self.undisturbed.finish()
 
     def make_trial(self, name: str, patch: str = "") -> Trial:
+        """A run in a new home; its process first executes the code `patch`."""
         return Trial(self.folder / name.replace(" ", "-"), self.settings, patch)
 
-    def measure_failure(self, name: str, failure: Callable[[Trial, random.Random], int]) -> Row:
-        """Disturb a run, let it finish, and compare it with the undisturbed one."""
+    def measure_failure(self, name: str, failure: Callable[[Trial, random.Random], int]) -> FailureResult:
+        """Disturb a run with `failure`, let it finish, and compare it with the undisturbed run. `failure` returns how
+        often it occurred.
+        """
         trial = self.make_trial(name)
         start = time.monotonic()
         times = failure(trial, random.Random(self.seed))
@@ -111,7 +126,7 @@ class Matrix:
         wrong = find_differences(expected, actual, trial, CONCURRENCY)
         if not times:
             wrong.append("no failure was caused")
-        return Row(
+        return FailureResult(
             name=name,
             times=times,
             lost=actual["sent"] - actual["made"],
@@ -122,7 +137,7 @@ class Matrix:
             wrong=wrong,
         )
 
-    # The failures. Each method returns how often it caused its failure.
+    # Each method below causes one kind of failure, and returns how often the failure occurred.
 
     def kill(self, trial: Trial, rng: random.Random) -> int:
         """Send SIGKILL at random moments, during work and during starts."""
@@ -143,11 +158,12 @@ class Matrix:
         the log.
         """
         for _ in range(self.times):
-            if not self._cut_power(trial, rng):
+            if not self._cut_power_once(trial, rng):
                 break
         return trial.kills
 
-    def _cut_power(self, trial: Trial, rng: random.Random) -> bool:
+    def _cut_power_once(self, trial: Trial, rng: random.Random) -> bool:
+        """Cut the power once. Return False if the run ended before that."""
         with _record_repeats(trial):
             process = trial.start_process()
             calls_at_failure = self._choose_call_count(trial, rng)
@@ -176,8 +192,8 @@ class Matrix:
         return len(trial.sent_keys()) + rng.uniform(0, 1.6 * len(self.undisturbed.sent_keys()) / self.times)
 
     def fill_disk(self, trial: Trial, _: random.Random) -> int:
-        """Fill the disk, and let it grow a little each time. The disk is a small tmpfs or, if none can be mounted, a
-        limit on file sizes.
+        """Fill the disk, and enlarge it a little each time the run fails. The disk is a small tmpfs; if no tmpfs can be
+        mounted, a limit on the size of files replaces it.
         """
         is_mounted = _mount(trial.home, DISK_KIB)
         size_kib = DISK_KIB
@@ -185,12 +201,13 @@ class Matrix:
             trial.patch = "" if is_mounted else FILE_SIZE_LIMIT_PATCH.format(size=size_kib * 1024)
             with _record_repeats(trial):
                 code, errors = _run_to_end(trial)
-                size_kib += GROWTH_KIB if trial.kills < self.times else 500_000  # at last, enough to finish
+                size_kib += GROWTH_KIB if trial.kills < self.times else 500_000  # enough to finish
                 if is_mounted:
                     _mount(trial.home, size_kib, "remount,")
             if code == 0:
                 return trial.kills
-            if code != 1 or "Traceback" in errors or not any(word in errors for word in ("full", "disk", "space")):
+            names_cause = any(word in errors for word in ("full", "disk", "space"))
+            if code != 1 or "Traceback" in errors or not names_cause:
                 raise SystemExit(f"the run ended with {code}: {errors}")
             trial.kills += 1
 
@@ -220,7 +237,7 @@ class Matrix:
     def start_workers(self, trial: Trial, rng: random.Random) -> int:
         """Start three workers at once, of which two must be refused; then kill the third."""
         refused = 0
-        trial.kill_at(1, starting=False)  # the run exists
+        trial.kill_at(1, starting=False)  # so that the run exists
         while trial.kills < self.times:
             with _record_repeats(trial):
                 processes = [trial.start_process() for _ in range(3)]
@@ -245,7 +262,8 @@ class Matrix:
 @contextmanager
 def _record_repeats(trial: Trial) -> Iterator[None]:
     """Record the calls that are sent in this context although the ledger already had their replies."""
-    stored_keys, sent_count = trial.stored_keys(), len(trial.sent_keys())
+    stored_keys = trial.stored_keys()
+    sent_count = len(trial.sent_keys())
     yield
     trial.repeated += sorted(stored_keys & set(trial.sent_keys()[sent_count:]))
 
@@ -262,23 +280,26 @@ def _run_to_end(trial: Trial) -> tuple[int, str]:
 
 
 def _read_status(trial: Trial) -> str:
+    """The status with which the run is listed."""
     with LedgerView(trial.home / "ledger.db") as view:
         summary = view.summarize_run(kills.NAME).to_json()
         return check_job(Home(trial.home), view, Job(RUN, summary["run"]), summary).status
 
 
 def _mount(folder: Path, kib: int, options: str = "") -> bool:
+    """Mount a tmpfs of `kib` KiB at `folder`. Return whether it was mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"{options}size={kib}k", "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def compare_with_faulty_server(matrix: Matrix) -> Row:
-    """Compare two runs: one against a server that fails two requests in five, in every known way, and one against a
-    server that does not fail.
+def compare_with_faulty_server(matrix: Matrix) -> FailureResult:
+    """Compare two runs: one uses a server that fails `FAULT_SHARE` of the requests, in every known way, and one uses a
+    server that never fails.
     """
     start = time.monotonic()
-    outcomes, fault_counts = [], []
+    outcomes = []
+    fault_counts = []
     for name, fault_share in (("served", 0.0), ("faulty", FAULT_SHARE)):
         command = [sys.executable, "-m", "nanoflux_local.endpoints.fake_server", "--faults", str(fault_share)]
         server = subprocess.Popen([*command, "--stall-s", "0.3"], stdout=subprocess.PIPE, text=True)
@@ -298,7 +319,7 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
     keys = ("status", "digest", "turns", "examples", "used")
     wrong = [f"{key} differs" for key in keys if expected[key] != actual[key]]
     wrong += [f"verify: {problem}" for problem in actual["problems"]]
-    return Row(
+    return FailureResult(
         name="endpoint faults",
         times=fault_counts[1],
         lost=0,
@@ -311,10 +332,11 @@ def compare_with_faulty_server(matrix: Matrix) -> Row:
 
 
 def _make_server_settings(matrix: Matrix, url: str) -> tuple[str, ...]:
-    names = ("duelist-a", "duelist-b", "arbiter")
-    endpoints = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in names]
-    settings = make_scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
-    return (*settings, *(part for endpoint in endpoints for part in ("--set", endpoint)))
+    """The arguments of a run, shorter than the others, whose endpoints use the server at `url`."""
+    settings = list(make_scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0))
+    for name in ("duelist-a", "duelist-b", "arbiter"):
+        settings += ["--set", f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}"]
+    return tuple(settings)
 
 
 def _count_faults(url: str) -> int:
@@ -334,24 +356,19 @@ FAILURES: dict[str, str] = {
     "clock jumps": "jump_clock",
     "two workers": "start_workers",
 }
+"""The kinds of failure: the title of each, and the method of `Matrix` that causes it."""
 
 
-def format_table(rows: list[Row]) -> str:
-    """One line for each kind of failure."""
-    titles = ("failure", "times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
-    lines = [
-        (
-            row.name,
-            row.times,
-            "yes" if row.has_same_digest else "NO",
-            row.problems,
-            row.repeated,
-            row.lost,
-            f"{row.seconds:.0f}",
-        )
-        for row in rows
-    ]
-    return "\n".join(_format_line(*line) for line in (titles, *lines))
+def format_table(results: list[FailureResult]) -> str:
+    """A table with one line for each kind of failure."""
+    titles = ("times", "same digest", "verify finds", "sent twice", "lost in flight", "seconds")
+    lines = [_format_line("failure", *titles)]
+    for result in results:
+        digest_cell = "yes" if result.has_same_digest else "NO"
+        seconds_cell = f"{result.seconds:.0f}"
+        cells = (result.times, digest_cell, result.problems, result.repeated, result.lost, seconds_cell)
+        lines.append(_format_line(result.name, *cells))
+    return "\n".join(lines)
 
 
 def _format_line(name: str, *cells: object) -> str:
@@ -378,17 +395,19 @@ def main() -> None:
     selected_names = options.only or [*FAILURES, "endpoint faults"]
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder), options.turns, options.times, options.kills, options.seed)
-        rows = [
+        results = [
             matrix.measure_failure(name, getattr(matrix, failure))
             for name, failure in FAILURES.items()
             if name in selected_names
         ]
         if "endpoint faults" in selected_names:
-            rows.append(compare_with_faulty_server(matrix))
-        print(format_table(rows))
+            results.append(compare_with_faulty_server(matrix))
+        print(format_table(results))
         for mount_point in Path(folder).iterdir():
             subprocess.run(["umount", str(mount_point)], capture_output=True)
-    wrong = [f"{row.name}: {difference}" for row in rows for difference in row.wrong]
+    wrong: list[str] = []
+    for result in results:
+        wrong += [f"{result.name}: {difference}" for difference in result.wrong]
     print(json.dumps({"turns": options.turns, "kills": options.kills, "wrong": wrong}))
     sys.exit(1 if wrong else 0)
 

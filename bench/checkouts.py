@@ -23,7 +23,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("", "models", "sandbox", "tui")
 HEAVY_LIBRARIES = {"torch", "transformers", "peft", "numpy", "scipy", "pydantic", "sqlite_utils", "openai", "textual"}
-PROBE = """
+LIST_MODULES_PROGRAM = """
 import json, sys
 from nanoflux_local.cli.main import main
 try:
@@ -32,6 +32,7 @@ finally:
     names = sorted(sys.modules)
     print("MODULES " + json.dumps([len(names), sorted({name.partition(".")[0] for name in names})]), file=sys.stderr)
 """
+"""A program that runs a command, and then prints the number of modules that it imported, and their packages."""
 COMMANDS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
     "run help": ("run", "start", "--help"),
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
              "--limit", "20", "--runs", "1"),
     "train": ("train", "--data", "{rows}", "--base", "tiny", "--set", "epochs=1", "--set", "threads=1"),
 }  # fmt: skip
+"""The compared commands, by name. `{rows}` is replaced by a file of training rows."""
 
 
 def build_environment(checkout: Path, home: Path) -> dict[str, str]:
@@ -50,10 +52,12 @@ def build_environment(checkout: Path, home: Path) -> dict[str, str]:
 
 
 def run_command(checkout: Path, home: Path, words: tuple[str, ...]) -> tuple[float, int, set[str]]:
-    """The CPU seconds of a command, the number of its modules, and the heavy libraries among them."""
+    """Run a command from a checkout. Returns its CPU seconds, the number of modules that it imported, and the heavy
+    libraries among them.
+    """
     usage_before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
-        [sys.executable, "-P", "-c", PROBE, *words],
+        [sys.executable, "-P", "-c", LIST_MODULES_PROGRAM, *words],
         env=build_environment(checkout, home), capture_output=True, text=True, check=False,
     )  # fmt: skip
     usage_after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,17 +76,27 @@ def make_base(folder: Path) -> Path:
     if not base.exists():
         code = (
             f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r}); from pathlib import Path; import conftest; "
+            f"conftest.make_base(Path({str(base)!r}))"
         )
-        command = [sys.executable, "-P", "-c", code + f"conftest.make_base(Path({str(base)!r}))"]
+        command = [sys.executable, "-P", "-c", code]
         subprocess.run(command, env=build_environment(PROJECT, folder), check=True, capture_output=True)
     return base
 
 
+def write_training_rows(path: Path) -> None:
+    """Write 24 additions as training rows."""
+    lines = []
+    for number in range(24):
+        other_number = random.Random(number).randrange(90)
+        row = {"prompt": f"{other_number} + {number}?", "completion": str(other_number + number)}
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines))
+
+
 def measure(earlier_checkout: Path, name: str, rounds: int, folder: Path) -> dict[str, object]:
-    """Alternate one command between the checkouts, after one discarded pair."""
+    """Run one command alternately from the two checkouts. The measurements of the first round are discarded."""
     rows = folder / "rows.jsonl"
-    sums = [(random.Random(n).randrange(90), n) for n in range(24)]
-    rows.write_text("".join(json.dumps({"prompt": f"{a} + {b}?", "completion": str(a + b)}) + "\n" for a, b in sums))
+    write_training_rows(rows)
     words = tuple(word.format(rows=rows) for word in COMMANDS[name])
     seconds: dict[Path, list[float]] = {earlier_checkout: [], PROJECT: []}
     modules: dict[Path, tuple[int, set[str]]] = {}
@@ -96,11 +110,12 @@ def measure(earlier_checkout: Path, name: str, rounds: int, folder: Path) -> dic
             modules[checkout] = (module_count, heavy)
             if round_number > 0:
                 seconds[checkout].append(cpu_s)
-    ratios = [now_s / before_s for before_s, now_s in zip(seconds[earlier_checkout], seconds[PROJECT], strict=True)]
+    seconds_before, seconds_now = seconds[earlier_checkout], seconds[PROJECT]
+    ratios = [now_s / before_s for before_s, now_s in zip(seconds_before, seconds_now, strict=True)]
     return {
         "command": name,
-        "before_s": round(statistics.median(seconds[earlier_checkout]), 3),
-        "now_s": round(statistics.median(seconds[PROJECT]), 3),
+        "before_s": round(statistics.median(seconds_before), 3),
+        "now_s": round(statistics.median(seconds_now), 3),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 2) for ratio in ratios],
         "modules": [modules[earlier_checkout][0], modules[PROJECT][0]],

@@ -41,7 +41,10 @@ from nanoflux_local.transcript import Finding, Verdict
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 KINDS = ["mistake", "removed", "mistake", "changed", "own"]
+"""The kinds of solutions in the trial, besides the reference solutions. The trial cycles through them, so "mistake" is
+the most frequent kind of wrong solution."""
 DECISION_STEP = "word"
+"""The name of the step in which the judge decides without any check."""
 
 
 @dataclass(slots=True)
@@ -64,15 +67,20 @@ def resolve_config(options: argparse.Namespace, home: Home) -> RunConfig:
     profile = write_profile(
         home.root / "checks-bench.toml", "coder", options.model, context=4096, concurrency=options.concurrency
     )
-    judge = {"trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0}
-    judge |= {"checks": [step for group in options.steps.split() for step in group.split(",") if step != DECISION_STEP]}
-    values: dict[str, Any] = {"datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge}
-    values |= {"reply_tokens": options.reply_tokens, "retries": {"parse": options.retries}}
+    steps = options.steps.replace(",", " ").split()
+    judge = {
+        "trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0,
+        "checks": [step for step in steps if step != DECISION_STEP],
+    }  # fmt: skip
+    values: dict[str, Any] = {
+        "datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge,
+        "reply_tokens": options.reply_tokens, "retries": {"parse": options.retries},
+    }  # fmt: skip
     return configs.resolve("gsmhard-short", profile, values, home)
 
 
 async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
-    """The run that the measurement's calls belong to."""
+    """The id of the run to which the measurement's calls belong. The run is created on the first use."""
     name = f"checks-{options.pairs}-{options.seed}"
     return find_run(home, name) or await runs.start(home, resolve_config(options, home), name)
 
@@ -80,9 +88,12 @@ async def find_or_start_run(home: Home, options: argparse.Namespace) -> str:
 async def measure(
     home: Home, run: str, groups: Sequence[str], answers: dict[str, Answer], deadline: float
 ) -> list[MeasuredSolution]:
-    """Examine and judge the solutions until the deadline. Without `answers`, only stored replies are used."""
+    """Take the solutions through all groups of steps until the deadline, a value of `time.monotonic`. Without
+    `answers`, only stored replies are used.
+    """
     config, identities, _ = runs.load_run(home, run)
-    rules, domain = build_rules(config, identities, home), load_domain(config.domain, home.root)
+    rules = build_rules(config, identities, home)
+    domain = load_domain(config.domain, home.root)
     judge = rules.find_roles(0).judge
     assert isinstance(judge, CheckingJudge)
 
@@ -111,7 +122,9 @@ async def measure(
 async def _apply_steps(
     steps: Sequence[Any], seed: int, measured: MeasuredSolution, call: Any, is_time_over: Callable[[], bool]
 ) -> None:
-    """Apply the steps to a solution until the time is over; a replay skips steps without a stored reply."""
+    """Apply the steps to a solution until the time is over. If only stored replies are used, a step without one is
+    skipped.
+    """
     draw = Draw(seed, TRIAL_TURN, measured.solution.number)
     for step in steps:
         if not is_time_over():
@@ -125,7 +138,8 @@ async def _examine(check: Any, measured: MeasuredSolution, draw: Draw, call: Any
 
 async def _judge(judge: CheckingJudge, measured: MeasuredSolution, draw: Draw, call: Any) -> None:
     verdict = await judge.judge.validate(measured.solution.attack, draw, call)
-    measured.is_judged, measured.decision = True, verdict.positive if isinstance(verdict, Verdict) else None
+    measured.is_judged = True
+    measured.decision = verdict.positive if isinstance(verdict, Verdict) else None
 
 
 def show(measured: Sequence[MeasuredSolution]) -> None:
@@ -175,33 +189,41 @@ def print_rates(
     rates: Rates = measure_rates([solution.as_judged() for solution in measured], accept)
     kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
     kinds += [f"{kind} {describe(share, rejected=True)}" for kind, share in rates.caught.items() if share.n]
-    right_text, wrong_text = describe(rates.specificity, True), describe(rates.sensitivity, True, rejected=True)
-    print(f"{title}: accepts {right_text} of the right, {wrong_text} of the wrong | {', '.join(kinds)}")
+    accepted_right = describe(rates.specificity, interval=True)
+    accepted_wrong = describe(rates.sensitivity, interval=True, rejected=True)
+    print(f"{title}: accepts {accepted_right} of the right, {accepted_wrong} of the wrong | {', '.join(kinds)}")
 
 
 def print_findings(name: str, measured: Sequence[MeasuredSolution]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
-    for kind in dict.fromkeys(entry.solution.kind for entry in measured):
-        conclusions = [entry.as_judged().conclusion_of(name) for entry in measured if entry.solution.kind == kind]
-        counts = (f"{conclusion} {conclusions.count(conclusion)}" for conclusion in CONCLUSIONS)
+    conclusions_by_kind: dict[str, list[str]] = {}
+    for solution in measured:
+        conclusion = solution.as_judged().conclusion_of(name)
+        conclusions_by_kind.setdefault(solution.solution.kind, []).append(conclusion)
+    for kind, conclusions in conclusions_by_kind.items():
+        counts = [f"{conclusion} {conclusions.count(conclusion)}" for conclusion in CONCLUSIONS]
         print(f"    {kind:10} " + ", ".join(counts))
 
 
 def describe(share: Share, interval: bool = False, rejected: bool = False) -> str:
-    """The number and share of accepted solutions, with the interval in percent if requested. With `rejected`, `share`
-    is the share of rejected solutions.
+    """The number and share of accepted solutions; with `interval`, also the 95% interval of the share. With `rejected`,
+    `share` is the share of rejected solutions.
     """
     if share.share is None or share.ci95 is None:
         return "0/0"
-    accepted, (low, high) = share.share, share.ci95
+    accepted = share.share
+    low, high = share.ci95
     if rejected:
-        accepted, (low, high) = 1 - share.share, (1 - high, 1 - low)
+        accepted = 1 - accepted
+        low, high = 1 - high, 1 - low
     counts = f"{round(accepted * share.n)}/{share.n}"
     return f"{counts} = {accepted:.0%} ({low:.0%} to {high:.0%})" if interval else counts
 
 
 async def run_bench(home: Home, options: argparse.Namespace) -> None:
-    run, groups = await find_or_start_run(home, options), options.steps.split()
+    """Measure until the time is over, then print the rates over all stored replies."""
+    run = await find_or_start_run(home, options)
+    groups = options.steps.split()
     if not options.show:
         bound = bind(runs.load_run(home, run)[0], home)
         try:

@@ -34,14 +34,17 @@ from nanoflux_local.run import configs, runs
 
 SUPPORT = Path(__file__).with_name("support")
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}, "pause_when_saturated": 0}
-SLOWEST_TURN = """
+"""The run's settings, which reject one question in ten as a near-duplicate."""
+SLOWEST_TURN_QUERY = """
     SELECT max(spent) FROM (
         SELECT sum(calls.seconds) AS spent FROM turns JOIN turn_calls ON turn_calls.turn = turns.id
         JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? GROUP BY turns.id)
 """
+"""The seconds of all calls of the turn that took the longest."""
 
 
 def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    """The run's settings; without `url`, its models need no server."""
     settings = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
     settings["concurrency"] = options.concurrency
     if options.flawless:  # reject no question as a near-duplicate
@@ -52,7 +55,8 @@ def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
     return {**settings, "endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint)}
 
 
-def cpu_seconds() -> float:
+def measure_cpu_seconds() -> float:
+    """The CPU seconds of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -65,15 +69,17 @@ def execute_run(options: argparse.Namespace, url: str) -> dict[str, Any]:
         run = asyncio.run(runs.start(home, config))
         if url:
             import openai  # noqa: F401 (so that the time of its import is not counted)
-        wall_start, cpu_start = time.perf_counter(), cpu_seconds()
+        wall_start, cpu_start = time.perf_counter(), measure_cpu_seconds()
         asyncio.run(runs.execute(home, run))
-        wall_s, cpu_s = time.perf_counter() - wall_start, cpu_seconds() - cpu_start
+        wall_s = time.perf_counter() - wall_start
+        cpu_s = measure_cpu_seconds() - cpu_start
         with LedgerView(home.ledger) as view:
-            ((longest_s,),) = view.rows(SLOWEST_TURN, run)
+            ((longest_s,),) = view.rows(SLOWEST_TURN_QUERY, run)
             return {"wall_s": wall_s, "cpu_s": cpu_s, "longest": longest_s, **view.summarize_run(run).to_json()}
 
 
 def fetch_stats(url: str) -> dict[str, Any]:
+    """The token server's counters: requests and times."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as response:
         stats: dict[str, Any] = json.load(response)
     return stats
@@ -83,7 +89,9 @@ def fetch_stats(url: str) -> dict[str, Any]:
 def start_server(options: argparse.Namespace) -> Iterator[str]:
     """Start a token server; yields its address."""
     command = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(options.slots)]
-    command += ["--token-s", str(options.token_s), *(["--flawless"] if options.flawless else [])]
+    command += ["--token-s", str(options.token_s)]
+    if options.flawless:
+        command.append("--flawless")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -99,15 +107,15 @@ def main() -> None:
         "--concurrency", type=int, default=40, help="maximum number of concurrent requests, a few more than the slots"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--token-s", type=float, default=0.02)
+    parser.add_argument("--slots", type=int, default=32, help="requests that the server answers at the same time")
+    parser.add_argument("--token-s", type=float, default=0.02, help="seconds that the server takes for each token")
     parser.add_argument(
         "--flawless",
         action="store_true",
         help="scripted models whose replies are all readable and whose questions are all new",
     )
-    parser.add_argument("--scripted", action="store_true")
-    parser.add_argument("--peer", metavar="PYTHON")
+    parser.add_argument("--scripted", action="store_true", help="measure the CPU time without a server")
+    parser.add_argument("--peer", metavar="PYTHON", help="also measure distilabel with this interpreter")
     options = parser.parse_args()
     if options.scripted:
         print(json.dumps(summarize(execute_run(options, "")), indent=2))
@@ -126,17 +134,14 @@ def main() -> None:
 
 def run_peer(options: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
     """Send the same number of requests with distilabel, in batches with one request for each slot of the server."""
-    command = [options.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(options.slots)]
+    rows = requests // 4  # a row takes four requests
+    command = [options.peer, str(SUPPORT / "distilabel_duel.py"), url, str(rows), str(options.slots)]
     with tempfile.TemporaryDirectory() as home:
-        lines = subprocess.run(
-            command,
-            env={**os.environ, "HOME": home},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-    figures: dict[str, Any] = json.loads(lines[-1])
+        environment = {**os.environ, "HOME": home}
+        result = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+        )
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return {
         "rows": figures["rows"],
         "wall_s": round(figures["wall_s"], 2),
@@ -156,6 +161,7 @@ def compare_with_ideal(server_stats: dict[str, Any], options: argparse.Namespace
 
 
 def summarize(summary: dict[str, Any]) -> dict[str, Any]:
+    """The figures to print of a run, from the result of `execute_run`."""
     return {
         "turns": summary["turns"],
         "kept": summary["kept"],

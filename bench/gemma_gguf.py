@@ -23,38 +23,42 @@ TEMPLATE = """\
 {{- message['content'] | trim + '<end_of_turn>\\n' }}
 {%- endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}
 """
+"""A chat template without a system role, as that of the instruct models."""
 NAME = "gemma3-270m"
+"""The name under which the model is imported."""
 
 
 def write_training_rows(path: Path, count: int) -> None:
-    """Write rows of the starter domain's easy benchmark: questions and solutions of about 80 tokens together."""
+    """Write training rows from the starter domain's easy benchmark, each of about 80 tokens."""
     from nanoflux_local.seeds.benchmarks.starter_easy import make_easy_items
 
-    rows = [
-        {"prompt": item.question, "completion": f"SOLUTION: {item.solution}\nANSWER: {item.answer}"}
-        for item in make_easy_items("train")[:count]
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    lines = []
+    for item in make_easy_items("train")[:count]:
+        row = {"prompt": item.question, "completion": f"SOLUTION: {item.solution}\nANSWER: {item.answer}"}
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), "utf-8")
 
 
 class Steps:
-    """Runs commands in one home, and records the seconds of each."""
+    """Runs commands in one home, and records the seconds of each in `seconds`, by the name of the step."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.seconds: dict[str, float] = {}
 
     def run(self, name: str, *words: str) -> str:
+        """Run one command as the step `name`; return its output. If the command fails, the script ends."""
         command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(self.home), *words]
-        started = time.monotonic()
+        start = time.monotonic()
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        self.seconds[name] = round(time.monotonic() - started, 1)
+        self.seconds[name] = round(time.monotonic() - start, 1)
         if result.returncode:
             sys.exit(f"{name} failed with exit code {result.returncode}: nanoflux {' '.join(words)}")
         print(f"{name}: {self.seconds[name]} s", flush=True)
         return result.stdout
 
     def evaluate(self, name: str, model: str, limit: int) -> dict[str, Any]:
+        """Evaluate a model on `limit` items of the easy benchmark. Returns its number of items and strict accuracy."""
         words = ("--data", "starter-easy", "--domain", "starter", "--limit", str(limit), "--runs", "1")
         document = json.loads(self.run(name, "eval", "--model", model, *words, "--temperature", "0", "--json"))
         return {"n": document["n"], "strict": document["strict"]["mean"], "unscored": document["unscored"]}
@@ -62,11 +66,11 @@ class Steps:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("gguf", nargs="?", type=Path)
-    parser.add_argument("--rows", type=int, default=20)
+    parser.add_argument("gguf", nargs="?", type=Path, help="the model's GGUF file")
+    parser.add_argument("--rows", type=int, default=20, help="training rows")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=5)
-    parser.add_argument("--home", type=Path, help="Keep the home in this directory, and continue from its contents.")
+    parser.add_argument("--limit", type=int, default=5, help="items to evaluate")
+    parser.add_argument("--home", type=Path, help="directory of the home, which is kept (default: a temporary one)")
     options = parser.parse_args()
     if options.gguf is None or not options.gguf.exists():
         reason = f"There is no file {options.gguf}" if options.gguf else "No file was given"
@@ -80,7 +84,8 @@ def main() -> int:
 
 def measure(steps: Steps, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Run all steps in order. Returns the figures by name."""
-    rows, template = scratch / "rows.jsonl", scratch / "template.jinja"
+    rows = scratch / "rows.jsonl"
+    template = scratch / "template.jinja"
     write_training_rows(rows, options.rows)
     template.write_text(TEMPLATE, "utf-8")
     steps.run("import", "models", "import", str(options.gguf), "--name", NAME, "--chat-template", str(template))

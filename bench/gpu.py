@@ -35,12 +35,15 @@ from nanoflux_models.weights import import_path
 
 MODEL = "gemma-3-4b-it"
 SAMPLE_S = 0.5
+"""The seconds between two samples of the GPU's figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The sizes of the model and of the load: `rows` concurrent requests of `reply_tokens` tokens, `examples` training
-    rows of about 400 tokens, and an index of `questions` vectors with `dimensions` numbers.
+    """The sizes of the model and of its load.
+
+    `rows` is the number of concurrent requests, each with a reply of `reply_tokens` tokens. `examples` is the number of
+    training rows of about 400 tokens. The novelty index contains `questions` vectors of `dimensions` numbers.
     """
 
     is_true_size: bool
@@ -53,7 +56,7 @@ class Size:
 
 @dataclass(slots=True)
 class Usage:
-    """nvidia-smi's figures for the first GPU during a measurement."""
+    """Samples of the first GPU during a measurement: its utilisation in percent, and its used memory in MiB."""
 
     utilisation: list[float] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
@@ -70,12 +73,13 @@ class Usage:
 @contextmanager
 def sample_gpu() -> Iterator[Usage]:
     """Sample the first GPU in a thread until the context ends; without nvidia-smi, there are no samples."""
-    usage, stop = Usage(), threading.Event()
-    smi = shutil.which("nvidia-smi")
+    usage = Usage()
+    stop = threading.Event()
+    nvidia_smi = shutil.which("nvidia-smi")
 
     def read_samples() -> None:
-        while smi and not stop.wait(SAMPLE_S):
-            lines, _ = query_gpus(smi, "utilization.gpu,memory.used")
+        while nvidia_smi and not stop.wait(SAMPLE_S):
+            lines, _ = query_gpus(nvidia_smi, "utilization.gpu,memory.used")
             figures = [float(part) for part in lines[0].split(",")] if lines else []
             if len(figures) == 2:
                 usage.utilisation.append(figures[0])
@@ -91,33 +95,32 @@ def sample_gpu() -> Iterator[Usage]:
 
 
 def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
-    """Draw the weights and install them in `home`, from which the endpoint and the trainer load them."""
+    """Draw the weights and install them in `home`, from which the endpoint and the trainer load them. Returns the size
+    of the installed files in GiB.
+    """
     family = find_family(load_manifest(MODEL, folder).architecture)
     sizes = family.build_config(MODEL) if size.is_true_size else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
     make_stand_in(family, folder, texts, overrides=sizes, device=device)
-    installed = import_path(folder, MODEL, home)
+    installed_folder = import_path(folder, MODEL, home)
     shutil.rmtree(folder)
-    return {"gib": round(sum(path.stat().st_size for path in installed.iterdir()) / 2**30, 2)}
+    installed_bytes = sum(path.stat().st_size for path in installed_folder.iterdir())
+    return {"gib": round(installed_bytes / 2**30, 2)}
 
 
 def measure_decoding(folder: Path, size: Size, device: str) -> dict[str, Any]:
-    """Tokens/s of the in-process endpoint with all its rows in use."""
+    """Measure the tokens/s of the in-process endpoint with all its rows in use."""
     from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 
     async def ask_all() -> tuple[int, float]:
         endpoint = InProcessEndpoint(folder, rows=size.rows, device=device, system_role=False)
         prompt = "How many apples are left? " * 16
+        sampling = Sampling(0.7, 0.95, size.reply_tokens)
         try:
-            requests = [
-                ChatRequest(
-                    endpoint.identity,
-                    (Message("user", f"{number}: {prompt}"),),
-                    Sampling(0.7, 0.95, size.reply_tokens),
-                    seed=number,
-                )
-                for number in range(2 * size.rows)
-            ]
+            requests = []
+            for number in range(2 * size.rows):
+                message = Message("user", f"{number}: {prompt}")
+                requests.append(ChatRequest(endpoint.identity, (message,), sampling, seed=number))
             await endpoint.chat(requests[0])  # loads the model
             start = time.perf_counter()
             replies = await asyncio.gather(*(endpoint.chat(request) for request in requests))
@@ -130,18 +133,16 @@ def measure_decoding(folder: Path, size: Size, device: str) -> dict[str, Any]:
 
 
 def measure_training(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
-    """Tokens/s of one epoch with the default settings, the manifest's targets, and rows of the maximum length."""
+    """Measure the tokens/s of one epoch with the default settings and the manifest's targets."""
     from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
     targets = load_manifest(MODEL, folder).lora
     assert targets is not None
-    rows = [
-        TrainingExample(
-            (Message("user", f"{number} apples and {number} pears? " * 24),), "ANSWER: 12 " * 12, str(number)
-        )
-        for number in range(size.examples)
-    ]
+    rows = []
+    for number in range(size.examples):
+        prompt = Message("user", f"{number} apples and {number} pears? " * 24)
+        rows.append(TrainingExample((prompt,), "ANSWER: 12 " * 12, str(number)))
     settings = TrainSettings(
         epochs=1, device=device, qlora=qlora, target_modules=targets.targets, val_fraction=0.0, max_length=512
     )
@@ -151,18 +152,21 @@ def measure_training(folder: Path, size: Size, device: str, qlora: bool) -> dict
 
 
 def measure_novelty(size: Size) -> dict[str, Any]:
-    """Milliseconds of a query against an index whose vectors have the paper's embedding width."""
-    rng, index = np.random.default_rng(0), NoveltyIndex()
+    """Measure the milliseconds of a query against an index of `size.questions` random unit vectors."""
+    rng = np.random.default_rng(0)
+    index = NoveltyIndex()
     vectors = rng.standard_normal((size.questions, size.dimensions), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for vector in vectors:
         index.append(vector)
-    history, times = index.history(), []
+    history = index.history()
+    times_ms = []
     for vector in vectors[:9]:
         start = time.perf_counter()
         history.nearest(vector)
-        times.append(1000 * (time.perf_counter() - start))
-    return {"questions": size.questions, "dimensions": size.dimensions, "query_ms": round(statistics.median(times), 2)}
+        times_ms.append(1000 * (time.perf_counter() - start))
+    query_ms = round(statistics.median(times_ms), 2)
+    return {"questions": size.questions, "dimensions": size.dimensions, "query_ms": query_ms}
 
 
 def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
@@ -185,10 +189,10 @@ def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("true", "tiny"), default="true")
-    parser.add_argument("--limit-s", type=float, default=480.0)
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--size", choices=("true", "tiny"), default="true", help="size of the model and of its load")
+    parser.add_argument("--limit-s", type=float, default=480.0, help="seconds after which no measurement starts")
+    parser.add_argument("--rows", type=int, default=32, help="concurrent requests")
+    parser.add_argument("--examples", type=int, default=64, help="training rows")
     options = parser.parse_args()
     go_offline()
     import torch
@@ -197,12 +201,14 @@ def main() -> None:
     is_true_size = options.size == "true"
     if is_true_size and device == "cpu":
         parser.exit(3, "a model of true size needs a GPU, and torch finds none: pass --size tiny\n")
-    size = (
-        Size(True, options.rows, 128, options.examples, 100_000, 1536)
-        if is_true_size
-        else Size(False, 2, 8, 4, 1_000, 64)
-    )
-    start, report = time.monotonic(), {"model": MODEL, "size": options.size, "device": device}
+    size = Size(is_true_size=False, rows=2, reply_tokens=8, examples=4, questions=1_000, dimensions=64)
+    if is_true_size:
+        size = Size(
+            is_true_size=True, rows=options.rows, reply_tokens=128, examples=options.examples, questions=100_000,
+            dimensions=1536,
+        )  # fmt: skip
+    start = time.monotonic()
+    report: dict[str, Any] = {"model": MODEL, "size": options.size, "device": device}
     if device == "cuda":
         report["gpu"] = torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as scratch:

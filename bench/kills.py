@@ -25,19 +25,24 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 
 NAME = "kills"
-CHILD = """
+"""The name of the run."""
+RUN_PROGRAM = """
 import os, sys
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 log = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def log_calls(answer):
-    async def call(self, request):
+    async def log_and_answer(self, request):
         os.write(log, f"{request.key()}\\n".encode())
         return await answer(self, request)
-    return call
-ScriptedEndpoint.chat, HashingEmbedder.embed = log_calls(ScriptedEndpoint.chat), log_calls(HashingEmbedder.embed)
+    return log_and_answer
+ScriptedEndpoint.chat = log_calls(ScriptedEndpoint.chat)
+HashingEmbedder.embed = log_calls(HashingEmbedder.embed)
 exec(sys.argv.pop(1))
 from nanoflux_local.cli.main import main
 main()
+"""
+"""The program of the run's process. Its arguments are the file to which the keys of all calls are written, a patch that
+is executed first, and a command line.
 """
 
 
@@ -55,9 +60,10 @@ class Trial:
 
     def start_process(self) -> subprocess.Popen[str]:
         """Start or resume the run in a new process."""
-        action = ["resume", NAME] if self.rows("SELECT id FROM runs") else ["start", "--name", NAME, *self.settings]
+        has_run = bool(self.rows("SELECT id FROM runs"))
+        action = ["resume", NAME] if has_run else ["start", "--name", NAME, *self.settings]
         self.home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", CHILD, str(self.home / "sent.log"), self.patch, "run", *action]
+        command = [sys.executable, "-c", RUN_PROGRAM, str(self.home / "sent.log"), self.patch, "run", *action]
         environment = {**os.environ, "NANOFLUX_HOME": str(self.home)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -78,7 +84,8 @@ class Trial:
         With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
         that a busy machine kills at the same points as an idle one.
         """
-        stored_keys, sent_count = self.stored_keys(), len(self.sent_keys())
+        stored_keys = self.stored_keys()
+        sent_count = len(self.sent_keys())
         process = self.start_process()
         assert process.stderr is not None
         while process.poll() is None and not starting and len(self.sent_keys()) < sent_count + moment:
@@ -96,16 +103,18 @@ class Trial:
         return was_killed
 
     def rows(self, sql: str) -> list[Any]:
-        """Query the ledger; [] if there is none yet."""
+        """The rows of a query of the ledger; [] before the ledger exists."""
         if not (self.home / "ledger.db").exists():
             return []
         with LedgerView(self.home / "ledger.db") as view:
             return list(view.rows(sql))
 
     def stored_keys(self) -> set[str]:
+        """The keys of all calls in the ledger."""
         return {row["key"] for row in self.rows("SELECT key FROM calls")}
 
     def sent_keys(self) -> list[str]:
+        """The keys of all calls that were sent, in order."""
         log = self.home / "sent.log"
         return log.read_text().split() if log.exists() else []
 
@@ -126,7 +135,9 @@ class Trial:
 
 
 def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
-    """Kill the run `kills` times at random moments of its `calls`; one kill in five hits the start of the process."""
+    """Kill the run `kills` times at random moments, and resume it each time until it is done. `calls` is the number of
+    calls of an undisturbed run, over which most kills are spread; one kill in five hits the start of the process.
+    """
     while trial.kills < kills:
         starting = rng.random() < 0.2
         latest_moment = 0.5 if starting else 1.6 * calls / kills
@@ -137,12 +148,11 @@ def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
 
 def find_differences(expected: dict[str, Any], actual: dict[str, Any], trial: Trial, concurrency: int) -> list[str]:
     """The forbidden differences between the undisturbed run and the killed one."""
-    differences = [
-        f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if expected[key] != actual[key]
-    ]
+    compared_keys = ("status", "digest", "turns", "examples", "used")
+    differences = [f"{key} differs" for key in compared_keys if expected[key] != actual[key]]
     differences += [f"verify: {problem}" for problem in actual["problems"]]
-    counts = Counter(turn for turn, _ in actual["examples"])
-    differences += [f"two examples of turn {turn}" for turn, count in counts.items() if count > 1]
+    examples_by_turn = Counter(turn for turn, _ in actual["examples"])
+    differences += [f"two examples of turn {turn}" for turn, count in examples_by_turn.items() if count > 1]
     differences += [f"sent again although stored: {key[:12]}" for key in trial.repeated]
     in_flight = actual["sent"] - actual["made"]
     if in_flight > trial.kills * concurrency:
@@ -160,14 +170,16 @@ def main() -> None:
     options = parser.parse_args()
     settings = make_scripted_settings(options.turns, options.concurrency, options.delay)
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
-        seconds = undisturbed.finish()
+        undisturbed = Trial(Path(folder) / "plain", settings)
+        killed = Trial(Path(folder) / "killed", settings)
+        undisturbed_s = undisturbed.finish()
         disturb(killed, options.kills, len(undisturbed.sent_keys()), random.Random(options.seed))
-        expected, actual = undisturbed.outcome(), killed.outcome()
+        expected = undisturbed.outcome()
+        actual = killed.outcome()
     wrong = find_differences(expected, actual, killed, options.concurrency)
     if killed.kills < options.kills:
         wrong.append(f"the run finished after {killed.kills} kills: pass more --turns")
-    print(format_table(expected, actual, killed, seconds))
+    print(format_table(expected, actual, killed, undisturbed_s))
     has_same_digest = expected["digest"] == actual["digest"]
     print(json.dumps({"kills": killed.kills, "digest_same": has_same_digest, "wrong": wrong}))
     sys.exit(1 if wrong else 0)
@@ -175,16 +187,17 @@ def main() -> None:
 
 def make_scripted_settings(turns: int, concurrency: int, delay: float, profile: str = "scripted") -> tuple[str, ...]:
     """The arguments of a scripted run that keeps many examples and repeats many questions."""
-    models = ("duelist-a", "duelist-b", "arbiter")
-    return (
+    arguments = [
         "--domain", "starter-genetics", "--profile", profile, "--examples", str(turns), "--max-turns", str(turns),
         "--concurrency", str(concurrency), "--set", "seeds.min=2", "--set", "pause_when_saturated=0",
-        *(word for model in models for word in ("--set", f"endpoints.{model}.delay_s={delay}")),
-    )  # fmt: skip
+    ]  # fmt: skip
+    for model in ("duelist-a", "duelist-b", "arbiter"):
+        arguments += ["--set", f"endpoints.{model}.delay_s={delay}"]
+    return tuple(arguments)
 
 
-def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial, seconds: float) -> str:
-    """The undisturbed and the killed run in two columns."""
+def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial, undisturbed_s: float) -> str:
+    """A table that compares the undisturbed run with the killed run, and the seconds of the undisturbed run."""
     rows = [
         ("", "undisturbed", "killed"),
         ("kills", 0, trial.kills),
@@ -197,8 +210,8 @@ def format_table(expected: dict[str, Any], actual: dict[str, Any], trial: Trial,
         ("lost in flight", expected["sent"] - expected["made"], actual["sent"] - actual["made"]),
         ("problems found by verify", len(expected["problems"]), len(actual["problems"])),
     ]
-    note = f"\nThe undisturbed run took {seconds:.1f} s."
-    return "\n".join(f"{name:<26}{undisturbed!s:<20}{killed}" for name, undisturbed, killed in rows) + note
+    lines = [f"{name:<26}{undisturbed!s:<20}{killed}" for name, undisturbed, killed in rows]
+    return "\n".join([*lines, f"The undisturbed run took {undisturbed_s:.1f} s."])
 
 
 if __name__ == "__main__":

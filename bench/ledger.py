@@ -32,10 +32,13 @@ from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, can
 from nanoflux_local.run import configs, runs
 
 PLACEHOLDER = 7_777_777_777_777
+"""A number that occurs in no request; it marks the place of the number that differs in each copy of a request."""
 SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8, "pause_when_saturated": 0}
+"""The settings of the scripted runs."""
 CALL_COLUMNS = (
     "key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at, role"
 )
+"""The columns of a call that a copy sets, in addition to its id."""
 
 
 def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
@@ -51,24 +54,25 @@ def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
 
 
 class RowCopier:
-    """Writes copies of a run. Each request of a copy gets a new seed or last line, so that no two calls have the same
-    key.
+    """Writes copies of the run `run` into its ledger. Each request of a copy gets a new seed or last line, so that no
+    two calls have the same key.
     """
 
     def __init__(self, connection: sqlite3.Connection, run: str) -> None:
         connection.row_factory = sqlite3.Row
         self._connection = connection
         self.original_run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
-        self.calls = [
-            self._split_at_placeholder(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")
-        ]
+        call_rows = connection.execute("SELECT * FROM calls ORDER BY id")
+        self.calls = [self._split_at_placeholder(dict(row)) for row in call_rows]
         self._position_by_id = {call["id"]: position for position, call in enumerate(self.calls)}
         self._turns = [dict(row) for row in connection.execute("SELECT * FROM turns ORDER BY number")]
         self._turn_calls = [tuple(row) for row in connection.execute("SELECT turn, position, call FROM turn_calls")]
         self._examples = [dict(row) for row in connection.execute("SELECT * FROM examples ORDER BY turn")]
 
     def _split_at_placeholder(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Add the parts of a call's request and of its key's text around the number that differs in each copy."""
+        """Add to a call's row its request, and the text whose hash is its key, each split at the number that differs in
+        each copy.
+        """
         request = json.loads(row["request"])
         if "seed" in request:
             request["seed"] = PLACEHOLDER
@@ -81,12 +85,13 @@ class RowCopier:
         return row
 
     def create_run(self, run: str) -> None:
+        """Write the row of a new run with the original's configuration."""
         row = {**dict(self.original_run), "id": run, "name": run}
         self._insert("runs", [row])
 
     def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
-        """Write copy number `copy` of the first `count` calls into `run` and, unless `calls_only`, of all turns and
-        examples; `offset` is added to the numbers of the turns.
+        """Write copy number `copy` of the first `count` calls into `run`, and, unless `calls_only`, copies of all turns
+        and examples. `offset` is added to the numbers of the turns.
         """
         first_call_id = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
@@ -97,31 +102,35 @@ class RowCopier:
             return
         first_turn_id = self._connection.execute("SELECT coalesce(max(id), 0) FROM turns").fetchone()[0] + 1
         id_shift = first_turn_id - self._turns[0]["id"]
-        records = [(row, {**json.loads(row["record"]), "number": row["number"] + offset}) for row in self._turns]
-        self._insert("turns", [
-            {**row, "id": row["id"] + id_shift, "run": run, "number": record["number"],
-             "record": canonical_json(record), "record_hash": digest(record)}
-            for row, record in records
-        ])  # fmt: skip
-        self._connection.executemany(
-            "INSERT INTO turn_calls VALUES (?,?,?)",
-            [
-                (id_ + id_shift, position, first_call_id + self._position_by_id[call])
-                for id_, position, call in self._turn_calls
-            ],
-        )
+        self._insert("turns", [self._copy_turn(row, run, offset, id_shift) for row in self._turns])
+        turn_call_rows = [
+            (turn + id_shift, position, first_call_id + self._position_by_id[call])
+            for turn, position, call in self._turn_calls
+        ]
+        self._connection.executemany("INSERT INTO turn_calls VALUES (?,?,?)", turn_call_rows)
         self._insert("examples", [self._copy_example(row, run, offset) for row in self._examples])
 
     def _copy_calls(self, run: str, copy: int, first_id: int, count: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of copied calls: the id, then `CALL_COLUMNS`."""
         for position, row in enumerate(self.calls[:count]):
-            number = str((10**12 + copy) * 10**6 + position)
+            number = str((10**12 + copy) * 10**6 + position)  # differs for every call of every copy
+            key = hashlib.sha256(number.join(row["key_parts"]).encode()).hexdigest()
+            request = number.join(row["request_parts"])
             yield (
-                first_id + position, hashlib.sha256(number.join(row["key_parts"]).encode()).hexdigest(), row["kind"],
-                row["model"], run, number.join(row["request_parts"]), row["reply"], row["reply_hash"],
+                first_id + position, key, row["kind"], row["model"], run, request, row["reply"], row["reply_hash"],
                 row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"], row["at"], row["role"],
             )  # fmt: skip
 
+    def _copy_turn(self, row: dict[str, Any], run: str, offset: int, id_shift: int) -> dict[str, Any]:
+        """The row of a copied turn, with the hash of its changed record."""
+        record = {**json.loads(row["record"]), "number": row["number"] + offset}
+        return {
+            **row, "id": row["id"] + id_shift, "run": run, "number": record["number"],
+            "record": canonical_json(record), "record_hash": digest(record),
+        }  # fmt: skip
+
     def _copy_example(self, row: dict[str, Any], run: str, offset: int) -> dict[str, Any]:
+        """The row of a copied example, with the hash of its content in the new turn."""
         content = {key: row[key] for key in ("question", "solution", "answer", "reason")}
         content_hash = digest({**content, "turn": row["turn"] + offset})
         ids = {"id": digest([run, content_hash])[:16], "run": run, "turn": row["turn"] + offset}
@@ -148,13 +157,14 @@ def fill(home: Home, calls: int, run_count: int) -> None:
         connection.execute("BEGIN")
         if copy < run_count:
             copier.create_run(name)
-        copier.write(name, copy, 1000 * (copy // run_count), len(copier.calls))
+        copier.write(name, copy, offset=1000 * (copy // run_count), count=len(copier.calls))
         connection.execute("COMMIT")
-    for copied_run, turns in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
+    turns_by_run = connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall()
+    for copied_run, turns in turns_by_run:
         if copied_run != run:
             config = json.loads(copier.original_run["config"]) | {"max_turns": turns}
-            connection.execute("UPDATE runs SET config = ?, config_hash = ?, max_turns = ? WHERE id = ?",
-                               (canonical_json(config), digest(config), turns, copied_run))  # fmt: skip
+            values = (canonical_json(config), digest(config), turns, copied_run)
+            connection.execute("UPDATE runs SET config = ?, config_hash = ?, max_turns = ? WHERE id = ?", values)
     missing_calls = calls - connection.execute("SELECT count(*) FROM calls").fetchone()[0]
     copier.write("copy-0000", copies, 0, missing_calls, calls_only=True)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -162,6 +172,7 @@ def fill(home: Home, calls: int, run_count: int) -> None:
 
 
 def measure_seconds(action: Callable[[], object]) -> float:
+    """The wall time of an action."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
@@ -172,21 +183,21 @@ def sample_requests(home: Home, count: int) -> list[ChatRequest]:
     with LedgerView(home.ledger) as view:
         max_id_row = view.row("SELECT max(id) AS n FROM calls")
         assert max_id_row is not None
-        rows = (
-            view.row(f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'", call_id)
-            for call_id in random.Random(0).sample(range(1, max_id_row["n"] + 1), 3 * count)
-        )
-        return [read_request(json.loads(row["request"])) for row in rows if row is not None][:count]
+        sampled_ids = random.Random(0).sample(range(1, max_id_row["n"] + 1), 3 * count)
+        query = f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'"
+        rows = [view.row(query, call_id) for call_id in sampled_ids]
+        return [parse_request(json.loads(row["request"])) for row in rows if row is not None][:count]
 
 
-def read_request(document: dict[str, Any]) -> ChatRequest:
+def parse_request(document: dict[str, Any]) -> ChatRequest:
+    """The chat request that the ledger stores as `document`."""
     sampling = Sampling(**{**document["sampling"], "stop": tuple(document["sampling"]["stop"])})
     messages = tuple(Message(**message) for message in document["messages"])
     return ChatRequest(Identity(**document["endpoint"]), messages, sampling, document["seed"])
 
 
 def measure_lookups(home: Home) -> dict[str, float]:
-    """Milliseconds of `recall` for stored requests, each looked up once, and for new requests."""
+    """Measure the milliseconds of `recall` for stored requests, each looked up once, and for new requests."""
     requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
         hits = [measure_seconds(lambda request=request: ledger.recall(request)) for request in requests]
@@ -201,36 +212,38 @@ def measure_lookups(home: Home) -> dict[str, float]:
 
 
 def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
-    """Execute runs of 200 turns, alternating between the filled ledger and an empty one. Returns seconds, CPU seconds
-    and MB written.
+    """Execute runs of 200 turns, alternating between the filled ledger and an empty one, and compare their seconds, CPU
+    seconds and MB written.
     """
-    costs: dict[str, list[tuple[float, ...]]] = {"empty": [], "filled": []}
+    costs_empty: list[tuple[float, ...]] = []
+    costs_filled: list[tuple[float, ...]] = []
     for seed in range(first_seed, first_seed + rounds):
         with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
-            costs["empty"].append(
+            costs_empty.append(
                 measure_cost(lambda folder=folder, seed=seed: execute_run(Home(Path(folder)).prepare(), 200, seed))
             )
-        costs["filled"].append(measure_cost(lambda seed=seed: execute_run(home, 200, seed)))
-    medians = {
-        name: [statistics.median(column) for column in zip(*series, strict=True)] for name, series in costs.items()
-    }
-    return {
-        unit: {
-            "empty": round(medians["empty"][column], 3),
-            "filled": round(medians["filled"][column], 3),
-            "ratio": round(medians["filled"][column] / medians["empty"][column], 3),
+        costs_filled.append(measure_cost(lambda seed=seed: execute_run(home, 200, seed)))
+    comparison: dict[str, Any] = {}
+    for column, unit in enumerate(("wall_s", "processor_s", "written_mb")):
+        values_empty = [cost[column] for cost in costs_empty]
+        values_filled = [cost[column] for cost in costs_filled]
+        median_empty = statistics.median(values_empty)
+        median_filled = statistics.median(values_filled)
+        comparison[unit] = {
+            "empty": round(median_empty, 3),
+            "filled": round(median_filled, 3),
+            "ratio": round(median_filled / median_empty, 3),
             "ratio_of_each": [
-                round(filled[column] / empty[column], 2)
-                for empty, filled in zip(costs["empty"], costs["filled"], strict=True)
+                round(filled / empty, 2) for empty, filled in zip(values_empty, values_filled, strict=True)
             ],
         }
-        for column, unit in enumerate(("wall_s", "processor_s", "written_mb"))
-    }
+    return comparison
 
 
 def measure_cost(action: Callable[[], object]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and MB written of an action."""
-    cpu_before, mb_before = time.process_time(), read_written_mb()
+    """The seconds, the CPU seconds and the MB written of an action."""
+    cpu_before = time.process_time()
+    mb_before = read_written_mb()
     seconds = measure_seconds(action)
     return seconds, time.process_time() - cpu_before, read_written_mb() - mb_before
 
@@ -242,29 +255,31 @@ def read_written_mb() -> float:
 
 
 def measure_command(home: Home, *words: str) -> dict[str, Any]:
-    """Run a command in a separate process. Returns its seconds and peak memory."""
+    """Run a command in a separate process. Returns its seconds, its peak memory and its exit code."""
     code = """
 import atexit, pathlib, re, sys
 from nanoflux_local.cli.main import main
-peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
-atexit.register(lambda: print(f"\\n{peak()}", file=sys.stderr))
+def print_peak_kib():
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak_kib = re.search(r"VmHWM:\\s+(\\d+)", status)[1]
+    print(f"\\n{peak_kib}", file=sys.stderr)
+atexit.register(print_peak_kib)
 main(sys.argv[1:])
 """
+    command = [sys.executable, "-c", code, "--home", str(home.root), *words]
     start = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "-c", code, "--home", str(home.root), *words], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
-    *_, peak = result.stderr.split()
-    return {"s": round(seconds, 2), "peak_mb": round(int(peak) / 1000), "exit_code": result.returncode}
+    peak_kib = int(result.stderr.split()[-1])
+    return {"s": round(seconds, 2), "peak_mb": round(peak_kib / 1000), "exit_code": result.returncode}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--calls", type=int, default=1_000_000, help="calls in the ledger")
+    parser.add_argument("--runs", type=int, default=80, help="runs over which the calls are spread")
+    parser.add_argument("--rounds", type=int, default=25, help="pairs of measured runs")
+    parser.add_argument("--keep", type=Path, help="folder of the home, which is kept (default: a temporary one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Home(options.keep or Path(folder) / "home").prepare()
@@ -279,11 +294,13 @@ def main() -> None:
 
 
 def count_contents(home: Home) -> dict[str, Any]:
+    """The size of the ledger in MB, and the numbers of its rows."""
     with LedgerView(home.ledger) as view:
         return {"mb": round(home.ledger.stat().st_size / 1e6), **view.contents()}
 
 
 def measure(home: Home, rounds: int) -> None:
+    """Measure all operations except the backup and the compaction, and print the figures."""
     report("lookup", measure_lookups(home))
     with LedgerView(home.ledger) as view:
         seed = 1000 * view.contents()["runs"]  # a seed that no earlier round has used

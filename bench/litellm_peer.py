@@ -2,11 +2,11 @@
 
     python bench/litellm_peer.py [--venv DIR]
 
-Creates an environment with `litellm[proxy]` unless DIR has one, starts the proxy on loopback with mock models, and
-sends a request to each model through each client: good, truncated and empty replies, tool calls, every kind
-of error, and models that refuse some parameters. Then it executes a whole run over the three protocols, with scripted
-replies behind the proxy. It prints one line for each request, and exits with 1 if an outcome is wrong. If the package
-cannot be installed, it reports that and exits with 0.
+The script creates an environment with `litellm[proxy]` unless DIR has one, starts the proxy on loopback with mock
+models, and sends a request to each model through each client. The models give good, truncated and empty replies, tool
+calls and every kind of error, and some refuse parameters. Then the script executes a whole run over the three
+protocols, with scripted replies behind the proxy. It prints one line for each request, and exits with 1 if an outcome
+is wrong. If the package cannot be installed, the script reports this and exits with 0.
 """
 
 import argparse
@@ -41,11 +41,11 @@ from nanoflux_local.run import configs, runs
 from nanoflux_models import guard
 
 VERSION = "1.106.12"
-START_S = 120.0
-KEY = "PEER_KEY"
+START_TIMEOUT_S = 120.0
+KEY_VARIABLE = "PEER_KEY"
 """The environment variable with the proxy's key, drawn for each start; the proxy refuses to start without one."""
 CLIENTS: tuple[type[ServedEndpoint], ...] = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
-TOOL = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
+TOOL_CALLS = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
 MOCKED_MODELS = {
     "gpt": "openai/gpt-4o",
     "reasoner": "openai/o3-mini",
@@ -57,8 +57,9 @@ MOCKED_MODELS = {
 """Models with mocked replies; the proxy's checks of their parameters are real."""
 
 
-def make_chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
-    message = {"role": "assistant", "content": content, **more}
+def make_chat_reply(content: str | None, finish: str, **message_fields: Any) -> tuple[int, dict[str, Any]]:
+    """The status and body of a chat completion; `message_fields` are added to its message."""
+    message = {"role": "assistant", "content": content, **message_fields}
     return 200, {
         "id": "c", "object": "chat.completion", "created": 1, "model": "m",
         "choices": [{"index": 0, "finish_reason": finish, "message": message}],
@@ -66,23 +67,25 @@ def make_chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int,
     }  # fmt: skip
 
 
-def make_error_reply(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
-    return status, {"error": {"message": message, **more}}
+def make_error_reply(status: int, message: str, **error_fields: Any) -> tuple[int, dict[str, Any]]:
+    """The status and body of an error; `error_fields` are added to the error."""
+    return status, {"error": {"message": message, **error_fields}}
 
 
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
-UPSTREAM: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
+UPSTREAM_REPLIES: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
     "truncated": (make_chat_reply("ANSW", "length"), "replied"),
     "truncated-empty": (make_chat_reply(None, "length"), "replied"),
     "reasoning": (make_chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "replied"),
     "empty": (make_chat_reply(None, "stop"), "empty"),
-    "tool": (make_chat_reply(None, "tool_calls", tool_calls=TOOL), "refused"),
+    "tool": (make_chat_reply(None, "tool_calls", tool_calls=TOOL_CALLS), "refused"),
     "busy": (make_error_reply(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
     "too-long": (make_error_reply(400, TOO_LONG, code="context_length_exceeded"), "refused"),
     "broken": (make_error_reply(500, "out of memory", type="server_error"), "server_error"),
     "no-key": (make_error_reply(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
 }
-"""The answer of the chat server behind the proxy, by model, and the expected outcome."""
+"""For each model of the chat server behind the proxy: the status and body of its response, and the expected outcome of
+a request to this model."""
 
 
 class _FirstFaultError(EndpointError):
@@ -96,8 +99,10 @@ def make_environment(folder: Path) -> str:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     command = [str(folder / "bin" / "pip"), "install", "-q", "--only-binary=:all:", f"litellm[proxy]=={VERSION}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-    return "" if result.returncode == 0 else (errors[-1] if errors else f"pip ended with {result.returncode}")
+    if result.returncode == 0:
+        return ""
+    error_lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+    return error_lines[-1] if error_lines else f"pip ended with {result.returncode}"
 
 
 class Upstream(BaseHTTPRequestHandler):
@@ -106,7 +111,9 @@ class Upstream(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         is_chat = self.path.endswith("/chat/completions")
-        status, reply = UPSTREAM[body["model"]][0] if is_chat else make_error_reply(404, f"no such path: {self.path}")
+        status, reply = (
+            UPSTREAM_REPLIES[body["model"]][0] if is_chat else make_error_reply(404, f"no such path: {self.path}")
+        )
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -124,39 +131,39 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _build_model_entry(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
-    return {"model_name": name, "litellm_params": {"model": model, "api_key": "none", "api_base": base, **more}}
+def _build_model_entry(name: str, model: str, base_url: str, **parameters: str) -> dict[str, Any]:
+    """One model in the proxy's configuration: its name, LiteLLM's name of it, and the server behind it."""
+    litellm_params = {"model": model, "api_key": "none", "api_base": base_url, **parameters}
+    return {"model_name": name, "litellm_params": litellm_params}
 
 
 @contextmanager
 def start_proxy(venv: Path, folder: Path, upstream_url: str, scripted_url: str) -> Iterator[str]:
     """Start the proxy; yields its address."""
-    unused = "http://127.0.0.1:9"  # if a mocked request is sent nevertheless, it stays on this machine
-    models = [
-        *(_build_model_entry(name, model, unused, mock_response="ANSWER: 18") for name, model in MOCKED_MODELS.items()),
-        *(_build_model_entry(name, f"together_ai/{name}", upstream_url) for name in UPSTREAM),
-        _build_model_entry("scripted", "openai/scripted", scripted_url),
-    ]
+    unused_url = "http://127.0.0.1:9"  # if a mocked request is sent nevertheless, it stays on this machine
+    models = [_build_model_entry("scripted", "openai/scripted", scripted_url)]
+    for name, model in MOCKED_MODELS.items():
+        models.append(_build_model_entry(name, model, unused_url, mock_response="ANSWER: 18"))
+    for name in UPSTREAM_REPLIES:
+        models.append(_build_model_entry(name, f"together_ai/{name}", upstream_url))
+    settings = {
+        "model_list": models,
+        "litellm_settings": {"num_retries": 0, "telemetry": False},
+        "router_settings": {"disable_cooldowns": True},
+    }
     config = folder / "config.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "model_list": models,
-                "litellm_settings": {"num_retries": 0, "telemetry": False},
-                "router_settings": {"disable_cooldowns": True},
-            }
-        )
-    )
+    config.write_text(json.dumps(settings))  # JSON is also YAML
     port = find_free_port()
     command = [str(venv / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_TELEMETRY": "False", "NO_PROXY": "*", "PYTHONSAFEPATH": "1", "LITELLM_MASTER_KEY": os.environ[KEY],
+        "LITELLM_TELEMETRY": "False", "NO_PROXY": "*", "PYTHONSAFEPATH": "1",
+        "LITELLM_MASTER_KEY": os.environ[KEY_VARIABLE],
     }  # fmt: skip
     log = (folder / "proxy.log").open("w")
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=2)
@@ -174,13 +181,16 @@ def start_proxy(venv: Path, folder: Path, upstream_url: str, scripted_url: str) 
 
 
 async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
-    """Send one request. Returns its outcome and message."""
-    endpoint = client(name, url, KEY)
+    """Send one request to the model `name` through a client. Returns the outcome, and a description of the reply or
+    fault.
+    """
+    endpoint = client(name, url, KEY_VARIABLE)
     adjusted_parameters: list[str] = []
 
     def record_fault(fault: Fault) -> None:
         if fault.kind == "refused_parameter":
-            adjusted_parameters.append(fault.message.partition("as with ")[2].partition(", which")[0])
+            adjustment = fault.message.partition("as with ")[2].partition(", which")[0]
+            adjusted_parameters.append(adjustment)
         else:
             raise _FirstFaultError(f"{fault.kind}|{fault.message}")
 
@@ -202,13 +212,17 @@ async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tup
 
 async def ask_all(url: str) -> int:
     """Send a request to every model through every client. Returns the number of wrong outcomes."""
-    wrong_count, expected_upstream = 0, {name: expected for name, (_, expected) in UPSTREAM.items()}
-    for name, expected in {**dict.fromkeys(MOCKED_MODELS, "replied"), **expected_upstream}.items():
+    expected_outcomes = dict.fromkeys(MOCKED_MODELS, "replied")
+    expected_outcomes |= {name: expected for name, (_, expected) in UPSTREAM_REPLIES.items()}
+    wrong_count = 0
+    for name, expected in expected_outcomes.items():
         for client in CLIENTS:
-            kind, message = await send_request(client, name, url)
-            wrong_count += kind != expected
-            mark = "" if kind == expected else f"   <- should be {expected}"
-            print(f"{name:15} {client.interface:20} {kind:13} {message[:160]}{mark}", flush=True)
+            outcome, message = await send_request(client, name, url)
+            correction = ""
+            if outcome != expected:
+                wrong_count += 1
+                correction = f"   <- should be {expected}"
+            print(f"{name:15} {client.interface:20} {outcome:13} {message[:160]}{correction}", flush=True)
     return wrong_count
 
 
@@ -216,14 +230,18 @@ def execute_run(url: str, folder: Path) -> str:
     """Execute a run whose roles use the three protocols of the proxy. Returns its status."""
     home = Home(folder / "home").prepare()
     roles = dict(zip(("attacker", "defender", "judge"), CLIENTS, strict=True))
-    settings = {
-        "endpoints": {
-            role: {"interface": client.interface, "model": "scripted", "url": url, "key_env": KEY, "revision": role}
-            for role, client in roles.items()
-        },
-        "roles": {role: {"endpoint": role, "sampling": {"temperature": 0.7}} for role in roles},
-        "target": 3, "max_turns": 40,
-    }  # fmt: skip
+    endpoints = {
+        role: {
+            "interface": client.interface,
+            "model": "scripted",
+            "url": url,
+            "key_env": KEY_VARIABLE,
+            "revision": role,
+        }
+        for role, client in roles.items()
+    }
+    role_settings = {role: {"endpoint": role, "sampling": {"temperature": 0.7}} for role in roles}
+    settings = {"endpoints": endpoints, "roles": role_settings, "target": 3, "max_turns": 40}
     config = configs.resolve("starter", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.execute(home, run))
@@ -236,9 +254,8 @@ def execute_run(url: str, folder: Path) -> str:
 @contextmanager
 def start_scripted_upstream() -> Iterator[str]:
     """Start the product's fake server in a separate process; yields its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", FakeServer.__module__], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+    command = [sys.executable, "-P", "-m", FakeServer.__module__]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -250,13 +267,14 @@ def start_scripted_upstream() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, help="the environment of the proxy, created if it does not exist")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     guard.install()
-    os.environ[KEY] = f"sk-{secrets.token_hex(16)}"
+    os.environ[KEY_VARIABLE] = f"sk-{secrets.token_hex(16)}"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        venv = arguments.venv or folder / "venv"
-        if reason := make_environment(venv):
+        venv = options.venv or folder / "venv"
+        reason = make_environment(venv)
+        if reason:
             print(f"skipped: litellm[proxy]=={VERSION} cannot be installed here: {reason}")
             return
         upstream_server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)

@@ -18,7 +18,9 @@ FILTERS: dict[str, tuple[str, int]] = {
     "strict-match": (r"#### (\-?[0-9\.\,]+)", 0),
     "flexible-extract": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
 }
+"""lm_eval's filters: the pattern of an answer, and which match counts (0: the first, -1: the last)."""
 IGNORED_PATTERNS = [",", r"\$", r"(?s).*#### ", r"\.$"]
+"""Patterns that lm_eval's metric removes before it compares answers."""
 
 
 def export(evaluation: str) -> None:
@@ -30,26 +32,33 @@ def export(evaluation: str) -> None:
 
     home = Home(default_home())
     with LedgerView(home.ledger) as view:
-        row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
-        assert row is not None, evaluation
-        answers = {item.id: item.answer for item in load_items(home.ledger, row["data"], row["split"])}
-        for row in view.rows(
-            f"SELECT item, repeat, reading, verdict, reply FROM evaluation_items"
-            f" JOIN {CALLS} AS whole ON whole.id = call WHERE evaluation = ? ORDER BY item, repeat",
-            evaluation,
-        ):
+        evaluation_row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
+        assert evaluation_row is not None, evaluation
+        items = load_items(home.ledger, evaluation_row["data"], evaluation_row["split"])
+        answer_by_item = {item.id: item.answer for item in items}
+        query = (
+            "SELECT item, repeat, reading, verdict, reply FROM evaluation_items"
+            f" JOIN {CALLS} AS whole ON whole.id = call WHERE evaluation = ? ORDER BY item, repeat"
+        )
+        for row in view.rows(query, evaluation):
             line = {key: row[key] for key in ("item", "repeat", "reading", "verdict")}
-            print(json.dumps({**line, "reply": json.loads(row["reply"])["text"], "answer": answers[row["item"]]}))
+            line |= {"reply": json.loads(row["reply"])["text"], "answer": answer_by_item[row["item"]]}
+            print(json.dumps(line))
 
 
 def read_answers(reply: str) -> dict[str, str]:
-    """The answers that lm_eval's two filters extract from a reply."""
+    """The answer that each of lm_eval's two filters extracts from a reply, by the filter's name."""
     from lm_eval.filters.extraction import RegexFilter
 
-    return {name: RegexFilter(*rule).apply([[reply]], [{}])[0][0] for name, rule in FILTERS.items()}
+    readings: dict[str, str] = {}
+    for name, (pattern, match_index) in FILTERS.items():
+        [[reading]] = RegexFilter(pattern, match_index).apply([[reply]], [{}])  # one item with one reply
+        readings[name] = reading
+    return readings
 
 
 def is_right(reading: str, answer: str) -> bool:
+    """Whether lm_eval's metric marks an extracted answer as right."""
     from lm_eval.api.metrics import exact_match_hf_evaluate
 
     metric = exact_match_hf_evaluate(
@@ -60,17 +69,18 @@ def is_right(reading: str, answer: str) -> bool:
 
 def score(path: Path) -> None:
     """Print how often the scorers agree, and every reply on which our mark and that of the flexible filter differ."""
-    table: Counter[tuple[str, bool, bool]] = Counter()
+    counts: Counter[tuple[str, bool, bool]] = Counter()  # by our mark, and the marks of the two filters
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         lm_eval_readings = read_answers(row["reply"])
-        strict, flexible = (is_right(lm_eval_readings[name], row["answer"]) for name in FILTERS)
-        table[row["verdict"], strict, flexible] += 1
+        strict = is_right(lm_eval_readings["strict-match"], row["answer"])
+        flexible = is_right(lm_eval_readings["flexible-extract"], row["answer"])
+        counts[row["verdict"], strict, flexible] += 1
         if (row["verdict"] == "right") != flexible:
             line_values = {key: row[key] for key in ("item", "answer", "reading", "verdict")}
             line_values |= {"lm_eval": lm_eval_readings, "end": row["reply"][-160:]}
             print(json.dumps(line_values, ensure_ascii=False))
-    for (verdict, strict, flexible), count in sorted(table.items()):
+    for (verdict, strict, flexible), count in sorted(counts.items()):
         print(f"{count:5}  ours {verdict:10}  strict-match {strict!s:5}  flexible-extract {flexible}", file=sys.stderr)
 
 

@@ -32,8 +32,11 @@ def draw_unit_vectors(
 
 
 def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
-    """An index of `rows` questions, and the slowest append in milliseconds."""
-    index, slowest_append_s = NoveltyIndex(), 0.0
+    """Fill an index with the vectors of `rows` questions. Returns the index, and the time of the slowest append in
+    milliseconds.
+    """
+    index = NoveltyIndex()
+    slowest_append_s = 0.0
     rng = np.random.default_rng(0)
     while len(index) < rows:
         for vector in draw_unit_vectors(rng, min(1000, rows - len(index)), dimensions):
@@ -44,7 +47,7 @@ def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
 
 
 def build_readers(history: History) -> dict[str, Callable[[], object]]:
-    """The ways to read every byte of the matrix once."""
+    """Functions that read every number of the matrix once, by the name of the method."""
     flat_blocks = [block.reshape(-1) for block in history.blocks]
     buffer = np.empty(1 << 15, dtype=np.float32)
 
@@ -61,14 +64,17 @@ def build_readers(history: History) -> dict[str, Callable[[], object]]:
     }
 
 
-def time_ms(action: Callable[[], object]) -> float:
+def measure_ms(action: Callable[[], object]) -> float:
+    """The milliseconds that an action takes."""
     start = time.perf_counter()
     action()
     return 1000 * (time.perf_counter() - start)
 
 
 def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
-    """Milliseconds of each way to read the matrix, of the query, and of the matrix product alone, once per query."""
+    """Measure each method of reading the matrix, the query, and the matrix product alone, once for each of `queries`.
+    Returns the milliseconds by the name of the action.
+    """
     times: dict[str, list[float]] = {}
     for query in queries:
         actions = {
@@ -77,45 +83,42 @@ def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
             "product": lambda query=query: [block @ query for block in history.blocks],
         }
         for name, action in actions.items():
-            times.setdefault(name, []).append(time_ms(action))
+            times.setdefault(name, []).append(measure_ms(action))
     return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--dimensions", type=int, default=1536)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rows", type=int, default=100_000, help="questions in the index")
+    parser.add_argument("--dimensions", type=int, default=1536, help="numbers of each vector")
+    parser.add_argument("--rounds", type=int, default=15, help="measured queries")
     options = parser.parse_args()
     index, slowest_append_ms = fill(options.rows, options.dimensions)
     history = index.history()
     queries = list(draw_unit_vectors(np.random.default_rng(1), options.rounds, options.dimensions))
     median_ms = {name: statistics.median(series) for name, series in measure(history, queries).items()}
     reading_ms = min(median_ms[name] for name in build_readers(history))
-    products_by_query = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
-    exact_row_counts = [
-        int((products >= products.max() - 2 * bound_rounding_error(options.dimensions)).sum())
-        for products in products_by_query
-    ]
-    print(
-        json.dumps(
-            {
-                "rows": options.rows,
-                "dimensions": options.dimensions,
-                "matrix_mb": round(sum(block.nbytes for block in history.blocks) / 1e6, 1),
-                "median_ms": {name: round(value, 2) for name, value in median_ms.items()},
-                "read_gb_per_s": round(sum(block.nbytes for block in history.blocks) / reading_ms / 1e6, 1),
-                "query_over_reading": round(median_ms["query"] / reading_ms, 2),
-                "rows_looked_at_exactly": {
-                    "median": statistics.median(exact_row_counts),
-                    "most": max(exact_row_counts),
-                },
-                "slowest_append_ms": round(slowest_append_ms, 2),
-                "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
-            },
-            indent=2,
-        )
-    )
+    matrix_bytes = sum(block.nbytes for block in history.blocks)
+    exact_row_counts = [count_exact_rows(history, query, options.dimensions) for query in queries]
+    figures = {
+        "rows": options.rows,
+        "dimensions": options.dimensions,
+        "matrix_mb": round(matrix_bytes / 1e6, 1),
+        "median_ms": {name: round(value, 2) for name, value in median_ms.items()},
+        "read_gb_per_s": round(matrix_bytes / reading_ms / 1e6, 1),
+        "query_over_reading": round(median_ms["query"] / reading_ms, 2),
+        "rows_looked_at_exactly": {"median": statistics.median(exact_row_counts), "most": max(exact_row_counts)},
+        "slowest_append_ms": round(slowest_append_ms, 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+def count_exact_rows(history: History, query: Vector, dimensions: int) -> int:
+    """The number of rows whose product is so close to the largest that a query computes their similarity exactly."""
+    products = np.concatenate([block @ query for block in history.blocks])
+    closest_products = products >= products.max() - 2 * bound_rounding_error(dimensions)
+    return int(closest_products.sum())
 
 
 if __name__ == "__main__":

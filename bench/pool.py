@@ -25,29 +25,26 @@ from nanoflux_local.records import ChatRequest, Message, Sampling
 PROJECT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 WIDTHS = (1, 8, 32)
+"""The numbers of concurrent requests at which the speed is measured."""
 MIN_RATIO = 0.95
-Ask = Callable[[str, int], Awaitable[int]]
+"""The smallest ratio of our client's speed to the SDK's with which the benchmark passes."""
+SendQuestion = Callable[[str, int], Awaitable[int]]
 """Sends a question with a seed, and returns the number of completion tokens."""
 
 
 def run_command(home: Path, *words: str) -> dict[str, Any]:
-    """Run a command of the product. Returns the document that it prints."""
-    environment = {
-        "NANOFLUX_VLLM_PYTHON": str(PROJECT / ".venv-vllm/bin/python"),
-        **os.environ,
-        "NANOFLUX_HOME": str(home),
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "nanoflux_local.cli", *words, "--json"],
-        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
+    """Run a command of NanoFlux with `--json`. Returns the document that it prints."""
+    command = [sys.executable, "-m", "nanoflux_local.cli", *words, "--json"]
+    vllm_python = str(PROJECT / ".venv-vllm/bin/python")
+    environment = {"NANOFLUX_VLLM_PYTHON": vllm_python, **os.environ, "NANOFLUX_HOME": str(home)}
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
-async def measure_speed(ask: Ask, width: int, round_number: int) -> float:
-    """Tokens/s of `4 * width` requests (at least 8), `width` of them concurrent. The questions depend on the number of
-    the round, so that none is cached.
+async def measure_speed(ask: SendQuestion, width: int, round_number: int) -> float:
+    """Measure the tokens/s of `4 * width` requests (at least 8), of which `width` are concurrent. The questions of each
+    round are different, so that no prompt is cached.
     """
     slots = asyncio.Semaphore(width)
 
@@ -55,8 +52,9 @@ async def measure_speed(ask: Ask, width: int, round_number: int) -> float:
         async with slots:
             return await ask(f"Tell me a story about the number {question}.", question)
 
+    first_question = 1000 * round_number
+    questions = range(first_question, first_question + max(8, 4 * width))
     start = time.perf_counter()
-    questions = range(1000 * round_number, 1000 * round_number + max(8, 4 * width))
     completion_tokens = await asyncio.gather(*map(ask_question, questions))
     return sum(completion_tokens) / (time.perf_counter() - start)
 
@@ -82,7 +80,7 @@ async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> 
 
     figures: dict[int, dict[str, float]] = {}
     for width in widths:
-        speeds: dict[Ask, list[float]] = {ask_by_sdk: [], ask_by_pool: []}
+        speeds: dict[SendQuestion, list[float]] = {ask_by_sdk: [], ask_by_pool: []}
         for round_number in range(rounds + 1):
             order = (ask_by_sdk, ask_by_pool) if round_number % 2 else (ask_by_pool, ask_by_sdk)
             for ask in order:
@@ -105,7 +103,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4, help="pairs of series at each width (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="maximum tokens of a reply (default: %(default)s)")
-    parser.add_argument("--width", type=int, action="append", help=f"concurrent requests (default: {WIDTHS})")
+    parser.add_argument(
+        "--width", type=int, action="append", help=f"concurrent requests; repeatable (default: {WIDTHS})"
+    )
     options = parser.parse_args()
     weights = Path(os.environ.get("NANOFLUX_HOME", PROJECT / ".nanoflux/test-home")) / "weights"
     with tempfile.TemporaryDirectory() as folder:

@@ -6,13 +6,13 @@ dataset.
 A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are what a
 power cut would leave if the kernel had written everything. In most copies, data that was never synced is then truncated
 or overwritten with garbage: the end of the log, after the last commit that had returned; or pages of the database that
-the log still contains, as if a checkpoint had been interrupted. After every commit the run records its last call and
-its number of turns, which the user could have seen by then, and the durable length of the log from SQLite's shared
+the log still contains, as if a checkpoint had been interrupted. After every commit, the run records what the user could
+have seen by then (its last call and its number of turns), and the durable length of the log, from SQLite's shared
 index.
 
-Each copy must have everything that was shown, `run verify` must report no problem, and the run must resume to the
-digest of an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its last
-statement and its commit.
+Each copy must contain all calls and turns that were shown, `run verify` must report no problem, and the run must resume
+to the digest of an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its
+last statement and its commit.
 """
 
 import argparse
@@ -36,44 +36,53 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 
 NAME = "cut"
-SHOWN = struct.Struct("<QQIII")
-"""The layout of a `ShownProgress`: last call, turns, frames and two salts."""
+"""The name of the run."""
+SHOWN_LAYOUT = struct.Struct("<QQIII")
+"""The layout of a `ShownProgress` in a file: last call, turns, frames and two salts."""
+SECTOR_BYTES = 512
 FRAME_HEADER, LOG_HEADER = 24, 32
-CHILD = """
+"""The sizes in bytes of the headers of SQLite's write-ahead log: that of each frame, and that of the log."""
+RUN_PROGRAM = """
 import os, signal, struct, sys
 from contextlib import contextmanager
 from nanoflux_local.ledger.store import Ledger
-shown, die_in = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT), int(sys.argv.pop(1))
-original, opened = Ledger.transaction.__wrapped__, {}
+shown_file = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT)
+die_in = int(sys.argv.pop(1))
+original_transaction = Ledger.transaction.__wrapped__
+descriptor_by_inode = {}
 def read_index(path):
     # Closing a file releases all locks that this process has on it, including SQLite's; another process that opens the
     # ledger would then rebuild its index. So the file stays open.
     inode = os.stat(path).st_ino
-    if inode not in opened:
-        opened[inode] = os.open(path, os.O_RDONLY)
-    return os.pread(opened[inode], 48, 0)
+    if inode not in descriptor_by_inode:
+        descriptor_by_inode[inode] = os.open(path, os.O_RDONLY)
+    return os.pread(descriptor_by_inode[inode], 48, 0)
 @contextmanager
 def record_shown(self):
     global die_in
-    for connection in original(self):
+    for connection in original_transaction(self):
         yield connection
         die_in -= 1
         if die_in == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     calls, turns = self.rows("SELECT (SELECT max(id) FROM calls), (SELECT count(*) FROM turns)")[0]
-    header = read_index(str(self.path) + "-shm")
-    frames, = struct.unpack_from("=I", header, 16)
-    os.pwrite(shown, struct.pack("<QQIII", calls or 0, turns, frames, *struct.unpack_from(">II", header, 32)), 0)
+    index_header = read_index(str(self.path) + "-shm")
+    frames, = struct.unpack_from("=I", index_header, 16)
+    salts = struct.unpack_from(">II", index_header, 32)
+    os.pwrite(shown_file, struct.pack("<QQIII", calls or 0, turns, frames, *salts), 0)
 Ledger.transaction = record_shown
 from nanoflux_local.cli.main import main
 main()
+"""
+"""The program of the run's process. Its arguments are the file for the `ShownProgress`, the number of the transaction
+in which the process kills itself (0: none), and a command line.
 """
 
 
 @dataclass(frozen=True)
 class ShownProgress:
-    """What the user could have seen when the run was suspended: the id of the last call and the number of turns. The
-    first `frames` frames of the log with these `salts` were durable.
+    """What the user could have seen when the run was suspended: the id of the last call (`calls`) and the number of
+    turns. In the log with these `salts`, the first `frames` frames were durable.
     """
 
     calls: int = 0
@@ -83,6 +92,7 @@ class ShownProgress:
 
 
 def make_settings(turns: int) -> list[str]:
+    """The arguments of a scripted run with `turns` turns."""
     return ["--domain", "starter-genetics", "--profile", "scripted", "--examples", str(turns), "--max-turns",
             str(turns), "--concurrency", "8", "--set", "seeds.min=2", "--set", "pause_when_saturated=0"]  # fmt: skip
 
@@ -91,7 +101,7 @@ def start_process(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[b
     """Start or resume the run; it kills itself in transaction number `die_in` (0: never)."""
     home.mkdir(parents=True, exist_ok=True)
     action = ["resume", NAME] if has_run(home) else ["start", "--name", NAME, *make_settings(turns)]
-    command = [sys.executable, "-c", CHILD, str(home / "shown"), str(die_in), "run", *action]
+    command = [sys.executable, "-c", RUN_PROGRAM, str(home / "shown"), str(die_in), "run", *action]
     environment = {**os.environ, "NANOFLUX_HOME": str(home)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -113,7 +123,9 @@ def finish(home: Path, turns: int) -> str:
 
 
 def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, folder: Path) -> list[tuple[Path, ShownProgress]]:
-    """Suspend runs at random moments, and copy their files each time."""
+    """Suspend runs at random moments, and copy their files each time. Returns each copy's folder, and what had been
+    shown at that moment.
+    """
     copies: list[tuple[Path, ShownProgress]] = []
     while len(copies) < cuts:
         shutil.rmtree(home, ignore_errors=True)
@@ -125,7 +137,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, folder: Pa
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGSTOP)
-            while read_process_state(process.pid) not in "TZ":
+            while read_process_state(process.pid) not in "TZ":  # until it is stopped or has ended
                 time.sleep(0.0005)
             copies.append(copy_files(home, folder / str(len(copies))))
             process.send_signal(signal.SIGCONT)
@@ -135,23 +147,26 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, folder: Pa
 
 
 def read_process_state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """The letter with which the kernel states a process's state, such as T (stopped) or Z (zombie)."""
+    fields_after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields_after_name[0]
 
 
 def copy_files(home: Path, copy: Path) -> tuple[Path, ShownProgress]:
+    """Copy the database and the log of a suspended run. Returns the copy's folder, and what had been shown."""
     copy.mkdir()
     for name in ("ledger.db", "ledger.db-wal"):
         if (home / name).exists():
             shutil.copyfile(home / name, copy / name)
     content = (home / "shown").read_bytes() if (home / "shown").exists() else b""
-    if len(content) < SHOWN.size:
+    if len(content) < SHOWN_LAYOUT.size:
         return copy, ShownProgress()
-    calls, turns, frames, *salts = SHOWN.unpack(content)
-    return copy, ShownProgress(calls, turns, frames, (salts[0], salts[1]))
+    calls, turns, frames, first_salt, second_salt = SHOWN_LAYOUT.unpack(content)
+    return copy, ShownProgress(calls, turns, frames, (first_salt, second_salt))
 
 
 def damage_copy(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
-    """Damage unsynced data in one of the ways in which a power cut could. Returns the name of the damage."""
+    """Damage data that was not synced, in a random way that a power cut could cause. Returns the name of the damage."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
         return "nothing to tear"
@@ -166,9 +181,10 @@ def damage_copy(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
     if damage == "log cut":
         del content[rng.randint(durable_bytes, max(durable_bytes, len(content))) :]
     elif damage == "log garbage":
-        for start in range(durable_bytes, len(content), 512):  # whole sectors, each written or not
-            if rng.random() < 0.5:
-                content[start : start + 512] = rng.randbytes(len(content[start : start + 512]))
+        for start in range(durable_bytes, len(content), SECTOR_BYTES):
+            if rng.random() < 0.5:  # a disk writes each sector completely or not at all
+                end = min(start + SECTOR_BYTES, len(content))
+                content[start:end] = rng.randbytes(end - start)
     elif damage == "pages garbage":
         garble_pages(copy / "ledger.db", content[:durable_bytes], page_bytes, rng)
     log.write_bytes(content)
@@ -190,7 +206,7 @@ def garble_pages(database: Path, log: bytearray, page_bytes: int, rng: random.Ra
 
 
 def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> list[str]:
-    """List what is wrong with one copy."""
+    """Describe what a copy lost or what is damaged in it; then resume its run, which must reach `digest`."""
     with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
@@ -226,9 +242,9 @@ def kill_inside_transaction(home: Path, turns: int, transaction: int, digest: st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=int, default=60)
-    parser.add_argument("--inside", type=int, default=20)
-    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--cuts", type=int, default=60, help="copies of a suspended run")
+    parser.add_argument("--inside", type=int, default=20, help="runs that are killed inside a transaction")
+    parser.add_argument("--turns", type=int, default=40, help="turns of each run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     report = measure(options.cuts, options.inside, options.turns, options.seed)
