@@ -1,6 +1,8 @@
-"""Compares the sandbox with its targets and with starting a new interpreter: `python bench/sandbox.py [CALLS]`.
+"""Measures the sandbox, and compares it with its targets and with the start of a new interpreter.
 
-The output is one JSON document. The targets hold on an idle machine; on a busy machine, compare with `fresh_python`.
+    python bench/sandbox.py [CALLS]
+
+The output is one JSON document. The targets apply to an idle machine; on a busy machine, compare with `fresh_python`.
 """
 
 import json
@@ -11,23 +13,24 @@ import time
 
 from nanoflux_sandbox import commands
 
-_FRESH_SCRIPT = "import numpy, sympy\nprint(1)"
+_SCRIPT = "import numpy, sympy\nprint(1)"
+"""The program that a new interpreter executes."""
 
 
-def _time_fresh_python(runs: int = 5) -> float:
+def _measure_new_interpreter(runs: int = 5) -> float:
     """Median milliseconds of a new interpreter that imports numpy and sympy: the cost of a call without forks."""
-    times = []
+    times_ms = []
     for _ in range(runs):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", _FRESH_SCRIPT], check=True, capture_output=True)
-        times.append((time.perf_counter() - start) * 1000)
-    return round(statistics.median(times), 1)
+        subprocess.run([sys.executable, "-c", _SCRIPT], check=True, capture_output=True)
+        times_ms.append((time.perf_counter() - start) * 1000)
+    return round(statistics.median(times_ms), 1)
 
 
 def main() -> int:
     """Print the figures. Returns 0 if every target is met, else 1."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    figures = {**commands.bench(calls), "fresh_python": _time_fresh_python()}
+    figures = {**commands.bench(calls), "fresh_python": _measure_new_interpreter()}
     print(json.dumps(figures, indent=2))
     return 0 if all(figures["met"].values()) else 1
 

@@ -33,7 +33,10 @@ from nanoflux_local.train.rows import read_rows, write_rows
 ROOT = Path(__file__).parents[1]
 TRL_PYTHON = ROOT / ".nanoflux" / "trl-venv" / "bin" / "python"
 TRAIN, HELD_OUT = "train.jsonl", "held-out.jsonl"
+"""The names of the files with the rows."""
 HELD_OUT_ROWS = 24
+MAX_LENGTH = 512
+"""The maximum number of tokens of a row."""
 
 
 def write_data(count: int, folder: Path) -> None:
@@ -48,14 +51,15 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.train.conversation import build_training_example
 
     templates = [template for template in load_templates() if template.split == "train"]
-    rounds = math.ceil(count / len(templates))
-    draws = [(template, number) for number in range(rounds) for template in templates][:count]
-    train_items = [
-        instantiate(template, random.Random(derive_seed("bench", template.id, number)), number)
-        for template, number in draws
-    ]
+    train_items = []
+    for index in range(count):  # the templates take turns
+        number, position = divmod(index, len(templates))
+        template = templates[position]
+        rng = random.Random(derive_seed("bench", template.id, number))
+        train_items.append(instantiate(template, rng, number))
+    held_out_items = make_starter_items("dev")[:HELD_OUT_ROWS]
     domain = load_domain("starter")
-    for name, items in ((TRAIN, train_items), (HELD_OUT, make_starter_items("dev")[:HELD_OUT_ROWS])):
+    for name, items in ((TRAIN, train_items), (HELD_OUT, held_out_items)):
         rows = [
             build_training_example(domain, domain.budgets, item.question, item.solution, item.answer, item.id)
             for item in items
@@ -64,23 +68,25 @@ def write_data(count: int, folder: Path) -> None:
 
 
 ArmResult = tuple[Callable[[], Any], dict[str, Any]]
-"""The result of an arm: a function that loads its trained model, and its figures; `loop_s` is the time of the training
-loop alone.
+"""The result of an arm: a function that loads its trained model, and its figures by name. `loop_s` is the time of the
+training loop alone.
 """
 
 
 def train_with_our_loop(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> ArmResult:
+    """The training loop of this project."""
     from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
     settings = TrainSettings(epochs=1, val_fraction=0, threads=threads, checkpoint_every=10**6)
-    start = clock()
+    start = read_clocks()
     result = train(settings, rows, (), base, out)
     figures = measure_since(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
     return lambda: load_with_adapter(base, out / "adapter"), figures
 
 
 def load_with_adapter(base: Path, adapter: Path) -> Any:
+    """The base model with an adapter in PEFT's format."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -93,7 +99,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> ArmResult:
-    """A short script: unmodified PEFT, rows padded to 512 with a mask, logits for every position."""
+    """A short training loop with unmodified PEFT. Rows are padded to `MAX_LENGTH` with a mask, and logits are computed
+    for every position.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.nn import functional as F
@@ -101,16 +109,16 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    start = clock()
+    start = read_clocks()
     base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    model = get_peft_model(base_model, LoraConfig(**lora_settings()))
+    model = get_peft_model(base_model, LoraConfig(**make_lora_settings()))
     codec = Codec.load(base)
-    encoded = [codec.encode(row, number, 512) for number, row in enumerate(rows)]
+    encoded = [codec.encode(row, number, MAX_LENGTH) for number, row in enumerate(rows)]
     random.Random(0).shuffle(encoded)
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad], lr=2e-4, weight_decay=0.0
-    )
-    steps, losses = math.ceil(len(encoded) / 4), []
+    trained_weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained_weights, lr=2e-4, weight_decay=0.0)
+    steps = math.ceil(len(encoded) / 4)
+    losses = []
     loop_start = time.perf_counter()
     model.train()
     for step in range(steps):
@@ -128,6 +136,7 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
 
 
 def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> ArmResult:
+    """TRL's SFTTrainer; with `packing`, several rows share one sequence."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -135,21 +144,19 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(threads)
-    start = clock()
-    conversations = [
-        {
-            "prompt": [{"role": message.role, "content": message.content} for message in row.prompt],
-            "completion": [{"role": "assistant", "content": row.completion}],
-        }
-        for row in rows
-    ]
+    start = read_clocks()
+    conversations = []
+    for row in rows:
+        prompt = [{"role": message.role, "content": message.content} for message in row.prompt]
+        completion = [{"role": "assistant", "content": row.completion}]
+        conversations.append({"prompt": prompt, "completion": completion})
     config = SFTConfig(
         output_dir=str(out),
         per_device_train_batch_size=4,
         num_train_epochs=1,
         learning_rate=2e-4,
         lr_scheduler_type="linear",
-        max_length=512,
+        max_length=MAX_LENGTH,
         completion_only_loss=True,
         packing=packing,
         use_cpu=not torch.cuda.is_available(),
@@ -166,7 +173,7 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
         args=config,
         train_dataset=Dataset.from_list(conversations),
         processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=LoraConfig(**lora_settings()),
+        peft_config=LoraConfig(**make_lora_settings()),
     )
     loop_start = time.perf_counter()
     trainer.train()
@@ -175,7 +182,8 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
     return lambda: trainer.model, figures | {"steps": trainer.state.global_step}
 
 
-def lora_settings() -> dict[str, Any]:
+def make_lora_settings() -> dict[str, Any]:
+    """The arguments of PEFT's LoraConfig that give the same LoRA as our default settings."""
     return {
         "task_type": "CAUSAL_LM",
         "r": 8,
@@ -185,16 +193,18 @@ def lora_settings() -> dict[str, Any]:
     }
 
 
-def pad_rows(rows: Sequence[EncodedExample], length: int = 512) -> tuple[Any, Any, Any]:
-    """Token ids, attention mask and labels, each of shape (rows, 512)."""
+def pad_rows(rows: Sequence[EncodedExample]) -> tuple[Any, Any, Any]:
+    """The token ids, attention mask and labels of a batch, each of shape (rows, `MAX_LENGTH`)."""
     import torch
 
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    ids = torch.zeros(len(rows), MAX_LENGTH, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
     for number, row in enumerate(rows):
+        completion = slice(row.prompt_length, len(row.ids))
         ids[number, : len(row.ids)] = torch.tensor(row.ids)
         mask[number, : len(row.ids)] = 1
-        labels[number, row.prompt_length : len(row.ids)] = ids[number, row.prompt_length : len(row.ids)]
+        labels[number, completion] = ids[number, completion]
     return ids, mask, labels
 
 
@@ -204,46 +214,53 @@ ARMS: dict[str, Callable[..., ArmResult]] = {
     "trl": lambda base, rows, out, threads: train_with_trl(base, rows, out, threads, packing=False),
     "trl-packed": lambda base, rows, out, threads: train_with_trl(base, rows, out, threads, packing=True),
 }
+"""The compared ways to train, by name."""
 
 
-def clock() -> tuple[float, float]:
+def read_clocks() -> tuple[float, float]:
+    """The wall time, and the CPU time of this process, in seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def measure_since(start: tuple[float, float]) -> dict[str, float]:
-    wall, cpu = clock()
+    """The wall seconds and the CPU seconds since `start`, a value of `read_clocks`."""
+    wall, cpu = read_clocks()
     return {"wall_s": wall - start[0], "cpu_s": cpu - start[1]}
 
 
 def measure_held_out_loss(model: Any, base: Path, held_out: Sequence[TrainingExample]) -> float:
-    """The loss in nats per label token, one row at a time, measured in the same way for every arm."""
+    """The loss on the held-out rows in nats per label token. It is measured in the same way for every arm, one row at a
+    time.
+    """
     import torch
     from torch.nn import functional as F
 
-    codec, loss_sum, label_count = Codec.load(base), 0.0, 0
+    codec = Codec.load(base)
+    loss_sum = 0.0
+    label_count = 0
     model.eval()
     for number, example in enumerate(held_out):
-        row = codec.encode(example, number, 512)
+        row = codec.encode(example, number, MAX_LENGTH)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt_length - 1 : -1].float()
-        loss_sum += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt_length :]), reduction="sum"))
+        labels = torch.tensor(row.ids[row.prompt_length :])
+        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
         label_count += row.label_count
     return loss_sum / label_count
 
 
 def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
     """Train one arm in this process. Returns its figures with the loss on the held-out rows."""
-    rows, held_out, codec = read_rows(data / TRAIN), read_rows(data / HELD_OUT), Codec.load(base)
-    tokens = sum(len(codec.encode(row, number, 512).ids) for number, row in enumerate(rows))
+    rows = read_rows(data / TRAIN)
+    held_out = read_rows(data / HELD_OUT)
+    codec = Codec.load(base)
+    tokens = sum(len(codec.encode(row, number, MAX_LENGTH).ids) for number, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
         load_model, figures = ARMS[arm](base, rows, Path(out), threads)
-        peak = read_peak_bytes()
-        loss = measure_held_out_loss(load_model(), base, held_out)
-    return (
-        {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / figures["loop_s"], "peak_bytes": peak}
-        | figures
-        | {"held_out_loss": loss}
-    )
+        peak_bytes = read_peak_bytes()
+        held_out_loss = measure_held_out_loss(load_model(), base, held_out)
+    speed = {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / figures["loop_s"], "peak_bytes": peak_bytes}
+    return {**speed, **figures, "held_out_loss": held_out_loss}
 
 
 def read_peak_bytes() -> int:
@@ -254,13 +271,12 @@ def read_peak_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default_base = (
-        Path(os.environ.get("NANOFLUX_HOME") or ROOT / ".nanoflux" / "test-home") / "weights" / "smollm2-135m"
-    )
-    parser.add_argument("base", type=Path, nargs="?", default=default_base)
-    parser.add_argument("--examples", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--arm", action="append", choices=list(ARMS))
+    home = Path(os.environ.get("NANOFLUX_HOME") or ROOT / ".nanoflux" / "test-home")
+    default_base = home / "weights" / "smollm2-135m"
+    parser.add_argument("base", type=Path, nargs="?", default=default_base, help="folder of the model to train")
+    parser.add_argument("--examples", type=int, default=200, help="training rows")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--arm", action="append", choices=list(ARMS), help="arm to measure; repeatable (default: all)")
     parser.add_argument(
         "--data",
         dest="data_dir",
@@ -275,11 +291,21 @@ def main() -> None:
         write_data(options.examples, Path(data_dir))
         all_results = [measure(arm, options, data_dir) for arm in options.arm or ARMS]
     results = [result for result in all_results if result is not None]
-    for result in results[1:]:
-        speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
-        difference = results[0]["held_out_loss"] - result["held_out_loss"]
-        ratios = f"{speed:.2f} times the tokens/s, {memory:.2f} times the memory, held-out loss {difference:+.4f}"
-        print(f"{results[0]['arm']} / {result['arm']}: {ratios}")
+    if results:
+        first_result, *other_results = results
+        for result in other_results:
+            print_comparison(first_result, result)
+
+
+def print_comparison(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Print the figures of the first arm relative to those of the second."""
+    speed_ratio = first["tokens_per_s"] / second["tokens_per_s"]
+    memory_ratio = first["peak_bytes"] / second["peak_bytes"]
+    loss_difference = first["held_out_loss"] - second["held_out_loss"]
+    print(
+        f"{first['arm']} / {second['arm']}: {speed_ratio:.2f} times the tokens/s, {memory_ratio:.2f} times the memory, "
+        f"held-out loss {loss_difference:+.4f}"
+    )
 
 
 def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] | None:
@@ -288,21 +314,16 @@ def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] 
     """
     arguments = ["--data", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
-    completed = subprocess.run(
-        [python, __file__, str(options.base), *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("", "models", "sandbox"))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    result_lines = [
-        line.removeprefix("RESULT ") for line in completed.stdout.splitlines() if line.startswith("RESULT ")
-    ]
+    command = [python, __file__, str(options.base), *arguments]
+    python_path = os.pathsep.join(str(ROOT / folder) for folder in ("", "models", "sandbox"))
+    environment = {**os.environ, "PYTHONPATH": python_path}
+    completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result_lines = [line for line in completed.stdout.splitlines() if line.startswith("RESULT ")]
     if not result_lines:
         error_lines = completed.stderr.strip().splitlines()
         print(f"{arm}: not measured: {error_lines[-1] if error_lines else '?'}", file=sys.stderr)
         return None
-    result: dict[str, Any] = json.loads(result_lines[0])
+    result: dict[str, Any] = json.loads(result_lines[0].removeprefix("RESULT "))
     print(json.dumps(result), flush=True)
     return result
 

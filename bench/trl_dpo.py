@@ -21,7 +21,9 @@ from nanoflux_local.paths import Home, default_home
 from nanoflux_models.weights import weights_dir
 
 PACKAGES = ("torch==2.13.0", "trl==1.16.0", "peft", "datasets")
+"""The packages of TRL's environment."""
 STEPS = 2
+"""The number of optimizer steps."""
 TRAINING_SCRIPT = """
 import json, sys
 from datasets import load_dataset
@@ -46,19 +48,23 @@ print(json.dumps({"pairs": len(dataset), "losses": [entry["loss"] for entry in s
 
 
 def export_pairs(home: Path) -> Path:
-    """Execute a scripted run in `home` and export its preference pairs."""
+    """Execute a scripted run in `home` and export its preference pairs. Returns the exported file."""
     nanoflux = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home)]
-    run = ["run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "12", "--seed", "7"]
-    subprocess.run([*nanoflux, *run, "--name", "pairs"], check=True)
-    out = home / "pairs.jsonl"
-    subprocess.run([*nanoflux, "export", "pairs", "--format", "preference", "-o", str(out)], check=True)
-    return out
+    start_run = ["run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "12", "--seed", "7"]
+    subprocess.run([*nanoflux, *start_run, "--name", "pairs"], check=True)
+    path = home / "pairs.jsonl"
+    subprocess.run([*nanoflux, "export", "pairs", "--format", "preference", "-o", str(path)], check=True)
+    return path
 
 
 def prepare_environment(folder: Path) -> Path:
     """The interpreter of the environment in `folder`, which is created if TRL is missing."""
     python = folder / "bin" / "python"
-    if not python.exists() or subprocess.run([python, "-c", "import trl"], capture_output=True).returncode:
+    has_trl = (
+        python.exists()
+        and subprocess.run([python, "-c", "import trl"], capture_output=True, check=False).returncode == 0
+    )
+    if not has_trl:
         venv.EnvBuilder(with_pip=True).create(folder)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     return python
@@ -75,7 +81,8 @@ def main() -> None:
         pairs = export_pairs(Path(scratch) / "home")
         start = time.monotonic()
         command = [python, "-c", TRAINING_SCRIPT, pairs, model, Path(scratch) / "out", str(STEPS)]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        result = json.loads(output.splitlines()[-1])
     assert len(result["losses"]) == STEPS, result
     print(json.dumps({**result, "seconds": round(time.monotonic() - start, 1)}))
 

@@ -14,16 +14,17 @@ from distilabel.models.llms import OpenAILLM
 from distilabel.pipeline import Pipeline
 from distilabel.steps.tasks import TextGeneration
 
-STEPS = {
+TEMPLATE_BY_STEP = {
     "attack": "Problem {{ number }}. Write a harder one.\nQUESTION: SOLUTION: ANSWER: REFLECTION:",
     "validate": "Say VALID or INVALID.\nProblem: {{ attack }}\nCONFIDENCE:",
     "defend": "Solve it.\nProblem: {{ attack }}\nANALYSIS: SOLUTION: ANSWER:",
     "evaluate": "Say CORRECT or INCORRECT.\nReference answer: 1\nIts answer: 2\n{{ attack }} {{ defend }}\nCONFIDENCE:",
 }
+"""The prompt of each step; a step's reply is a column that later prompts contain."""
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of this process and its children."""
+def measure_cpu_seconds() -> float:
+    """The CPU seconds of this process and its children so far."""
     usages = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -33,8 +34,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with Pipeline(name="duel") as pipeline:
         previous_step = None
-        for name, template in STEPS.items():
-            columns = [word for word in ("number", *STEPS) if f"{{{{ {word} }}}}" in template]
+        for name, template in TEMPLATE_BY_STEP.items():
+            columns = [column for column in ("number", *TEMPLATE_BY_STEP) if f"{{{{ {column} }}}}" in template]
             step = TextGeneration(
                 name=name, llm=OpenAILLM(model="token-server", base_url=url, api_key="none"), template=template,
                 columns=columns, output_mappings={"generation": name}, input_batch_size=batch,
@@ -42,14 +43,12 @@ def main() -> None:
             if previous_step is not None:
                 previous_step >> step
             previous_step = step
-    wall_start, cpu_start = time.perf_counter(), cpu_seconds()
-    datasets = pipeline.run(
-        dataset=[{"number": number} for number in range(rows)], dataset_batch_size=batch, use_cache=False
-    )
-    row_count = len(datasets["default"]["train"])
-    print(
-        json.dumps({"rows": row_count, "wall_s": time.perf_counter() - wall_start, "cpu_s": cpu_seconds() - cpu_start})
-    )
+    wall_start, cpu_start = time.perf_counter(), measure_cpu_seconds()
+    numbers = [{"number": number} for number in range(rows)]
+    datasets = pipeline.run(dataset=numbers, dataset_batch_size=batch, use_cache=False)
+    wall_s = time.perf_counter() - wall_start
+    cpu_s = measure_cpu_seconds() - cpu_start
+    print(json.dumps({"rows": len(datasets["default"]["train"]), "wall_s": wall_s, "cpu_s": cpu_s}))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WORDS_PER_PAGE = 280
-"""Words that count as one page in formats without pages."""
+"""The number of words that count as one page in formats without pages."""
 SECTIONS_PER_DOCUMENT = 12
 SECTIONS_PER_PAGE = 3
+"""The number of sections on one page of a PDF file."""
 SUFFIXES = (".pdf", ".docx", ".html", ".md", ".txt")
+"""The formats, which take turns from document to document."""
 ADJECTIVES = (
     "blue", "small", "mobile", "old", "quiet", "double", "narrow", "heated", "cooled", "spare", "heavy", "covered",
     "digital", "manual", "upper", "lower", "eastern", "western", "rapid", "sealed", "wide", "round", "tall", "folding",
@@ -52,7 +54,13 @@ class Section:
     sentences: tuple[str, ...]
 
     @property
+    def text(self) -> str:
+        """All sentences in one paragraph."""
+        return " ".join(self.sentences)
+
+    @property
     def words(self) -> int:
+        """The number of words of the heading and the sentences."""
         return sum(len(sentence.split()) for sentence in (self.heading, *self.sentences))
 
 
@@ -62,26 +70,28 @@ def write_guidelines(folder: Path, pages: int, seed: int = 0) -> tuple[int, int]
     An existing folder is kept, and its numbers are counted again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    documents, written_pages = 0, 0
+    document_count = 0
+    written_pages = 0
     for name, sections in _compose_documents(random.Random(seed)):
         if written_pages >= pages:
             break
-        path = folder / f"{name}{SUFFIXES[documents % len(SUFFIXES)]}"
+        path = folder / f"{name}{SUFFIXES[document_count % len(SUFFIXES)]}"
         written_pages += _count_pages(path, sections)
-        documents += 1
+        document_count += 1
         if not path.exists():
             _write_document(path, sections)
-    return documents, written_pages
+    return document_count, written_pages
 
 
 def _count_pages(path: Path, sections: Sequence[Section]) -> int:
+    """The number of pages of a document with these sections, in the format of `path`."""
     if path.suffix == ".pdf":
         return math.ceil(len(sections) / SECTIONS_PER_PAGE)
     return sum(section.words for section in sections) // WORDS_PER_PAGE
 
 
 def _compose_documents(rng: random.Random) -> Iterator[tuple[str, list[Section]]]:
-    """The names and sections of documents: four reference documents, then eight about devices, and so on."""
+    """Yield the names and sections of documents: four reference documents, then eight about devices, and so on."""
     devices = [f"{adjective} {noun}" for noun in NOUNS for adjective in ADJECTIVES]
     rng.shuffle(devices)
     references = [
@@ -92,19 +102,20 @@ def _compose_documents(rng: random.Random) -> Iterator[tuple[str, list[Section]]
     ]
     for volume in range(1, 1000):
         for name, sections in references:
-            yield (
-                f"{name}-{volume}",
-                [section for section, _ in zip(sections, range(SECTIONS_PER_DOCUMENT), strict=False)],
-            )
+            yield f"{name}-{volume}", _take_sections(sections)
         for index in range(8):
             department = DEPARTMENTS[(8 * volume + index) % len(DEPARTMENTS)]
             document_devices = [devices.pop() for _ in range(SECTIONS_PER_DOCUMENT) if devices]
             if not document_devices:
                 return
-            yield (
-                f"{department.replace(' ', '-')}-{volume}",
-                [_describe_device(device, department, rng) for device in document_devices],
-            )
+            device_sections = [_describe_device(device, department, rng) for device in document_devices]
+            yield f"{department.replace(' ', '-')}-{volume}", device_sections
+
+
+def _take_sections(sections: Iterator[Section]) -> list[Section]:
+    """The sections of the next reference document of a series."""
+    # `zip` consumes one section more than it returns, and so changes the random numbers of later sections.
+    return [section for section, _ in zip(sections, range(SECTIONS_PER_DOCUMENT), strict=False)]
 
 
 def _describe_device(device: str, department: str, rng: random.Random) -> Section:
@@ -189,32 +200,28 @@ def _describe_supplier(supplier: str, department: str, rng: random.Random) -> Se
 
 
 def _shuffle_tail(sentences: Sequence[str], rng: random.Random) -> list[str]:
-    """The first sentence, which names the subject, and the others in any order."""
+    """The first sentence, which names the subject, and the others in random order."""
     subject_sentence, *other_sentences = sentences
     return [subject_sentence, *rng.sample(other_sentences, len(other_sentences))]
 
 
-# Formats
-
-
 def _write_document(path: Path, sections: Sequence[Section]) -> None:
+    """Write a document in the format of `path`."""
     title = path.stem.replace("-", " ")
     if path.suffix == ".pdf":
         _write_pdf(path, title, sections)
     elif path.suffix == ".docx":
         _write_docx(path, sections)
     elif path.suffix == ".html":
-        body = "".join(
-            f"<h2>{html.escape(section.heading)}</h2><p>{html.escape(' '.join(section.sentences))}</p>"
-            for section in sections
-        )
+        elements = [
+            f"<h2>{html.escape(section.heading)}</h2><p>{html.escape(section.text)}</p>" for section in sections
+        ]
+        body = "".join(elements)
         path.write_text(f"<html><head><title>{title}</title></head><body>{body}</body></html>", encoding="utf-8")
     else:
         heading_mark = "## " if path.suffix == ".md" else ""
-        path.write_text(
-            "".join(f"{heading_mark}{section.heading}\n\n{' '.join(section.sentences)}\n\n" for section in sections),
-            encoding="utf-8",
-        )
+        paragraphs = [f"{heading_mark}{section.heading}\n\n{section.text}\n\n" for section in sections]
+        path.write_text("".join(paragraphs), encoding="utf-8")
 
 
 def _write_pdf(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -226,18 +233,18 @@ def _write_pdf(path: Path, title: str, sections: Sequence[Section]) -> None:
     with PdfPages(path, metadata={"Title": title}) as pdf:
         for start in range(0, len(sections), SECTIONS_PER_PAGE):
             page = sections[start : start + SECTIONS_PER_PAGE]
-            texts = [f"{section.heading}\n\n{textwrap.fill(' '.join(section.sentences), 80)}" for section in page]
+            texts = [f"{section.heading}\n\n{textwrap.fill(section.text, 80)}" for section in page]
             figure = Figure(figsize=(8.3, 11.7))
             figure.text(0.08, 0.94, "\n\n\n".join(texts), va="top", fontsize=10)
             pdf.savefig(figure)
 
 
 def _write_docx(path: Path, sections: Sequence[Section]) -> None:
-    """A minimal Word document: headings and paragraphs."""
+    """Write a minimal Word document with headings and paragraphs."""
     namespace = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
     paragraphs = "".join(
         f'<w:p><w:pPr><w:pStyle w:val="H"/></w:pPr><w:r><w:t>{html.escape(section.heading)}</w:t></w:r></w:p>'
-        f"<w:p><w:r><w:t>{html.escape(' '.join(section.sentences))}</w:t></w:r></w:p>"
+        f"<w:p><w:r><w:t>{html.escape(section.text)}</w:t></w:r></w:p>"
         for section in sections
     )
     style = f'<w:styles {namespace}><w:style w:styleId="H"><w:name w:val="heading 1"/></w:style></w:styles>'

@@ -1,5 +1,5 @@
-"""The run to which a measurement's calls belong: its id, and a profile in which one managed vLLM server serves all
-roles.
+"""Finds the run to which a measurement's calls belong, and writes its profile, in which one managed vLLM server serves
+all roles.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-PYTHON = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
+VLLM_PYTHON = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
 PROFILE = """
 concurrency = {concurrency}
 embedder = "hashing"
@@ -42,17 +42,16 @@ def write_profile(
     path: Path, endpoint: str, model: str, *, context: int, concurrency: int, attacker_settings: str = ""
 ) -> str:
     """Write the profile to `path`, and return the path. `attacker_settings` are more lines of the attacker's table."""
-    path.write_text(
-        PROFILE.format(
-            endpoint=endpoint, model=model, python=PYTHON, context=context, concurrency=concurrency,
-            attacker_settings=attacker_settings,
-        )
+    text = PROFILE.format(
+        endpoint=endpoint, model=model, python=VLLM_PYTHON, context=context, concurrency=concurrency,
+        attacker_settings=attacker_settings,
     )  # fmt: skip
+    path.write_text(text)
     return str(path)
 
 
 def find_run(home: Home, name: str) -> str:
-    """The id of the measurement's run; "" if it was not started."""
+    """The id of the run with this name; "" if it was not created."""
     try:
         with LedgerView(home.ledger) as view:
             return str(view.find_run(name)["id"])
