@@ -104,7 +104,8 @@ def find_exit_cause(log_tail: str, code: int | None) -> tuple[str, str]:
     If no known cause matches, `code` decides: the exit code of the server, None if it did not exit.
     """
     for cause in _CAUSES:
-        if match := re.search(cause.pattern, log_tail, re.IGNORECASE | re.MULTILINE):
+        match = re.search(cause.pattern, log_tail, re.IGNORECASE | re.MULTILINE)
+        if match:
             return cause.meaning.format(*match.groups()), cause.fix.format(*match.groups())
     if code == KILLED_EXIT_CODE:
         return "it was killed, probably by the kernel because memory ran out", "free memory, or serve a smaller model"
@@ -112,6 +113,7 @@ def find_exit_cause(log_tail: str, code: int | None) -> tuple[str, str]:
 
 
 def quote_last_lines(log_tail: str, count: int = 5) -> list[str]:
-    """The last `count` lines of a log that are not blank, shortened and without vLLM's prefix."""
+    """The last `count` lines of a log that are not blank, without vLLM's prefix and shortened to 300 characters."""
     lines = [re.sub(r"^\(\w+ pid=\d+\) ", "", line).strip()[:300] for line in log_tail.splitlines()]
-    return [line for line in lines if line][-count:]
+    nonblank_lines = [line for line in lines if line]
+    return nonblank_lines[-count:]

@@ -19,9 +19,9 @@ from nanoflux_models.parallel import build_parallel_flags
 MARK_VARIABLE = "NANOFLUX_SERVER"
 """The environment variable that marks every process of a server, including orphaned processes."""
 DEFAULT_CONTEXT = 8192
-"""The default context of a server in tokens; the reasoning tokens of a thinking model are added to it."""
+"""The default context of a server in tokens; for a thinking model, its reasoning tokens are added."""
 DEFAULT_RANK = 16
-"""The default of the highest rank that an adapter on a server may have."""
+"""The default limit of the rank of a server's adapters."""
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
@@ -124,6 +124,7 @@ class Launch:
         return self.interpreter.entry[-1] == "serve"
 
     def _build_python_command(self) -> list[str]:
+        """The command line without options."""
         return [str(self.interpreter.path), "-m", *self.interpreter.entry]
 
     def _build_options(self, port: int) -> list[str]:

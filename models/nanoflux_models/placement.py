@@ -155,12 +155,12 @@ def place_models(
     largest_first = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
     indices = [index for index, gib in enumerate(gpus) if gib]
     gpu_sizes = [gpus[index] for index in indices]
-    servers = _place_demands(largest_first, gpu_sizes)
-    if servers is None:
+    placed_servers = _place_demands(largest_first, gpu_sizes)
+    if placed_servers is None:
         return _build_refusal(largest_first, gpu_sizes, smaller_models or {})
     demand_by_name = {demand.name: demand for demand in demands}
-    servers = _distribute_rest(servers, demand_by_name, gpu_sizes, fill_gpus)
-    servers = [replace(server, gpus=tuple(indices[gpu] for gpu in server.gpus)) for server in servers]
+    enlarged_servers = _distribute_rest(placed_servers, demand_by_name, gpu_sizes, fill_gpus)
+    servers = [replace(server, gpus=tuple(indices[gpu] for gpu in server.gpus)) for server in enlarged_servers]
     weights_by_name = {demand.name: demand.weights_gib * demand.copies for demand in demands}
     return Placement(
         tuple(_add_capacity(server, demand_by_name[server.name], gpus) for server in servers),

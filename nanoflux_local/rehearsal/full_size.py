@@ -115,18 +115,19 @@ def _measure_model(
     """
     launches: list[Launch] = []  # one launch, once `start` has run
     model = endpoint.model
-    used_gib = _read_used_gib()
+    used_gib_before = _read_used_gib()
 
     def start() -> str:
         launches.append(_make_launch(endpoint, resources_and_sleep_group, environment, load))
-        start_s = time.monotonic()
+        start_time = time.monotonic()
         environment.serve(launches[0])
-        _complete(ServerClient(environment.servers[model].url), model, prompt_ids=[1] * 8, token_count=1)
-        return f"answered {time.monotonic() - start_s:.0f} s after its start"
+        client = ServerClient(environment.servers[model].url)
+        _complete(client, model, prompt_ids=[1] * 8, token_count=1)
+        return f"answered {time.monotonic() - start_time:.0f} s after its start"
 
     if not report.perform("serve", model, start):
         return
-    report.perform("memory", model, lambda: _compare_memory(launches[0], used_gib))
+    report.perform("memory", model, lambda: _compare_memory(launches[0], used_gib_before))
     report.perform("throughput", model, lambda: _measure_throughput(model, concurrency, environment, load))
     report.perform("sleep and wake", model, lambda: _measure_wake_up(launches[0], environment))
 
@@ -155,17 +156,15 @@ def _install_without_weights(manifest: Manifest, environment: RehearsalEnvironme
         family = replace(family, full_configs={manifest.name: family.tiny_config})
     write_without_weights(family, folder, manifest.name)
     files = record_files(folder)
-    write_record(
-        folder,
-        WeightsRecord(
-            name=manifest.name,
-            kind=manifest.kind,
-            licence=manifest.licence,
-            source={"kind": "file"},
-            files=files,
-            revision=compute_revision(files),
-        ),
+    record = WeightsRecord(
+        name=manifest.name,
+        kind=manifest.kind,
+        licence=manifest.licence,
+        source={"kind": "file"},
+        files=files,
+        revision=compute_revision(files),
     )
+    write_record(folder, record)
 
 
 def _read_used_gib() -> list[float]:
@@ -211,10 +210,10 @@ def _measure_throughput(model: str, concurrency: int, environment: RehearsalEnvi
     """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(environment.servers[model].url)
     prompts = [_make_prompt(number, load.prompt_tokens) for number in range(concurrency)]
-    start_s = time.monotonic()
+    start_time = time.monotonic()
     with ThreadPoolExecutor(concurrency) as pool:
         completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.completion_tokens), prompts))
-    seconds = time.monotonic() - start_s
+    seconds = time.monotonic() - start_time
     return (
         f"{completion_tokens / seconds:.0f} completion tokens/s over {concurrency} concurrent requests of "
         f"{load.prompt_tokens} prompt and {load.completion_tokens} completion tokens, in {seconds:.1f} s"
@@ -239,8 +238,8 @@ def _measure_wake_up(launch: Launch, environment: RehearsalEnvironment) -> str:
         raise StepSkipped("it shares its GPU with no other model" if has_gpu else "vLLM's sleep mode needs a GPU")
     client = ServerClient(environment.servers[launch.model].url)
     client.sleep()
-    start_s = time.monotonic()
+    start_time = time.monotonic()
     client.wake()
-    seconds = time.monotonic() - start_s
+    seconds = time.monotonic() - start_time
     client.sleep()
     return f"wakes in {seconds:.1f} s"

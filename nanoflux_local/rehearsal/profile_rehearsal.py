@@ -52,12 +52,12 @@ from nanoflux_models.weights import import_path, weights_dir
 
 DOMAIN = "starter"
 ITEM_COUNT = 20
-"""The number of test items that are evaluated."""
+"""The number of items of the benchmark's test split that are evaluated."""
 GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
 MAX_PLANNED_GPUS = 8
 """The largest number of GPUs for which a profile is planned on a machine without GPUs."""
-OVERRIDES = merge_tables(
+RUN_OVERRIDES = merge_tables(
     RULE_SETS[PAPER],
     {
         "rules": PAPER,
@@ -67,7 +67,8 @@ OVERRIDES = merge_tables(
         "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
     },
 )
-"""The settings of a rehearsed run. No check is enabled, since the stand-ins are not fitted to the prompts of checks."""
+"""The settings that a rehearsed run replaces in its profile. No check is enabled, since the stand-ins are not fitted to
+the prompts of checks."""
 WIDE_SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
 """The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, to which only a
 wider model can be fitted."""
@@ -131,7 +132,7 @@ def rehearse_all(environment: RehearsalEnvironment, reports: Sequence[RehearsalR
 
 
 def _configure(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> _ProfileState | None:
-    """Resolve and plan the profile; None if its configuration fails."""
+    """Perform the steps `profile` and `plan`. Return the state of the rehearsal; None if the step `profile` failed."""
     state: _ProfileState | None = None
 
     def configure() -> str:
@@ -160,7 +161,7 @@ def _resolve_profile(profile: str, environment: RehearsalEnvironment) -> RunConf
     values = load_profile(profile)
     endpoint_tables = values.get("endpoints", {})
     on_cpu = not list_gpu_gib() or environment.prepare_interpreter().serves_on_cpu
-    overrides = merge_tables(OVERRIDES, environment.build_overrides(endpoint_tables, on_cpu))
+    overrides = merge_tables(RUN_OVERRIDES, environment.build_overrides(endpoint_tables, on_cpu))
     config = resolve(DOMAIN, profile, overrides, environment.home)
     in_process_names = [name for name in config.role_endpoints if config.endpoints[name].interface == "in_process"]
     if in_process_names:
@@ -190,7 +191,7 @@ def _plan_servers(workloads: list[Workload]) -> str:
     placements = [plan_servers(workloads, option) for option in gpu_options]
     fitting_options = [index for index, placement in enumerate(placements) if placement.fits]
     if not fitting_options:
-        raise NanofluxError(placements[-1].refusal, "; ".join(placements[-1].would_fit))
+        raise NanofluxError(placements[-1].refusal, "use one of: " + "; ".join(placements[-1].would_fit))
     placement = placements[fitting_options[0]]
     chosen_gpus = gpu_options[fitting_options[0]]
     origin = "of this machine" if gpus else "(planned: this machine has none)"
