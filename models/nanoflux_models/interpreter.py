@@ -93,7 +93,7 @@ def find_interpreter(path: str = "") -> Interpreter:
 @lru_cache
 def _query_interpreter(path: Path) -> Interpreter | None:
     """The interpreter at `path` with the versions of its packages; None if it cannot be started or has no vLLM."""
-    command = [path, "-c", _VLLM_QUERY]
+    command = [str(path), "-c", _VLLM_QUERY]
     try:  # the query runs in /, since `python -c` would import modules from the working directory
         result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=60)
         facts = json.loads(result.stdout)

@@ -129,7 +129,7 @@ class Launch:
 
     def _build_options(self, port: int) -> list[str]:
         """The options that this project sets for every server, except those that spread a model over GPUs."""
-        options = [] if self._uses_vllm_serve else ["--model"]
+        options: list[str] = [] if self._uses_vllm_serve else ["--model"]
         options += [
             str(self.weights), "--served-model-name", self.model, "--host", "127.0.0.1", "--port", str(port),
             "--max-model-len", str(self.max_model_len),
