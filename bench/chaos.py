@@ -219,10 +219,10 @@ class Matrix:
             with _record_repeats(trial):
                 process = trial.start_process()
                 calls_at_failure = self._choose_call_count(trial, rng)
-                while process.poll() is None and (
-                    len(trial.sent_keys()) < calls_at_failure or _read_status(trial) != "running"
-                ):
+                is_due = False
+                while process.poll() is None and not is_due:
                     time.sleep(0.01)
+                    is_due = len(trial.sent_keys()) >= calls_at_failure and _read_status(trial) == "running"
                 if process.poll() is None:
                     statuses.add(_read_status(trial))
                 process.kill()
@@ -378,7 +378,10 @@ def _format_line(name: str, *cells: object) -> str:
 def enter_mount_namespace() -> None:
     """Restart as root of a new namespace, where a tmpfs can be mounted, if this machine allows it."""
     unshare = ["unshare", "-rm"]
-    if "NANOFLUX_CHAOS" not in os.environ and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
+    if "NANOFLUX_CHAOS" in os.environ:  # this process is in the new namespace
+        return
+    can_unshare = subprocess.run([*unshare, "true"], capture_output=True).returncode == 0
+    if can_unshare:
         os.environ["NANOFLUX_CHAOS"] = "unshared"
         os.execvp(unshare[0], [*unshare, sys.executable, *sys.argv])
 
@@ -395,11 +398,10 @@ def main() -> None:
     selected_names = options.only or [*FAILURES, "endpoint faults"]
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder), options.turns, options.times, options.kills, options.seed)
-        results = [
-            matrix.measure_failure(name, getattr(matrix, failure))
-            for name, failure in FAILURES.items()
-            if name in selected_names
-        ]
+        results = []
+        for name, method in FAILURES.items():
+            if name in selected_names:
+                results.append(matrix.measure_failure(name, getattr(matrix, method)))
         if "endpoint faults" in selected_names:
             results.append(compare_with_faulty_server(matrix))
         print(format_table(results))

@@ -59,6 +59,7 @@ class MeasuredSolution:
     decision: bool | None = None
 
     def as_judged(self) -> JudgedSolution:
+        """This solution in the form of a trial's result, from which rates are computed."""
         return JudgedSolution(self.solution.kind, self.decision, tuple(self.findings.values()))
 
 
@@ -133,10 +134,12 @@ async def _apply_steps(
 
 
 async def _examine(check: Any, measured: MeasuredSolution, draw: Draw, call: Any) -> None:
+    """Apply a check to a solution, and store its finding."""
     measured.findings[check.name] = await check.examine(measured.solution.attack, draw, call)
 
 
 async def _judge(judge: CheckingJudge, measured: MeasuredSolution, draw: Draw, call: Any) -> None:
+    """Let the judge decide about a solution without any check, and store the decision."""
     verdict = await judge.judge.validate(measured.solution.attack, draw, call)
     measured.is_judged = True
     measured.decision = verdict.positive if isinstance(verdict, Verdict) else None
@@ -144,7 +147,10 @@ async def _judge(judge: CheckingJudge, measured: MeasuredSolution, draw: Draw, c
 
 def show(measured: Sequence[MeasuredSolution]) -> None:
     """Print the rates of each rule over the solutions for which all of its steps were measured."""
-    check_names = list(dict.fromkeys(name for solution in measured for name in solution.findings))
+    findings_of_all: dict[str, Finding] = {}
+    for solution in measured:
+        findings_of_all |= solution.findings
+    check_names = list(findings_of_all)
     judged = [solution for solution in measured if solution.is_judged]
     unjudged = sum(solution.decision is None for solution in judged)
     print(f"{len(measured)} known solutions; {len(judged)} judged, {unjudged} of them without a verdict")

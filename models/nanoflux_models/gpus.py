@@ -128,6 +128,7 @@ def _abandon(child: "subprocess.Popen[str]") -> None:
 
 @lru_cache
 def _survey(nvidia_smi: str) -> Survey:
+    """The GPUs that the program `nvidia_smi` lists."""
     lines, problem = query_gpus(nvidia_smi, "name,memory.total,driver_version")
     gpus: list[Gpu] = []
     for line in lines:

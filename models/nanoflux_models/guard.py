@@ -145,6 +145,7 @@ def _wrap_lookup(look_up: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_address(sock: socket.socket, address: Any) -> None:
+    """Raise OutsideError unless a socket may send to an address."""
     if sock.family in LOCAL_FAMILIES or address is None:
         return
     if sock.family not in INTERNET_FAMILIES:
@@ -154,6 +155,7 @@ def _check_address(sock: socket.socket, address: Any) -> None:
 
 
 def _check_host(host: Any) -> None:
+    """Raise OutsideError unless a host is allowed or on this machine."""
     normalized = _normalize(host)
     if (
         normalized not in LOCAL_NAMES

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,18 +91,19 @@ def download(repo: str, revision: str, folder: Path) -> Snapshot:
 
     api = HfApi()
     commit = str(api.repo_info(repo, revision=revision).sha)
-    files = [
-        RemoteFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
-        for entry in api.list_repo_tree(repo, recursive=True, revision=commit)
-        if isinstance(entry, RepoFile) and is_wanted(Path(entry.path))
-    ]
+    files = []
+    for entry in api.list_repo_tree(repo, recursive=True, revision=commit):
+        if isinstance(entry, RepoFile) and is_wanted(Path(entry.path)):
+            sha256 = entry.lfs.sha256 if entry.lfs else ""
+            files.append(RemoteFile(entry.path, entry.size, sha256, entry.blob_id))
     if not any(file.path.endswith(".safetensors") for file in files):
         raise HubError(f"{repo} has no .safetensors file", "choose a repository that publishes safetensors")
     _remove_other_files(folder, files)
-    missing = [file for file in files if not file.is_intact(folder / file.path)]
-    _require_space(folder, repo, sum(file.size for file in missing) - _sum_part_sizes(folder, missing))
+    missing_files = [file for file in files if not file.is_intact(folder / file.path)]
+    missing_bytes = sum(file.size for file in missing_files) - _sum_part_sizes(folder, missing_files)
+    _require_space(folder, repo, missing_bytes)
     with _report_progress(folder, files), ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-        downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
+        downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing_files]
         finished_downloads, _ = wait(downloads, return_when=FIRST_EXCEPTION)
         for finished_download in finished_downloads:
             error = finished_download.exception()
@@ -119,6 +121,11 @@ class HubError(Exception):
 
 
 def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> None:
+    """Download one file into `folder`, resuming an earlier download, and check its hash.
+
+    Raises:
+        HubError: the hash is not the one that the hub lists.
+    """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.file_download import http_get
 

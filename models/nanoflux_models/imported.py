@@ -59,7 +59,8 @@ def manifest_path(name: str, home: Path) -> Path:
 
 def summarize_manifest(manifest: Manifest) -> str:
     """The main facts of a manifest in one line."""
-    memory, chat = manifest.memory, manifest.chat
+    memory = manifest.memory
+    chat = manifest.chat
     facts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
     if memory:
         facts += [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache per token"]
@@ -96,7 +97,8 @@ def derive_manifest(name: str, folder: Path, home: Path) -> Manifest:
     inherited = _inherit_manifest(name, folder, home)
     if inherited:
         return inherited
-    config, tensors = read_json(folder / "config.json"), read_tensors(folder)
+    config = read_json(folder / "config.json")
+    tensors = read_tensors(folder)
     sizes = compute_sizes(tensors, read_text_config(folder), find_packed_bits(config))
     architectures = config.get("architectures") or [""]
     architecture = architectures[0]

@@ -85,7 +85,8 @@ def find_interpreter(path: str = "") -> Interpreter:
             raise ServerError(f"{configured} ({origin}) is not a Python interpreter with vLLM", fix)
         return interpreter
     for candidate in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
-        if candidate.is_file() and (interpreter := _query_interpreter(candidate)):
+        interpreter = _query_interpreter(candidate) if candidate.is_file() else None
+        if interpreter:
             return interpreter
     raise ServerError("vLLM is not installed, so no model can be served", fix)
 

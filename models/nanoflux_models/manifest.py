@@ -46,6 +46,7 @@ class WheelSource(ManifestTable):
 
     @model_validator(mode="after")
     def _check_member_or_prefix(self) -> Self:
+        """Require either a member, with its SHA-256, or a prefix."""
         if bool(self.member) == bool(self.prefix):
             raise ValueError("set either `member` (one file) or `prefix` (a folder), not both")
         if self.member and list(self.sha256) != [Path(self.member).name]:
@@ -143,6 +144,7 @@ class Parallel(ManifestTable):
 
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:
+        """Require that the GPUs can be spread evenly over the nodes, and an address if vLLM connects them itself."""
         if self.gpus % self.nodes:
             raise ValueError(
                 f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes} nodes"
@@ -169,6 +171,7 @@ class Thresholds(ManifestTable):
 
     @model_validator(mode="after")
     def _check_defaults(self) -> Self:
+        """Require a default threshold for questions and for solutions."""
         missing = [key for key in ("question", "solution") if "default" not in getattr(self, key)]
         if missing:
             raise ValueError(f"no `default` in {' and '.join(missing)}")
@@ -209,6 +212,7 @@ class Manifest(ManifestTable):
 
     @model_validator(mode="after")
     def _check_embedder_table(self) -> Self:
+        """Require the table [embedder] for embedders, and only for them."""
         if (self.kind == "embedder") != (self.embedder is not None):
             raise ValueError('kind = "embedder" needs an [embedder] table, and no other kind may have one')
         return self

@@ -70,6 +70,7 @@ class Demand:
         return self._with_sequences(1)
 
     def _with_sequences(self, sequences: int) -> "Demand":
+        """This demand with another number of concurrent requests."""
         return replace(self, sequences=sequences, kv_gib=self.request_gib * sequences)
 
     def compute_share(self, width: int, gpu_gib: float) -> float:

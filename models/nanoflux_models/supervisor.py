@@ -277,6 +277,7 @@ def _close_afterwards(descriptor: int) -> Iterator[None]:
 
 
 def _is_port_free(port: int) -> bool:
+    """Whether no process uses a port on loopback."""
     try:
         return find_free_port(port) == port
     except ServerError:

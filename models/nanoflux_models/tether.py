@@ -15,7 +15,8 @@ PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> None:
     """Set the death signal, check that the parent is still alive, and execute COMMAND."""
-    parent, command = int(arguments[0]), arguments[1:]
+    parent = int(arguments[0])
+    command = arguments[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:

@@ -8,6 +8,7 @@ from nanoflux_local.errors import DataError
 from nanoflux_local.records import canonical_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The names of the two files of an adapter in PEFT's format."""
 
 
 def adapter_hash(folder: Path) -> str:

@@ -207,11 +207,12 @@ def _refuse_unfit_tensors(source: Path, config: Mapping[str, Any], base_folder: 
             f"the adapter also contains {other_kind}, which vLLM does not serve: {_format_tensors(other_tensors)}", _FIX
         )
     required_shapes = _list_required_shapes(config, base_folder, base_name)
-    differences = [
-        f"{name} is {_format_shape(saved_shapes[name])}, {base_name} requires {_format_shape(required_shapes[name])}"
-        for name in sorted(saved_shapes.keys() & required_shapes.keys())
-        if saved_shapes[name] != required_shapes[name]
-    ]
+    differences = []
+    for name in sorted(saved_shapes.keys() & required_shapes.keys()):
+        if saved_shapes[name] != required_shapes[name]:
+            saved_shape = _format_shape(saved_shapes[name])
+            required_shape = _format_shape(required_shapes[name])
+            differences.append(f"{name} is {saved_shape}, {base_name} requires {required_shape}")
     tensors_by_problem = {
         "tensors of other sizes": differences,
         f"tensors for layers that {base_name} lacks": sorted(saved_shapes.keys() - required_shapes.keys()),

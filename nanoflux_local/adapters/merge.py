@@ -65,6 +65,7 @@ class MergeRecord:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """The contents of `nanoflux-merged.json`."""
         return {
             "schema": 1,
             "kind": "merged",
@@ -98,7 +99,8 @@ def find_base(adapter: Adapter, home: Path) -> Path:
         RefusedError: a different revision of the base is installed.
         ModelsError: the base is not installed.
     """
-    name, trained_revision = adapter.base.name, adapter.base.revision
+    name = adapter.base.name
+    trained_revision = adapter.base.revision
     folder = weights_dir(name, home)
     installed_revision = read_record(folder).revision
     if trained_revision and installed_revision != trained_revision:

@@ -172,6 +172,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _find_version(package: str) -> str:
+    """The installed version of a package; "unknown" if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -171,6 +171,7 @@ class _HostedServer:
         self.url = asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(60)
 
     def close(self) -> None:
+        """Stop the server, and end its thread."""
         asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(60)

@@ -97,7 +97,8 @@ def _encode_exchanges(
         chats.append([{"role": message.role, "content": message.content} for message in messages])
     prompts, replies = encode(chats, [family.render_reply(REASONING, exchange.reply) for exchange in exchanges])
     if not _has_separate_head(family):
-        end_of_turn, end_of_sequence = family.control_tokens[family.end_tokens[-1]], family.control_tokens[family.eos]
+        end_of_turn = family.control_tokens[family.end_tokens[-1]]
+        end_of_sequence = family.control_tokens[family.eos]
         replies = [[*reply[:-1], end_of_sequence] if reply[-1] == end_of_turn else reply for reply in replies]
     return [_EncodedExchange(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
 
@@ -188,7 +189,8 @@ def _read_states(model: Any, exchanges: Sequence[_EncodedExchange], position: in
     """
     import torch
 
-    states, token_ids = [], []
+    states = []
+    token_ids: list[int] = []
     for exchange in exchanges:
         reply = exchange.reply if position is None else exchange.reply[: position + 1]
         input_ids = torch.tensor([[*exchange.prompt, *reply]])

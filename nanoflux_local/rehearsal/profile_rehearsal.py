@@ -227,8 +227,11 @@ def _make_stand_in(state: _ProfileState, environment: RehearsalEnvironment, mode
     earlier_stand_ins = [name for step, name in environment.passed_steps if step == "stand-in"]
     stand_in_number = len(earlier_stand_ins)
     exchanges = _write_exchanges(state, environment, model, stand_in_number)
-    prompts = [message.content for exchange in exchanges for message in exchange.messages]
-    texts = [REASONING, *prompts, *(exchange.reply for exchange in exchanges)]
+    prompts: list[str] = []
+    for exchange in exchanges:
+        prompts += [message.content for message in exchange.messages]
+    replies = [exchange.reply for exchange in exchanges]
+    texts = [REASONING, *prompts, *replies]
     harmony_vocabulary = read_harmony_vocabulary(python) if family.model_type == "gpt_oss" else None
     folder = environment.home.root / "stand-ins" / model
     if harmony_vocabulary:

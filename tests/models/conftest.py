@@ -111,6 +111,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             self._answer_request()
 
         def _answer_request(self) -> None:
+            """Record the request, and answer it according to its path, token and repository."""
             path = urlsplit(self.path).path
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token))
@@ -136,6 +137,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             return self._answer_file_request(repo, commit, "/".join(segments[4:]))
 
         def _send_listing(self, repo: str, kind: str, files: dict[str, bytes], commit: str) -> None:
+            """Describe a commit if `kind` is "revision", else list its folders and files."""
             if kind == "revision":
                 body: Any = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
             else:
@@ -147,6 +149,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
 
         @staticmethod
         def _make_entry(name: str, content: bytes, listed_sizes: dict[str, int]) -> dict[str, Any]:
+            """A file in the listing of a commit."""
             size = listed_sizes.get(name, len(content))
             entry: dict[str, Any] = {"type": "file", "oid": hash_blob(content), "size": size, "path": name}
             if len(content) >= LFS_BYTES:
@@ -154,6 +157,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             return entry
 
         def _answer_file_request(self, repo: str, commit: str, name: str) -> None:
+            """Send a small file, or redirect to a large file on the CDN."""
             content = hub.repositories[repo].commits[commit].get(name)
             if content is None:
                 return self._refuse(404, "EntryNotFound", "Entry not found")
@@ -170,6 +174,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             return self._send_file(repo, commit, name)
 
         def _send_file(self, repo: str, commit: str, name: str) -> None:
+            """Send the requested range of a file, with the repository's faults."""
             repository = hub.repositories[repo]
             content = repository.commits[commit][name]
             if hub.on_file:
@@ -182,6 +187,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             self._send(content[start:], headers, 206 if start else 200, stall_after)
 
         def _send(self, body: bytes, headers: dict[str, str], status: int = 200, stall_after: int = 0) -> None:
+            """Send a response. If `stall_after` is set, send only that number of bytes; then the connection hangs."""
             self.send_response(status)
             for key, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(key, value)
@@ -198,6 +204,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _refuse(self, status: int, code: str, text: str) -> None:
+            """Send an error in the form of the public hub."""
             headers = {"X-Error-Message": text.replace("\x1b", "")}  # a header cannot contain control characters
             if code:
                 headers["X-Error-Code"] = code

@@ -30,6 +30,7 @@ def _render_reply(reasoning: str, answer: str) -> str:
 
 
 def _make_vision_config(hidden: int, intermediate: int, layers: int, heads: int, image: int) -> dict[str, object]:
+    """The configuration of the vision encoder for square images of `image` pixels per side."""
     return {
         "hidden_size": hidden,
         "image_size": image,

@@ -37,6 +37,7 @@ def _make_text_config(
     global_head_size: int,
     window: int,
 ) -> Json:
+    """The configuration of the text model. `window` is the width in tokens of the attention of sliding layers."""
     return {
         "attention_k_eq_v": True,
         "final_logit_softcapping": 30.0,

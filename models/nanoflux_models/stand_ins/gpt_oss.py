@@ -54,6 +54,7 @@ def read_harmony_vocabulary(python: Path) -> list[bytes]:
 
 
 def _render_reply(reasoning: str, answer: str) -> str:
+    """The reasoning in the channel `analysis`, then the answer in the channel `final`."""
     return (
         f"<|channel|>analysis<|message|>{reasoning}<|end|>"
         f"<|start|>assistant<|channel|>final<|message|>{answer}<|return|>"
@@ -63,6 +64,7 @@ def _render_reply(reasoning: str, answer: str) -> str:
 def _make_size_keys(
     hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, experts: int, experts_per_token: int
 ) -> Json:
+    """The configuration of a model of these sizes, without its quantisation."""
     return {
         "attention_bias": True,
         "eos_token_id": 200_002,
@@ -109,11 +111,8 @@ _CONTROL_TOKENS = {
     "<|message|>": 200_008,
     "<|call|>": 200_012,
 }
-_RESERVED_TOKENS = {
-    f"<|reserved_{number}|>": number
-    for number in range(VOCABULARY_SIZE, 201_088)
-    if number not in _CONTROL_TOKENS.values()
-}
+_RESERVED_IDS = set(range(VOCABULARY_SIZE, 201_088)) - set(_CONTROL_TOKENS.values())
+_RESERVED_TOKENS = {f"<|reserved_{token_id}|>": token_id for token_id in sorted(_RESERVED_IDS)}
 _MXFP4_CONFIG = {
     "modules_to_not_convert": [
         "model.layers.*.self_attn",

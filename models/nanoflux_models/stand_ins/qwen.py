@@ -44,6 +44,7 @@ _VOCABULARY = 4096
 def _make_size_keys(
     hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, theta: float, context: int
 ) -> Json:
+    """The keys of a configuration that all Qwen models here share. `theta` is the base of the rotary frequencies."""
     return {
         "attention_dropout": 0.0,
         "hidden_act": "silu",
@@ -82,6 +83,7 @@ def _make_tiny_keys(theta: float, context: int) -> Json:
 
 
 def _make_expert_keys(experts: int, experts_per_token: int, intermediate: int) -> Json:
+    """The keys of a configuration that describe experts, each with `intermediate` hidden units."""
     return {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
