@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
