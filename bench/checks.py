@@ -64,7 +64,7 @@ class MeasuredSolution:
 
 
 def resolve_config(options: argparse.Namespace, home: Home) -> RunConfig:
-    """The configuration of the measurement: GSM8K's train items, and greedy replies except for blind solutions."""
+    """The configuration of the run: its trial uses train items of GSM8K, and only blind solutions are sampled."""
     profile = write_profile(
         home.root / "checks-bench.toml", "coder", options.model, context=4096, concurrency=options.concurrency
     )

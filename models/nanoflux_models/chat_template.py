@@ -49,7 +49,9 @@ def require_template(name: str, folder: Path) -> None:
         ManifestError: the folder has none.
     """
     if not read_template(folder):
-        fix = f"import it again with one: nanoflux models import PATH --name {name} --chat-template TEMPLATE_FILE"
+        fix = (
+            f"import it again with a template: nanoflux models import PATH --name {name} --chat-template TEMPLATE_FILE"
+        )
         raise ManifestError(f"{name} has no chat template, which chat, training and evaluation need", fix)
 
 

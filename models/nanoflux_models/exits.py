@@ -109,7 +109,7 @@ def find_exit_cause(log_tail: str, code: int | None) -> tuple[str, str]:
             return cause.meaning.format(*match.groups()), cause.fix.format(*match.groups())
     if code == KILLED_EXIT_CODE:
         return "it was killed, probably by the kernel because memory ran out", "free memory, or serve a smaller model"
-    return "its log states no known cause", "read the log's last lines"
+    return "its log states no known cause", "read the last lines of the log"
 
 
 def quote_last_lines(log_tail: str, count: int = 5) -> list[str]:

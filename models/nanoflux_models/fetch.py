@@ -71,7 +71,7 @@ def fetch(
         files.mkdir(exist_ok=True)
         commit = _download_repository(source, files, progress, transfer)
     else:
-        fix = f"import them from a folder: nanoflux models import PATH --name {manifest.name}"
+        fix = f"import the weights from a folder: nanoflux models import PATH --name {manifest.name}"
         message = f"the weights of {manifest.name} cannot be downloaded: the manifest's source is a file"
         raise RefusedDownloadError(message, fix)
     for name, expected in source.sha256.items():

@@ -264,7 +264,7 @@ def read_manifest(path: Path) -> Manifest:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{path}: not TOML: {error}", "correct the file") from error
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}", "make it readable") from error
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}", "make the file readable") from error
     if manifest.name != path.stem:
         fix = f"set name = {path.stem!r}, or rename the file"
         raise ManifestError(f"{path}: key 'name': {manifest.name!r} differs from the file's name", fix)

@@ -59,7 +59,7 @@ class ServerClient:
         except ServerError as error:
             if not isinstance(error.__cause__, urllib.error.HTTPError):
                 raise
-            fix = "train it on layers that vLLM serves (target_modules), or evaluate it with --via merged"
+            fix = "train an adapter of layers that vLLM serves (target_modules), or evaluate this one with --via merged"
             raise ServerRefusedError(f"vLLM refuses adapter {name[:12]}: {error.message}", fix) from error
 
     def unload_adapter(self, name: str, drain_s: float = LOAD_TIMEOUT_S) -> None:
@@ -72,7 +72,7 @@ class ServerClient:
         while self.is_busy(name):
             if time.monotonic() > deadline:
                 problem = f"{self._root}: adapter {name[:16]} still has requests in flight after {drain_s:g} s"
-                raise ServerError(problem, "wait, then unload it again")
+                raise ServerError(problem, "wait for these requests, then unload the adapter again")
             time.sleep(0.1)
         if name in self.list_models():
             self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_TIMEOUT_S)
@@ -103,8 +103,8 @@ class ServerClient:
                 restores neither the adapters nor their layers (vllm#39934).
         """
         if level > 1 and accepts_adapters:
-            problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
-            raise ServerError(problem, "let it sleep at level 1, or start it without adapters")
+            problem = f"{self._root}: at sleep level {level}, the server would lose its adapters"
+            raise ServerError(problem, "let the server sleep at level 1, or start a server that accepts no adapters")
         self._send("POST", f"/sleep?level={level}", None, SLEEP_TIMEOUT_S)
 
     def wake(self) -> None:

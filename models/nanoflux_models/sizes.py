@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8-sig")))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{path.name}: not JSON: {error}", "copy it again") from error
+        raise ManifestError(f"{path.name}: not JSON: {error}", "copy the file again") from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -80,7 +80,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                     tensor_slice = file.get_slice(name)
                     tensors[name] = Tensor(tensor_slice.get_dtype(), math.prod(tensor_slice.get_shape()))
         except SafetensorError as error:
-            raise ManifestError(f"{path.name}: not a complete safetensors file: {error}", "copy it again") from error
+            message = f"{path.name}: not a complete safetensors file: {error}"
+            raise ManifestError(message, "copy the file again") from error
     return tensors
 
 

@@ -41,7 +41,10 @@ PICKLED = "adapter_model.bin"
 """The file in which older versions of PEFT store the weights."""
 MAX_LISTED = 3
 """The maximum number of tensors that a message names; the message states only the number of further tensors."""
-_FIX = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
+_FIX = (
+    "merge the adapter with the program that trained it, and install the merged model: "
+    "nanoflux models import FOLDER --name NAME"
+)
 _BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
 _REASON_BY_UNSUPPORTED_KEY = {
@@ -145,7 +148,7 @@ def _read_config(source: Path) -> dict[str, Any]:
         raise DataError(f"{source} is not a folder", f"pass the folder with {CONFIG} and {WEIGHTS}")
     if not (source / WEIGHTS).is_file():
         if (source / PICKLED).is_file():
-            fix = "save it again with PEFT's save_pretrained, which writes safetensors"
+            fix = "save the adapter again with PEFT's save_pretrained, which writes safetensors"
             raise DataError(f"{source / PICKLED} is pickled, and reading it would execute its code", fix)
         raise DataError(f"{source} has no {WEIGHTS}", "pass the folder that PEFT's save_pretrained wrote")
     try:
@@ -237,7 +240,8 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 tensor = file.get_tensor(name)
                 if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
                     raise DataError(
-                        f"tensor {name} of the adapter has values that are not finite numbers", "train it again"
+                        f"tensor {name} of the adapter has values that are not finite numbers",
+                        "train the adapter again",
                     )
                 shapes[name] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:

@@ -108,7 +108,7 @@ def find_base(adapter: Adapter, home: Path) -> Path:
             f"the adapter was trained on {name} of revision {trained_revision[:12]}, but {installed_revision[:12]} is "
             "installed"
         )
-        raise RefusedError(problem, "install the revision it was trained on, or train again on this one")
+        raise RefusedError(problem, "install the revision it was trained on, or train on the installed revision")
     return folder
 
 
@@ -135,7 +135,7 @@ def _refuse_quantised(base: Path) -> None:
     """Raise UsageError if the weights of the model in `base` are quantised."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
-        problem = f"the weights of {base.name} are quantised, and adding the adapter would lose most of it to rounding"
+        problem = f"the weights of {base.name} are quantised: rounding would remove most of the adapter's effect"
         raise UsageError(problem, "serve base and adapter together, or train on the model's unquantised weights")
 
 

@@ -55,7 +55,7 @@ def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: Reque
     """
     load = load or RequestLoad()
     if not list_gpu_gib() and not load.tiny:
-        fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
+        fix = "use a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
         raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
     for report in reports:
         environment = RehearsalEnvironment(user_home)
@@ -235,7 +235,7 @@ def _measure_wake_up(launch: Launch, environment: RehearsalEnvironment) -> str:
     """Measure the seconds to wake up. Afterwards the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
         has_gpu = bool(list_gpu_gib())
-        raise StepSkipped("it shares its GPU with no other model" if has_gpu else "vLLM's sleep mode needs a GPU")
+        raise StepSkipped("the model shares its GPU with no other" if has_gpu else "vLLM's sleep mode needs a GPU")
     client = ServerClient(environment.servers[launch.model].url)
     client.sleep()
     start_time = time.monotonic()

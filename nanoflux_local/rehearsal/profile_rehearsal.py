@@ -431,7 +431,7 @@ def _sleep_and_wake(state: _ProfileState, environment: RehearsalEnvironment, mod
     if environment.prepare_interpreter().serves_on_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:
-        raise StepSkipped("it shares its GPU with no other model")
+        raise StepSkipped("the model shares its GPU with no other")
     client = ServerClient(environment.servers[model].url)
     client.sleep()
     client.wake()

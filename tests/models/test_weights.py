@@ -128,7 +128,7 @@ def test_failed_package_download_names_the_cause(home: Path) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_pull_leaves_nothing(home: Path, signal_number: signal.Signals) -> None:
+def test_interrupted_pull_installs_nothing(home: Path, signal_number: signal.Signals) -> None:
     pull_until_recording = (
         "import sys, time, pathlib, nanoflux_models.weights as w\n"
         "def stall(path):\n"
@@ -168,7 +168,7 @@ def test_pull_refuses_weights_with_a_file_source(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3 and "models import" in caught.value.fix
 
 
-def test_unwritable_home_is_named(tmp_path: Path) -> None:
+def test_pull_names_an_unusable_home(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(ModelsError, match="weights"):
         pull("smollm2-135m", tmp_path)

@@ -48,7 +48,7 @@ def read_harmony_vocabulary(python: Path) -> list[bytes]:
         return [base64.b64decode(entry) for entry in json.loads(result.stdout)]
     except ValueError:
         error_lines = result.stderr.strip().splitlines()
-        reason = error_lines[-1] if error_lines else "it printed nothing"
+        reason = error_lines[-1] if error_lines else "the program that reads it printed nothing"
         fix = "install openai-harmony there; offline, set TIKTOKEN_ENCODINGS_BASE to a folder with its vocabulary"
         raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 
