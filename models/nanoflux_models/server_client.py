@@ -103,7 +103,7 @@ class ServerClient:
                 restores neither the adapters nor their layers (vllm#39934).
         """
         if level > 1 and accepts_adapters:
-            problem = f"{self._root}: at sleep level {level}, the server would lose its adapters"
+            problem = f"{self._root}: at sleep level {level}, the server would lose the adapters"
             raise ServerError(problem, "let the server sleep at level 1, or start a server that accepts no adapters")
         self._send("POST", f"/sleep?level={level}", None, SLEEP_TIMEOUT_S)
 
