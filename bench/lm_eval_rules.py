@@ -96,14 +96,18 @@ def record(path: Path) -> None:
     path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["export", "score", "record"])
-    parser.add_argument("source", help="an evaluation's id, or a file")
-    arguments = parser.parse_args()
-    if arguments.action == "export":
-        export(arguments.source)
-    elif arguments.action == "score":
-        score(Path(arguments.source))
+    parser.add_argument("source", help="the id of an evaluation (export), or a file (score, record)")
+    options = parser.parse_args()
+    if options.action == "export":
+        export(options.source)
+    elif options.action == "score":
+        score(Path(options.source))
     else:
-        record(Path(arguments.source))
+        record(Path(options.source))
+
+
+if __name__ == "__main__":
+    main()
