@@ -236,7 +236,8 @@ class WindowTable(ScrollView, can_focus=True):
         """
         cursor, row_count = int(self.cursor), len(self._keys)
         start, end = max(0, cursor - SEARCHED_DISTANCE), min(row_count, cursor + SEARCHED_DISTANCE)
-        for position in (cursor, *range(start, end)):
+        candidates: list[int] = [cursor, *range(start, end)]
+        for position in candidates:
             if key is not None and position < row_count and self._keys[position] == key:
                 return position
         return min(cursor, max(0, row_count - 1))
