@@ -8,7 +8,7 @@ import click
 from nanoflux_local.cli.common import (
     current_home,
     describe_flops,
-    format_count,
+    format_quantity,
     print_json,
     print_table,
     say,
@@ -91,14 +91,14 @@ def _show_adapter(adapter: "Adapter") -> None:
 def _describe_trained(adapter: "Adapter") -> LabelledValues:
     training = adapter.training
     assert training is not None
-    steps = format_count(training.steps, "step")
+    steps = format_quantity(training.steps, "step")
     return [
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12] or 'unknown'}"),
         ("run", training.run or "–"),
         ("examples", _describe_examples(training)),
         ("data digest", training.data_digest),
         ("LoRA", _describe_lora(adapter)),
-        ("training", f"{steps}, {format_count(training.epochs, 'epoch')}, learning rate {training.learning_rate:g}"),
+        ("training", f"{steps}, {format_quantity(training.epochs, 'epoch')}, learning rate {training.learning_rate:g}"),
         ("seed", training.seed),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
         ("FLOPs", describe_flops(dict(training.flops))),
@@ -122,7 +122,7 @@ def _describe_imported(adapter: "Adapter") -> LabelledValues:
 
 def _describe_examples(training: "TrainingRecord") -> str:
     counts = f"{training.truncated} truncated, {training.dropped} left out"
-    return f"{training.examples} ({counts}), {format_count(training.tokens, 'token')}"
+    return f"{training.examples} ({counts}), {format_quantity(training.tokens, 'token')}"
 
 
 def _describe_lora(adapter: "Adapter") -> str:

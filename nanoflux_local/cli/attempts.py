@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import RUN
 from nanoflux_local.errors import NothingMatchedError
 
@@ -126,7 +126,7 @@ def problems(run: str, as_json: bool) -> None:
         print_json([problem.to_json() for problem in run_problems])
         return
     for problem in run_problems:
-        times = format_count(problem.count, "time")
+        times = format_quantity(problem.count, "time")
         click.echo(sanitize(f"{problem.severity}: {problem.where}: {problem.message} ({times})\n  → {problem.fix}"))
     if not run_problems:
         say(f"run {row['id']} has no faults and no warnings")

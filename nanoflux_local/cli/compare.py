@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 
 if TYPE_CHECKING:
@@ -84,5 +84,5 @@ def show_comparison(comparison: "Comparison") -> None:
     )
     for pair in comparison.pairs:
         if pair.left_out:
-            items = format_count(pair.left_out, "item")
+            items = format_quantity(pair.left_out, "item")
             say(f"{pair.a} and {pair.b}: {items} left out because one evaluation has no score for them")

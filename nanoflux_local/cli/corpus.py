@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -27,7 +27,7 @@ def add(paths: tuple[Path, ...], as_json: bool) -> None:
         print_json(summary)
         return
     say(f"{summary['added']} added, {summary['replaced']} replaced, {summary['unchanged']} unchanged")
-    say(f"the corpus now has {format_count(int(summary['passages']), 'passage')}")
+    say(f"the corpus now has {format_quantity(int(summary['passages']), 'passage')}")
 
 
 @command.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
@@ -93,12 +93,12 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
             "below_tolerance": len(content.below_tolerance),
         })  # fmt: skip
     outcome = "imported" if summary.imported else "already imported, nothing changed"
-    left_out = f"{counts['skipped']} invalid and {format_count(counts['blank'], 'blank row')} left out"
-    say(f"{summary.dataset}: {format_count(counts['items'], 'item')}, {left_out}; {outcome}")
+    left_out = f"{counts['skipped']} invalid and {format_quantity(counts['blank'], 'blank row')} left out"
+    say(f"{summary.dataset}: {format_quantity(counts['items'], 'item')}, {left_out}; {outcome}")
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
             say(
-                f"{format_count(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
+                f"{format_quantity(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
                 "do not train on one dataset and test on the other"
             )
     for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
@@ -107,7 +107,7 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
         say(f"{len(content.contradictory)} questions in total are repeated with a different answer")
     if content.below_tolerance:
         locations = ", ".join(content.below_tolerance[:MAX_LISTED_ROWS])
-        answers = format_count(len(content.below_tolerance), "answer")
+        answers = format_quantity(len(content.below_tolerance), "answer")
         say(f"{answers} below 1e-6, compared by relative instead of absolute difference: {sanitize(locations)}")
 
 
@@ -154,7 +154,7 @@ def documents(
             "warning: no document is held out for dev and test, so questions are not checked for contamination, and "
             "no items are left to evaluate on; name documents to hold out with --held-out, or import at least three"
         )
-    say(f"passages left out: {format_count(summary.near_duplicates, 'near-duplicate')}, {summary.short} too short")
+    say(f"passages left out: {format_quantity(summary.near_duplicates, 'near-duplicate')}, {summary.short} too short")
     if not summary.imported:
         say("already imported, nothing changed")
     say(f"start a run on the passages: nanoflux run start {_format_run_options(name, domain_name)}")
@@ -211,4 +211,4 @@ def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
         for letter, option in item.options.items():
             click.echo(sanitize(f"  {letter}. {option}"))
         click.echo(sanitize(f"  = {item.answer}\n"))
-    say(f"{min(limit, len(items))} of {format_count(len(items), f'{split} item')}")
+    say(f"{min(limit, len(items))} of {format_quantity(len(items), f'{split} item')}")

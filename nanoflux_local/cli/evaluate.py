@@ -9,7 +9,7 @@ import click
 
 from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, with_json
 from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
@@ -204,7 +204,10 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
         ("eval", summary.id),
         [
             ("model", f"{summary.model}{adapter}"),
-            ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {format_count(summary.runs, 'run')}"),
+            (
+                "data",
+                f"{summary.data} {summary.split}, {_format_items(summary)}, {format_quantity(summary.runs, 'run')}",
+            ),
             *_strict_rows(summary.strict),
             *_soft_rows(summary),
             ("unanswered", summary.unanswered),
@@ -217,7 +220,9 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 def _format_items(summary: "EvaluationSummary") -> str:
     """The number of items or, if some have no score, the number of scored items of all items."""
     scored, total = summary.n, summary.items
-    return format_count(scored, "item") if scored == total else f"{scored} of {format_count(total, 'item')} scored"
+    return (
+        format_quantity(scored, "item") if scored == total else f"{scored} of {format_quantity(total, 'item')} scored"
+    )
 
 
 def _format_unscored(summary: "EvaluationSummary") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
@@ -84,7 +84,7 @@ def _build_entry(home: Home, view: "LedgerView", stored: "StoredEvaluation | Eva
 
 
 def _describe_size(settings: "Mapping[str, Any]") -> str:
-    return f"{format_count(settings.get('n', 0), 'item')}, {format_count(settings.get('runs', 0), 'run')}"
+    return f"{format_quantity(settings.get('n', 0), 'item')}, {format_quantity(settings.get('runs', 0), 'run')}"
 
 
 def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
@@ -256,7 +256,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     if as_json:
         print_json(asdict(summary))
     else:
-        questions = format_count(summary.questions, "question")
+        questions = format_quantity(summary.questions, "question")
         say(f"{questions} of run {summary.run} written to {out}, accepted and rejected ones mixed")
 
 

@@ -8,7 +8,7 @@ from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     current_home,
     end_at_sigterm,
-    format_count,
+    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -115,7 +115,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
         if as_json:
             print_json(lifecycle.load_summary(home, experiment).to_json())
         return
-    cells = format_count(len(lifecycle.load_plan(home, experiment).cells), "cell")
+    cells = format_quantity(len(lifecycle.load_plan(home, experiment).cells), "cell")
     say(f"{experiment}: {cells}; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)

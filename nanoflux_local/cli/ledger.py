@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_count, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, say, with_json
 
 
 @click.group(name="ledger")
@@ -63,7 +63,7 @@ def compact(as_json: bool) -> None:
         print_json(asdict(result))
     else:
         print_table(
-            ("compressed", format_count(result.packed, "call")),
+            ("compressed", format_quantity(result.packed, "call")),
             [
                 ("texts of calls", f"{result.texts_before} bytes before, {result.texts_after} after"),
                 ("ledger file", f"{result.bytes_before} bytes before, {result.bytes_after} after"),

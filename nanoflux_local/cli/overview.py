@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nanoflux_local.cli.common import format_count, print_json, print_table
+from nanoflux_local.cli.common import format_quantity, print_json, print_table
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _overview_rows(overview: "RunOverview", has_prices: bool) -> list[tuple[str,
         ("rules", run.rules),
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
-        ("kept", f"{run.kept} of {run.target} in {format_count(run.turns, 'turn')}"),
+        ("kept", f"{run.kept} of {run.target} in {format_quantity(run.turns, 'turn')}"),
         *(
             (f"  {OUTCOME_LABELS.get(outcome, outcome.replace('_', ' '))}", count)
             for outcome, count in run.funnel.items()
@@ -102,7 +102,10 @@ def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
     if not attempts:
         return []
     return [
-        ("out of tokens", f"in {format_count(attempts, 'attempt')}, the token limit ended a reply during its reasoning")
+        (
+            "out of tokens",
+            f"in {format_quantity(attempts, 'attempt')}, the token limit ended a reply during its reasoning",
+        )
     ]
 
 
@@ -126,7 +129,7 @@ def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
     if panel is None:
         return []
     alpha = "undefined" if panel.alpha is None else f"{panel.alpha:.2f}"
-    judgements = format_count(panel.judgements, "judgement")
+    judgements = format_quantity(panel.judgements, "judgement")
     return [("panel", f"disagreed on {panel.split} of {judgements}, Krippendorff's alpha {alpha}")]
 
 
@@ -146,7 +149,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
         rows: list[tuple[str, object]] = [("judge's trial", trial.judge.describe() + unjudged)]
     else:
         rows = [
-            ("judge's trial", f"{format_count(trial.solutions, 'known solution')}{unjudged}"),
+            ("judge's trial", f"{format_quantity(trial.solutions, 'known solution')}{unjudged}"),
             ("  without the checks", trial.without_check.describe()),
             ("  with the checks", trial.with_check.describe()),
         ]

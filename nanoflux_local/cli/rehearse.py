@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, end_at_sigterm, format_count, print_json, sanitize, say, with_json
+from nanoflux_local.cli.common import (
+    current_home,
+    end_at_sigterm,
+    format_quantity,
+    print_json,
+    sanitize,
+    say,
+    with_json,
+)
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
     if failed_steps:
         first_failed = f"{failed_steps[0].name} {failed_steps[0].model}".rstrip()
         raise NanofluxError(
-            f"{format_count(len(failed_steps), 'step')} of the rehearsal failed; first failed step: {first_failed}",
+            f"{format_quantity(len(failed_steps), 'step')} of the rehearsal failed; first failed step: {first_failed}",
             "read the cause of each failure in the lines marked `failed` above",
         )
 

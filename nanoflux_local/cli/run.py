@@ -12,7 +12,7 @@ from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     current_home,
-    format_count,
+    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -362,7 +362,7 @@ def execute_run(home: Home, run: str) -> None:
     say(f"run {run}; stop with Ctrl-C, resume with `nanoflux run resume {run}`")
 
     def show_progress(progress: RunProgress) -> None:
-        bar.show(progress.kept, progress.target, f"kept in {format_count(progress.turns, 'turn')}")
+        bar.show(progress.kept, progress.target, f"kept in {format_quantity(progress.turns, 'turn')}")
 
     signal.signal(signal.SIGTERM, _handle_sigterm)
     try:
@@ -481,7 +481,7 @@ def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool
     if as_json:
         print_json(asdict(result))
     else:
-        say(f"{result.kept} kept in {format_count(result.turns, 'turn')}, digest {result.digest}")
+        say(f"{result.kept} kept in {format_quantity(result.turns, 'turn')}, digest {result.digest}")
     if not result.same:
         raise LedgerError(
             f"the replay of run {run} gives a different dataset", f"look for damage with `nanoflux run verify {run}`"
@@ -505,7 +505,9 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in changed_examples],
     )
-    say(f"{what_if.kept} kept in {format_count(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these")
+    say(
+        f"{what_if.kept} kept in {format_quantity(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these"
+    )
     if what_if.needed.turns:
         _report_needed_calls(what_if.needed)
     if what_if.complete:
@@ -520,7 +522,7 @@ def _report_needed_calls(needed: "MissingCalls") -> None:
     for entry in needed.by:
         call_name = f"{entry.role} {entry.kind}".strip()  # an embedding has no role
         counted_calls.append(f"{entry.calls} {call_name}")
-    turns = format_count(needed.turns, "turn")
+    turns = format_quantity(needed.turns, "turn")
     need, count = ("needs", "counts") if needed.turns == 1 else ("need", "count")
     missing = ", ".join(counted_calls)
     say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {missing};")

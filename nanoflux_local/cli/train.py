@@ -12,7 +12,7 @@ from nanoflux_local.cli.common import (
     build_choice,
     describe_flops,
     end_at_sigterm,
-    format_count,
+    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -263,7 +263,7 @@ def _describe_leaks(leaked_rows: int) -> str:
     if not leaked_rows:
         return "none"
     verb = "contains" if leaked_rows == 1 else "contain"
-    return f"{format_count(leaked_rows, 'row')} {verb} a test question"
+    return f"{format_quantity(leaked_rows, 'row')} {verb} a test question"
 
 
 def _describe_system_messages(merged_rows: int) -> str:
@@ -271,7 +271,7 @@ def _describe_system_messages(merged_rows: int) -> str:
     if not merged_rows:
         return "unchanged"
     reason = "the chat template of the base model accepts no system message"
-    return f"prepended to the user's message in {format_count(merged_rows, 'row')}: {reason}"
+    return f"prepended to the user's message in {format_quantity(merged_rows, 'row')}: {reason}"
 
 
 def show_audit(audit: "Audit", as_json: bool) -> None:
@@ -284,8 +284,8 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
 
     tokens, label_tokens = audit.tokens, audit.labels
     truncated = (
-        f"{format_count(audit.cut_rows, 'row')} over max_length; truncation removes"
-        f" {format_count(audit.cut_tokens, 'token')}, at most {audit.cut_most} per row (overlong={audit.overlong})"
+        f"{format_quantity(audit.cut_rows, 'row')} over max_length; truncation removes"
+        f" {format_quantity(audit.cut_tokens, 'token')}, at most {audit.cut_most} per row (overlong={audit.overlong})"
     )
     print_table(
         ("audit", "planned training"),
