@@ -200,14 +200,12 @@ def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str
 def show_evaluation(summary: "EvaluationSummary") -> None:
     """Print the outcome of an evaluation as a table."""
     adapter = f" + {summary.adapter[:16]}" if summary.adapter else ""
+    runs = format_quantity(summary.runs, "run")
     print_table(
         ("eval", summary.id),
         [
             ("model", f"{summary.model}{adapter}"),
-            (
-                "data",
-                f"{summary.data} {summary.split}, {_format_items(summary)}, {format_quantity(summary.runs, 'run')}",
-            ),
+            ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {runs}"),
             *_strict_rows(summary.strict),
             *_soft_rows(summary),
             ("unanswered", summary.unanswered),
@@ -220,9 +218,8 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 def _format_items(summary: "EvaluationSummary") -> str:
     """The number of items or, if some have no score, the number of scored items of all items."""
     scored, total = summary.n, summary.items
-    return (
-        format_quantity(scored, "item") if scored == total else f"{scored} of {format_quantity(total, 'item')} scored"
-    )
+    items = format_quantity(total, "item")
+    return items if scored == total else f"{scored} of {items} scored"
 
 
 def _format_unscored(summary: "EvaluationSummary") -> str:

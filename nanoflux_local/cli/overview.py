@@ -101,12 +101,8 @@ def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str,
 def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
     if not attempts:
         return []
-    return [
-        (
-            "out of tokens",
-            f"in {format_quantity(attempts, 'attempt')}, the token limit ended a reply during its reasoning",
-        )
-    ]
+    affected = format_quantity(attempts, "attempt")
+    return [("out of tokens", f"in {affected}, the token limit ended a reply during its reasoning")]
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:

@@ -505,9 +505,8 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
         ("example", "turn", "reason", "question"),
         [(change, example.turn, example.reason, example.question) for change, example in changed_examples],
     )
-    say(
-        f"{what_if.kept} kept in {format_quantity(what_if.turns, 'turn')}; the recorded run kept {what_if.stay} of these"
-    )
+    turns = format_quantity(what_if.turns, "turn")
+    say(f"{what_if.kept} kept in {turns}; the recorded run kept {what_if.stay} of these")
     if what_if.needed.turns:
         _report_needed_calls(what_if.needed)
     if what_if.complete:
