@@ -1,6 +1,6 @@
 """Backup: a consistent copy of the ledger, made with SQLite's online backup while runs continue.
 
-The copy is checked before it gets its final name, so a file of that name is always a complete backup. An existing
+The copy is checked before it gets its final name, so a file with that name is always a complete backup. An existing
 file is never overwritten.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from nanoflux_local.errors import LedgerError, RefusedError
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, translate_sqlite_errors
 
-STEP_PAGES = 4096
+PAGES_PER_STEP = 4096
 """The number of pages that one step of SQLite's backup copies."""
 
 
@@ -49,13 +49,13 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _copy_ledger(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:
-    """Copy within one read transaction, so that concurrent writes neither wait for the copy nor restart it."""
+    """Copy the ledger in one read transaction, so that concurrent writes neither wait for the copy nor restart it."""
     source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
     with closing(source), closing(sqlite3.connect(part_path)) as copy:
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read fixes the snapshot
         source.backup(
-            copy, pages=STEP_PAGES, progress=lambda _, remaining, total: on_progress(total - remaining, total)
+            copy, pages=PAGES_PER_STEP, progress=lambda _status, remaining, total: on_progress(total - remaining, total)
         )
         copy.execute("PRAGMA journal_mode = DELETE")  # a single file, readable on a read-only medium
 
@@ -63,10 +63,10 @@ def _copy_ledger(ledger: Path, part_path: Path, on_progress: Callable[[int, int]
 def _check_integrity(part_path: Path) -> None:
     """Raise LedgerError if SQLite finds damage in the copy."""
     with closing(sqlite3.connect(f"{part_path.absolute().as_uri()}?mode=ro", uri=True)) as copy:
-        problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
+        check_result = copy.execute("PRAGMA quick_check(1)").fetchone()[0]  # "ok", or the first problem
+    if check_result != "ok":
         raise LedgerError(
-            f"the backup is damaged and was deleted: {problem}",
+            f"the backup is damaged and was deleted: {check_result}",
             "check the ledger itself with `nanoflux run verify RUN`",
         )
 
@@ -79,8 +79,8 @@ def _link_final_name(part_path: Path, target: Path) -> None:
         os.link(part_path, target)
     except FileExistsError:
         _refuse_existing(target)
-    folder_fd = os.open(target.parent, os.O_RDONLY)
+    directory_fd = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder_fd)
+        os.fsync(directory_fd)
     finally:
-        os.close(folder_fd)
+        os.close(directory_fd)

@@ -1,7 +1,8 @@
 """The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
 
-A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but the rows
-themselves only while they are on screen. The ledger does not store whether a worker is alive; `jobs` determines that.
+A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but reads the
+rows themselves only while they are on screen. The ledger does not store whether a worker is alive; the module `jobs`
+determines that.
 """
 
 import json
@@ -17,20 +18,23 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 LineKind = Literal["run", "training", "evaluation", "experiment"]
 FAILURE_AGE_LIMIT = timedelta(days=1)
-"""How long a failed job stays at the top of the board; after that it is sorted by time."""
+"""How long a failed or interrupted job stays at the top of the board; after that it is sorted by status and time."""
 MAX_PLACEHOLDERS = 500
-"""The maximum number of values that are passed to one query; SQLite limits it."""
+"""The maximum number of values that are passed to one query, below SQLite's own limit."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
-"""The order of statuses on the board. Recent failures have rank 0, and other statuses `_ENDED_RANK`."""
+"""The rank of each status; lower ranks come first on the board. Recent failures have rank 0, and all other statuses
+`_ENDED_RANK`.
+"""
 _ENDED_RANK = 4
 _NEWEST_REVIEW_SQL = (
     "(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     " ORDER BY id DESC LIMIT 1)"
 )
-_REVIEW = _NEWEST_REVIEW_SQL.format(column="nullif(verdict, 'open')")
+"""Selects `column` of the newest review of an example."""
+_REVIEW_VERDICT = _NEWEST_REVIEW_SQL.format(column="nullif(verdict, 'open')")  # "open" withdraws a review
 _REVIEW_NOTE = _NEWEST_REVIEW_SQL.format(column="note")
-_REVIEW_COLUMNS = f"{_REVIEW} AS review, {_REVIEW_NOTE} AS note"
-"""The columns with the verdict and the note of the newest review of an example."""
+_REVIEW_COLUMNS = f"{_REVIEW_VERDICT} AS review, {_REVIEW_NOTE} AS note"
+"""The verdict and the note of an example's newest review, as columns of a SELECT clause."""
 _ALL_JOBS = """
     SELECT 'run' AS kind, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
@@ -50,8 +54,8 @@ class LineKey:
 
 @dataclass(frozen=True, slots=True)
 class BoardLine:
-    """The text of one line. `done` of `total` counts examples, steps, replies or cells, depending on `kind`. `about`
-    names the model and the data, or the domain and the profile of a run.
+    """What one line of the board shows. `done` of `total` counts examples, steps, replies or cells, depending on
+    `kind`. `about` names a run's domain and profile, or the data of a training or evaluation, or an experiment's title.
     """
 
     kind: LineKind
@@ -67,33 +71,33 @@ class BoardLine:
 
 
 def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
-    """All lines by urgency as of `moment` (by default now): recent failures, running jobs, waiting jobs, then the rest;
-    within each group, the newest first.
+    """The keys of all lines by urgency as of `moment` (by default now): recent failures, running jobs, waiting jobs,
+    then the rest; within each group, the most recently updated first.
     """
     cutoff = _freshness_cutoff(moment)
     rows = sorted(view.rows(_ALL_JOBS), key=lambda row: str(row["updated_at"]), reverse=True)
-    rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= cutoff))
+    rows.sort(key=lambda row: _rank_status(row["status"], str(row["updated_at"]) >= cutoff))
     return [LineKey(row["kind"], row["row"], row["status"]) for row in rows]
 
 
 def _freshness_cutoff(moment: datetime | None = None) -> str:
-    """The time before which a failure is no longer recent, as the ledger writes times."""
+    """The time, in the ledger's format, before which a failure is no longer recent; `moment` is now by default."""
     return ((moment or datetime.now(UTC)) - FAILURE_AGE_LIMIT).isoformat(timespec="milliseconds")
 
 
 def is_fresh(updated_at: str) -> bool:
-    """Whether a failure at that time still stays at the top of the board."""
+    """Whether a failure of a job last updated at this time still stays at the top of the board."""
     return updated_at >= _freshness_cutoff()
 
 
-def _rank(status: str, fresh: bool) -> int:
-    if status in ("failed", "interrupted") and fresh:
+def _rank_status(status: str, is_recent: bool) -> int:
+    if status in ("failed", "interrupted") and is_recent:
         return 0
     return _RANKS.get(status, _ENDED_RANK)
 
 
 def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
-    """The lines of these keys, in order; rows that have been deleted since are skipped."""
+    """The lines with these keys, in order. Rows deleted since the keys were read are skipped."""
     format_line_by_kind = {
         "run": _format_run_line,
         "training": _format_training_line,
@@ -104,12 +108,12 @@ def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
     return [line for line in board_lines if line is not None]
 
 
-def _format_run_line(view: LedgerView, row: int) -> BoardLine | None:
+def _format_run_line(view: LedgerView, row_id: int) -> BoardLine | None:
     run = view.row(
         "SELECT id, name, domain, status, message, target, seconds, updated_at,"
         " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
         " iif(json_valid(config), json_extract(config, '$.profile'), '') AS profile FROM runs WHERE rowid = ?",
-        row,
+        row_id,
     )
     if run is None:
         return None
@@ -120,8 +124,8 @@ def _format_run_line(view: LedgerView, row: int) -> BoardLine | None:
     )  # fmt: skip
 
 
-def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
-    training = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
+def _format_training_line(view: LedgerView, row_id: int) -> BoardLine | None:
+    training = view.row("SELECT * FROM trainings WHERE rowid = ?", row_id)
     if training is None:
         return None
     step = last_step(view, training["id"])
@@ -134,8 +138,8 @@ def _format_training_line(view: LedgerView, row: int) -> BoardLine | None:
 
 @dataclass(frozen=True, slots=True)
 class LastStep:
-    """The newest step of a training that runs for `steps` steps. Before the first step, both counts are 0 and the rest
-    is None.
+    """The newest step of a training, `step` of `steps`. Before the first step, both counts are 0 and all other fields
+    are None.
     """
 
     step: int = 0
@@ -157,29 +161,30 @@ def last_step(view: LedgerView, training: str) -> LastStep:
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )
-    return LastStep.from_event(json.loads(event_row["event"]) if event_row else {})
+    return LastStep.from_event(json.loads(event_row["event"])) if event_row else LastStep()
 
 
-def _format_evaluation_line(view: LedgerView, row: int) -> BoardLine | None:
+def _format_evaluation_line(view: LedgerView, row_id: int) -> BoardLine | None:
     evaluation = view.row(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations WHERE rowid = ?",
-        row,
+        row_id,
     )
     if evaluation is None:
         return None
     settings = json.loads(evaluation["settings"])
     about = f"{evaluation['data']} {evaluation['split']}"
-    name = evaluation["model"] + (f" + {evaluation['adapter'][:8]}" if evaluation["adapter"] else "")
-    total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
+    adapter_suffix = f" + {evaluation['adapter'][:8]}" if evaluation["adapter"] else ""
+    name = evaluation["model"] + adapter_suffix
+    total = int(settings.get("n", 0)) * int(settings.get("runs", 1))  # each of n items is answered in each of the runs
     return BoardLine(
         "evaluation", evaluation["id"], name, about, evaluation["status"], evaluation["message"], evaluation["done"],
         total, evaluation["seconds"], evaluation["updated_at"],
     )  # fmt: skip
 
 
-def _format_experiment_line(view: LedgerView, row: int) -> BoardLine | None:
-    id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
+def _format_experiment_line(view: LedgerView, row_id: int) -> BoardLine | None:
+    id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row_id)
     overview = experiment(view, id_row["id"]) if id_row else None
     if overview is None:
         return None
@@ -191,7 +196,7 @@ def _format_experiment_line(view: LedgerView, row: int) -> BoardLine | None:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentOverview:
-    """An experiment as recorded, with its grid's title and question, and the number of its cells by status."""
+    """An experiment's row in the ledger, the title and question of its grid, and the number of its cells by status."""
 
     id: str
     name: str
@@ -206,7 +211,7 @@ class ExperimentOverview:
 
     @property
     def settled(self) -> int:
-        """The number of cells that need no more work."""
+        """The number of cells that are done or left out."""
         return self.cells.get("done", 0) + self.cells.get("left out", 0)
 
     @property
@@ -226,10 +231,10 @@ def experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview | Non
     return ExperimentOverview(**dict(row), cells=cells_by_status(view, experiment_id)) if row else None
 
 
-def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
-    """The number of cells by status, in the order of the experiment."""
+def cells_by_status(view: LedgerView, experiment_id: str) -> dict[str, int]:
+    """The number of an experiment's cells by status; a status comes first if its first cell does."""
     sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
-    return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
+    return {row["status"]: row["n"] for row in view.rows(sql, experiment_id)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +248,9 @@ class CellLine:
     result: Mapping[str, Any]
 
 
-def cells(view: LedgerView, experiment: str) -> list[CellLine]:
+def cells(view: LedgerView, experiment_id: str) -> list[CellLine]:
     """The cells of an experiment in the order of its plan."""
-    rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
+    rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment_id)
     return [decode_row(CellLine, row, ("result",)) for row in rows]
 
 
@@ -254,21 +259,21 @@ EXAMPLE_ORDERS: dict[str, tuple[str, ...]] = {
     "reason": ("reason",),
     "pass": ("pass_rate",),
     "level": ("level",),
-    "review": (_REVIEW,),
+    "review": (_REVIEW_VERDICT,),
     "answer": ("CAST(answer AS REAL)", "answer COLLATE NOCASE"),
     "question": ("question COLLATE NOCASE",),
     "run": ("(SELECT name FROM runs WHERE runs.id = examples.run) COLLATE NOCASE",),
 }
-"""The columns by which examples can be sorted, as SQL. Answers are sorted as numbers, then as text."""
+"""The SQL terms that sort examples, by the name of the order. Answers are sorted as numbers, then as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleSelection:
     """Which examples a list shows, and in which order.
 
-    Each of the `words` occurs in the question, the solution or the answer. `review` is a verdict, or "none" for
+    Each word of `words` must occur in the question, the solution or the answer. `review` is a verdict, or "none" for
     examples without one. `order` is a key of `EXAMPLE_ORDERS`; without it, the examples of one run are in turn order,
-    and those of all runs start with the newest. An empty field selects everything.
+    and those of all runs start with the newest. An empty field does not restrict the selection.
     """
 
     run: str = ""
@@ -288,39 +293,41 @@ def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
             clauses.append(f"{column} = ?")
             values.append(value)
     if selection.review:
-        clauses.append(f"{_REVIEW} IS ?")
+        clauses.append(f"{_REVIEW_VERDICT} IS ?")
         values.append(None if selection.review == "none" else selection.review)
     for word in selection.words.split():
         clauses.append("(question LIKE ? ESCAPE '!' OR solution LIKE ? ESCAPE '!' OR answer LIKE ? ESCAPE '!')")
         values += [f"%{_escape_wildcards(word)}%"] * 3
-    sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {_build_order(selection)}"
+    sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {_build_order_terms(selection)}"
     return array("q", (row[0] for row in view.rows(sql, *values)))
 
 
-def _build_order(selection: ExampleSelection) -> str:
+def _build_order_terms(selection: ExampleSelection) -> str:
     """The ORDER BY terms of a selection. Examples without a value come last."""
     default_order = "turn" if selection.run else "rowid DESC"
     if not selection.order:
         return default_order
     direction = "DESC" if selection.descending else "ASC"
     terms = EXAMPLE_ORDERS[selection.order]
-    return ", ".join([f"{terms[0]} IS NULL", *(f"{term} {direction}" for term in terms), default_order])
+    directed_terms = [f"{term} {direction}" for term in terms]
+    return ", ".join([f"{terms[0]} IS NULL", *directed_terms, default_order])
 
 
 def find_unreviewed(view: LedgerView, row_ids: Sequence[int]) -> int | None:
-    """The first of these examples that has no review; None if all have one."""
+    """The row id of the first of these examples that has no review; None if all have one."""
     for start in range(0, len(row_ids), MAX_PLACEHOLDERS):
         chunk = row_ids[start : start + MAX_PLACEHOLDERS]
         placeholders = ",".join("?" * len(chunk))
-        sql = f"SELECT rowid FROM examples WHERE rowid IN ({placeholders}) AND {_REVIEW} IS NULL"
-        unreviewed = {row[0] for row in view.rows(sql, *chunk)}
-        if unreviewed:
-            return next(row_id for row_id in chunk if row_id in unreviewed)
+        sql = f"SELECT rowid FROM examples WHERE rowid IN ({placeholders}) AND {_REVIEW_VERDICT} IS NULL"
+        unreviewed_ids = {row[0] for row in view.rows(sql, *chunk)}
+        for row_id in chunk:
+            if row_id in unreviewed_ids:
+                return row_id
     return None
 
 
 def _escape_wildcards(word: str) -> str:
-    """A word with LIKE's wildcards escaped."""
+    """A word with the wildcards of SQL's LIKE escaped by exclamation marks."""
     return word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
@@ -385,12 +392,12 @@ class FullExample:
     tool_calls: tuple[ToolCall, ...]
 
 
-def full_example(view: LedgerView, row: int) -> FullExample | None:
-    """The example in the row `row`; None if there is no such row."""
+def full_example(view: LedgerView, row_id: int) -> FullExample | None:
+    """The example with this row id; None if there is no such example."""
     example = view.row(
         f"SELECT examples.*, {_REVIEW_COLUMNS}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
-        row,
+        row_id,
     )
     if example is None:
         return None

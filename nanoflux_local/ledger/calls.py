@@ -1,5 +1,5 @@
 """Remembered calls: the only way in which a turn reaches endpoints and tools. Every reply is committed to the ledger,
-under its request's hash, before it is used, and later equal requests get the stored reply.
+under its request's hash, before it is used. A later request with the same hash gets the stored reply.
 """
 
 import asyncio
@@ -17,14 +17,17 @@ from nanoflux_local.limiter import Limiter
 from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Request, Vector
 
 R = TypeVar("R", bound=Reply)
+StoredCall = tuple[int, Reply]
+"""The row id of a call in the ledger, and its reply."""
 Answer = Callable[[Any], Awaitable[Reply]]
 """Sends a request of one kind to its endpoint or tool, and returns the reply."""
 MAX_RECENT_REPLIES = 2048
 """The number of replies that are also cached in memory, so that committing a turn does not read and parse them again.
 """
 ROLE: ContextVar[str] = ContextVar("role", default="")
-"""The role that makes the current calls, for budgets and sums. It does not affect the reply, so it is not part of the
-request."""
+"""The role that makes the current calls. Budgets and sums of costs use it. It does not affect the reply, so it is not
+part of the request.
+"""
 
 EARLIER = "earlier"
 """The role of calls that embed the questions of other runs and held-out items. No turn uses these calls, but they do
@@ -47,7 +50,7 @@ uses these calls.
 
 @contextmanager
 def acting_as(role: str) -> Iterator[None]:
-    """Attribute calls made inside, and in tasks started inside, to this role."""
+    """Attribute the calls made in the block, and in tasks started in it, to this role."""
     token = ROLE.set(role)
     try:
         yield
@@ -90,30 +93,31 @@ async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
 @dataclass(slots=True)
 class _PendingRequest:
     """A request without a reply yet: the task that sends it, the number of callers that wait for the reply, and whether
-    it has been sent.
+    the task has sent it.
     """
 
-    task: asyncio.Task[tuple[int, Reply]]
+    task: asyncio.Task[StoredCall]
     waiters: int = 0
     sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _UncommittedReply:
-    """A reply that is not on disk yet. `committed` gets the stored call, or the error of the commit."""
+    """A reply that is not on disk yet. The future `committed` gets the stored call, or the error of the commit."""
 
     request: Request[Any]
     reply: Reply
     role: str
-    committed: asyncio.Future[tuple[int, Reply]]
+    committed: asyncio.Future[StoredCall]
 
 
 class CachedCalls:
-    """Returns replies from the ledger. If the ledger has none, sends the request to an endpoint and commits the reply.
-    Equal concurrent requests share one call.
+    """Returns replies from the ledger. If the ledger has no reply to a request, sends it to an endpoint or tool and
+    commits the reply. Equal concurrent requests share one call.
 
     `answers` maps a request's kind to the function that answers it. In a replay the mapping is empty, and a request
-    without a stored reply is an error. `limiter` bounds the concurrent calls, from sending until the reply is on disk.
+    without a stored reply is an error. `limiter` bounds the number of concurrent calls; a call counts from the moment
+    its request is sent until its reply is on disk.
     """
 
     def __init__(self, ledger: Ledger, run: str, answers: Mapping[str, Answer]) -> None:
@@ -122,7 +126,7 @@ class CachedCalls:
         self._answers = answers
         self.limiter = Limiter(math.inf)
         self._pending: dict[str, _PendingRequest] = {}
-        self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
+        self._recent: OrderedDict[Request[Any], StoredCall] = OrderedDict()
         self._uncommitted: list[_UncommittedReply] = []
         self._commit_error: Exception | None = None
         self._answered: set[tuple[str, Identity]] = set()
@@ -134,11 +138,11 @@ class CachedCalls:
         Raises:
             PromptRefusedError: the endpoint refuses the prompt, now or in a stored call.
         """
-        row, reply = await self.fetch(request)
+        call_id, reply = await self.fetch(request)
         raise_refusal(reply)
-        return row, cast(R, reply)
+        return call_id, cast(R, reply)
 
-    async def fetch(self, request: Request[Any]) -> tuple[int, Reply]:
+    async def fetch(self, request: Request[Any]) -> StoredCall:
         """The call's row id in the ledger, and its reply or `Refusal`."""
         stored_call = self._recent.get(request)  # committing a speculative turn repeats its requests
         if stored_call is None:
@@ -148,7 +152,7 @@ class CachedCalls:
                 self._recent.popitem(last=False)
         return stored_call
 
-    async def _send_once(self, request: Request[Any]) -> tuple[int, Reply]:
+    async def _send_once(self, request: Request[Any]) -> StoredCall:
         """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
         continues for the others. If the last caller is cancelled before the request is sent, so is the task; a request
         that was already sent is completed, and its reply stored.
@@ -167,14 +171,15 @@ class CachedCalls:
                 del self._pending[key]
                 pending.task.cancel()
 
-    def _remove_pending(self, key: str, task: asyncio.Task[tuple[int, Reply]]) -> None:
-        """Remove a request whose task has ended, unless the same request has been sent again."""
+    def _remove_pending(self, key: str, task: asyncio.Task[StoredCall]) -> None:
+        """Forget a pending request whose task has ended, unless a newer task already sends the same request."""
         if key in self._pending and self._pending[key].task is task:
             del self._pending[key]
         if not task.cancelled():
-            task.exception()  # mark it as retrieved: every waiter may have been cancelled
+            task.exception()  # marks the exception as retrieved, since every waiter may have been cancelled
 
-    async def _send(self, request: Request[Any]) -> tuple[int, Reply]:
+    async def _send(self, request: Request[Any]) -> StoredCall:
+        """Send a request and commit its reply."""
         answer = self._answers.get(request.kind)
         if answer is None:
             raise ReplayMissError(
@@ -185,7 +190,8 @@ class CachedCalls:
             if self._commit_error is not None:  # do not pay for a reply that cannot be stored
                 raise self._commit_error
             self._pending[request.key()].sent = True
-            return await self._commit(request, await self._answer(request, answer))
+            reply = await self._answer(request, answer)
+            return await self._commit(request, reply)
 
     async def _answer(self, request: Request[Any], answer: Answer) -> Reply:
         """The endpoint's reply, or its refusal of the prompt.
@@ -215,11 +221,11 @@ class CachedCalls:
                 error.fix or "correct the endpoint's settings, then resume with `nanoflux run resume`",
             )
 
-    async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
-        """Wait until the reply is on disk. Replies that arrive together share one transaction, since a commit mostly
-        waits for the disk.
+    async def _commit(self, request: Request[Any], reply: Reply) -> StoredCall:
+        """Store a reply, and return once it is on disk. Replies that arrive together share one transaction, since most
+        of a commit's time is spent waiting for the disk.
         """
-        committed: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
+        committed: asyncio.Future[StoredCall] = asyncio.get_running_loop().create_future()
         if not self._uncommitted:
             asyncio.get_running_loop().call_soon(self._commit_replies)
         self._uncommitted.append(_UncommittedReply(request, reply, ROLE.get(), committed))
@@ -231,14 +237,14 @@ class CachedCalls:
         try:
             calls = [(entry.request, entry.reply, entry.role) for entry in entries]
             stored_calls = self._ledger.remember_all(self._run, calls)
-        except Exception as error:  # noqa: BLE001 - raised in every caller that waits for its reply
+        except Exception as error:  # noqa: BLE001 - raised in every caller that waits for one of the replies
             self._commit_error = error
             for entry in entries:
                 if not entry.committed.done():
                     entry.committed.set_exception(error)
             return
         for entry, stored_call in zip(entries, stored_calls, strict=True):
-            if not entry.committed.done():  # otherwise the caller was cancelled; the reply is stored anyway
+            if not entry.committed.done():  # done means that the caller was cancelled; its reply is stored anyway
                 entry.committed.set_result(stored_call)
 
     async def close(self) -> None:
@@ -250,15 +256,17 @@ class CachedCalls:
 
 
 class TracedCalls:
-    """The `Call` of one turn: forwards requests and records, in order, the calls that the turn uses."""
+    """The `Call` of one turn: forwards its requests, and records in `ids` the row ids of the calls that the turn uses,
+    in order.
+    """
 
     def __init__(self, calls: CachedCalls) -> None:
         self._calls = calls
         self.ids: list[int] = []
 
     async def __call__(self, request: Request[R]) -> R:
-        row, reply = await self._calls.fetch(request)
-        self.ids.append(row)
+        call_id, reply = await self._calls.fetch(request)
+        self.ids.append(call_id)
         raise_refusal(reply)
         return cast(R, reply)
 

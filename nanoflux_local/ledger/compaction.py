@@ -14,15 +14,17 @@ from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, read_stored_dictionary, train_packing_dictionary
 from nanoflux_local.ledger.store import Ledger, now
 
-BATCH = 1000
-"""The number of calls packed in one transaction, which delays a run's writes by some tens of milliseconds."""
+CALLS_PER_BATCH = 1000
+"""The number of calls packed in one transaction. A transaction of this size delays a run's writes by some tens of
+milliseconds.
+"""
 DICTIONARY_SAMPLES = 2000
 """The number of calls on which a dictionary is trained."""
 MIN_CALLS_FOR_DICTIONARY = 1000
 """The minimum number of unpacked calls for which a new dictionary is trained."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
-"""Selects the calls that are not packed, for a WHERE clause."""
+"""A condition for a WHERE clause that selects the calls that are not packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Compaction:
 def compact(
     path: Path, shrink: bool = True, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Compaction:
-    """Pack every unpacked call; with `shrink`, rebuild the file without the space that this frees.
+    """Pack every unpacked call. With `shrink`, then rebuild the file without the space that packing has freed.
 
     Raises:
         RefusedError: another process is compacting the ledger.
@@ -51,12 +53,12 @@ def compact(
     with hold_compaction_lock(path), Ledger(path) as ledger:
         bytes_before = measure_file_bytes(path)
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
-        last_call = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
-        dictionary = _choose_dictionary(ledger, total)
-        packer = Packer(read_stored_dictionary(ledger.connection, dictionary))
+        last_id = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
+        dictionary_id = _choose_dictionary(ledger, total)
+        packer = Packer(read_stored_dictionary(ledger.connection, dictionary_id))
         packed = texts_before = texts_after = 0
-        for batch in _read_unpacked(ledger, last_call):
-            batch_before, batch_after = _pack_batch(ledger, packer, dictionary, batch)
+        for batch in _read_unpacked(ledger, last_id):
+            batch_before, batch_after = _pack_batch(ledger, packer, dictionary_id, batch)
             packed += len(batch)
             texts_before += batch_before
             texts_after += batch_after
@@ -88,8 +90,8 @@ def hold_compaction_lock(path: Path) -> Iterator[None]:
 
 
 def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
-    """The id of the dictionary to pack with: of a new one if many calls are unpacked, else of the newest, or
-    `NO_DICTIONARY`.
+    """Train a new dictionary if at least `MIN_CALLS_FOR_DICTIONARY` calls are unpacked. Returns the id of the newest
+    dictionary, which is the one to pack with, or `NO_DICTIONARY` if there is none.
     """
     if unpacked >= MIN_CALLS_FOR_DICTIONARY:
         sampling_interval = max(1, unpacked // DICTIONARY_SAMPLES)
@@ -103,38 +105,38 @@ def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
         if content is not None:
             with ledger.transaction() as connection:
                 connection.execute("INSERT INTO dictionaries (content, at) VALUES (?,?)", (content, now()))
-    newest = ledger.rows("SELECT coalesce(max(id), ?) FROM dictionaries", NO_DICTIONARY)
-    return int(newest[0][0])
+    newest_id = ledger.rows("SELECT coalesce(max(id), ?) FROM dictionaries", NO_DICTIONARY)[0][0]
+    return int(newest_id)
 
 
-def _read_unpacked(ledger: Ledger, last_call: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
-    """The unpacked calls up to `last_call`, in batches of (id, request, reply)."""
-    previous_call = 0
+def _read_unpacked(ledger: Ledger, last_id: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
+    """The unpacked calls up to `last_id`, in batches of (id, request, reply)."""
+    previous_id = 0
     while True:
         batch = ledger.rows(
             "SELECT id, CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls"
             f" WHERE id > ? AND id <= ? AND {UNPACKED} ORDER BY id LIMIT ?",
-            previous_call,
-            last_call,
-            BATCH,
+            previous_id,
+            last_id,
+            CALLS_PER_BATCH,
         )
         if not batch:
             return
         yield batch
-        previous_call = batch[-1][0]
+        previous_id = batch[-1][0]
 
 
 def _pack_batch(
-    ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]
+    ledger: Ledger, packer: Packer, dictionary_id: int, batch: list[tuple[int, bytes, bytes]]
 ) -> tuple[int, int]:
     """Pack the calls of a batch, all or none. Returns the bytes of its texts before and after."""
-    packed = [(call, dictionary, packer.pack(request), packer.pack(reply)) for call, request, reply in batch]
+    packs = [(call_id, dictionary_id, packer.pack(request), packer.pack(reply)) for call_id, request, reply in batch]
     with ledger.transaction() as connection:
-        connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packed)
+        connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packs)
         connection.executemany(
-            "UPDATE calls SET request = '', reply = '' WHERE id = ?", [(call,) for call, _, _ in batch]
+            "UPDATE calls SET request = '', reply = '' WHERE id = ?", [(call_id,) for call_id, _, _ in batch]
         )
     return (
         sum(len(request) + len(reply) for _, request, reply in batch),
-        sum(len(request) + len(reply) for _, _, request, reply in packed),
+        sum(len(request) + len(reply) for _, _, request, reply in packs),
     )

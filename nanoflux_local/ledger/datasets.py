@@ -1,6 +1,6 @@
 """Datasets in a ledger: their files, their items, and the replaced versions that runs still use.
 
-A replaced version is kept as `NAME@HASH`, and every existing run is pinned to it.
+A replaced version is kept as `NAME@HASH`, and every run that exists at that time is pinned to it.
 """
 
 import sqlite3
@@ -11,11 +11,11 @@ from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.transcript import Seed
 
 SplitItems = Sequence[tuple[Seed, str]]
-"""Items, each with its split."""
+"""Pairs of an item and its split."""
 
 
 def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
-    """Whether files with this content are part of the dataset."""
+    """Whether files with this content hash are already part of the dataset."""
     sql = "SELECT 1 FROM dataset_files WHERE dataset = ? AND source_hash = ?"
     return connection.execute(sql, (name, source_hash)).fetchone() is not None
 
@@ -27,11 +27,12 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
         return
     (source,) = row
     split_by_id = dict(connection.execute("SELECT id, split FROM items WHERE dataset = ?", (name,)))
-    splits = sorted({split for _, split in items} & set(split_by_id.values()))
-    duplicate = next((item.id for item, _ in items if item.id in split_by_id), "")
-    if not (splits or duplicate):
+    new_splits = {split for _, split in items}
+    common_splits = sorted(new_splits & set(split_by_id.values()))
+    duplicate_id = next((item.id for item, _ in items if item.id in split_by_id), "")
+    if not (common_splits or duplicate_id):
         return
-    clash = f"{' and '.join(splits)} items" if splits else f"an item {duplicate!r}"
+    clash = f"{' and '.join(common_splits)} items" if common_splits else f"an item {duplicate_id!r}"
     raise UsageError(
         f"the dataset {name} already has {clash}, imported from other files ({source})",
         "replace the whole dataset with --replace, or import these files under another name with --as NAME",
@@ -39,8 +40,8 @@ def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -
 
 
 def archive(connection: sqlite3.Connection, name: str) -> str:
-    """Store the dataset as a replaced version, and pin every existing run to it. Returns the version's name, or "" if
-    the dataset does not exist.
+    """Turn the dataset into a replaced version, and pin every existing run to that version. Returns the version's name,
+    or "" if the dataset does not exist.
     """
     row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -65,24 +66,25 @@ def add_files(
     source_hash: str,
     items: SplitItems,
     skipped: int,
-    moment: str,
+    added_at: str,
 ) -> None:
-    """Add the items of some files to a dataset, which is created if it does not exist. `skipped` counts the bad rows
-    that were left out.
+    """Add the items of one import to a dataset, which is created if it does not exist. `skipped` is the number of bad
+    rows that the import left out.
     """
     row = connection.execute("SELECT source, items, skipped FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
-        values = (name, source, source_hash, len(items), skipped, moment)
+        values = (name, source, source_hash, len(items), skipped, added_at)
         connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
-    connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, moment))
+    connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, added_at))
     if row is not None:
         old_source, old_items, old_skipped = row
         hash_rows = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
         hash_of_all_files = digest(sorted(hash_row[0] for hash_row in hash_rows))
         connection.execute(
             "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
-            (f"{old_source}, {source}", hash_of_all_files, old_items + len(items), old_skipped + skipped, moment, name),
-        )
+            (f"{old_source}, {source}", hash_of_all_files, old_items + len(items), old_skipped + skipped,
+             added_at, name),
+        )  # fmt: skip
     (first_position,) = connection.execute(
         "SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)
     ).fetchone()
@@ -96,7 +98,7 @@ def add_files(
 
 
 def find_free_name(connection: sqlite3.Connection, name: str) -> str:
-    """`name`, or, if a dataset already has it, `name` with the lowest number that makes it unique."""
+    """`name`, or, if a dataset already has that name, `name-2`, `name-3` and so on."""
     names = {row[0] for row in connection.execute("SELECT name FROM datasets")}
     candidate, number = name, 1
     while candidate in names:

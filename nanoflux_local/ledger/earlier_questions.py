@@ -1,7 +1,7 @@
 """The questions of earlier runs from which a new run's questions must differ (`RunConfig.novel_against`).
 
-For each earlier run, the number of its turns and the hash of their questions are frozen. Turns are only added to a run,
-so continuing an earlier run changes nothing for the runs that were compared with it.
+The new run's configuration records the number of turns of each earlier run and the hash of their questions. Turns are
+only ever added to a run, so these questions stay the same when an earlier run continues.
 """
 
 import json
@@ -14,7 +14,7 @@ from nanoflux_local.records import digest
 
 
 def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
-    """Freeze the questions that these runs have asked so far, by run id.
+    """Freeze the questions that these runs have asked so far. Returns the frozen questions by run id.
 
     Raises:
         NothingMatchedError: a run is unknown or has no questions yet.
@@ -57,5 +57,5 @@ def read_questions(view: LedgerView, run: str, turns: int) -> Iterator[str]:
         try:
             attempts = json.loads(row["record"])["attempts"]
         except (ValueError, LookupError):
-            continue  # a damaged record; the hash of the questions no longer matches
+            continue  # a damaged record; the hash of the questions then does not match
         yield from (attempt["attack"]["question"] for attempt in attempts if attempt["attack"])

@@ -14,11 +14,14 @@ from pathlib import Path
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.ledger.store import translate_sqlite_errors
 
+# The datasets whose items served as seeds.
 _SEED_DATASETS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
     json_each(attempt.value, '$.seeds') AS seed)"""
+# The datasets of held-out items.
 _HELD_OUT_DATASETS = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
 _KEPT_TRAININGS = "SELECT id FROM trainings WHERE run IN wanted_runs OR adapter IN wanted_adapters"
+# The wanted evaluations, those of the kept adapters, and those of the base model on the same items and settings.
 _KEPT_EVALUATIONS = """SELECT name AS id FROM wanted_evaluations UNION
     SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
@@ -56,12 +59,15 @@ DELETE FROM cells;
 DELETE FROM experiments;
 DELETE FROM jobs;
 """
+"""The script that deletes everything outside the excerpt. `_delete_unwanted` creates the `wanted_` tables that it
+reads.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ExcerptContents:
-    """What an excerpt contains: ids of runs and evaluations, hashes of adapters (with their trainings and evaluations),
-    and names of datasets.
+    """What an excerpt contains: runs and evaluations by id, adapters by hash (with their trainings and evaluations),
+    and datasets by name.
     """
 
     runs: Collection[str] = ()
@@ -71,7 +77,7 @@ class ExcerptContents:
 
 
 def write_excerpt(ledger: Path, target: Path, wanted: ExcerptContents) -> None:
-    """Write the excerpt as a new ledger.
+    """Write the part of `ledger` that `wanted` describes as a new ledger, `target`.
 
     Raises:
         RefusedError: `target` exists.
@@ -91,7 +97,7 @@ def _delete_unwanted(copy: sqlite3.Connection, wanted: ExcerptContents) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
     for field in fields(wanted):
         copy.execute(f"CREATE TEMP TABLE wanted_{field.name} (name TEXT PRIMARY KEY)")
-        rows = {(name,) for name in getattr(wanted, field.name)}
-        copy.executemany(f"INSERT INTO wanted_{field.name} VALUES (?)", rows)
+        name_rows = {(name,) for name in getattr(wanted, field.name)}
+        copy.executemany(f"INSERT INTO wanted_{field.name} VALUES (?)", name_rows)
     copy.executescript(DELETIONS)
     copy.execute("VACUUM")  # removes the deleted rows from the file itself

@@ -1,7 +1,7 @@
 """The history of a run: its tally as of any committed turn, computed from the ledger.
 
-A tally can only be continued with later turns, so a copy is kept every `COPY_EVERY` turns; the tally of any other turn
-is computed from the last copy before it.
+Turns can be added to a tally but not removed, so a copy is kept every `COPY_EVERY` turns. The tally as of any other
+turn is computed from the last copy before that turn.
 """
 
 import copy
@@ -26,14 +26,16 @@ class RunMoment:
 
 
 class RunHistory:
-    """The moments of one run. Committed turns never change, so the copies stay valid while the run continues."""
+    """Computes the moments of one run. Committed turns never change, so the stored copies stay valid while the run
+    continues.
+    """
 
     def __init__(self, run: str) -> None:
         self._run = run
         self._copies = {0: Tally(run)}
 
     def load_moment(self, view: LedgerView, turn: int) -> RunMoment:
-        """The run as of turn `turn`.
+        """The run right after it committed turn number `turn`.
 
         Raises:
             NothingMatchedError: the run has not committed that turn.
@@ -47,12 +49,12 @@ class RunHistory:
         """The tally of the first `turns` turns. Stores a copy whenever the number of turns reaches a multiple of
         `COPY_EVERY`.
         """
-        start = max(count for count in self._copies if count <= turns)
-        tally = copy.deepcopy(self._copies[start])
+        nearest_copy = max(count for count in self._copies if count <= turns)
+        tally = copy.deepcopy(self._copies[nearest_copy])
         while tally.turns < turns:
-            next_copy = (tally.turns // COPY_EVERY + 1) * COPY_EVERY
-            if not tally.read_turns(view, min(turns, next_copy) - tally.turns):
+            next_copy_turns = (tally.turns // COPY_EVERY + 1) * COPY_EVERY
+            if not tally.read_turns(view, min(turns, next_copy_turns) - tally.turns):
                 break
-            if tally.turns == next_copy:
-                self._copies[next_copy] = copy.deepcopy(tally)
+            if tally.turns == next_copy_turns:
+                self._copies[next_copy_turns] = copy.deepcopy(tally)
         return tally

@@ -1,8 +1,8 @@
 """Merging: adds the runs, trainings and evaluations of another ledger to this one, and overwrites nothing.
 
-Calls are identified by the hashes of their requests, everything else by its id and its content. Rows that both ledgers
-have stay unchanged. A run, training or evaluation that differs from the one with the same id here is a conflict: it is
-left out and reported.
+Calls are identified by the hashes of their requests, everything else by its id and its content. Rows that exist in both
+ledgers are not changed. A run, training or evaluation that differs from the one with the same id here is a conflict: it
+is left out and reported.
 """
 
 import json
@@ -44,8 +44,8 @@ class Conflict:
 
 @dataclass(slots=True)
 class MergeResult:
-    """The result of a merge: what was added and what was already `present`, as names by kind ("run", "adapter", …), and
-    the conflicts. Reviews are named by run and turn.
+    """The result of a merge: the names of what was added and of what was already present, by kind ("run", "adapter",
+    …), and the conflicts. A review is named by its run and turn.
     """
 
     added: dict[str, list[str]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class MergeResult:
     conflicts: list[Conflict] = field(default_factory=list)
 
     def record(self, kind: str, name: str, added: bool) -> None:
-        """Record something that was added, or that was already present."""
+        """Record the name of something that was added or, if not `added`, that was already present."""
         (self.added if added else self.present).setdefault(kind, []).append(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class _DifferenceError(Exception):
 
 
 def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
-    """Add what `source` has and this ledger lacks, and record the outcome in `result`. `connection` belongs to a writer
-    that is inside a transaction.
+    """Add what `source` has and this ledger lacks, and record the outcome in `result`. `connection` is that of this
+    ledger's writer, inside a transaction.
     """
     merger = _Merger(connection, source, result)
     merger.add_datasets()
@@ -78,13 +78,13 @@ def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: Merge
 
 
 class _Merger:
-    """One merge. `_versions` maps the name of each dataset in the source to its name here; `_insertions` caches the
+    """One merge. `_names_here` maps the name of each dataset in the source to its name here; `_insertions` caches the
     INSERT statement of each table.
     """
 
     def __init__(self, connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
         self._connection, self._source, self._result = connection, source, result
-        self._versions: dict[str, str] = {}
+        self._names_here: dict[str, str] = {}
         self._insertions: dict[str, str] = {}
 
     def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -110,13 +110,13 @@ class _Merger:
             name = row["name"]
             items = _list_items(self._source.rows, name)
             version = self._find_dataset(name, items)
-            self._versions[name] = version or self._name_dataset(name, row["source_hash"])
+            self._names_here[name] = version or self._name_dataset(name, row["source_hash"])
             if not version:
-                self._copy("datasets", [{**dict(row), "name": self._versions[name]}])
+                self._copy("datasets", [{**dict(row), "name": self._names_here[name]}])
                 for table in ("items", "dataset_files"):
                     rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
-                    self._copy(table, ({**dict(row), "dataset": self._versions[name]} for row in rows))
-            self._result.record("dataset", self._versions[name], not version)
+                    self._copy(table, ({**dict(row), "dataset": self._names_here[name]} for row in rows))
+            self._result.record("dataset", self._names_here[name], not version)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
         """The dataset here with these items: `name` itself or a version of it; "" if there is none."""
@@ -141,30 +141,34 @@ class _Merger:
     def add_run(self, run: Mapping[str, Any]) -> bool:
         """Add a run with its turns, calls, examples, faults and trial."""
         run_id = run["id"]
-        if rows_here := self._rows("SELECT config_hash FROM runs WHERE id = ?", run_id):
-            self._compare_runs(run, rows_here[0][0])
+        rows_here = self._rows("SELECT config_hash FROM runs WHERE id = ?", run_id)
+        if rows_here:
+            (config_hash_here,) = rows_here[0]
+            self._compare_runs(run, config_hash_here)
             return False
         self._copy("runs", [run])
-        calls, reused = self._add_calls(
+        call_ids, reused = self._add_calls(
             run_id, "SELECT call FROM turn_calls JOIN turns ON turns.id = turn_calls.turn WHERE run = ?1"
         )
         for turn in self._source.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", run_id):
-            new_turn = self._insert("turns", {**dict(turn), "id": None})
+            new_turn_id = self._insert("turns", {**dict(turn), "id": None})
             used_calls = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
-            self._copy("turn_calls", ({"turn": new_turn, "position": position, "call": calls[call]}
+            self._copy("turn_calls", ({"turn": new_turn_id, "position": position, "call": call_ids[call]}
                                       for position, call in used_calls))  # fmt: skip
         if reused:  # other runs here own the reused calls, so this run's turns must not count them
             self._connection.execute(COUNT_FRESH, (run_id,))
-        for table in ("examples", "trials", "faults"):
+        for table in ("examples", "trials"):
             rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", run_id)
-            self._copy(table, ({**dict(row), "id": None} if table == "faults" else dict(row) for row in rows))
+            self._copy(table, (dict(row) for row in rows))
+        faults = self._source.rows("SELECT * FROM faults WHERE run = ?", run_id)
+        self._copy("faults", ({**dict(fault), "id": None} for fault in faults))  # faults get new ids here
         self._pin(run_id)
         return True
 
-    def _compare_runs(self, run: Mapping[str, Any], config_hash: str) -> None:
+    def _compare_runs(self, run: Mapping[str, Any], config_hash_here: str) -> None:
         """Raise _DifferenceError if a run differs in more than its status from the run with the same id here."""
-        if run["config_hash"] != config_hash:
-            raise _DifferenceError("this home has a run with the same id and other settings")
+        if run["config_hash"] != config_hash_here:
+            raise _DifferenceError("this home has a run with the same id but different settings")
         query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
         source_turns = [tuple(row) for row in self._source.rows(query, run["id"])]
         turns_here = self._rows(query, run["id"])
@@ -174,10 +178,12 @@ class _Merger:
             )
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to the versions that it uses of those datasets whose names refer to different items here."""
-        pinned = {name: version for name, version in self._versions.items() if name != version and "@" not in name}
+        """Pin a new run to the versions of its datasets, if the datasets' names refer to different items here."""
+        pinned = {
+            name: name_here for name, name_here in self._names_here.items() if name_here != name and "@" not in name
+        }
         source_pins = self._source.rows("SELECT dataset, version FROM pinned WHERE run = ?", run)
-        pinned |= {name: self._versions.get(version, version) for name, version in source_pins}
+        pinned |= {name: self._names_here.get(version, version) for name, version in source_pins}
         self._copy("pinned", ({"run": run, "dataset": name, "version": version} for name, version in pinned.items()))
 
     def add_reviews(self) -> None:
@@ -193,7 +199,7 @@ class _Merger:
                 self._result.record("review", f"{row['run']} turn {row['turn']}", added)
 
     def add_notes(self) -> None:
-        """Add the notes that are missing here, on runs and trainings of the source that were added or already here."""
+        """Add the notes that are missing here, if their run or training was added or was already here."""
         columns = "kind, subject, note, at"
         notes_here = set(self._rows(f"SELECT {columns} FROM notes"))
         for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):
@@ -207,14 +213,14 @@ class _Merger:
     # Trainings and evaluations
 
     def add_training(self, training: Mapping[str, Any]) -> bool:
-        """Add a training with its curve."""
+        """Add a training with its events. An equal training with the same id is left as it is."""
         keys = ("run", "base", "adapter", "data_hash", "settings")
         rows_here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
         if rows_here:
             differences = [key for key, value in zip(keys, rows_here[0], strict=True) if value != training[key]]
             if differences:
                 raise _DifferenceError(
-                    f"this home has a training with the same id and another {', '.join(differences)}"
+                    f"this home has a training with the same id but a different {', '.join(differences)}"
                 )
             return False
         self._copy("trainings", [training])
@@ -233,38 +239,39 @@ class _Merger:
                 raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those in this home")
             return False
         self._copy("evaluations", [evaluation])
-        calls, _ = self._add_calls(evaluation_id, "SELECT call FROM evaluation_items WHERE evaluation = ?1")
+        call_ids, _ = self._add_calls(evaluation_id, "SELECT call FROM evaluation_items WHERE evaluation = ?1")
         items = self._source.rows("SELECT * FROM evaluation_items WHERE evaluation = ?", evaluation_id)
-        self._copy("evaluation_items", ({**dict(item), "call": calls[item["call"]]} for item in items))
+        self._copy("evaluation_items", ({**dict(item), "call": call_ids[item["call"]]} for item in items))
         return True
 
     # Calls
 
-    def _add_calls(self, owner: str, used_calls_query: str) -> tuple[dict[int, int], bool]:
+    def _add_calls(self, owner: str, used_calls_sql: str) -> tuple[dict[int, int], bool]:
         """Add the calls made for a run or evaluation, the `owner`, and the calls that the owner uses, which
-        `used_calls_query` selects. Returns the calls' ids here by their ids in the source, and whether some of them
+        `used_calls_sql` selects. Returns the calls' ids here by their ids in the source, and whether some of them
         were here already.
 
         Raises:
             _DifferenceError: a call that the owner uses has a different reply here.
         """
-        used_calls = {row[0] for row in self._source.rows(used_calls_query, owner)}
-        calls: dict[int, int] = {}
+        used_calls = {row[0] for row in self._source.rows(used_calls_sql, owner)}
+        call_ids: dict[int, int] = {}
         reused = False
         differences = 0
-        condition = f"run = ?1 OR id IN ({used_calls_query})"
+        condition = f"run = ?1 OR id IN ({used_calls_sql})"
         for row in self._source.rows(f"SELECT * FROM {CALLS} WHERE {condition} ORDER BY id", owner):
             rows_here = self._rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", row["key"])
             if rows_here:
-                ((calls[row["id"]], reply_here),) = rows_here
+                id_here, reply_here = rows_here[0]
+                call_ids[row["id"]] = id_here
                 reused = True
                 if row["id"] in used_calls and _remove_costs(row["reply"]) != _remove_costs(reply_here):
                     differences += 1
             else:
-                calls[row["id"]] = self._insert("calls", {**dict(row), "id": None})
+                call_ids[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
-            raise _DifferenceError(f"{differences} of its calls have other replies in this home")
-        return calls, reused
+            raise _DifferenceError(f"{differences} of its calls have different replies in this home")
+        return call_ids, reused
 
     # Rows
 
@@ -272,15 +279,19 @@ class _Merger:
         return self._connection.execute(sql, values).fetchall()
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        """Insert a row and return its id."""
         row_id = self._connection.execute(self._build_insertion(table), row).lastrowid
         assert row_id is not None
         return row_id
 
     def _copy(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert rows of the source. Rows without an id, or with the id None, get a new one."""
         self._connection.executemany(self._build_insertion(table), ({"id": None, **row} for row in rows))
 
     def _build_insertion(self, table: str) -> str:
-        """The statement that inserts a row; generated columns are left out."""
+        """The statement that inserts a row into a table. `PRAGMA table_info` does not list generated columns, which
+        cannot be inserted.
+        """
         if table not in self._insertions:
             names = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
             placeholders = ", ".join(f":{name}" for name in names)
@@ -289,7 +300,7 @@ class _Merger:
 
 
 def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[Any, ...]]:
-    """The items of a dataset in order, by id, split and hash."""
+    """The items of a dataset in order, each as (id, split, hash)."""
     sql = "SELECT id, split, record_hash FROM items WHERE dataset = ? ORDER BY position"
     return [tuple(row) for row in rows(sql, dataset)]
 

@@ -1,8 +1,8 @@
 """Packed texts: the requests and replies of calls, compressed in a separate table, and unpacked whenever they are read.
 
 A call's row keeps every column that is looked up, filtered or summed. Its request and reply, which make up most of a
-ledger, move out of the pages that a run reads. Hashes are those of the canonical JSON, so packing changes no hash. This
-module defines the format; `compaction` decides which calls are packed.
+ledger, move out of the pages that a run reads. Hashes are computed from the unpacked canonical JSON, so packing changes
+no hash. This module defines the format; `compaction` decides which calls are packed.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ DICTIONARY_BYTES = 112_640
 """The size of a trained dictionary that zstd's authors recommend."""
 COMPRESSION_LEVEL = 3
 NO_DICTIONARY = 0
-"""Stands for the id of a dictionary if a text was packed without one."""
+"""The dictionary id of texts that were packed without a dictionary."""
 CALLS = (
     "(SELECT calls.id, key, kind, model, run, role, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at,"
     " reasoning_tokens,"
@@ -22,38 +22,42 @@ CALLS = (
     " iif(packs.call IS NULL, calls.reply, unpacked(packs.dictionary, packs.reply)) AS reply"
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"
 )
-"""All calls with their texts, packed or not: for a FROM clause, on a connection prepared by `add_unpack_function`."""
+"""A subquery for a FROM clause: all calls with their texts, packed or not. The connection needs the SQL function that
+`add_unpack_function` defines.
+"""
 WITH_KEY = "substr(key, 1, 10) = substr(?1, 1, 10) AND +key = ?1"
-"""Selects the call with a key, for a WHERE clause. The index holds the first ten digits; the plus keeps SQLite from
-substituting the key into the first comparison, which would then be true for every row."""
+"""A condition for a WHERE clause that selects the call with the key `?1`. The index holds the first ten digits of each
+key. The plus keeps SQLite from substituting the key into the first comparison, which would then be true for every row.
+"""
 
 
 def add_unpack_function(connection: sqlite3.Connection) -> None:
     """Define the SQL function that `CALLS` uses."""
     unpackers: dict[int, ZstdDecompressor] = {}
 
-    def unpack(dictionary: int, packed: bytes) -> str:
+    def unpack(dictionary_id: int, packed: bytes) -> str:
         try:
-            if dictionary not in unpackers:
-                unpackers[dictionary] = ZstdDecompressor(dict_data=read_stored_dictionary(connection, dictionary))
-            return unpackers[dictionary].decompress(packed).decode("utf-8", "replace")
+            if dictionary_id not in unpackers:
+                dictionary = read_stored_dictionary(connection, dictionary_id)
+                unpackers[dictionary_id] = ZstdDecompressor(dict_data=dictionary)
+            return unpackers[dictionary_id].decompress(packed).decode("utf-8", "replace")
         except (ZstdError, LookupError, MemoryError):
-            return ""  # damaged on disk: matches no hash, so `verify` reports it
+            return ""  # the text is damaged on disk; "" matches no hash, so `verify` reports the call
 
     connection.create_function("unpacked", 2, unpack)
 
 
-def read_stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCompressionDict | None:
-    """A dictionary by its id, or None for texts that were packed without one.
+def read_stored_dictionary(connection: sqlite3.Connection, dictionary_id: int) -> ZstdCompressionDict | None:
+    """The compression dictionary with this id; None for `NO_DICTIONARY`.
 
     Raises:
         LookupError: the ledger has no such dictionary.
     """
-    if dictionary == NO_DICTIONARY:
+    if dictionary_id == NO_DICTIONARY:
         return None
-    row = connection.execute("SELECT content FROM dictionaries WHERE id = ?", (dictionary,)).fetchone()
+    row = connection.execute("SELECT content FROM dictionaries WHERE id = ?", (dictionary_id,)).fetchone()
     if row is None:
-        raise LookupError(dictionary)
+        raise LookupError(f"the ledger has no dictionary {dictionary_id}")
     return ZstdCompressionDict(row[0])
 
 
@@ -66,7 +70,7 @@ def train_packing_dictionary(samples: Iterable[bytes]) -> bytes | None:
 
 
 class Packer:
-    """Packs texts with one dictionary, and checks that each of them unpacks to the same bytes."""
+    """Packs texts with one dictionary, and checks that each packed text unpacks to the same bytes."""
 
     def __init__(self, dictionary: ZstdCompressionDict | None) -> None:
         self._compressor = ZstdCompressor(level=COMPRESSION_LEVEL, dict_data=dictionary)
@@ -75,5 +79,5 @@ class Packer:
     def pack(self, text: bytes) -> bytes:
         packed = self._compressor.compress(text)
         if self._decompressor.decompress(packed) != text:
-            raise AssertionError("a packed text unpacks differently")  # a broken library must not destroy data
+            raise AssertionError("a packed text unpacks differently")  # so that a fault of the library destroys no data
         return packed

@@ -1,4 +1,5 @@
-"""The tables, as migrations that are applied in order. Never edit a released migration: add a new one.
+"""The tables, as migrations that are applied in the order in which this file defines them; their numbers have gaps and
+are not in order. Never edit a released migration: add a new one.
 
 Documents (configurations, records, requests, replies) are canonical JSON, stored with their SHA-256. Values that are
 filtered or summed also have columns.
@@ -185,8 +186,9 @@ def m005_jobs(db: Database) -> None:
 
 @migrations()
 def m012_control(db: Database) -> None:
-    """A request to a worker to pause or stop is stored in the row of the worker's execution, so that a later worker
-    does not see it. A call's role is stored, so that budgets of a role can add up its costs.
+    """Adds two columns. `wish` stores a request to a worker to pause or stop; it is in the row of the worker's
+    execution, so that a later worker does not see it. `role` stores a call's role, so that the budget of a role can add
+    up its costs.
     """
     db.executescript(
         """
@@ -198,7 +200,7 @@ def m012_control(db: Database) -> None:
 
 @migrations()
 def m014_faults(db: Database) -> None:
-    """Failed requests and their cost. A retry that succeeds is stored as a call."""
+    """Stores failed requests and their cost; `told` is the error message. A retry that succeeds is stored as a call."""
     db.executescript(
         """
         CREATE TABLE faults (
@@ -221,8 +223,9 @@ def m014_faults(db: Database) -> None:
 
 @migrations()
 def m017_trainings(db: Database) -> None:
-    """A training records why it ended and its wall-clock time over all its processes. `plan` is what a resume needs
-    besides the settings."""
+    """Stores why a training ended, its wall-clock time over all its processes, and, in `plan`, what a resume needs in
+    addition to the settings.
+    """
     db.executescript(
         """
         ALTER TABLE trainings ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -234,8 +237,9 @@ def m017_trainings(db: Database) -> None:
 
 @migrations()
 def m016_rounds(db: Database) -> None:
-    """A series of rounds and its curve. An execution's seconds come from the machine's monotonic clock; its wall-clock
-    time and the age of its heartbeat are computed from them."""
+    """Stores series of rounds. Also stores when an execution began and when its last heartbeat was, in seconds of the
+    machine's monotonic clock; its wall-clock time and the age of its heartbeat are computed from them.
+    """
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN began_s REAL NOT NULL DEFAULT 0.0;
@@ -267,10 +271,10 @@ def m016_rounds(db: Database) -> None:
 @migrations()
 def m015_size(db: Database) -> None:
     """Keeps ledgers with a million calls fast. A run's summary is read from indexes alone, since a row with its texts
-    fills a page. A turn's row has the outcomes of its attempts, the number of calls it used, and how many of these the
-    run made and used first in this turn (`fresh`). Packed texts are in a separate table; their columns in `calls` are
-    then empty. Environments recorded earlier get no hash: one computed later would prove nothing. CROSS JOIN keeps
-    SQLite from scanning all turns of a run for each of its calls.
+    fills a page. A turn's row has the outcomes of its attempts (`attempts`), the number of calls it used (`uses`), and
+    how many of these calls the run itself made and no earlier turn had used (`fresh`). Packed texts are in a separate
+    table; their columns in `calls` are then empty. Environments recorded earlier get no hash: one computed later would
+    prove nothing. CROSS JOIN keeps SQLite from scanning all turns of a run for each of its calls.
     """
     db.executescript(
         """
@@ -312,8 +316,9 @@ def m015_size(db: Database) -> None:
 
 @migrations()
 def m008_experiments(db: Database) -> None:
-    """A reply's soft mark next to its strict one ("" if no judge was asked). An experiment is a grid of cells that run
-    separately, so that a killed experiment resumes at the cell it had reached."""
+    """Stores a reply's soft mark next to its strict one ("" if no judge was asked). Also stores experiments: an
+    experiment is a grid of cells that run separately, so that a killed experiment resumes at the cell it had reached.
+    """
     db.executescript(
         """
         ALTER TABLE evaluation_items ADD COLUMN soft TEXT NOT NULL DEFAULT '';
@@ -346,8 +351,8 @@ def m008_experiments(db: Database) -> None:
 
 @migrations()
 def m018_judged(db: Database) -> None:
-    """The judge's verdicts on solutions known to be right or wrong, the level of an example's reasoning, and the
-    reviews by people. Reviews are only added; `attempt` is the number of the reviewed attempt.
+    """Stores the judge's verdicts on solutions known to be right or wrong, the level of an example's reasoning, and the
+    reviews by people. Reviews are never changed or deleted; `attempt` is the number of the reviewed attempt.
     """
     db.executescript(
         """
@@ -379,7 +384,7 @@ def m018_judged(db: Database) -> None:
 
 @migrations()
 def m019_evaluations(db: Database) -> None:
-    """An evaluation records why it ended and its wall-clock time, like a training."""
+    """Stores why an evaluation ended and its wall-clock time, as for trainings."""
     db.executescript(
         """
         ALTER TABLE evaluations ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -390,9 +395,10 @@ def m019_evaluations(db: Database) -> None:
 
 @migrations()
 def m020_short_keys(db: Database) -> None:
-    """Keys are hashes, so at a million calls almost every new key touches a different index page. An index of their
-    first ten digits is a fourth as large, and its pages are split a fourth as often. Keys may share these digits: a
-    lookup compares the whole key (`packing.WITH_KEY`), and the writer looks a key up before it inserts it.
+    """Replaces the index of the calls' keys by an index of their first ten digits. Keys are hashes, so at a million
+    calls almost every new key touches a different index page. The new index is a fourth as large, and its pages are
+    split a fourth as often. Two keys may share their first ten digits, so a lookup compares the whole key
+    (`packing.WITH_KEY`), and the writer looks a key up before it inserts it.
     """
     db.executescript(
         """
@@ -424,7 +430,9 @@ def m020_short_keys(db: Database) -> None:
 
 @migrations()
 def m021_reasoning(db: Database) -> None:
-    """The reasoning tokens among a call's completion tokens. Few calls have any, so the index holds only those."""
+    """Stores how many of a call's completion tokens are reasoning tokens. Few calls have any, and the index holds only
+    these calls.
+    """
     db.executescript(
         """
         ALTER TABLE calls ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
@@ -435,7 +443,7 @@ def m021_reasoning(db: Database) -> None:
 
 @migrations()
 def m022_dataset_files(db: Database) -> None:
-    """A dataset may have several files and may be replaced: `pinned` names the version that an older run uses."""
+    """Lets a dataset have several files, and lets it be replaced: `pinned` names the version that an older run uses."""
     db.executescript(
         """
         CREATE TABLE dataset_files (
@@ -457,8 +465,8 @@ def m022_dataset_files(db: Database) -> None:
 
 @migrations()
 def m023_pass_rates(db: Database) -> None:
-    """How often the defender answered an example correctly: `passes` of `tries`. Earlier runs asked it once, and kept a
-    correct answer only for its new solution.
+    """Stores how often the defender answered an example correctly: `passes` of `tries`. Earlier runs asked the defender
+    once, and kept a correctly answered example only for its new solution (the reason `kept_novel`).
     """
     db.executescript(
         """
@@ -472,7 +480,9 @@ def m023_pass_rates(db: Database) -> None:
 
 @migrations()
 def m024_notes(db: Database) -> None:
-    """Notes of people on runs and trainings. Notes are only added: only the newest of a subject is shown."""
+    """Stores people's notes on runs and trainings. Notes are never changed or deleted; only the newest note on a
+    subject is shown.
+    """
     db.executescript(
         """
         CREATE TABLE notes (

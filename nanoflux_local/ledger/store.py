@@ -1,6 +1,7 @@
-"""The only class that writes to a ledger. Its transactions are short, and no result is shown before it is committed.
+"""`Ledger`, the only class that writes to a ledger. Its transactions are short, and no result is shown before it is
+committed.
 
-It refuses a ledger from a newer version, and never rewrites a recorded call or turn.
+It refuses a ledger written by a newer version, and never rewrites a recorded call or turn.
 """
 
 import fcntl
@@ -26,6 +27,7 @@ from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
+"""How long SQLite waits for a lock before it reports that the file is locked."""
 JobTable = Literal["runs", "trainings", "evaluations", "series", "experiments"]
 """Tables whose rows have a status, a message and the wall-clock seconds spent on them."""
 
@@ -41,16 +43,16 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        text = str(error)
-        if "disk" in text or "full" in text:
+        message = str(error)
+        if "disk" in message or "full" in message:
             raise LedgerError(
-                f"{path}: {text}", "free some space and resume: everything recorded so far is kept"
+                f"{path}: {message}", "free some space and resume: everything recorded so far is kept"
             ) from error
-        if "locked" in text or "busy" in text:
+        if "locked" in message or "busy" in message:
             raise LedgerError(f"{path} is locked by another process", "wait for it to end, then try again") from error
-        if "malformed" in text:
-            raise LedgerError(f"{path}: {text}", "find the damage with `nanoflux run verify RUN`") from error
-        raise LedgerError(f"{path}: {text}", "check the permissions of the file and its directory") from error
+        if "malformed" in message:
+            raise LedgerError(f"{path}: {message}", "find the damage with `nanoflux run verify RUN`") from error
+        raise LedgerError(f"{path}: {message}", "check the permissions of the file and its directory") from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(
             f"{path} is not a readable ledger: {error}", "restore a backup, or move the file away to start a new ledger"
@@ -89,9 +91,10 @@ class Ledger:
             self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _is_in_use(self) -> bool:
-        """Whether another process has opened this ledger and its schema is up to date. The caller then skips
-        `_create_or_migrate` and its lock, because the process that holds the lock may be suspended. False if there is
-        no write-ahead log (WAL), because reading the schema could then disturb `_create_or_migrate` in another process.
+        """Whether another process has opened this ledger and its schema is up to date. `__init__` then skips
+        `_create_or_migrate` and its lock, because the process that holds the lock may be suspended. Without a
+        write-ahead log (WAL), returns False without reading the schema, which could disturb `_create_or_migrate` in
+        another process.
         """
         if not Path(f"{self.path}-wal").exists():
             return False
@@ -108,7 +111,8 @@ class Ledger:
             pending = [migration.name for migration in migrations.pending(self._database)]
             if pending:
                 migrations.apply(self._database)
-            if pending and "m001_calls" not in pending:  # migrations that rewrite tables enlarge the WAL
+            is_new = "m001_calls" in pending
+            if pending and not is_new:  # migrations of an existing ledger may rewrite tables, which enlarges the WAL
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
@@ -126,8 +130,8 @@ class Ledger:
         return self._connection
 
     def shrink(self) -> None:
-        """Rebuild the file without its unused pages, atomically. Other writers wait meanwhile, and the disk must have
-        room for a second copy.
+        """Rebuild the file without its unused pages, atomically. Meanwhile, other writers wait, and the disk must have
+        room for a second copy of the file.
         """
         with translate_sqlite_errors(self.path):
             self._connection.execute("VACUUM")
@@ -135,7 +139,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: on disk when the block ends, or undone if it raises."""
+        """One write transaction. It is on disk when the block has ended, and undone if the block raises an exception."""
         with translate_sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -147,72 +151,85 @@ class Ledger:
                 raise
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a query on the writer's connection."""
+        """The rows of a query on the writer's connection."""
         with translate_sqlite_errors(self.path):
             return self._connection.execute(sql, values).fetchall()
 
     # Calls
 
     def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
-        """The call's row id and the stored reply to a request, or None."""
+        """The row id of the stored call with this request, and its reply; None if no such call is stored."""
         rows = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", request.key())
         if not rows:
             return None
-        row_id, text = rows[0]
+        call_id, reply_text = rows[0]
         try:
-            return row_id, request.read_reply(json.loads(text))
+            return call_id, request.read_reply(json.loads(reply_text))
         except (ValueError, TypeError) as error:
             raise LedgerError(
-                f"{self.path}: the reply of call {row_id} cannot be read",
+                f"{self.path}: the reply of call {call_id} cannot be read",
                 "find the damage with `nanoflux run verify RUN`",
             ) from error
 
     def remember(self, run: str, request: Request[Any], reply: Reply, role: str = "") -> tuple[int, Reply]:
-        """Commit a reply under its request's hash, with the role that made the call."""
+        """Commit a reply under its request's hash, with the role that made the call. Returns the call's row id and the
+        stored reply.
+        """
         return self.remember_all(run, [(request, reply, role)])[0]
 
     def remember_all(self, run: str, calls: Sequence[tuple[Request[Any], Reply, str]]) -> list[tuple[int, Reply]]:
-        """Commit replies, all or none. Returns the stored replies: if another process committed a reply to the same
-        request first, that reply is kept and returned.
+        """Commit calls, each given as (request, reply, role), all or none. Returns each call's row id and stored reply:
+        if another process has already committed a reply to the same request, that reply is kept and returned.
         """
-        moment = now()
+        committed_at = now()
         with self.transaction() as connection:
-            return [self._insert_call(connection, run, *call, moment) for call in calls]
+            return [
+                self._insert_call(connection, run, request, reply, role, committed_at) for request, reply, role in calls
+            ]
 
     def _insert_call(
-        self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, moment: str
+        self,
+        connection: sqlite3.Connection,
+        run: str,
+        request: Request[Any],
+        reply: Reply,
+        role: str,
+        committed_at: str,
     ) -> tuple[int, Reply]:
+        """Insert a call unless the same request is already stored. Returns the call's row id and the stored reply."""
         stored_call = self.recall(request)
         if stored_call is not None:
             return stored_call
         request_json, reply_json = request.to_json(), reply.to_json()
         reply_text = canonical_json(reply_json)
-        if "\\ud" in reply_text:  # parsing turns a pair of surrogates into one character: store the reply as parsed
+        if "\\ud" in reply_text:  # parsing joins a pair of surrogates into one character: store the parsed reply
             reply_json = json.loads(reply_text)
             reply_text = canonical_json(reply_json)
             reply = request.read_reply(reply_json)
         call_costs = read_costs(reply_json)
-        row_id = connection.execute(
+        call_id = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, request_json["endpoint"]["model"], run,
              canonical_json(request_json), reply_text, hashlib.sha256(reply_text.encode()).hexdigest(),
              call_costs["prompt_tokens"], call_costs["completion_tokens"], call_costs["usd"], call_costs["seconds"],
-             moment, role, call_costs["reasoning_tokens"]),
+             committed_at, role, call_costs["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
-        assert row_id is not None
-        return row_id, reply
+        assert call_id is not None
+        return call_id, reply
 
     def find_last_reply(self, calls: Sequence[int]) -> str:
-        """The text of the last chat reply among these calls; "" if that reply is a refusal, or if no call is a chat."""
-        for call in reversed(calls):
-            kind, reply = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)[0]
+        """The text of the last chat reply among the calls with these ids; "" if that reply is a refusal, or if none of
+        the calls is a chat.
+        """
+        for call_id in reversed(calls):
+            kind, reply = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call_id)[0]
             if kind == "chat":
                 return str(json.loads(reply).get("text", ""))
         return ""
 
     def has_answer(self, run: str, kind: str, model: str) -> bool:
-        """Whether this model ever answered a request of this kind in the run; a refusal is not an answer."""
+        """Whether this model has answered any request of this kind in the run. A refusal is not an answer."""
         query = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
         return bool(self.rows(query, run, kind, model, '%"refused":%'))
 
@@ -230,6 +247,7 @@ class Ledger:
     # Runs
 
     def create_run(self, run: str, name: str, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Record a new run, whose id is `run`, with the status "created"."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO runs VALUES (?,?,?,'created','',?,?,?,?,?,0.0,?,?,?)",
@@ -276,7 +294,7 @@ class Ledger:
         record_json = record.to_json()
         outcomes = " ".join(attempt.outcome for attempt in record.attempts)
         with self.transaction() as connection:
-            fresh_count = sum(self._is_fresh(connection, run, call) for call in set(calls))
+            fresh_count = sum(self._is_fresh(connection, run, call_id) for call_id in set(calls))
             turn_id = connection.execute(
                 "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at, attempts, uses, fresh)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?)",
@@ -285,20 +303,20 @@ class Ledger:
             ).lastrowid  # fmt: skip
             connection.executemany(
                 "INSERT INTO turn_calls VALUES (?,?,?)",
-                [(turn_id, position, call) for position, call in enumerate(calls)],
+                [(turn_id, position, call_id) for position, call_id in enumerate(calls)],
             )
             if record.kept:
                 self._insert_example(connection, run, Example.of(record), record.last)
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
 
-    def _is_fresh(self, connection: sqlite3.Connection, run: str, call: int) -> bool:
-        """Whether the run made this call and none of its turns has used it yet. CROSS JOIN makes SQLite start at the
-        call and its few turns instead of scanning all turns of the run.
+    def _is_fresh(self, connection: sqlite3.Connection, run: str, call_id: int) -> bool:
+        """Whether the run itself made this call and none of the run's turns has used it yet. CROSS JOIN makes SQLite
+        start at the call and its few turns instead of scanning all turns of the run.
         """
         used_sql = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
         cursor = connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used_sql})",
-            (run, call, call, run),
+            (run, call_id, call_id, run),
         )
         return bool(cursor.fetchone()[0])
 
@@ -342,20 +360,20 @@ class Ledger:
     # Benchmarks
 
     def has_dataset(self, name: str, source_hash: str) -> bool:
-        """Whether files with this content are already imported as `name`."""
+        """Whether files with this content hash are already imported into the dataset `name`."""
         with self.transaction() as connection:
             return datasets.has_files(connection, name, source_hash)
 
     def refuse_clash(self, name: str, items: datasets.SplitItems) -> None:
-        """Raise UsageError if the dataset already has items in a split of `items`, or with one of their ids."""
+        """Raise UsageError if the dataset already has items in a split of `items`, or an item with one of their ids."""
         with self.transaction() as connection:
             datasets.refuse_clash(connection, name, items)
 
     def import_dataset(
         self, name: str, source: str, source_hash: str, items: datasets.SplitItems, skipped: int, replace: bool = False
     ) -> bool:
-        """Store a benchmark's items with their splits, all or none. Returns False if the same content is already
-        imported.
+        """Store a benchmark's items with their splits, all or none. `skipped` is the number of bad rows that were left
+        out. Returns whether anything was stored; the same content is not imported twice.
 
         A dataset may be imported one split at a time. With `replace`, the new items replace all items of that name; the
         replaced version stays for the runs that use it.
@@ -377,7 +395,7 @@ class Ledger:
     def create_training(
         self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
     ) -> None:
-        """Record a training. An existing training keeps its curve, and gets the new plan for its remaining steps."""
+        """Record a training. If it exists already, it keeps its curve and gets the new plan for its remaining steps."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
@@ -387,6 +405,7 @@ class Ledger:
             )
 
     def add_training_event(self, training: str, kind: str, step: int, event: dict[str, Any]) -> None:
+        """Commit an event of a training, such as a step or the end of an epoch."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO training_events (training, kind, step, event, at) VALUES (?,?,?,?,?)",
@@ -418,6 +437,9 @@ class Ledger:
     def add_evaluation_item(
         self, evaluation: str, repeat: int, item: str, call: int, reading: str, verdict: str, soft: str = ""
     ) -> None:
+        """Commit the reply to one item: the id of its call, the answer that was read from it, its mark, and its soft
+        mark ("" if no judge was asked). An earlier reply to the same item and repeat is replaced.
+        """
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO evaluation_items VALUES (?,?,?,?,?,?,?)",
@@ -425,6 +447,7 @@ class Ledger:
             )
 
     def finish_evaluation(self, evaluation: str, status: str, result: dict[str, Any]) -> None:
+        """Set the status and the result of an evaluation."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE evaluations SET status = ?, result = ?, updated_at = ? WHERE id = ?",
@@ -460,14 +483,14 @@ class Ledger:
         job's wall-clock time. Call this only while holding the job's lock, which proves that these processes have
         ended.
         """
-        condition = "kind = ? AND subject = ? AND state = 'running'"
+        is_dead = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
             connection.execute(
                 f"UPDATE {table} SET seconds = seconds"
-                f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {condition}) WHERE id = ?",
+                f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {is_dead}) WHERE id = ?",
                 (kind, job_id, job_id),
             )
-            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {condition}", (kind, job_id))
+            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {is_dead}", (kind, job_id))
 
     def request_stop(self, execution_id: int, request: str) -> None:
         """Ask the process of an execution to pause, stop or end. It reads such requests a few times a second."""
@@ -475,6 +498,7 @@ class Ledger:
             connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, execution_id))
 
     def finish_execution(self, execution_id: int, state: str, message: str = "") -> None:
+        """Record how the process of an execution ended, and its last heartbeat."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
@@ -511,6 +535,7 @@ class Ledger:
     # Rounds
 
     def start_series(self, series: str, settings: dict[str, Any]) -> None:
+        """Record a series of rounds with the status "created"."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO series VALUES (?,'created','',?,0.0,?,?)", (series, canonical_json(settings), now(), now())
@@ -522,6 +547,7 @@ class Ledger:
             connection.execute("INSERT OR IGNORE INTO rounds VALUES (?,?,?,'','','{}',?)", (series, number, run, now()))
 
     def set_round_adapter(self, series: str, number: int, adapter: str) -> None:
+        """Record the adapter that a round has trained."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE rounds SET adapter = ?, at = ? WHERE series = ? AND number = ?",
@@ -529,6 +555,7 @@ class Ledger:
             )
 
     def finish_round(self, series: str, number: int, evaluation: str, result: dict[str, Any]) -> None:
+        """Record the evaluation and the result of a round."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE rounds SET evaluation = ?, result = ?, at = ? WHERE series = ? AND number = ?",

@@ -6,7 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CallCounts:
-    """Calls made for a run, calls that its turns reused from the ledger, and calls that no turn used."""
+    """The number of calls made for a run, of calls that its turns reused from the ledger (`remembered`), and of calls
+    made for the run that no turn used (`wasted`).
+    """
 
     made: int
     remembered: int
@@ -15,7 +17,7 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens and dollars of a run's calls. The completion tokens include the `reasoning_tokens`."""
+    """The tokens and dollars of a run's calls. `completion_tokens` include `reasoning_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -33,7 +35,7 @@ class LostCost:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """Why one attempt of a turn ended."""
+    """The reason why an attempt ended, with the numbers of its turn and of the attempt."""
 
     turn: int
     attempt: int
@@ -43,11 +45,11 @@ class AttemptEnd:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run's state and sums. `rules` names its rule set. `seconds` is the wall-clock time that processes spent on the
-    run. `repeatable` says whether every endpoint always gives the same reply to a repeated request; it is None in runs
-    of versions that did not record this. `contaminated` and `cut_in_reasoning` list the attempts that ended for that
-    reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with each outcome; in `faults`,
-    failed requests by kind; in `levels`, kept examples by the level of their reasoning; in `pass_rates`, kept examples
-    by how often the defender answered correctly ("1 of 4").
+    run. `repeatable` says whether every endpoint always gives the same reply to a repeated request; it is None for runs
+    of older versions, which did not record this. `contaminated` and `cut_in_reasoning` list the attempts that ended for
+    that reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with each outcome; in
+    `faults`, failed requests by kind; in `levels`, kept examples by the level of their reasoning; in `pass_rates`, kept
+    examples by how often the defender answered correctly ("1 of 4").
     """
 
     run: str

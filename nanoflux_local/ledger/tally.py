@@ -1,7 +1,7 @@
-"""A tally: running sums over the turns and calls of one run, updated with the rows that were added since.
+"""A tally: running sums over the turns and calls of one run. Each update reads only the rows added since the last one.
 
-Turns and calls are only added, so a process that watches a run reads each of them once. The turn for which a call was
-made is inferred from the seed in its request (see `turn_steps`).
+Turns and calls are never changed, so a process that watches a run reads each of them once. The turn for which a call
+was made is inferred from the seed in its request (see `turn_steps`).
 """
 
 import json
@@ -18,23 +18,26 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
 MAX_EVENTS = 300
-"""The number of events that are kept."""
+"""The number of newest events that are kept."""
 SPEED_WINDOW_S = 60.0
 """The seconds over which the speed is averaged."""
 MAX_NEW_CALLS = 400
 """The maximum number of new calls that one update assigns to turns."""
 
-_SUMS = (
+MAX_MILESTONES_PER_ATTEMPT = 8 * MAX_NEW_CALLS
+"""The number of milestones, for each attempt that a turn may have, from which those of committed turns are dropped."""
+
+_SUMS_BY_ROLE = (
     "SELECT role, count(*) AS n, sum(prompt_tokens) AS prompt_tokens,"
     " sum(completion_tokens) AS completion_tokens, sum(usd) AS usd,"
     " sum(seconds) AS seconds FROM calls"
 )
-"""The beginning of a query for the sums over calls by role; WHERE and GROUP BY follow."""
+"""The beginning of a query for the sums over calls by role; its users add WHERE and GROUP BY."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line for a log: a committed turn, or a failed request."""
+    """A line of a run's log: a committed turn or a failed request. `kind` is the outcome of the turn, or "fault"."""
 
     time: str
     kind: str
@@ -57,7 +60,7 @@ class Tally:
     """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum per turn, and `steps` are
     the steps of an attempt. `similarities` has each question's cosine similarity to the nearest earlier question,
     `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to each committed turn.
-    `role_endpoints` has the last attacker and defender of the even turns (0) and of the odd turns (1).
+    `role_endpoints` has the last attacker and defender of even turns under 0, and of odd turns under 1.
     """
 
     run: str
@@ -81,7 +84,9 @@ class Tally:
     _token_samples: deque[tuple[float, int]] = field(default_factory=deque)
     """The time and the number of tokens at each update in the window over which the speed is averaged."""
     _milestones: dict[int, TurnInProgress] = field(default_factory=dict)
-    """The progress that a reply shows, by the seed of its request, for the turns below `_milestone_turns`."""
+    """The progress that a reply to a milestone shows, by the seed of the request, for the turns below
+    `_milestone_turns`.
+    """
     _milestone_turns: int = 0
     _progress_by_turn: dict[int, TurnInProgress] = field(default_factory=dict)
 
@@ -102,7 +107,7 @@ class Tally:
             self._add_turn(turn_from_json(json.loads(row["record"])), row["at"])
         return len(rows)
 
-    def _add_turn(self, record: TurnRecord, moment: str) -> None:
+    def _add_turn(self, record: TurnRecord, committed_at: str) -> None:
         self.turns = record.number + 1
         self.kept += record.kept
         self.kept_by_turn.append(self.kept)
@@ -119,17 +124,21 @@ class Tally:
             for verdict in (attempt.validation, attempt.evaluation):
                 if verdict is not None:
                     self.confidences.append(verdict.confidence)
-        self.events.append(Event(moment, record.last.outcome, _describe_turn(record)))
+        self.events.append(Event(committed_at, record.last.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
-        newest = view.row(
-            "SELECT coalesce(max(id), 0) AS last FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
+        """Add the calls made since the last update, and a sample of the number of tokens."""
+        newest_row = view.row(
+            "SELECT coalesce(max(id), 0) AS id FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
         )
-        assert newest is not None
-        last_call = newest["last"]
+        assert newest_row is not None
+        last_call = newest_row["id"]
         if last_call > self._last_call:
             for row in view.rows(
-                f"{_SUMS} WHERE run = ? AND id > ? AND id <= ? GROUP BY role", self.run, self._last_call, last_call
+                f"{_SUMS_BY_ROLE} WHERE run = ? AND id > ? AND id <= ? GROUP BY role",
+                self.run,
+                self._last_call,
+                last_call,
             ):
                 usage = self.usage.setdefault(row["role"], Usage())
                 usage.calls += row["n"]
@@ -139,15 +148,18 @@ class Tally:
                 usage.seconds += row["seconds"]
             self._update_progress(view, last_call)
             self._last_call = last_call
-        self._token_samples.append((time.monotonic(), self.tokens))
-        while len(self._token_samples) > 2 and self._token_samples[-1][0] - self._token_samples[0][0] > SPEED_WINDOW_S:
+        moment_s = time.monotonic()
+        self._token_samples.append((moment_s, self.tokens))
+        window_start_s = moment_s - SPEED_WINDOW_S
+        while len(self._token_samples) > 2 and self._token_samples[0][0] < window_start_s:
             self._token_samples.popleft()
 
     def _update_progress(self, view: LedgerView, last_call: int) -> None:
         """Infer from the latest calls how far each turn in progress has come."""
         if not self.steps:
             return
-        self._derive_milestones(self.turns + MAX_NEW_CALLS // len(self.steps))
+        max_new_turns = MAX_NEW_CALLS // len(self.steps)
+        self._derive_milestones(self.turns + max_new_turns)
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
@@ -160,19 +172,21 @@ class Tally:
             if latest is None or (progress.attempt, progress.answered) > (latest.attempt, latest.answered):
                 self._progress_by_turn[progress.turn] = progress
 
-    def _derive_milestones(self, until: int) -> None:
-        """Derive the milestones of the turns below `until`. If many have accumulated, drop those of committed turns."""
-        for turn in range(max(self._milestone_turns, self.turns), until):
+    def _derive_milestones(self, end_turn: int) -> None:
+        """Derive the milestones of the turns below `end_turn`. If many milestones have accumulated, drop those of
+        committed turns.
+        """
+        for turn in range(max(self._milestone_turns, self.turns), end_turn):
             self._milestones.update(derive_milestones(self.steps, self.seed, turn, self.attempts))
-        self._milestone_turns = max(self._milestone_turns, until)
-        if len(self._milestones) > 8 * MAX_NEW_CALLS * self.attempts:
+        self._milestone_turns = max(self._milestone_turns, end_turn)
+        if len(self._milestones) > MAX_MILESTONES_PER_ATTEMPT * self.attempts:
             self._milestones = {
                 seed: progress for seed, progress in self._milestones.items() if progress.turn >= self.turns
             }
 
     def read_costs(self, view: LedgerView, moment: str) -> None:
-        """Set the usage and the faults to those up to a moment, for a tally that stays at an earlier turn."""
-        rows = view.rows(f"{_SUMS} WHERE run = ? AND at <= ? GROUP BY role", self.run, moment)
+        """Set the usage and the number of faults to those up to `moment`, for a tally as of an earlier turn."""
+        rows = view.rows(f"{_SUMS_BY_ROLE} WHERE run = ? AND at <= ? GROUP BY role", self.run, moment)
         self.usage = {
             row["role"]: Usage(row["n"], row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"])
             for row in rows
@@ -181,6 +195,7 @@ class Tally:
         self.faults = faults["n"] if faults else 0
 
     def _add_faults(self, view: LedgerView) -> None:
+        """Add the requests that failed since the last update."""
         for row in view.rows(
             "SELECT id, at, kind, role, told FROM faults WHERE run = ? AND id > ? ORDER BY id", self.run,
             self._last_fault,
@@ -199,20 +214,22 @@ class Tally:
 
     @property
     def tokens_per_s(self) -> float:
-        """The mean speed over the last minute of updates; 0 before the second update."""
+        """The mean speed over the updates of the last `SPEED_WINDOW_S`; 0 before the second update."""
         if len(self._token_samples) < 2:
             return 0.0
         (start_s, first_tokens), (end_s, last_tokens) = self._token_samples[0], self._token_samples[-1]
         return (last_tokens - first_tokens) / (end_s - start_s) if end_s > start_s else 0.0
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
-        """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
+        """The turns in progress, in order: those with a reply, and the next `width` turns, which have probably started."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._progress_by_turn}):
             yield self._progress_by_turn.get(turn, TurnInProgress(turn, 0, 0))
 
 
 def _describe_turn(record: TurnRecord) -> str:
+    """A committed turn as a line of the log."""
     last_attempt = record.last
-    attempt = f", attempt {last_attempt.number}" if len(record.attempts) > 1 else ""
-    reason = f": {last_attempt.reason}" if last_attempt.reason else ""
-    return f"turn {record.number}{attempt} · {record.attacker} against {record.defender}{reason}"[:300]
+    attempt_suffix = f", attempt {last_attempt.number}" if len(record.attempts) > 1 else ""
+    reason_suffix = f": {last_attempt.reason}" if last_attempt.reason else ""
+    line = f"turn {record.number}{attempt_suffix} · {record.attacker} against {record.defender}{reason_suffix}"
+    return line[:300]

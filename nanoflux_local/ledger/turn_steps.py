@@ -1,8 +1,8 @@
-"""The steps of an attempt that ask a model. The requests of each step are recognised by their seeds.
+"""The steps of an attempt that ask a model, and how a call is assigned to its step.
 
-The ledger does not store for which turn a call was made. However, the seed in a request is derived from the run's seed,
-the turn, the attempt and the step (see `roles.base.Draw`). A call therefore belongs to the step from which its seed can
-be derived.
+The ledger does not store for which turn a call was made. However, the seed in its request is derived from the run's
+seed, the turn, the attempt and the step (see `roles.base.Draw`). A call therefore belongs to the step from which its
+seed can be derived.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from nanoflux_local.records import derive_seed
 
 DrawKey = tuple[str | int, ...]
-"""The key of a seed within an attempt: the name of the draw, its retry and, from the second answer on, its sample."""
+"""Identifies one random seed of an attempt: the name of the draw, the number of the retry and, from the second answer
+on, the number of the answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnStep:
     """One step of an attempt: its name, the role or check that it belongs to, the endpoint that is asked ("" if the
-    turn's record names the endpoint), and what that endpoint's model does. `draws` are the keys of the seeds of all the
-    step's requests. A reply to one of the requests whose keys are `milestones` ends the step, unless the reply is
-    unreadable or not confident enough.
+    turn's record names the endpoint), and, as `action`, what that endpoint's model does. `draws` are the keys of the
+    seeds of all requests that the step may send. `milestones` are the keys of those requests whose reply ends the step,
+    unless the reply is unreadable or not confident enough.
     """
 
     name: str
@@ -32,7 +34,9 @@ class TurnStep:
 
 @dataclass(frozen=True, slots=True)
 class TurnInProgress:
-    """A turn in progress: its current attempt, and how many of the attempt's steps have been answered."""
+    """A turn in progress: the numbers of the turn and of its current attempt, and how many of the attempt's steps have
+    been answered.
+    """
 
     turn: int
     attempt: int

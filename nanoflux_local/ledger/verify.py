@@ -13,14 +13,14 @@ from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
-    """One line for each mismatch in a run. Rows are read one at a time."""
+    """Verify a run. Yields one line for each mismatch; rows are read one at a time."""
     run_row = view.find_run(run)
     config = _read_json(run_row["config"])
     if digest(config) != run_row["config_hash"]:
         yield f"run {run_row['id']}: the configuration does not match its hash"
     elif run_row["status"] == "done":
         yield from _verify_end(view, run_row["id"], config)
-    environment_hash = run_row["environment_hash"]  # "" if an older version, which stored no hash, made the run
+    environment_hash = run_row["environment_hash"]  # "" if the run comes from an older version, which stored no hash
     if environment_hash and environment_hash != digest(_read_json(run_row["environment"])):
         yield f"run {run_row['id']}: the environment does not match its hash"
     for other_run, frozen in config.get("novel_against", {}).items():
@@ -54,6 +54,7 @@ def _verify_calls(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _verify_call(row: Row) -> Iterator[str]:
+    """Verify the hashes of a call, and that its columns agree with its request and reply."""
     request, reply = _read_json(row["request"]), _read_json(row["reply"])
     if digest({"kind": row["kind"], **request}) != row["key"]:
         yield f"call {row['id']}: the request does not match its key"
@@ -68,9 +69,10 @@ def _verify_call(row: Row) -> Iterator[str]:
 
 
 def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify that no turn is missing, each turn's hash, and that its columns agree with its record."""
     expected_number = 0
     rows = view.rows(
-        "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used FROM turns WHERE run = ?"
+        "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used_calls FROM turns WHERE run = ?"
         " ORDER BY number",
         run,
     )
@@ -87,14 +89,15 @@ def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
             yield f"turn {row['number']}: the column kept is {bool(row['kept'])}, but its outcome is {outcome}"
         if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
             yield f"turn {row['number']}: the column attempts differs from the record"
-        if row["uses"] != row["used"]:
-            yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {row['used']} calls"
-    yield from _verify_fresh(view, run)
+        if row["uses"] != row["used_calls"]:
+            yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {row['used_calls']} calls"
+    yield from _verify_fresh_counts(view, run)
 
 
-def _verify_fresh(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify that a run's turns count as many calls as the run made and used: each call must be counted by one turn,
-    the first that used it. CROSS JOIN makes SQLite start at a call and its few turns.
+def _verify_fresh_counts(view: LedgerView, run: str) -> Iterator[str]:
+    """Verify the sum of the column `fresh` over a run's turns. Each call that the run made and used is counted by the
+    first turn that used it, so the sum is the number of these calls. CROSS JOIN makes SQLite start at a call and its
+    few turns.
     """
     counted_row = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
     used_row = view.row(
@@ -128,7 +131,7 @@ def _read_pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify that every kept turn has an example, and that every example equals its turn's record."""
+    """Verify that every kept turn has an example, and that every example agrees with its turn's record."""
     rows = view.rows(
         "SELECT examples.*, turns.record AS record FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ?",
@@ -161,7 +164,7 @@ def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[str]:
-    """Verify that a finished run has reached its target or its turn limit; otherwise its last turns were deleted."""
+    """Verify that a finished run has reached its target or its turn limit. If it has not, its last turns were deleted."""
     row = view.row("SELECT count(*) AS turns, coalesce(sum(kept), 0) AS kept FROM turns WHERE run = ?", run)
     if row and row["kept"] < config["target"] and row["turns"] < config["max_turns"]:
         yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"
@@ -179,7 +182,7 @@ def _find_last_attempt(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_json(text: str) -> dict[str, Any]:
-    """A stored document; {} if it is no longer JSON, which matches no hash."""
+    """A stored JSON object; {}, which matches no hash, if the text is damaged."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -26,7 +26,7 @@ Stored = TypeVar("Stored", bound="DataclassInstance")
 MAX_REASON_CHARACTERS = 200
 """The number of characters to which the reason of an attempt is shortened in a summary."""
 _NUMBER = re.compile(r"(?<![\w.-])\d+")
-"""A number, but not the digits in a name such as `duelist-2`."""
+"""A number that is not part of a name such as `duelist-2`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class LedgerView:
         """Find a run by its id, its name (the newest run of that name), or an unambiguous beginning of its id.
 
         Raises:
-            NothingMatchedError: there is no such run, or the beginning is that of several ids.
+            NothingMatchedError: there is no such run, or several ids begin with `name`.
         """
         run = self.row("SELECT * FROM runs WHERE id = ?", name)
         if run is None:
@@ -161,7 +161,11 @@ class LedgerView:
         return [Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"]) for row in rows]
 
     def turn_records(self, run: str) -> list[TurnRecord]:
-        """The committed turns of a run, in order."""
+        """The committed turns of a run, in order.
+
+        Raises:
+            LedgerError: the record of a turn cannot be read.
+        """
         records = []
         for row in self.rows("SELECT number, record FROM turns WHERE run = ? ORDER BY number", run):
             try:
@@ -181,7 +185,7 @@ class LedgerView:
         return {"attempts": outcomes.total(), **{outcome: outcomes[outcome] for outcome in OUTCOMES}}
 
     def contaminated_attempts(self, run: str) -> list[AttemptEnd]:
-        """The attempts that repeated an evaluation item, in order; the reason names the item."""
+        """The attempts whose question repeated an evaluation item, in order; the reason names the item."""
         turns_query = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
         rows = self.rows(
             f"SELECT record FROM turns WHERE run = ? AND number IN ({turns_query}) ORDER BY number", run, run
@@ -198,9 +202,9 @@ class LedgerView:
         return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
 
     def failure_reasons(self, run: str) -> dict[str, dict[str, int]]:
-        """The number of attempts that ended without a readable reply, by reason, the most frequent first: under
-        "unread" if a reply could not be parsed, under "refused" if an endpoint refused the prompt. Reasons in "unread"
-        that differ only in numbers are counted under the first of them.
+        """The number of attempts that ended without a readable reply, by reason, the most frequent first. The key
+        "unread" has the attempts with a reply that could not be parsed, "refused" those whose prompt an endpoint
+        refused. Reasons under "unread" that differ only in numbers are counted together, under the first of them.
         """
         counts_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
         first_reasons: dict[tuple[str, str], str] = {}
@@ -230,13 +234,12 @@ class LedgerView:
 
     def levels(self, run: str) -> dict[str, int]:
         """The number of kept examples by level of reasoning; examples without a level are counted as "unrated"."""
-        count_by_level = {
-            "unrated" if row["level"] is None else f"L{row['level']}": row["n"]
-            for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run)
-        }
-        return {
-            name: count_by_level[name] for name in ("L1", "L2", "L3", "L4", "L5", "unrated") if name in count_by_level
-        }
+        count_by_level = {}
+        for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run):
+            level = "unrated" if row["level"] is None else f"L{row['level']}"
+            count_by_level[level] = row["n"]
+        order = ("L1", "L2", "L3", "L4", "L5", "unrated")
+        return {level: count_by_level[level] for level in order if level in count_by_level}
 
     def pass_rates(self, run: str) -> dict[str, int]:
         """The number of kept examples by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
@@ -253,7 +256,7 @@ class LedgerView:
         return {row["kind"]: row["n"] for row in rows}
 
     def summarize_run(self, name: str) -> RunSummary:
-        """The summary of a run, which `find_run` finds by `name`.
+        """The summary of a run; `name` is its id, its name or a beginning of its id (see `find_run`).
 
         Raises:
             NothingMatchedError: there is no such run.
@@ -270,7 +273,7 @@ class LedgerView:
             " FROM calls WHERE run = ?1",
             run["id"],
         )
-        outside_turns = self.row(
+        calls_outside_turns = self.row(
             "SELECT count(*) AS n FROM calls WHERE run = ? AND role IN ('earlier', 'trial')"
             " AND NOT EXISTS (SELECT 1 FROM turn_calls WHERE turn_calls.call = calls.id)",
             run["id"],
@@ -280,9 +283,9 @@ class LedgerView:
             run["id"],
         )
         assert sums is not None
-        assert outside_turns is not None
+        assert calls_outside_turns is not None
         assert lost is not None
-        wasted = sums["made"] - sums["fresh"] - outside_turns["n"]
+        wasted = sums["made"] - sums["fresh"] - calls_outside_turns["n"]
         environment = json.loads(run["environment"])
         funnel = self.funnel(run["id"])
         return RunSummary(
@@ -324,7 +327,8 @@ class LedgerView:
     def contents(self) -> dict[str, int]:
         """The number of rows in each main table."""
         tables = ("calls", "packs", "runs", "turns", "examples", "trainings", "evaluations", "items")
-        row = self.row("SELECT " + ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables))
+        columns = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)
+        row = self.row(f"SELECT {columns}")
         assert row is not None
         return dict(row)
 
@@ -337,7 +341,10 @@ class LedgerView:
         return int(page_size[0] * free_pages[0])
 
     def training_curve(self, training: str) -> TrainingCurve:
-        """The steps and epochs of a training run. Of a step that was repeated after a resume, the last event counts."""
+        """The steps and epochs of a training run. If a step was repeated after a resume, only its last event is
+        returned: SQLite takes the columns of each group from the row with `max(id)`. An epoch's event follows the event
+        of its last step.
+        """
         rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
             " GROUP BY kind, step ORDER BY step, kind DESC",
@@ -361,15 +368,15 @@ class LedgerView:
 
     def datasets(self) -> list[StoredDataset]:
         """The imported benchmarks, by name."""
-        sizes: dict[str, dict[str, int]] = {}
-        for row in self.rows("SELECT dataset, split, count(*) AS n FROM items GROUP BY 1, 2"):
-            sizes.setdefault(row["dataset"], {})[row["split"]] = row["n"]
+        splits_by_dataset: dict[str, dict[str, int]] = {}
+        for row in self.rows("SELECT dataset, split, count(*) AS n FROM items GROUP BY dataset, split"):
+            splits_by_dataset.setdefault(row["dataset"], {})[row["split"]] = row["n"]
         rows = self.rows("SELECT name, source FROM datasets ORDER BY name")
-        return [StoredDataset(row["name"], row["source"], sizes.get(row["name"], {})) for row in rows]
+        return [StoredDataset(row["name"], row["source"], splits_by_dataset.get(row["name"], {})) for row in rows]
 
 
 def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterable[str] = ()) -> Stored:
-    """A row as an instance of a dataclass whose fields are named like the columns; `json_columns` are parsed."""
+    """A row as an instance of a dataclass whose fields have the names of columns. `json_columns` are parsed as JSON."""
     value_by_column = {field.name: row[field.name] for field in fields(stored_type)}
     for name in json_columns:
         value_by_column[name] = json.loads(value_by_column[name])
@@ -377,8 +384,8 @@ def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterab
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:
-    """The ends of the attempts for which `accepts` is true, in the order of the turns."""
-    records = [json.loads(row["record"]) for row in turns]
+    """Why the attempts for which `accepts` is true ended, in the order of the turns."""
+    records = [json.loads(turn["record"]) for turn in turns]
     return [
         AttemptEnd(record["number"], attempt["number"], attempt["reason"])
         for record in records
@@ -388,14 +395,17 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
 
 
 def _shorten_reason(reason: str, kind: str) -> str:
-    """A reason without the parts that differ between attempts: quotations and a provider's text."""
+    """A reason without the parts that differ between attempts: for "refused", the provider's text, which follows the
+    second colon; for "unread", everything from the first quotation on.
+    """
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
-    return re.split(r":? ['\"]", reason, maxsplit=1)[0][:MAX_REASON_CHARACTERS]
+    text_before_quotation = re.split(r":? ['\"]", reason, maxsplit=1)[0]
+    return text_before_quotation[:MAX_REASON_CHARACTERS]
 
 
 def _decode_text(stored: bytes) -> str:
-    """Decode a column. Bytes damaged on disk are shown with replacement characters; `run verify` reports them."""
+    """The text of a column. Damaged bytes become replacement characters; `run verify` reports such damage."""
     return stored.decode("utf-8", "replace")
 
 
@@ -403,5 +413,5 @@ def _read_rules(config: str) -> str:
     """The rule set in a stored configuration. Runs of versions without rule sets followed the rule set "paper"."""
     try:
         return str(json.loads(config).get("rules", "paper"))
-    except ValueError:  # damaged, which `run verify` reports
+    except ValueError:  # the configuration is damaged; `run verify` reports this
         return "unknown"

@@ -177,7 +177,7 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
     digests_before = digest_rows(office)
     refusal = invoke(office, "bundle", "merge", str(bundle))
     assert refusal.returncode == 3
-    assert f"run {run}: this home has a run with the same id and other settings" in refusal.stderr
+    assert f"run {run}: this home has a run with the same id but different settings" in refusal.stderr
     assert digest_rows(office) == digests_before and not office.adapters.exists()
     assert not list(office.root.glob(".merge-*"))
     partial_merge = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
@@ -206,7 +206,7 @@ def test_run_with_different_replies_to_the_same_requests_is_a_conflict(
     with Ledger(target.ledger) as ledger, ledger.transaction() as connection:
         call_query = "SELECT min(call) FROM turn_calls"
         connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({call_query})")
-    with pytest.raises(RefusedError, match="1 of its calls have other replies in this home"):
+    with pytest.raises(RefusedError, match="1 of its calls have different replies in this home"):
         merge_bundle(pack(origin), target)
 
 

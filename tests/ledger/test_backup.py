@@ -32,7 +32,7 @@ def test_backup_is_a_consistent_snapshot_during_writes(
     ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backup finishes although the ledger changes at each step, and contains everything committed at its start."""
-    monkeypatch.setattr(backup, "STEP_PAGES", 5)
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 5)
     for seed in range(400):
         ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("x" * 500, "stop"))
     backup_done, written_ids = threading.Event(), []

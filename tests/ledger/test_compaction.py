@@ -26,7 +26,7 @@ IDENTITY = Identity("scripted", "m")
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a compaction pack even a few hundred calls in many transactions, with a trained dictionary."""
-    monkeypatch.setattr(compaction, "BATCH", 10)
+    monkeypatch.setattr(compaction, "CALLS_PER_BATCH", 10)
     monkeypatch.setattr(compaction, "MIN_CALLS_FOR_DICTIONARY", 50)
 
 
@@ -133,7 +133,7 @@ import os, signal, sys
 from pathlib import Path
 from nanoflux_local.ledger import compaction
 from nanoflux_local.ledger.store import Ledger
-compaction.BATCH, compaction.MIN_CALLS_FOR_DICTIONARY = 10, 50
+compaction.CALLS_PER_BATCH, compaction.MIN_CALLS_FOR_DICTIONARY = 10, 50
 ledger_path, batches_left, kill_point = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 def kill_at_last_batch(*_):
     global batches_left
