@@ -1,4 +1,4 @@
-"""Ledgers that earlier versions wrote open, verify, and replay to the digest that was printed at the time."""
+"""A ledger that an earlier version wrote can be opened and verified, and its run replays to the recorded digest."""
 
 import asyncio
 import shutil
@@ -15,10 +15,11 @@ from nanoflux_local.run.trials.result import summarize_trial
 
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"
-DIGEST = "84339a2e0d1d08a39cef84803343ce538b5e29a75d474c5bdd41bffda816b614"
-"""The digest that `run list` printed when the ledger was written. The run has four examples by the scripted profile,
-seed 5, with code check, fact check and a trial of three solutions of each kind.
+"""The run in that ledger: four examples by the scripted profile, seed 5, with code check, fact check and a trial of
+three solutions of each kind.
 """
+DIGEST = "84339a2e0d1d08a39cef84803343ce538b5e29a75d474c5bdd41bffda816b614"
+"""The digest of the run that `run list` printed when the ledger was written."""
 
 
 @pytest.fixture

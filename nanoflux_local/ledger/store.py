@@ -139,7 +139,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction. It is on disk when the block has ended, and undone if the block raises an exception."""
+        """One write transaction. It is on disk when the block has ended, and undone if the block raises an error."""
         with translate_sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -164,7 +164,7 @@ def _verify_examples(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[str]:
-    """Verify that a finished run has reached its target or its turn limit. If it has not, its last turns were deleted."""
+    """Verify that a finished run has reached its target or turn limit. If it has not, its last turns were deleted."""
     row = view.row("SELECT count(*) AS turns, coalesce(sum(kept), 0) AS kept FROM turns WHERE run = ?", run)
     if row and row["kept"] < config["target"] and row["turns"] < config["max_turns"]:
         yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"

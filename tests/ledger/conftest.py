@@ -14,7 +14,8 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRecord, Verdict
 
 CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}
-SETTINGS = {"seed": 7, "max_turns": 16, "judge": {"strikes": 1}, "retries": {"parse": 0, "validation": 0}}
+"""The configuration of the run in a new ledger, reduced to the keys that `Ledger.create_run` reads."""
+ORIGINAL_RUN_SETTINGS = {"seed": 7, "max_turns": 16, "judge": {"strikes": 1}, "retries": {"parse": 0, "validation": 0}}
 """The settings of the original run: one attempt per turn and one judgement per question, so that some turns are kept
 and some are not.
 """
@@ -28,14 +29,16 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    """A new ledger with one run, named "run"."""
+    """A new ledger with one run, whose id is "run"."""
     with Ledger(path) as ledger:
         ledger.create_run("run", "a name", CONFIG, {"identities": {}})
         yield ledger
 
 
 def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> TurnRecord:
-    """A turn with one attempt for each outcome; whatever its outcome, an attempt has all the fields of a kept one."""
+    """A turn with one attempt for each outcome. Every attempt has all the fields of a kept attempt, whatever its
+    outcome.
+    """
     attempts = tuple(
         Attempt(
             attempt_number, ("seed-1", "seed-2"), outcome,
@@ -72,14 +75,14 @@ class ScriptedRun:
 def original_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
     """A run that is generated once per session. Tests that change it use `run_copy`."""
     home = Home(tmp_path_factory.mktemp("original") / "home").prepare()
-    config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
+    config = configs.resolve("starter-genetics", "scripted", ORIGINAL_RUN_SETTINGS, home)
 
-    async def execute() -> str:
+    async def generate_run() -> str:
         run = await runs.start(home, config, "tour")
         await runs.execute(home, run)
         return run
 
-    return ScriptedRun(home, asyncio.run(execute()))
+    return ScriptedRun(home, asyncio.run(generate_run()))
 
 
 @pytest.fixture

@@ -31,28 +31,32 @@ def test_backup_equals_the_ledger(run_copy, tmp_path: Path) -> None:
 def test_backup_is_a_consistent_snapshot_during_writes(
     ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backup finishes although the ledger changes at each step, and contains everything committed at its start."""
+    """A second thread writes during each step of the backup. The backup still finishes, and contains everything that
+    was committed before it started.
+    """
     monkeypatch.setattr(backup, "PAGES_PER_STEP", 5)
     for seed in range(400):
         ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("x" * 500, "stop"))
-    backup_done, written_ids = threading.Event(), []
+    backup_done = threading.Event()
+    written_ids = []
 
-    def write() -> None:
-        with Ledger(path) as second_connection:
+    def write_until_done() -> None:
+        with Ledger(path) as second_ledger:
             while not backup_done.is_set():
                 seed = 400 + len(written_ids)
                 request = ChatRequest(Identity("scripted", "m"), (), seed=seed)
-                written_ids.append(second_connection.remember("run", request, ChatReply("y" * 500, "stop"))[0])
+                call_id, _ = second_ledger.remember("run", request, ChatReply("y" * 500, "stop"))
+                written_ids.append(call_id)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write_until_done)
     writer.start()
-    steps = []
+    progress_by_step = []
 
     def on_step(done: int, total: int) -> None:
         count_before = len(written_ids)
         while writer.is_alive() and len(written_ids) == count_before:
             pass  # wait until the writer has committed another call
-        steps.append((done, total))
+        progress_by_step.append((done, total))
 
     back_up(path, tmp_path / "copy.db", on_step)
     backup_done.set()
@@ -61,40 +65,42 @@ def test_backup_is_a_consistent_snapshot_during_writes(
         copied_ids = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
         assert list(verify_run(view, "run")) == []
     assert copied_ids == list(range(1, len(copied_ids) + 1)) and len(copied_ids) >= 400
-    assert len(steps) > 10 and len(written_ids) >= len(steps)
-    assert len({total for _, total in steps}) == 1, "the backup was restarted, so it is not one snapshot"
+    assert len(progress_by_step) > 10 and len(written_ids) >= len(progress_by_step)
+    assert len({total for _, total in progress_by_step}) == 1, "the backup was restarted, so it is not one snapshot"
 
 
-@pytest.mark.parametrize("kind", ["a file", "a directory", "a dangling link"])
-def test_backup_refuses_an_existing_target(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
-    existing = tmp_path / "taken"
-    if kind == "a file":
-        existing.write_text("precious")
-    elif kind == "a directory":
-        existing.mkdir()
+@pytest.mark.parametrize("target_kind", ["a file", "a directory", "a dangling link"])
+def test_backup_refuses_an_existing_target(ledger: Ledger, path: Path, tmp_path: Path, target_kind: str) -> None:
+    target = tmp_path / "existing"
+    if target_kind == "a file":
+        target.write_text("existing content")
+    elif target_kind == "a directory":
+        target.mkdir()
     else:
-        existing.symlink_to(tmp_path / "elsewhere")
+        target.symlink_to(tmp_path / "missing")
     files_before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(RefusedError, match="already exists, and is not overwritten"):
-        back_up(path, existing)
+        back_up(path, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == files_before
-    assert kind != "a file" or existing.read_text() == "precious"
+    if target_kind == "a file":
+        assert target.read_text() == "existing content"
 
 
 def test_backup_keeps_a_file_that_appears_during_the_backup(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(RefusedError, match="already exists, and is not overwritten"):
-        back_up(path, target, lambda *_: target.write_text("theirs"))
-    assert target.read_text() == "theirs"
-    assert not list(tmp_path.glob(".*"))
+        back_up(path, target, lambda *_: target.write_text("from another process"))
+    assert target.read_text() == "from another process"
+    assert not list(tmp_path.glob(".*")), "the unfinished copy was not deleted"
 
 
 def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be written"):
-        back_up(path, tmp_path / "no" / "copy.db")
+        back_up(path, tmp_path / "missing" / "copy.db")
 
 
 def test_damaged_ledger_is_not_backed_up(run_copy, tmp_path: Path) -> None:
+    """The test overwrites the header of the page at the root of the table `turns`."""
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (root_page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'turns'").fetchone()

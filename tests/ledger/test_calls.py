@@ -1,4 +1,4 @@
-"""Remembered calls are sent once, shared while they are pending, and committed before the reply is returned."""
+"""Equal requests are sent once and share one call, and a reply is committed before it is returned."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,15 +11,19 @@ from nanoflux_local.ledger.calls import CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, CutRequest, EmbedRequest, Identity, Message, PythonRequest
 
-IDENTITY = Identity("scripted", "m")
+ENDPOINT = Identity("scripted", "m")
+"""The endpoint of all requests."""
 
 
 def make_request(text: str = "hello", seed: int = 0) -> ChatRequest:
-    return ChatRequest(IDENTITY, (Message("user", text),), seed=seed)
+    """A chat request. Requests with the same text and seed are equal."""
+    return ChatRequest(ENDPOINT, (Message("user", text),), seed=seed)
 
 
 class GatedEndpoint:
-    """An endpoint that answers once its gate is open, and records its requests."""
+    """An endpoint that records its requests, and answers them when its gate is opened: with "reply 1", "reply 2" and so
+    on, or by raising `failure`.
+    """
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.requests: list[ChatRequest] = []
@@ -40,7 +44,7 @@ MakeCalls = Callable[..., CachedCalls]
 
 @pytest.fixture
 def make_calls(ledger: Ledger) -> MakeCalls:
-    """A function that makes remembered calls whose chat requests a given endpoint answers."""
+    """A function that makes the `CachedCalls` of a run, for a function that answers chat requests."""
     return lambda answer: CachedCalls(ledger, "run", {"chat": answer})
 
 
@@ -141,30 +145,31 @@ async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: Ma
     ("request_", "kind"),
     [
         (make_request(), "chat"),
-        (EmbedRequest(IDENTITY, "x"), "embed"),
-        (PythonRequest(IDENTITY, "1"), "python"),
-        (CutRequest(IDENTITY, "x", 1), "cut"),
+        (EmbedRequest(ENDPOINT, "x"), "embed"),
+        (PythonRequest(ENDPOINT, "1"), "python"),
+        (CutRequest(ENDPOINT, "x", 1), "cut"),
     ],
 )
-async def test_replay_miss_names_the_kind_and_the_key(ledger: Ledger, request_, kind: str) -> None:
+async def test_replay_miss_error_names_the_kind_and_the_key_of_the_call(ledger: Ledger, request_, kind: str) -> None:
     with pytest.raises(ReplayMissError, match=f"does not contain a {kind} call .*{request_.key()[:12]}"):
         await CachedCalls(ledger, "run", {}).ask(request_)
 
 
 async def test_reply_is_committed_before_it_is_returned(make_calls: MakeCalls, path: Path) -> None:
-    async def answer(request: ChatRequest) -> ChatReply:
+    async def answer_at_once(request: ChatRequest) -> ChatReply:
         return ChatReply("x", "stop")
 
-    await make_calls(answer).ask(make_request())
-    with Ledger(path) as second_ledger:  # to SQLite, this is like another process
+    await make_calls(answer_at_once).ask(make_request())
+    with Ledger(path) as second_ledger:  # to SQLite, a second connection is like another process
         assert second_ledger.recall(make_request()) == (1, ChatReply("x", "stop"))
 
 
 def raise_disk_error(*_: object) -> None:
+    """Stands in for `Ledger.remember_all` when the disk fails."""
     raise OSError("disk")
 
 
-async def test_uncommitted_reply_is_not_returned(
+async def test_reply_that_cannot_be_committed_is_not_returned(
     make_calls: MakeCalls, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = GatedEndpoint()
@@ -184,20 +189,21 @@ async def test_failed_commit_stops_further_calls(
     with monkeypatch.context() as full_disk:
         full_disk.setattr(ledger, "remember_all", raise_disk_error)
         with pytest.raises(OSError, match="disk"):
-            await calls.ask(make_request("lost"))
+            await calls.ask(make_request("reply lost"))
         with pytest.raises(OSError, match="disk"):
             await calls.ask(make_request("never sent"))
-    assert [request.messages[0].content for request in endpoint.requests] == ["before", "lost"]
+    assert [request.messages[0].content for request in endpoint.requests] == ["before", "reply lost"]
     assert await calls.ask(make_request("before")) == first_reply  # a remembered reply is still returned
 
 
 async def test_reply_stored_first_by_another_process_is_used(make_calls: MakeCalls, path: Path) -> None:
-    async def answer(request: ChatRequest) -> ChatReply:
+    async def answer_after_another_process(request: ChatRequest) -> ChatReply:
         with Ledger(path) as second_ledger:
             second_ledger.remember("other run", request, ChatReply("theirs", "stop"))
         return ChatReply("ours", "stop")
 
-    assert (await make_calls(answer).ask(make_request()))[1].text == "theirs"
+    _, reply = await make_calls(answer_after_another_process).ask(make_request())
+    assert reply.text == "theirs"
 
 
 async def test_close_cancels_pending_calls_and_leaves_no_task(make_calls: MakeCalls, ledger: Ledger) -> None:
@@ -218,6 +224,6 @@ async def test_traced_calls_list_row_ids_in_order_of_use(make_calls: MakeCalls) 
     calls = make_calls(endpoint)
     await calls.ask(make_request(seed=7))
     trace = TracedCalls(calls)
-    for seed in (3, 7, 3):
+    for seed in (3, 7, 3):  # the call with seed 7 is the first row of the ledger, the call with seed 3 the second
         assert isinstance(await trace(make_request(seed=seed)), ChatReply)
     assert trace.ids == [2, 1, 2]

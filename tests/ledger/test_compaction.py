@@ -1,4 +1,4 @@
-"""Compressed calls read like uncompressed ones: after a compaction, during one, and after a killed one."""
+"""A compaction changes no call that a reader sees: while it runs, after it, and after it was killed."""
 
 import asyncio
 import os
@@ -20,17 +20,18 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
 from nanoflux_local.run import configs, runs
 
-IDENTITY = Identity("scripted", "m")
+ENDPOINT = Identity("scripted", "m")
+"""The endpoint of all requests."""
 
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a compaction pack even a few hundred calls in many transactions, with a trained dictionary."""
+    """Make a compaction use many transactions and a trained dictionary even for a few hundred calls."""
     monkeypatch.setattr(compaction, "CALLS_PER_BATCH", 10)
     monkeypatch.setattr(compaction, "MIN_CALLS_FOR_DICTIONARY", 50)
 
 
-def read_texts(path: Path) -> list[tuple[int, str, str]]:
+def read_calls(path: Path) -> list[tuple[int, str, str]]:
     """The id, request and reply of every call."""
     with LedgerView(path) as view:
         return [tuple(row) for row in view.rows(f"SELECT id, request, reply FROM {CALLS} ORDER BY id")]
@@ -39,22 +40,22 @@ def read_texts(path: Path) -> list[tuple[int, str, str]]:
 def find_problems(path: Path) -> list[str]:
     """The problems that `verify_run` finds in any run of the ledger."""
     with LedgerView(path) as view:
-        runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
-        return [problem for run in runs for problem in verify_run(view, run)]
+        run_ids = [row["id"] for row in view.rows("SELECT id FROM runs")]
+        return [problem for run_id in run_ids for problem in verify_run(view, run_id)]
 
 
 def test_packed_calls_are_smaller_and_read_back_unchanged(run_copy, small_batches) -> None:
-    texts_before = read_texts(run_copy.path)
+    calls_before = read_calls(run_copy.path)
     replay_before = asyncio.run(runs.replay(run_copy.home, run_copy.run))
     result = compact(run_copy.path)
-    assert result.packed == len(texts_before) > 50
+    assert result.packed == len(calls_before) > 50
     assert result.texts_after < result.texts_before / 2
     assert result.bytes_after == measure_file_bytes(run_copy.path) < result.bytes_before
-    assert read_texts(run_copy.path) == texts_before
+    assert read_calls(run_copy.path) == calls_before
     assert find_problems(run_copy.path) == []
     assert asyncio.run(runs.replay(run_copy.home, run_copy.run)) == replay_before and replay_before.same
     with LedgerView(run_copy.path) as view:
-        assert view.contents()["packs"] == len(texts_before)
+        assert view.contents()["packs"] == len(calls_before)
         assert list(view.rows("SELECT id FROM calls WHERE request <> '' OR reply <> ''")) == []
 
 
@@ -65,18 +66,18 @@ def test_second_compaction_packs_nothing(run_copy) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\ud800 middle \udfff", "\x00\u2028", "α" * 2**20], ids=ascii)
-def test_pack_without_a_dictionary_keeps_any_text(ledger: Ledger, path: Path, text: str) -> None:
-    request = ChatRequest(IDENTITY, (Message("user", text),))
+def test_packing_without_a_dictionary_keeps_any_text(ledger: Ledger, path: Path, text: str) -> None:
+    request = ChatRequest(ENDPOINT, (Message("user", text),))
     stored_call = ledger.remember("run", request, ChatReply(text, "stop"))
     assert compact(path).packed == 1
     assert ledger.recall(request) == stored_call
     assert ledger.remember("run", request, ChatReply("another", "stop")) == stored_call
 
 
-def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
+def test_packing_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
     """Compaction keeps damaged texts, so that `run verify` still reports them."""
-    ledger.remember("run", ChatRequest(IDENTITY, ()), ChatReply("x", "stop"))
-    ledger.remember("run", ChatRequest(IDENTITY, (), seed=1), ChatReply("x", "stop"))
+    ledger.remember("run", ChatRequest(ENDPOINT, ()), ChatReply("x", "stop"))
+    ledger.remember("run", ChatRequest(ENDPOINT, (), seed=1), ChatReply("x", "stop"))
     with ledger.transaction() as connection:
         connection.execute("UPDATE calls SET reply = CAST(x'7bff7d' AS TEXT) WHERE id = 1")
     problems_before = find_problems(path)
@@ -86,19 +87,21 @@ def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["request", "reply", "dictionary"])
-def test_damaged_pack_is_reported_and_other_calls_stay_readable(run_copy, small_batches, column: str) -> None:
+def test_damaged_pack_of_one_call_is_reported_for_that_call_only(run_copy, small_batches, column: str) -> None:
     compact(run_copy.path)
     with sqlite3.connect(run_copy.path) as connection:
-        damaged_value = "99" if column == "dictionary" else f"substr({column}, 1, length({column}) - 3) || x'000000'"
-        sql_type = "INTEGER" if column == "dictionary" else "BLOB"
-        connection.execute(f"UPDATE packs SET {column} = CAST({damaged_value} AS {sql_type}) WHERE call = 5")
+        if column == "dictionary":
+            damaged_value = "99"  # the id of no dictionary
+        else:
+            damaged_value = f"CAST(substr({column}, 1, length({column}) - 3) || x'000000' AS BLOB)"
+        connection.execute(f"UPDATE packs SET {column} = {damaged_value} WHERE call = 5")
     connection.close()
     problems = find_problems(run_copy.path)
     assert problems and all(line.startswith(("call 5: the request", "call 5: the reply")) for line in problems)
 
 
 def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> None:
-    request = ChatRequest(IDENTITY, ())
+    request = ChatRequest(ENDPOINT, ())
     ledger.remember("run", request, ChatReply("x", "stop"))
     compact(path)
     with ledger.transaction() as connection:
@@ -109,7 +112,9 @@ def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> N
 
 
 def test_run_continues_during_a_compaction(run_copy, small_batches) -> None:
-    """A separate process works on the run; the compactions must not change its dataset."""
+    """A separate process works on the run while this process compacts the ledger again and again. The run must replay
+    to the same dataset.
+    """
     settings = {"max_turns": 12, "seed": 11}
     config = configs.resolve("starter-genetics", "scripted", settings, run_copy.home)
     run = asyncio.run(runs.start(run_copy.home, config))
@@ -123,7 +128,7 @@ def test_run_continues_during_a_compaction(run_copy, small_batches) -> None:
     assert asyncio.run(runs.replay(run_copy.home, run)).same
 
 
-def test_concurrent_compaction_is_refused(path: Path, ledger: Ledger) -> None:
+def test_second_concurrent_compaction_is_refused(path: Path, ledger: Ledger) -> None:
     with compaction.hold_compaction_lock(path), pytest.raises(RefusedError, match="another process is compacting"):
         compact(path)
 
@@ -140,9 +145,9 @@ def kill_at_last_batch(*_):
     batches_left -= 1
     if batches_left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-if kill_point == "between":
+if kill_point == "after a batch":
     compaction.compact(ledger_path, on_progress=kill_at_last_batch)
-elif kill_point == "inside":  # after the calls' texts were emptied, before that is committed
+elif kill_point == "inside a batch":  # after the calls' texts were emptied, before that is committed
     transaction = Ledger.transaction.__wrapped__
     def killed_transaction(self):
         for connection in transaction(self):
@@ -156,24 +161,36 @@ else:
     Ledger.shrink = kill_at_last_batch
     compaction.compact(ledger_path)
 """
-"""Compacts the ledger argv[1] in batches of 10 calls, and is killed at batch argv[2]: "between" its transaction and the
-next, "inside" its transaction, or, with 1 and "end", when all batches are packed.
+"""A program that compacts the ledger argv[1] in batches of 10 calls, and kills itself at the point argv[3]: "after a
+batch" or "inside a batch" whose number is argv[2], or "before shrinking" the file, with all batches packed.
 """
 
 
 @pytest.mark.parametrize(
-    ("batch", "kill_point"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")]
+    ("batch", "kill_point"),
+    [
+        (1, "after a batch"),
+        (5, "after a batch"),
+        (1, "inside a batch"),
+        (5, "inside a batch"),
+        (1, "before shrinking"),
+    ],
 )
 def test_killed_compaction_loses_nothing_and_the_next_one_resumes(
     run_copy, small_batches, batch: int, kill_point: str
 ) -> None:
-    texts_before = read_texts(run_copy.path)
+    calls_before = read_calls(run_copy.path)
     command = [sys.executable, "-c", KILLED_COMPACTION, str(run_copy.path), str(batch), kill_point]
     assert subprocess.run(command, check=False, env={**os.environ}).returncode == -signal.SIGKILL
-    assert read_texts(run_copy.path) == texts_before
+    assert read_calls(run_copy.path) == calls_before
     assert find_problems(run_copy.path) == []
     with LedgerView(run_copy.path) as view:
         packed_count = view.contents()["packs"]
-    assert packed_count == {"between": 10 * batch, "inside": 10 * (batch - 1), "end": len(texts_before)}[kill_point]
-    assert compact(run_copy.path).packed == len(texts_before) - packed_count
-    assert read_texts(run_copy.path) == texts_before
+    expected_packed_counts = {
+        "after a batch": 10 * batch,
+        "inside a batch": 10 * (batch - 1),
+        "before shrinking": len(calls_before),
+    }
+    assert packed_count == expected_packed_counts[kill_point]
+    assert compact(run_copy.path).packed == len(calls_before) - packed_count
+    assert read_calls(run_copy.path) == calls_before

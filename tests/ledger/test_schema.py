@@ -1,4 +1,4 @@
-"""Released migrations must not be edited, and a new migration must also change the pinned `schema.sql`."""
+"""Released migrations keep their order, and the schema that all migrations create equals the pinned `schema.sql`."""
 
 import sqlite3
 from pathlib import Path
@@ -31,7 +31,7 @@ RELEASED_MIGRATIONS = [
 
 
 def read_schema(path: Path) -> str:
-    """Every CREATE statement of a ledger, with normalized white space."""
+    """Every CREATE statement of a ledger, one a line, with normalized white space."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name"
@@ -57,7 +57,9 @@ def test_reopening_a_ledger_changes_nothing(ledger: Ledger, path: Path) -> None:
 
 
 def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
-    """The test removes everything that m015_size added, and applies this migration again."""
+    """The test removes everything that `m015_size` added, damages the record of one turn, and applies the migration
+    again.
+    """
     columns = ("attempts", "uses", "fresh")
     with LedgerView(run_copy.path) as view:
         summary = view.summarize_run("tour").to_json()
@@ -65,9 +67,9 @@ def test_migration_counts_the_calls_of_older_turns(run_copy) -> None:
     with sqlite3.connect(run_copy.path) as connection:
         for index in ("turns_tally", "turn_calls_call"):
             connection.execute(f"DROP INDEX {index}")
-        for table, names in (("turns", columns), ("runs", ("environment_hash",))):
-            for name in names:
-                connection.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for column in columns:
+            connection.execute(f"ALTER TABLE turns DROP COLUMN {column}")
+        connection.execute("ALTER TABLE runs DROP COLUMN environment_hash")
         for table in ("packs", "dictionaries"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm015_size'")

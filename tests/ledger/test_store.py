@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
-IDENTITY = Identity("scripted", "m", "1", "adapter", "bf16")
-REQUEST = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=2**62)
+ENDPOINT = Identity("scripted", "m", "1", "adapter", "bf16")
+REQUEST = ChatRequest(ENDPOINT, (Message("user", "hello"),), seed=2**62)
+"""A request with a large seed, which JSON must keep exactly."""
 MakeTurn = Callable[..., TurnRecord]
 TEXTS = {
     "plain": "4 apples",
@@ -45,18 +47,19 @@ TEXTS = {
     "a literal escape sequence": "\\ud800",
     "control characters": "\x00\x01\x1b[31m\x7f\r\n\t\u2028",
     "JSON and SQL": "\"}'; DROP TABLE calls; --",
-    "a megabyte": "α" * 2**20,
+    "two megabytes": "α" * 2**20,
 }
+"""Texts that are hard to store unchanged, by what is special about them."""
 
 
 @pytest.mark.parametrize(
     ("request_", "reply"),
     [
-        *((REQUEST, ChatReply(text, "length", 7, 9, 0.25, 1e-6)) for text in TEXTS.values()),
-        (EmbedRequest(IDENTITY, "text"), EmbedReply.of(np.array([0.6, -0.8], dtype=np.float32))),
-        (PythonRequest(IDENTITY, "print(1)", 2.5), PythonReply("ok", 0, "1\n", "", False, "namespaces", 0.01)),
-        (PythonRequest(IDENTITY, "loop"), PythonReply("timeout", None, "\x00", "\ud800", True, "namespaces")),
-        (CutRequest(IDENTITY, "a b c", 2), CutReply("a b", True)),
+        *((REQUEST, ChatReply(text, "length", 7, 9, seconds=0.25, usd=1e-6)) for text in TEXTS.values()),
+        (EmbedRequest(ENDPOINT, "text"), EmbedReply.of(np.array([0.6, -0.8], dtype=np.float32))),
+        (PythonRequest(ENDPOINT, "print(1)", 2.5), PythonReply("ok", 0, "1\n", "", False, "namespaces", 0.01)),
+        (PythonRequest(ENDPOINT, "loop"), PythonReply("timeout", None, "\x00", "\ud800", True, "namespaces")),
+        (CutRequest(ENDPOINT, "a b c", 2), CutReply("a b", True)),
     ],
     ids=[*TEXTS, "embedding", "program", "killed program", "cut"],
 )
@@ -78,11 +81,11 @@ def test_surrogate_pair_is_stored_as_its_character(ledger: Ledger, path: Path) -
 
 
 @pytest.mark.parametrize("text", [text for name, text in TEXTS.items() if "megabyte" not in name])
-def test_request_of_any_text_is_recalled(ledger: Ledger, text: str) -> None:
-    request = ChatRequest(IDENTITY, (Message("user", text),))
+def test_reply_to_a_request_of_any_text_is_recalled(ledger: Ledger, text: str) -> None:
+    request = ChatRequest(ENDPOINT, (Message("user", text),))
     call_id, _ = ledger.remember("run", request, ChatReply("yes", "stop"))
     assert ledger.recall(request) == (call_id, ChatReply("yes", "stop"))
-    assert ledger.recall(ChatRequest(IDENTITY, (Message("user", text + " "),))) is None
+    assert ledger.recall(ChatRequest(ENDPOINT, (Message("user", text + " "),))) is None
 
 
 def test_first_reply_to_a_request_is_kept(ledger: Ledger, path: Path) -> None:
@@ -94,9 +97,11 @@ def test_first_reply_to_a_request_is_kept(ledger: Ledger, path: Path) -> None:
 
 
 def test_keys_with_equal_first_digits_are_distinct(ledger: Ledger) -> None:
-    """The index has only the first digits of each key."""
+    """The index holds only the first ten digits of each key. The test changes the key of the first call so that it
+    shares these digits with the key of another request.
+    """
     first_id, _ = ledger.remember("run", REQUEST, ChatReply("first", "stop"))
-    other_request = ChatRequest(IDENTITY, (Message("user", "hello"),), seed=1)
+    other_request = ChatRequest(ENDPOINT, (Message("user", "hello"),), seed=1)
     with ledger.transaction() as connection:
         connection.execute("UPDATE calls SET key = substr(?, 1, 10) || substr(key, 11)", (other_request.key(),))
     assert ledger.recall(other_request) is None
@@ -107,23 +112,24 @@ def test_keys_with_equal_first_digits_are_distinct(ledger: Ledger) -> None:
 
 
 def test_call_costs_are_stored_in_columns(ledger: Ledger) -> None:
-    ledger.remember("run", REQUEST, ChatReply("x", "stop", 11, 5, 0.5, 0.02))
-    ledger.remember("run", PythonRequest(IDENTITY, "1"), PythonReply("ok", 0, "", "", False, "b", 0.75))
+    ledger.remember(
+        "run", REQUEST, ChatReply("x", "stop", prompt_tokens=11, completion_tokens=5, seconds=0.5, usd=0.02)
+    )
+    ledger.remember("run", PythonRequest(ENDPOINT, "1"), PythonReply("ok", 0, "", "", False, "namespaces", wall_s=0.75))
     rows = ledger.rows("SELECT kind, model, prompt_tokens, completion_tokens, usd, seconds FROM calls ORDER BY id")
     assert rows == [("chat", "m", 11, 5, 0.02, 0.5), ("python", "m", 0, 0, 0.0, 0.75)]
 
 
 def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
-    calls = [
-        ledger.remember("run", ChatRequest(IDENTITY, (), seed=seed), ChatReply("x", "stop"))[0] for seed in range(3)
-    ]
+    requests = [ChatRequest(ENDPOINT, (), seed=seed) for seed in range(3)]
+    call_ids = [ledger.remember("run", request, ChatReply("x", "stop"))[0] for request in requests]
     record = new_turn(0, "unparsed", "kept_failed")
-    ledger.commit_turn("run", record, [calls[2], calls[0], calls[2]])
+    ledger.commit_turn("run", record, [call_ids[2], call_ids[0], call_ids[2]])
     ledger.commit_turn("run", new_turn(1, "defender_right"), [])
     assert ledger.rows("SELECT position, call FROM turn_calls ORDER BY position") == [
-        (0, calls[2]),
-        (1, calls[0]),
-        (2, calls[2]),
+        (0, call_ids[2]),
+        (1, call_ids[0]),
+        (2, call_ids[2]),
     ]
     with LedgerView(path) as view:
         assert view.turn_records("run") == [record, new_turn(1, "defender_right")]
@@ -131,19 +137,19 @@ def test_kept_turn_is_committed_with_its_calls_and_example(ledger: Ledger, path:
 
 
 @pytest.mark.parametrize(
-    ("number", "calls"),
+    ("number", "call_ids"),
     [(0, []), (1, [999]), (1, [1, None])],
     ids=["existing turn", "unknown call", "null call"],
 )
 def test_turn_is_committed_completely_or_not_at_all(
-    ledger: Ledger, new_turn: MakeTurn, number: int, calls: list[int]
+    ledger: Ledger, new_turn: MakeTurn, number: int, call_ids: list[int]
 ) -> None:
     ledger.remember("run", REQUEST, ChatReply("x", "stop"))
     ledger.commit_turn("run", new_turn(0, "kept_novel"), [1])
     tables = ("turns", "turn_calls", "examples", "runs")
     rows_before = [ledger.rows(f"SELECT * FROM {table}") for table in tables]
     with pytest.raises(LedgerError):
-        ledger.commit_turn("run", new_turn(number, "kept_failed"), calls)
+        ledger.commit_turn("run", new_turn(number, "kept_failed"), call_ids)
     assert [ledger.rows(f"SELECT * FROM {table}") for table in tables] == rows_before
     ledger.commit_turn("run", new_turn(1, "kept_failed"), [1])
 
@@ -177,19 +183,19 @@ def test_benchmark_is_imported_once_and_completely(ledger: Ledger, path: Path) -
         for number, split in enumerate(("test", "train", "train"))
     ]
     assert ledger.import_dataset("bench", "bench.jsonl", "hash", items, 1)
-    assert not ledger.import_dataset("bench", "again.jsonl", "hash", items, 1)
+    assert not ledger.import_dataset("bench", "again.jsonl", "hash", items, 1), "equal content was imported twice"
     with pytest.raises(UsageError, match="imported from other files"):
         ledger.import_dataset("bench", "new.jsonl", "other", items, 0)
     with pytest.raises(LedgerError):
-        ledger.import_dataset("twice", "twice.jsonl", "h", [items[0], items[0]], 0)
+        ledger.import_dataset("repeated", "repeated.jsonl", "h", [items[0], items[0]], 0)
     with LedgerView(path) as view:
         assert [(dataset.name, dataset.splits) for dataset in view.datasets()] == [("bench", {"test": 1, "train": 2})]
         assert view.items("bench") == [item for item, _ in items]
         assert view.items("bench", "train") == [items[1][0], items[2][0]]
-        assert view.items("twice") == []
+        assert view.items("repeated") == []
 
 
-# Files
+# Opening files
 
 
 def test_ledger_is_private_under_any_umask(tmp_path: Path) -> None:
@@ -205,7 +211,7 @@ def test_ledger_is_private_under_any_umask(tmp_path: Path) -> None:
 
 def test_view_cannot_write(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        for sql in ("DELETE FROM runs", "CREATE TABLE mine (x)", "PRAGMA user_version = 3"):
+        for sql in ("DELETE FROM runs", "CREATE TABLE new (x)", "PRAGMA user_version = 3"):
             with pytest.raises(LedgerError, match="readonly"):
                 list(view.rows(sql))
     assert ledger.rows("SELECT id FROM runs") == [("run",)]
@@ -221,7 +227,7 @@ def test_view_sees_only_committed_rows(ledger: Ledger, path: Path) -> None:
 
 @pytest.mark.parametrize("stop_before", ["m001_calls", "m003_data"])
 def test_view_migrates_an_older_ledger(path: Path, stop_before: str) -> None:
-    """A view migrates too: it may be opened while another process is still creating the ledger."""
+    """A view applies pending migrations, since it may be opened while another process is still creating the ledger."""
     connection = sqlite3.connect(path, isolation_level=None)
     migrations.apply(Database(connection), stop_before=stop_before)
     connection.close()
@@ -232,19 +238,19 @@ def test_view_migrates_an_older_ledger(path: Path, stop_before: str) -> None:
 def test_migration_to_short_keys_keeps_calls(path: Path) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     migrations.apply(Database(connection), stop_before="m020_short_keys")
-    reply = ChatReply("so", "stop")
+    reply = ChatReply("yes", "stop")
     connection.execute(
         "INSERT INTO calls (id, key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
         " usd, seconds, at, role) VALUES (7, ?, 'chat', 'm', 'run', '', '', 'h', 1, 2, 0.5, 3.0, 'now', 'judge')",
         (REQUEST.key(),),
     )
-    compressed = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
-    connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", compressed)
+    packed_texts = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
+    connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", packed_texts)
     rows_before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
     connection.close()
     with Ledger(path) as ledger:
         assert Path(f"{path}-wal").stat().st_size == 0, (
-            "the migration wrote the whole ledger to the log and did not truncate it"
+            "the migration wrote the whole ledger to the write-ahead log, which was then not truncated"
         )
         assert ledger.recall(REQUEST) == (7, reply)
         assert ledger.rows("SELECT id, role, at, seconds FROM calls") == rows_before == [(7, "judge", "now", 3.0)]
@@ -269,7 +275,7 @@ def test_newer_ledger_is_refused_and_unchanged(open_ledger, ledger: Ledger, path
 
 @pytest.mark.parametrize("open_ledger", [Ledger, LedgerView])
 @pytest.mark.parametrize("content", [b"this is a diary, not a database\n" * 40, b"SQLite format 3\0" + bytes(4000)])
-def test_file_that_is_no_ledger_is_refused_and_unchanged(open_ledger, path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_ledger_is_refused_and_unchanged(open_ledger, path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerError, match="not a readable ledger") as caught:
         open_ledger(path)
@@ -283,9 +289,10 @@ def test_error_on_a_corrupt_ledger_names_the_damage(run_copy) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     size = run_copy.path.stat().st_size
+    kept_bytes = 8 * 4096
     with run_copy.path.open("r+b") as file:
-        file.seek(8 * 4096)
-        file.write(b"\xa5" * (size - 8 * 4096))
+        file.seek(kept_bytes)
+        file.write(b"\xa5" * (size - kept_bytes))
     with pytest.raises(LedgerError, match=r"not a readable ledger: .*malformed"), LedgerView(run_copy.path) as view:
         view.summarize_run(run_copy.run).to_json()
 
@@ -313,14 +320,16 @@ def test_error_on_a_locked_ledger_names_the_cause(ledger: Ledger, path: Path, mo
 
 
 def test_concurrent_processes_can_create_one_ledger(tmp_path: Path) -> None:
-    """Six forked processes open each of twenty new ledgers at the same moment."""
+    """For each of twenty new ledgers, six forked processes open the ledger at the same moment."""
     failed_children = []
     for number in range(20):
         path = tmp_path / str(number) / "ledger.db"
         path.parent.mkdir()
-        start = time.monotonic() + 0.02
-        children = [run_in_fork(lambda path=path, start=start: open_ledger_at(path, start)) for _ in range(6)]
-        failed_children += [child for child in children if os.waitpid(child, 0)[1]]
+        start_s = time.monotonic() + 0.02
+        open_at_start = partial(open_ledger_at, path, start_s)
+        children = [run_in_fork(open_at_start) for _ in range(6)]
+        exit_statuses = {child: os.waitpid(child, 0)[1] for child in children}
+        failed_children += [child for child, exit_status in exit_statuses.items() if exit_status != 0]
         with Ledger(path) as ledger:
             assert ledger.rows("SELECT count(*) FROM jobs") == [(6,)]
     assert failed_children == []
@@ -333,15 +342,15 @@ def test_ledger_opens_while_a_suspended_process_holds_the_migration_lock(ledger:
             assert second_ledger.start_execution("test", "x", 1, "") == 1
 
 
-def open_ledger_at(path: Path, start: float) -> None:
-    """Wait until the monotonic clock shows `start`, then open the ledger and write to it."""
-    time.sleep(max(0.0, start - time.monotonic()))
+def open_ledger_at(path: Path, start_s: float) -> None:
+    """Wait until the monotonic clock shows `start_s`, then open the ledger and write to it."""
+    time.sleep(max(0.0, start_s - time.monotonic()))
     with Ledger(path) as ledger:
         ledger.start_execution("test", "x", os.getpid(), "")
 
 
 def run_in_fork(work: Callable[[], None]) -> int:
-    """Call `work` in a forked process that exits with 1 if `work` raises. Returns the process id."""
+    """Call `work` in a forked process, which exits with 1 if `work` raises an error. Returns the id of the process."""
     child = os.fork()
     if child:
         return child

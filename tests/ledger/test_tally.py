@@ -1,4 +1,4 @@
-"""The tally derives the turn of a call from the call's seed, for any number of attempts."""
+"""The tally infers from the seeds of calls which turns are in progress, for any number of attempts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +10,17 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
 from nanoflux_local.transcript import TurnRecord
 
+RUN_SEED = 7
 STEPS = tuple(
     TurnStep(name, role, endpoint="", action="", draws=((name, 0),), milestones=((name, 0),))
     for name, role in (("attack", "attacker"), ("validation-0", "judge"))
 )
+"""Two steps of an attempt, with one request each."""
 
 
 def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
-    """Store a call with the seed of this step in the run whose seed is 7."""
-    seed = derive_seed(7, turn, attempt, step, 0)
+    """Store a call whose request has the seed of this step."""
+    seed = derive_seed(RUN_SEED, turn, attempt, step, 0)
     ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
 
 
@@ -27,9 +29,9 @@ def test_turns_in_progress_are_those_with_replies_and_the_next_turn(
 ) -> None:
     ledger.commit_turn("run", new_turn(0, "invalid", "kept_failed"), [])
     add_call(ledger, 1, 0, "attack")
-    add_call(ledger, 1, 8, "validation-0")  # the ninth attempt: more than the default maximum
+    add_call(ledger, 1, 8, "validation-0")  # the ninth attempt, which only a higher maximum of attempts allows
     add_call(ledger, 5, 0, "attack")
-    tally = Tally("run", seed=7, attempts=9, steps=STEPS)
+    tally = Tally("run", seed=RUN_SEED, attempts=9, steps=STEPS)
     with LedgerView(path) as view:
         assert not tally.update(view)
         assert list(tally.list_turns_in_progress(2)) == [

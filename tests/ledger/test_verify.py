@@ -1,4 +1,4 @@
-"""Verification reports nothing for an unchanged run, and the changed record for each kind of tampering."""
+"""Verification reports nothing for an unchanged run, and names each record that was changed or deleted."""
 
 import asyncio
 import json
@@ -33,13 +33,15 @@ EDITED_COLUMNS = [
     ("runs", "config", "run {id}: the configuration does not match its hash"),
     ("runs", "config_hash", "run {id}: the configuration does not match its hash"),
 ]
-"""Columns with hashed content, each as (table, column, the problem that `verify_run` reports after an edit)."""
+"""Columns with hashed content, each as (table, column, problem that `verify_run` reports after an edit)."""
 EDITED_COLUMN_NAMES = [f"{table}.{column}" for table, column, _ in EDITED_COLUMNS]
 
 
 @contextmanager
 def tamper(run_copy) -> Iterator[sqlite3.Connection]:
-    """A connection like that of a database editor, which checks no foreign keys. Texts are read as bytes."""
+    """A connection that edits the ledger as any SQLite program could: foreign keys are not checked, and texts are read
+    as bytes.
+    """
     connection = sqlite3.connect(run_copy.path)
     connection.row_factory = sqlite3.Row
     connection.text_factory = bytes
@@ -49,6 +51,7 @@ def tamper(run_copy) -> Iterator[sqlite3.Connection]:
 
 
 def find_problems(run_copy) -> list[str]:
+    """The problems that `verify_run` reports for the run."""
     with LedgerView(run_copy.path) as view:
         return list(verify_run(view, "tour"))
 
@@ -56,7 +59,7 @@ def find_problems(run_copy) -> list[str]:
 def test_verify_reports_nothing_for_an_unchanged_run(run_copy) -> None:
     assert find_problems(run_copy) == []
     with LedgerView(run_copy.path) as view:
-        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the following tests need examples"
+        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the other tests of this module need examples"
 
 
 @pytest.mark.parametrize("byte", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "invalid UTF-8"])
@@ -81,18 +84,18 @@ def test_verify_finds_one_changed_byte_in_any_column(
     assert find_problems(run_copy) == []
 
 
-LAST_KEPT = "(SELECT max(number) FROM turns WHERE kept = 1)"
-DAMAGES = {
-    "an example": (f"DELETE FROM examples WHERE turn = {LAST_KEPT}", "kept, but its example is missing"),
+LAST_KEPT_TURN = "(SELECT max(number) FROM turns WHERE kept = 1)"
+EDITS = {
+    "an example": (f"DELETE FROM examples WHERE turn = {LAST_KEPT_TURN}", "kept, but its example is missing"),
     "the first turn": ("DELETE FROM turns WHERE number = 0", "turn 0: missing"),
     "a turn in the middle": ("DELETE FROM turns WHERE number = 5", "turn 5: missing"),
     "the last turn": ("DELETE FROM turns WHERE number = 15", "is done, but has only 15 turns"),
     "the last turns and examples": (
         "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
-    "a kept turn without its example": (f"DELETE FROM turns WHERE number = {LAST_KEPT}", "differs from turn"),
+    "a kept turn without its example": (f"DELETE FROM turns WHERE number = {LAST_KEPT_TURN}", "differs from turn"),
     "a call that a turn uses": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
     "the column kept of a kept turn": (
-        f"UPDATE turns SET kept = 0 WHERE number = {LAST_KEPT}", "the column kept is False"),
+        f"UPDATE turns SET kept = 0 WHERE number = {LAST_KEPT_TURN}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
     "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
@@ -109,11 +112,11 @@ DAMAGES = {
 """Statements that delete or edit rows, each with a part of the problem that `verify_run` reports."""
 
 
-@pytest.mark.parametrize(("sql", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_verify_finds_deleted_and_edited_rows(run_copy, sql: str, message: str) -> None:
+@pytest.mark.parametrize(("sql", "expected_problem"), EDITS.values(), ids=EDITS)
+def test_verify_finds_deleted_and_edited_rows(run_copy, sql: str, expected_problem: str) -> None:
     with tamper(run_copy) as connection:
         connection.executescript(sql)
-    assert any(message in problem for problem in find_problems(run_copy))
+    assert any(expected_problem in problem for problem in find_problems(run_copy))
 
 
 def test_example_rewritten_with_its_hash_differs_from_its_turn(run_copy) -> None:
@@ -132,26 +135,28 @@ def test_turn_rewritten_with_its_hash_differs_from_its_example(run_copy) -> None
         row = connection.execute("SELECT record, number FROM turns WHERE kept = 1 ORDER BY number LIMIT 1").fetchone()
         record = json.loads(row["record"])
         record["attempts"][-1]["attack"]["solution"] += " So there."
-        values = (canonical_json(record), digest(record), row["number"])
-        connection.execute("UPDATE turns SET record = ?, record_hash = ? WHERE number = ?", values)
+        new_values = (canonical_json(record), digest(record), row["number"])
+        connection.execute("UPDATE turns SET record = ?, record_hash = ? WHERE number = ?", new_values)
     problems = find_problems(run_copy)
     assert len(problems) == 1 and problems[0].endswith(f"differs from turn {row['number']}")
 
 
 def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
-    """A changed call is reported in every run that uses it, and in no other run."""
-
+    """The run "same" reuses the calls of the original run, and "different" does not. A changed call is reported in each
+    run that uses it, and in no other run.
+    """
     with LedgerView(run_copy.path) as view:
         config = json.loads(view.find_run("tour")["config"])
     recorded_settings = {key: config[key] for key in ("judge", "retries")}
 
-    async def execute(name: str, seed: int) -> None:
+    async def generate_run(name: str, seed: int) -> None:
         settings = {**recorded_settings, "max_turns": 3, "seed": seed}
         config = configs.resolve("starter-genetics", "scripted", settings, run_copy.home)
-        await runs.execute(run_copy.home, await runs.start(run_copy.home, config, name))
+        run = await runs.start(run_copy.home, config, name)
+        await runs.execute(run_copy.home, run)
 
-    asyncio.run(execute("same", 7))
-    asyncio.run(execute("different", 8))
+    asyncio.run(generate_run("same", 7))
+    asyncio.run(generate_run("different", 8))
     with tamper(run_copy) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
     with LedgerView(run_copy.path) as view:
@@ -160,11 +165,11 @@ def test_verify_covers_calls_reused_from_other_runs(run_copy) -> None:
         assert list(verify_run(view, "different")) == []
 
 
-def test_error_on_an_unreadable_turn_names_it(run_copy) -> None:
+def test_error_on_an_unreadable_turn_names_the_turn(run_copy) -> None:
     with tamper(run_copy) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
-    expected_error = pytest.raises(LedgerError, match=f"turn 3 of run {run_copy.run} cannot be read")
-    with LedgerView(run_copy.path) as view, expected_error as caught:
+    message = f"turn 3 of run {run_copy.run} cannot be read"
+    with LedgerView(run_copy.path) as view, pytest.raises(LedgerError, match=message) as caught:
         view.turn_records(run_copy.run)
     assert "nanoflux run verify" in caught.value.fix
 
@@ -172,7 +177,9 @@ def test_error_on_an_unreadable_turn_names_it(run_copy) -> None:
 def test_verify_checks_the_imported_seeds_of_a_run(
     ledger: Ledger, path: Path, new_turn: Callable[..., TurnRecord]
 ) -> None:
-    """Items that were not seeds of the run are not checked."""
+    """The turn that `new_turn` makes has the seed "seed-1". Both items are changed, and only that of this seed is
+    reported.
+    """
     ledger.commit_turn("run", new_turn(0, "kept_failed"), [])
     items = [(Seed(name, "bench", "How many?", "4"), "train") for name in ("seed-1", "not used")]
     ledger.import_dataset("bench", "bench.jsonl", "hash", items, 0)

@@ -15,6 +15,7 @@ from nanoflux_local.transcript import OUTCOMES, TurnRecord, dataset_digest
 
 MakeTurn = Callable[..., TurnRecord]
 CONFIG = {"domain": "starter", "target": 5, "max_turns": 9}
+"""The configuration of further runs, reduced to the keys that `Ledger.create_run` reads."""
 
 
 def test_find_run_accepts_id_prefix_and_newest_name(ledger: Ledger, path: Path) -> None:
@@ -46,13 +47,14 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, n
 
 def test_failure_reasons_are_counted_and_name_settings_in_full(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     """Reasons that differ only in a number are counted together, unless the number is part of an endpoint's name."""
-    reason = (
+    template = (
         "attack: cut inside its reasoning after {} tokens, perhaps at a stop string; set endpoints.{}.reasoning_tokens"
     )
-    reasons = [reason.format(512, "writer-2"), reason.format(498, "writer-2"), reason.format(512, "writer-3")]
-    for number, text in enumerate(reasons):
+    reasons = [template.format(512, "writer-2"), template.format(498, "writer-2"), template.format(512, "writer-3")]
+    for number, reason in enumerate(reasons):
         turn = new_turn(number, "unparsed")
-        ledger.commit_turn("run", replace(turn, attempts=(replace(turn.attempts[0], reason=text),)), [])
+        attempt = replace(turn.attempts[0], reason=reason)
+        ledger.commit_turn("run", replace(turn, attempts=(attempt,)), [])
     with LedgerView(path) as view:
         assert view.failure_reasons("run") == {"unread": {reasons[0]: 2, reasons[2]: 1}, "refused": {}}
 
@@ -60,10 +62,10 @@ def test_failure_reasons_are_counted_and_name_settings_in_full(ledger: Ledger, p
 def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
     identity = Identity("scripted", "m")
     ledger.create_run("old", "old", CONFIG, {})
-    requests = [ChatRequest(identity, (), seed=seed) for seed in range(4)]
-    reused_call = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))[0]
-    used_call = ledger.remember("run", requests[1], ChatReply("x", "stop", 10, 1, usd=0.5))[0]
-    wasted_call = ledger.remember("run", requests[2], ChatReply("x", "stop", 10, 1, usd=0.5))[0]
+    requests = [ChatRequest(identity, (), seed=seed) for seed in range(3)]
+    reused_call, _ = ledger.remember("old", requests[0], ChatReply("x", "stop", 100, 100))
+    used_call, _ = ledger.remember("run", requests[1], ChatReply("x", "stop", 10, 1, usd=0.5))
+    wasted_call, _ = ledger.remember("run", requests[2], ChatReply("x", "stop", 10, 1, usd=0.5))
     ledger.commit_turn("run", new_turn(0, "kept_failed"), [reused_call, used_call, used_call])
     with LedgerView(path) as view:
         summary = view.summarize_run("run").to_json()
