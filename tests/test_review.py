@@ -69,7 +69,7 @@ def export_rows(home: Home, **options: Any) -> list[dict[str, Any]]:
 
 
 def write_verdicts(home: Home, rows: list[dict[str, Any]], choose_verdict: Callable[[dict[str, Any]], str]) -> Path:
-    """Write the file that a reviewer returns: the exported rows, each with the verdict that `choose_verdict` chooses."""
+    """Write the file that a reviewer returns: the exported rows with the verdicts that `choose_verdict` chooses."""
     path = home.root / "reviewed.jsonl"
     lines = [json.dumps({**row, "verdict": choose_verdict(row)}) for row in rows]
     path.write_text("\n".join(lines))

@@ -33,11 +33,14 @@ class ModelAttacker:
         return self.player.name
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
-        messages, sections = build_attacker_messages(self.domain, seeds), self.domain.sections.attacker
-        reply = await ask(self.player.build_request(messages, draw.seed("attack"), sections), call)
+        """Request an attack built from these seeds. Returns the attack, or why there is none."""
+        messages = build_attacker_messages(self.domain, seeds)
+        request = self.player.build_request(messages, draw.seed("attack"), self.domain.sections.attacker)
+        reply = await ask(request, call)
         if isinstance(reply, RefusedPrompt):
             return reply
-        return self.player.refuse_incomplete(reply) or read_attack(self.domain, reply.text)
+        incomplete = self.player.refuse_incomplete(reply)
+        return read_attack(self.domain, reply.text) if incomplete is None else incomplete
 
 
 def build_attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
@@ -51,22 +54,24 @@ def build_attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Mess
 
 
 def _build_prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
+    """The prompt with these seeds. The `first` prompt of a conversation also contains the instructions."""
     return Message("user", domain.render("attacker", {"seeds": seeds, "first": first}))
 
 
 def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
-    """Read an attack from a reply. The answer must be of the domain's kind (number, choice, text); it is normalized."""
+    """Read an attack from the text of a reply. Its answer must be of the domain's kind (number, choice or text), and is
+    normalized.
+    """
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
     bracketed = {name: content for name, content in sections.items() if re.fullmatch(r"\[[^][]*\]", content)}
     if bracketed:  # the prompt describes sections in brackets, and small models keep the brackets
-        kept_sections = refuse_descriptions(
-            bracketed, _build_prompt_message(domain, (), first=True).content.__contains__
-        )
-        if isinstance(kept_sections, Unparsed):
-            return kept_sections
-        sections |= {name: content[1:-1].strip() for name, content in kept_sections.items()}
+        prompt = _build_prompt_message(domain, (), first=True).content
+        own_sections = refuse_descriptions(bracketed, lambda content: content in prompt)
+        if isinstance(own_sections, Unparsed):
+            return own_sections
+        sections |= {name: content[1:-1].strip() for name, content in own_sections.items()}
     answer = normalize_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")

@@ -1,4 +1,4 @@
-"""What all roles share: players, the random draws of an attempt, and requests that are repeated until the reply is
+"""What all roles share: players, the random seeds of an attempt, and requests that are repeated until the reply is
 readable.
 """
 
@@ -22,7 +22,7 @@ VARIED_TEMPERATURE = 0.7
 """The temperature for several replies to one prompt if the role's own temperature is 0, which would make them
 identical.
 """
-_AS_JSON = (
+_JSON_INSTRUCTION = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
 )
@@ -30,8 +30,8 @@ _AS_JSON = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The source of all randomness in one attempt. It depends only on (run seed, turn, attempt), so that a replay
-    draws the same values. `sample` numbers the defender's answers to one question, from 0.
+    """The source of all randomness in one attempt. It depends only on the run's seed, the turn and the attempt, so that
+    a replay draws the same values. `sample` is the number, from 0, of one of the defender's answers to a question.
     """
 
     run_seed: int
@@ -41,9 +41,9 @@ class Draw:
 
     def seed(self, step: str, retry: int = 0) -> int:
         """The sampling seed of one request."""
-        # the first answer has the same seed whether a turn has one answer or several
-        sample = (self.sample,) if self.sample else ()
-        return derive_seed(self.run_seed, self.turn, self.attempt, step, retry, *sample)
+        # Sample 0 adds nothing to the key, so that the first answer has the same seed whether or not others follow.
+        sample_key = (self.sample,) if self.sample else ()
+        return derive_seed(self.run_seed, self.turn, self.attempt, step, retry, *sample_key)
 
     def rng(self, step: str) -> random.Random:
         """The random number generator for one step of a built-in program."""
@@ -51,8 +51,8 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are the
-    seeds from which the attack was built; some checks compare the attack with them.
+    """Validates attacks and evaluates defences. `evidence` comes from the checks that inform the judge. `seeds` are the
+    seeds from which the attack was built; only checks use them.
     """
 
     @property
@@ -76,8 +76,9 @@ class Judge(Protocol):
 class Player:
     """A model in a role: its endpoint's name in the profile, its identity, and how its replies are sampled.
 
-    A `structured` player is asked for a JSON object with the sections as keys, and its server enforces this schema. A
-    player that `thinks` reasons before it answers; `sampling.max_tokens` includes its endpoint's `reasoning_tokens`.
+    A `structured` player is asked for a JSON object with the sections as keys, and its server enforces this schema. If
+    `thinks`, the model reasons before it answers; `sampling.max_tokens` then includes its endpoint's
+    `reasoning_tokens`.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Player:
         """The request for a reply with these sections."""
         if not self.structured:
             return ChatRequest(self.identity, messages, self.sampling, seed)
-        last_message = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
+        last_message = replace(messages[-1], content=f"{messages[-1].content}\n\n{_JSON_INSTRUCTION}")
         return ChatRequest(self.identity, (*messages[:-1], last_message), self.sampling, seed, sections)
 
     def request_builder(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
@@ -117,19 +118,20 @@ class Player:
         return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
     def refuse_incomplete(self, reply: ChatReply) -> Unparsed | None:
-        """Explain why the reply is unusable (it is empty, or ends during its reasoning) and which setting to raise.
-        None if the reply is complete.
+        """Why the reply is unusable (it is empty, or ends inside its reasoning), and which setting to raise. None if
+        the reply is complete.
         """
         if not reply.text.strip() and reply.finish == "stop":
             return Unparsed("the reply is empty")
         if not ends_in_reasoning(storable(reply.text), reply.finish):
             return None
-        tokens, key = reply.completion_tokens or reply.reasoning_tokens, f"endpoints.{self.name}.reasoning_tokens"
+        tokens = reply.completion_tokens or reply.reasoning_tokens
+        setting = f"endpoints.{self.name}.reasoning_tokens"
         if reply.finish == "length":
-            return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {key}")
+            return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {setting}")
         if self.thinks:
             return Unparsed(f"ended inside its reasoning after {tokens} tokens, without an answer")
-        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, perhaps at a stop string; set {key}")
+        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, perhaps at a stop string; set {setting}")
 
 
 async def ask(request: ChatRequest, call: Call) -> ChatReply | RefusedPrompt:
@@ -157,7 +159,8 @@ async def ask_until_read(
         reply = await ask(make_request(draw.seed(step, retry)), call)
         if isinstance(reply, RefusedPrompt):
             return reply
-        result = player.refuse_incomplete(reply) or read(reply)
+        incomplete = player.refuse_incomplete(reply)
+        result = read(reply) if incomplete is None else incomplete
         if not isinstance(result, Unparsed):
             return result
     return result

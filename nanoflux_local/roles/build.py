@@ -28,17 +28,18 @@ def build_judge(
         ConfigError: `judge.checks` names a check that does not exist.
         RefusedError: the run was started without a panel member, a solver or a tool that the configuration needs.
     """
-    rules, judge_endpoint = config.judge, config.roles.judge.endpoint
+    rules = config.judge
+    judge_endpoint = config.roles.judge.endpoint
     if judge_endpoint == PROGRAM:
         return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
     for setting in ("panel", "solvers"):
         for name in getattr(rules, setting):
-            read_recorded_identity(identities, name, setting, "[…]")
-    members = tuple(
-        ModelJudge(domain, player(name), rules, config.retries.parse) for name in (judge_endpoint, *rules.panel)
-    )
+            read_recorded_identity(identities, name, setting, "[…]")  # raises the RefusedError
+    member_names = (judge_endpoint, *rules.panel)
+    members = tuple(ModelJudge(domain, player(name), rules, config.retries.parse) for name in member_names)
     judge: Judge = members[0] if len(members) == 1 else PanelJudge(members, rules.panel_rule)
-    solvers = tuple(map(player, rules.solvers or (judge_endpoint,)))
+    solver_names = rules.solvers if rules.solvers else (judge_endpoint,)
+    solvers = tuple(player(name) for name in solver_names)
     checks = build_checks(CheckContext(config, domain, player(judge_endpoint), solvers, identities))
     return CheckingJudge(judge, checks) if checks else judge
 
@@ -46,8 +47,6 @@ def build_judge(
 def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:
     """Build the rater of kept examples' reasoning, or None if `judge.quality` is off or the judge is a program."""
     judge_endpoint = config.roles.judge.endpoint
-    return (
-        Rater(domain, player(judge_endpoint), config.retries.parse)
-        if config.judge.quality and judge_endpoint != PROGRAM
-        else None
-    )
+    if not config.judge.quality or judge_endpoint == PROGRAM:
+        return None
+    return Rater(domain, player(judge_endpoint), config.retries.parse)

@@ -1,6 +1,7 @@
-"""A judge with checks: some screen attacks or inform the judge before it decides, others verify what it accepted.
+"""A judge with checks. Some checks screen attacks or inform the judge before it decides; others verify the attacks that
+it accepted.
 
-This module decides how findings change a verdict. Checks are independent of each other and of the judge.
+This module decides how findings change a verdict. The checks do not depend on each other or on the judge.
 """
 
 from collections.abc import Sequence
@@ -41,8 +42,8 @@ class CheckingJudge:
         if objector is not None:
             contradiction = next(finding for finding in screening_findings if finding.check == objector.name)
             explanation = f"[{objector.objection}] {contradiction.reason}"
-            skipped = self._skip(("informs", "verifies"), f"the {objector.title}")
-            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening_findings, *skipped))
+            skipped_findings = self._skip_stages(("informs", "verifies"), f"the {objector.title}")
+            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening_findings, *skipped_findings))
         informing_findings = [
             await check.examine(attack, draw, call, seeds) for check in self._list_checks_at("informs")
         ]
@@ -51,9 +52,8 @@ class CheckingJudge:
         if not isinstance(verdict, Verdict):
             return verdict
         if not verdict.positive:
-            return replace(
-                verdict, findings=(*screening_findings, *informing_findings, *self._skip(("verifies",), "the judge"))
-            )
+            skipped_findings = self._skip_stages(("verifies",), "the judge")
+            return replace(verdict, findings=(*screening_findings, *informing_findings, *skipped_findings))
         verifying_findings, objector = await self._examine("verifies", attack, draw, call, seeds)
         if objector is not None:
             verdict = replace(verdict, positive=False, explanation=f"[{objector.objection}] {verdict.explanation}")
@@ -62,9 +62,10 @@ class CheckingJudge:
     async def validate_and_examine(
         self, attack: Attack, draw: Draw, call: Call
     ) -> tuple[Verdict | Doubt | Unparsed, tuple[Finding, ...]]:
-        """The judge's own verdict, and the findings of all checks, regardless of what the others conclude.
+        """The judge's own verdict, and the findings of all checks. No check is skipped because of a rejection.
 
-        A turn stops at the first rejection; a trial needs all results, to measure the judge and each check separately.
+        `validate` stops at the first rejection, but a trial measures the judge and each check separately, and so needs
+        all results.
         """
         preceding_checks = [check for check in self.checks if check.stage != "verifies"]
         findings = {check.name: await check.examine(attack, draw, call) for check in preceding_checks}
@@ -77,13 +78,14 @@ class CheckingJudge:
         return verdict, tuple(findings.values())
 
     def _list_checks_at(self, stage: CheckStage) -> list[Check]:
+        """The checks that run at this stage, in order."""
         return [check for check in self.checks if check.stage == stage]
 
     async def _examine(
         self, stage: CheckStage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
     ) -> tuple[list[Finding], Check | None]:
-        """The findings of a stage's checks, and the check that contradicts the attack, if any; the checks after it do
-        not run.
+        """The findings of a stage's checks, and the check that contradicts the attack, if any. The checks after that
+        check are skipped.
         """
         findings: list[Finding] = []
         objector: Check | None = None
@@ -91,17 +93,21 @@ class CheckingJudge:
             if objector is not None:
                 findings.append(_skip_check(check, f"the {objector.title}"))
                 continue
-            findings.append(await check.examine(attack, draw, call, seeds))
-            if findings[-1].conclusion == "contradicts":
+            finding = await check.examine(attack, draw, call, seeds)
+            findings.append(finding)
+            if finding.conclusion == "contradicts":
                 objector = check
         return findings, objector
 
-    def _skip(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
+    def _skip_stages(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
+        """The findings of the checks of these stages, which do not run because the attack is already rejected."""
         return [_skip_check(check, rejected_by) for stage in stages for check in self._list_checks_at(stage)]
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
+        """The judge's own verdict: checks examine only attacks."""
         return await self.judge.evaluate(attack, defence, draw, call)
 
 
 def _skip_check(check: Check, rejected_by: str) -> Finding:
+    """The finding of a check that does not run because `rejected_by` has rejected the attack."""
     return Finding(check.name, "not checked", f"{rejected_by} had rejected it already")

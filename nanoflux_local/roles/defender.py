@@ -1,4 +1,4 @@
-"""The defender (paper §3, A.2.2): sees only the question and answers in sections, each within its token budget."""
+"""The defender (paper §3, A.2.2): it sees only the question, and replies in sections, each within its token budget."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,11 +12,13 @@ from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descri
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
-"""Tokens for the sections' names, on top of their budgets."""
+"""The tokens allowed for the names of the sections, in addition to the budgets of the sections."""
 DEFAULT_BUDGET = 500
 """The token budget of a section for which the run sets none."""
-_LENGTH = re.compile(r"\(at most \d+ tokens\)")
-"""The end of the prompt's description of a section. A section of a reply that contains it repeats the description."""
+_BUDGET_NOTE = re.compile(r"\(at most \d+ tokens\)")
+"""The end of the description of a section in the prompt. A section of a reply that contains such a note repeats the
+description.
+"""
 
 
 def build_defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
@@ -29,20 +31,19 @@ def build_defender_messages(domain: Domain, budgets: dict[str, int], question: s
 
 
 def _build_prompt_message(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
+    """The prompt with this question. The `first` prompt of a conversation also contains the instructions."""
     values = {"question": question, "budgets": budgets, "first": first}
     return Message("user", domain.render("defender", values))
 
 
 def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
-    """The maximum number of tokens of a whole reply."""
+    """The maximum number of tokens of a whole reply; `budgets` are those of its sections."""
     return sum(budgets.get(name, DEFAULT_BUDGET) for name in domain.sections.defender) + OVERHEAD_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
 class Defender:
-    """Solves a question; an unreadable reply is requested again. Answers after the first (`draw.sample` > 0) are
-    sampled at a temperature above 0.
-    """
+    """Solves questions. An unreadable reply is requested again, at most `retries` times for each request."""
 
     domain: Domain
     player: Player
@@ -54,8 +55,12 @@ class Defender:
         return self.player.name
 
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
-        defender = replace(self, player=self.player.vary()) if draw.sample else self
-        return await defender._answer(question, draw, call)
+        """Answer a question. Answers after the first (`draw.sample` > 0) are sampled at a temperature above 0. Returns
+        the defence, or why there is none.
+        """
+        if draw.sample == 0:
+            return await self._answer(question, draw, call)
+        return await replace(self, player=self.player.vary())._answer(question, draw, call)
 
     async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
         messages = build_defender_messages(self.domain, self.budgets, question)
@@ -69,14 +74,13 @@ class Defender:
             return sections
         truncated_texts = {name: await self._truncate_to_budget(name, text, call) for name, text in sections.items()}
         truncated_names = tuple(name for name, text in sections.items() if truncated_texts[name] != text)
-        return Defence(
-            truncated_texts["SOLUTION"], truncated_texts["ANSWER"], truncated_texts.get("ANALYSIS", ""), truncated_names
-        )
+        analysis = truncated_texts.get("ANALYSIS", "")
+        return Defence(truncated_texts["SOLUTION"], truncated_texts["ANSWER"], analysis, truncated_names)
 
     async def _defend_by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
-        """Request the sections one by one. Each request ends with a section's name, so no section can be missing.
-
-        The endpoint stops each section at its budget, so that even a small model that rambles reaches an answer.
+        """Request the sections one by one. Each request prefills the reply up to a section's name, so no section can be
+        missing. The endpoint stops each section at its budget, so that even a small model that rambles reaches an
+        answer.
         """
         texts: dict[str, str] = {}
         truncated_names: list[str] = []
@@ -93,32 +97,40 @@ class Defender:
             if isinstance(reply, Unparsed):
                 return replace(reply, reason=f"section {name}: {reply.reason}")
             texts[name] = _strip_reply(reply)
-            truncated_names += [name] if reply.finish == "length" else []
+            if reply.finish == "length":
+                truncated_names.append(name)
         return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(truncated_names))
 
     def _build_section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
-        """The request for the section after those in `texts`. The reply stops before the next section's name."""
+        """A function that builds the request for section `name`, which follows those in `texts`. The reply stops before
+        the name of a later section; the last section stops at the end of its line.
+        """
         names = self.domain.sections.defender
-        stop = tuple(f"\n{later_name}:" for later_name in names[names.index(name) + 1 :]) or ("\n",)
+        later_names = names[names.index(name) + 1 :]
+        stop = tuple(f"\n{later_name}:" for later_name in later_names) if later_names else ("\n",)
         beginning = render_sections({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
         return lambda seed: self.player.build_continuation(messages, beginning, seed, budget, stop)
 
     def _read_reply(self, reply: ChatReply) -> dict[str, str] | Unparsed:
+        """Read the sections of a whole reply."""
         sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
-        return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _LENGTH.search)
+        return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _BUDGET_NOTE.search)
 
     async def _truncate_to_budget(self, name: str, text: str, call: Call) -> str:
-        """A section truncated to its token budget, as the endpoint's tokenizer counts."""
+        """The text of section `name`, truncated to its token budget with the endpoint's tokenizer."""
         budget = self.budgets.get(name)
         if budget is None or len(text.encode()) <= budget:  # a token is at least one byte
             return text
-        return (await call(CutRequest(self.player.identity, text, budget))).text
+        reply = await call(CutRequest(self.player.identity, text, budget))
+        return reply.text
 
 
 def _strip_reply(reply: ChatReply) -> str:
+    """The text of a reply without reasoning and surrounding white space."""
     return storable(strip_reasoning(reply.text)).strip()
 
 
 def _refuse_empty(reply: ChatReply) -> ChatReply | Unparsed:
+    """The reply, or Unparsed if nothing remains once its reasoning is removed."""
     return reply if _strip_reply(reply) else Unparsed("nothing was written")

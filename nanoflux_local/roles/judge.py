@@ -20,6 +20,8 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict
 
 ReadVerdict = Callable[[ChatReply], Verdict | Unparsed]
+_CONFIDENCE = re.compile(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\s+of\b))\s*(%?)")
+"""A number, perhaps in markup and with a percent sign, that is not part of a longer number or of a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,14 @@ class ModelJudge:
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
         """Decide whether the question is clear and sufficient, and its solution and answer right (paper A.2.4)."""
-        del seeds
+        del seeds  # only checks use them
         prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})
         return await self._ask_until_confident(prompt, self._read_validation, draw, "validation", call)
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
-        """Decide whether the answer is right by valid steps (strict) and the approach sound (soft; paper A.2.3)."""
+        """Decide whether the answer is right and reached by valid steps (strict), and whether the approach is sound
+        (soft; paper A.2.3).
+        """
         prompt = self.domain.render("evaluation", {"attack": attack, "defence": defence})
         verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
@@ -62,13 +66,16 @@ class ModelJudge:
     async def _ask_until_confident(
         self, prompt: str, read: ReadVerdict, draw: Draw, step: str, call: Call
     ) -> Verdict | Doubt | Unparsed:
+        """Request a verdict until its confidence suffices, at most `rules.strikes` times. From the second request on,
+        the prompt states the previous confidence.
+        """
+        sections = getattr(self.domain.sections, step)
         confidences: list[float] = []
         for strike in range(self.rules.strikes):
-            text = prompt
+            strike_prompt = prompt
             if confidences:
-                text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
-            sections = getattr(self.domain.sections, step)
-            make_request = self.player.request_builder((Message("user", text),), sections)
+                strike_prompt += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
+            make_request = self.player.request_builder((Message("user", strike_prompt),), sections)
             verdict = await ask_until_read(
                 self.player, make_request, read, draw, f"{step}-{strike}", self.retries, call
             )
@@ -80,12 +87,14 @@ class ModelJudge:
         return Doubt(tuple(confidences))
 
     def _read_validation(self, reply: ChatReply) -> Verdict | Unparsed:
+        """Read the verdict on an attack."""
         sections = read_sections(reply.text, self.domain.sections.validation, once=("DECISION", "CONFIDENCE"))
         if isinstance(sections, Unparsed):
             return sections
         return read_verdict(sections, "VALID", "INVALID")
 
     def _read_evaluation(self, reply: ChatReply) -> Verdict | Unparsed:
+        """Read the verdict on a defence. `soft` is None if the reply does not say whether the approach is sound."""
         sections = read_sections(reply.text, self.domain.sections.evaluation, once=("DECISION", "CONFIDENCE"))
         if isinstance(sections, Unparsed):
             return sections
@@ -97,10 +106,12 @@ class ModelJudge:
 
 
 def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:
-    """Read decision, confidence and explanation. A decision is exactly one of the words `yes` and `no`."""
+    """Read decision, confidence and explanation. The decision must begin with `yes` or `no`, which are words, and must
+    not contain both.
+    """
     decision = _read_first_word(sections["DECISION"])
-    decisions = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
-    if decision not in (yes, no) or len(decisions) > 1:
+    words = set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
+    if decision not in (yes, no) or {yes, no} <= words:
         return Unparsed(f"DECISION is neither {yes} nor {no}: {sections['DECISION'][:60]!r}")
     confidence = read_confidence(sections["CONFIDENCE"])
     if confidence is None:
@@ -109,16 +120,17 @@ def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unpar
 
 
 def read_confidence(text: str) -> float | None:
-    """Read a confidence in [0, 1]; "95%" is 0.95. None if the text states none, as for a bare 95, "1/10" or "0,95"."""
-    match = re.match(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\s+of\b))\s*(%?)", text)
+    """Read a confidence in [0, 1]; "95%" is 0.95. None if the text does not state one, as in "95", "1/10" or "0,95"."""
+    match = _CONFIDENCE.match(text)
     if match is None:
         return None
-    value = float(match[1]) / (100 if match[2] else 1)
+    number, percent_sign = match.groups()
+    value = float(number) / 100 if percent_sign else float(number)
     return value if 0 <= value <= 1 else None
 
 
 def is_same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
-    """Whether two numbers or letters are the same answer; None for free text, which only a judge can compare."""
+    """Whether `answer` equals the number or letter `expected`; None for free text, which only a judge can compare."""
     if domain.answer == "text":
         return None
     if domain.answer == "choice":
@@ -127,5 +139,6 @@ def is_same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
 
 
 def _read_first_word(text: str) -> str:
+    """The first word of a text in upper case; "" if it has none."""
     match = re.search(r"[A-Za-z]+", text)
     return match[0].upper() if match else ""

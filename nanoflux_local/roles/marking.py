@@ -12,13 +12,13 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Sample
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Marks answers by comparing them with the attacker's. The judge evaluates free text."""
+    """Marks answers by comparing them with the attacker's answer. Free text is evaluated by the judge."""
 
     domain: Domain
     judge: Judge
 
     async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample:
-        """Compare the answers, or ask the judge if they are free text."""
+        """Mark one answer of the defender. The mark is None if the judge reaches no verdict."""
         is_right = is_same_answer(self.domain, defence.answer, attack.answer)
         if is_right is not None:
             return Sample(defence, is_right, "the answer is that of the attacker" if is_right else "the answers differ")

@@ -14,11 +14,12 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict, Vote
 
 Rule = Literal["majority", "minimum"]
+"""How a panel decides (see `combine_verdicts`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PanelJudge:
-    """Asks its members one after another, so that the calls of a turn always have the same order."""
+    """A judge that asks its members one after another, so that the calls of a turn always have the same order."""
 
     members: tuple[Judge, ...]
     rule: Rule = "majority"
@@ -35,13 +36,14 @@ class PanelJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
-        del seeds
+        del seeds  # only checks use them
         return self._combine([await member.validate(attack, draw, call, evidence) for member in self.members])
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         return self._combine([await member.evaluate(attack, defence, draw, call) for member in self.members])
 
     def _combine(self, results: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt | Unparsed:
+        """The panel's result; Unparsed if the replies of all members are unreadable."""
         if all(isinstance(result, Unparsed) for result in results):
             return results[0]
         return combine_verdicts(self.rule, [member.name for member in self.members], results)
@@ -61,14 +63,15 @@ def combine_verdicts(
     if rule == "minimum":
         if len(verdicts) < len(results):
             return _build_doubt(results)
-        deciding_verdicts, confidence = negative or positive, min(verdict.confidence for verdict in verdicts)
+        deciding_verdicts = negative if negative else positive
+        confidence = min(verdict.confidence for verdict in verdicts)
     else:
         deciding_verdicts = max(positive, negative, key=len)
         if 2 * len(deciding_verdicts) <= len(results):
             return _build_doubt(results)
         confidence = sum(verdict.confidence for verdict in deciding_verdicts) / len(deciding_verdicts)
     return Verdict(
-        deciding_verdicts is not negative and bool(positive),
+        deciding_verdicts[0].positive,
         round(confidence, 4),
         deciding_verdicts[0].explanation,
         soft=_combine_soft_values([verdict.soft for verdict in verdicts]),
@@ -78,6 +81,7 @@ def combine_verdicts(
 
 
 def _build_vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
+    """A member's result as a vote; a member without a verdict abstains."""
     if isinstance(result, Verdict):
         return Vote(name, result.positive, result.confidence, result.explanation)
     if isinstance(result, Doubt):
@@ -86,14 +90,19 @@ def _build_vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
 
 
 def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
-    return Doubt(tuple(
-        result.confidence if isinstance(result, Verdict) else max(result.confidences)
-        for result in results if not isinstance(result, Unparsed)
-    ))  # fmt: skip
+    """The doubt of a panel without a decision, with the highest confidence of each member whose reply was readable."""
+    confidences: list[float] = []
+    for result in results:
+        if isinstance(result, Verdict):
+            confidences.append(result.confidence)
+        elif isinstance(result, Doubt):
+            confidences.append(max(result.confidences))
+    return Doubt(tuple(confidences))
 
 
 def _combine_soft_values(soft_values: Sequence[bool | None]) -> bool | None:
-    """The value of the majority of the members that have one; None if they are evenly split."""
-    decided_values = [value for value in soft_values if value is not None]
-    sound_count = sum(decided_values)
-    return None if 2 * sound_count == len(decided_values) else 2 * sound_count > len(decided_values)
+    """The value that most members give, of those that give one; None if they are evenly split."""
+    given_values = [value for value in soft_values if value is not None]
+    sound_count = sum(given_values)
+    unsound_count = len(given_values) - sound_count
+    return None if sound_count == unsound_count else sound_count > unsound_count

@@ -1,4 +1,5 @@
-"""The built-in judge: a program that validates by running the attack's program, and evaluates by comparing answers.
+"""The built-in judge, which calls no model: it validates by running the attack's program, and evaluates by comparing
+answers.
 
 It judges answers only. It does not read the reasoning, so its verdicts do not say whether the approach is sound
 (`soft`).
@@ -30,18 +31,19 @@ class ProgramJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict:
-        """Accept the attack if its program runs and the last line printed is its answer (tolerance: SPEC §6)."""
+        """Accept the attack if its program runs and the last line that it prints is the answer (tolerance: SPEC §6)."""
         del draw, evidence, seeds  # this judge neither samples nor reads evidence
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             explanation = f"the program ended with {reply.status}"
-            return Verdict(
-                False, 1.0, explanation, findings=(_make_finding("not checked", reply.stderr.strip()[-400:]),)
-            )
-        last_line = (reply.stdout.strip().splitlines() or [""])[-1]
+            finding = _make_finding("not checked", reply.stderr.strip()[-400:])
+            return Verdict(False, 1.0, explanation, findings=(finding,))
+        printed_lines = reply.stdout.strip().splitlines()
+        last_line = printed_lines[-1] if printed_lines else ""
         agrees = same_number(last_line, attack.answer)
         detail = f"the program printed {last_line[:80]}, the attack says {attack.answer}"
-        return Verdict(agrees, 1.0, detail, findings=(_make_finding("supports" if agrees else "contradicts", detail),))
+        finding = _make_finding("supports" if agrees else "contradicts", detail)
+        return Verdict(agrees, 1.0, detail, findings=(finding,))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """Accept the defence if its answer is one number that equals the attack's."""
@@ -52,4 +54,5 @@ class ProgramJudge:
 
 
 def _make_finding(conclusion: Conclusion, reason: str) -> Finding:
+    """A finding under the name of the code check, which also runs a program."""
     return Finding("code", conclusion, reason)

@@ -15,11 +15,15 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Quality
 
 WEIGHTS = {"ORGANIZATION": 1.2, "TRANSITIONS": 1.0, "VERIFICATION": 1.0, "ELABORATION": 0.8, "CLARITY": 0.9}
+"""The weight of each dimension, by the name of its section."""
 SECTIONS = (*WEIGHTS, "EXPLANATION")
-LEVELS = (1.5, 2.5, 3.5, 4.5)
+LEVEL_THRESHOLDS = (1.5, 2.5, 3.5, 4.5)
 """The lowest scores of L2, L3, L4 and L5."""
 MIN_ACCEPTABLE_SCORE = 3.0
 _RATING = re.compile(r"[\s*_`(]*([1-5](?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d)(?:\s*(?:/|out\s+of)\s*5\b)?(?!\s*/)")
+"""A number from 1 to 5, perhaps in markup or "out of 5", that is not part of a longer number, a range or another
+fraction.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Rater:
         return self.player.name
 
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
+        """Request a rating of the solution's reasoning. Returns the rating, or why there is none."""
         prompt = self.domain.render("quality", {"attack": attack})
         make_request = self.player.request_builder((Message("user", prompt),), SECTIONS)
         return await ask_until_read(self.player, make_request, self._read_rating, draw, "quality", self.retries, call)
@@ -55,20 +60,22 @@ class Rater:
 
 
 def read_rating(text: str) -> float | None:
-    """Read a rating from 1 to 5 ("4", "4.5", "**4**", "4/5"). None if there is none, as in "3-4", "4/10" or "very
-    good".
+    """Read a rating from 1 to 5 ("4", "4.5", "**4**", "4/5"). None if the text does not state one, as in "3-4", "4/10"
+    or "very good".
     """
     match = _RATING.match(text)
-    value = float(match[1]) if match else None
-    return value if value is not None and value <= 5 else None
+    if match is None:
+        return None
+    value = float(match[1])
+    return value if value <= 5 else None
 
 
 def compute_weighted_mean(scores: dict[str, float]) -> float:
-    """The weighted mean of the five dimensions, rounded to four decimals."""
+    """The mean of the five dimensions weighted by `WEIGHTS`, to four decimals; the names in `scores` are lower-case."""
     weighted_sum = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
     return round(weighted_sum / sum(WEIGHTS.values()), 4)
 
 
 def find_level(score: float) -> int:
     """The level of a score, from 1 to 5: L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5."""
-    return 1 + sum(score >= lowest for lowest in LEVELS)
+    return 1 + sum(score >= threshold for threshold in LEVEL_THRESHOLDS)

@@ -16,7 +16,8 @@ from nanoflux_local.reply_end import before_next_turn
 SplitNames = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
 MAX_COINCIDENCE_CHARACTERS = 20
-"""A section that is longer than this and occurs in the prompt counts as copied from the prompt."""
+"""A section of more characters that occurs in the prompt counts as copied from it; a shorter one may be a coincidence.
+"""
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 _WORD_SEPARATOR = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
@@ -38,50 +39,55 @@ class RefusedPrompt(Unparsed):
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
     """Read the text of every named section, or say why the reply is unreadable.
 
-    All `names` must be present, in any order. If a section occurs twice, the first one is used. The decisive sections
-    `once` are an exception: a second section with different text makes the reply unreadable. If the model continues
-    after a complete reply with an invented next turn of the conversation, that turn is ignored.
+    All `names` must be present, in any order. If a section occurs twice, the first one is used. But if one of the
+    decisive sections, `once`, occurs twice with different texts, the reply is unreadable. If a complete reply is
+    followed by an invented next turn of the conversation, that turn is ignored.
     """
     visible_text = _strip_fence(strip_reasoning(storable(text)))
     texts_by_name = _choose_reading(visible_text, names, once)
-    missing = _list_missing(texts_by_name, names)
-    if missing:
-        return Unparsed(f"missing section {', '.join(missing)}")
-    repeated = _list_contradictory(texts_by_name, once)
-    if repeated:
-        return Unparsed(f"section {repeated[0]} is given twice with different texts")
+    missing_names = _list_missing(texts_by_name, names)
+    if missing_names:
+        return Unparsed(f"missing section {', '.join(missing_names)}")
+    contradictory_names = _list_contradictory(texts_by_name, once)
+    if contradictory_names:
+        return Unparsed(f"section {contradictory_names[0]} is given twice with different texts")
     return {name: texts_by_name[name][0] for name in names}
 
 
 def _choose_reading(visible_text: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
-    """The first reading that has every section, and a single text for each in `once`; failing that, the first with
-    every section; failing that, the first with any section.
+    """The texts of each section in the best of all readings: the first with every section and without a contradiction
+    in `once`; failing that, the first with every section; failing that, the first with any section.
 
     Headings with a colon are tried before bare headings. If those with a colon suffice, "**Answer**" alone on a line is
     part of a section's text.
     """
+    candidates = (
+        before_next_turn(visible_text, names, speakers_only=True),
+        visible_text,
+        before_next_turn(visible_text, names),
+    )
     readings = [
         read(candidate, names)
-        for candidate in dict.fromkeys(
-            (
-                before_next_turn(visible_text, names, speakers_only=True),
-                visible_text,
-                before_next_turn(visible_text, names),
-            )
-        )
+        for candidate in dict.fromkeys(candidates)
         for read in (_read_json, _read_headings, _read_bare_headings, _read_fenced_json)
     ]
-    complete = [reading for reading in readings if not _list_missing(reading, names)]
-    decided_readings = (reading for reading in complete if not _list_contradictory(reading, once))
-    return next(decided_readings, next(iter(complete), next(filter(None, readings), {})))
+    complete_readings = [reading for reading in readings if not _list_missing(reading, names)]
+    for reading in complete_readings:
+        if not _list_contradictory(reading, once):
+            return reading
+    if complete_readings:
+        return complete_readings[0]
+    return next((reading for reading in readings if reading), {})
 
 
 def _list_missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[str]:
+    """The sections that are absent, or whose first text is empty."""
     return [name for name in names if not texts_by_name.get(name, [""])[0]]
 
 
 def _list_contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> list[str]:
-    return [name for name in once if len({_normalize(value) for value in texts_by_name[name]}) > 1]
+    """The sections of `once` that occur with different texts."""
+    return [name for name in once if len({_normalize(text) for text in texts_by_name[name]}) > 1]
 
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
@@ -93,12 +99,12 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
 
 
 def refuse_copies(sections: dict[str, str], prompt: str) -> dict[str, str] | Unparsed:
-    """The sections, or Unparsed if one of them is copied from `prompt`, the prompt of the reply."""
+    """The sections of a reply to `prompt`, or Unparsed if one of them is copied from the prompt."""
     return refuse_descriptions(sections, lambda text: len(text) > MAX_COINCIDENCE_CHARACTERS and text in prompt)
 
 
 def says_none(section: str) -> bool:
-    """Whether a section begins with "none", "nothing" or "n/a", which stand for an empty section."""
+    """Whether a section begins with "none", "nothing" or "n/a", and so has no content."""
     return _NONE.match(section) is not None
 
 
@@ -108,21 +114,23 @@ def render_sections(sections: Mapping[str, str]) -> str:
 
 
 def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
-    """Read XML elements that each occur once and are not empty. Returns them in the order and spelling of `names`.
+    """Read the XML elements with these names, each of which must occur once and not be empty. Returns them in the order
+    and spelling of `names`.
 
     Text outside the elements is dropped; angle brackets inside an element are text.
     """
-    texts_by_name = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
-    wrong_names = [
-        name for name, texts in zip(names, texts_by_name, strict=True) if len(texts) != 1 or not texts[0].strip()
-    ]
-    if wrong_names:
-        return Unparsed(f"no single element <{wrong_names[0]}>")
-    return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, texts_by_name, strict=True))
+    elements: list[str] = []
+    for name in names:
+        texts = re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE)
+        if len(texts) != 1 or not texts[0].strip():
+            return Unparsed(f"no single element <{name}>")
+        elements.append(f"<{name}>{texts[0].strip()}</{name}>")
+    return "\n".join(elements)
 
 
-def _normalize(value: str) -> str:
-    return value.strip(" .*_`\n").casefold()
+def _normalize(text: str) -> str:
+    """A text without surrounding markup and differences of case, for comparisons."""
+    return text.strip(" .*_`\n").casefold()
 
 
 def _strip_fence(text: str) -> str:
@@ -133,45 +141,51 @@ def _strip_fence(text: str) -> str:
         return text
     if other_lines and other_lines[-1].strip() == fence[1]:
         other_lines.pop()
-    return text if any(line.lstrip().startswith(fence[1]) for line in other_lines) else "\n".join(other_lines)
+    has_inner_fence = any(line.lstrip().startswith(fence[1]) for line in other_lines)
+    return text if has_inner_fence else "\n".join(other_lines)
 
 
 def _read_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Sections under headings with a colon: "QUESTION: …"."""
     return _split_at_headings(_compile_heading, text, names)
 
 
 def _read_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Sections under headings of any spelling: "## QUESTION", "**Question**" or QUESTION alone on their lines."""
+    """Sections under headings with a colon, or alone on a line: "## QUESTION", "**Question**" or QUESTION."""
     return _split_at_headings(_compile_bare_heading, text, names)
 
 
 def _split_at_headings(
     compile_pattern: Callable[[SplitNames], re.Pattern[str]], text: str, names: Sequence[str]
 ) -> dict[str, list[str]]:
+    """The texts between the headings that the pattern finds, by section."""
     name_by_words = {_split_name(name): name for name in names}
     matches = list(compile_pattern(tuple(name_by_words)).finditer(text))
-    ends = [*(match.start() for match in matches), len(text)][1:]
+    starts = [match.start() for match in matches]
+    ends = [*starts, len(text)][1:]  # a section ends where the next heading starts
     texts_by_name: dict[str, list[str]] = {}
     for match, end in zip(matches, ends, strict=True):
-        name = name_by_words[_split_name(next(filter(None, match.groups())))]
+        heading = next(group for group in match.groups() if group)  # each form of heading has its own group
+        name = name_by_words[_split_name(heading)]
         texts_by_name.setdefault(name, []).append(text[match.end() : end].strip())
     return texts_by_name
 
 
 @cache
 def _compile_heading(names: SplitNames) -> re.Pattern[str]:
-    """A pattern for a line that opens one of these sections."""
+    """A pattern for the beginning of a section: its name with a colon at the beginning of a line."""
     # ASCII, so that "DECİSİON" does not match
     return re.compile(_build_colon_pattern(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
 def _compile_bare_heading(names: SplitNames) -> re.Pattern[str]:
-    """A pattern for a line that opens one of these sections: its name with a colon, or its name alone, marked as a
-    heading or in capitals.
+    """A pattern for the beginning of a section: its name with a colon, or its name alone on a line, marked as a heading
+    or in capitals.
     """
     number_prefix = r"(?:\d+[.)][ \t*_]*)?"
-    name_pattern, line_end = _build_name_pattern(names), r"[ \t]*\r?$"
+    name_pattern = _build_name_pattern(names)
+    line_end = r"[ \t]*\r?$"
     marked_heading = (
         r"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{2}|\d+[.)][ \t]*[*_]{2})[ \t]*"
         rf"{number_prefix}({name_pattern})[ \t#*_]*{line_end}"
@@ -195,7 +209,7 @@ def _split_name(name: str) -> tuple[str, ...]:
 
 
 def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Sections as the keys of one JSON object, the form of structured output."""
+    """Sections as the keys of one JSON object, as in structured output."""
     stripped = text.strip()
     if not stripped.startswith("{"):
         return {}
@@ -212,6 +226,6 @@ def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _read_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Sections of a fenced JSON object with text around it."""
+    """Sections as the keys of a JSON object in a code fence, with text around it."""
     match = _JSON_FENCE.search(text)
     return _read_json(match[1], names) if match else {}

@@ -1,4 +1,5 @@
-"""The built-in attacker: chains the programs of seeds into one multi-hop question (concept stitching, paper §3).
+"""The built-in attacker, which calls no model: it chains the programs of seeds into one multi-hop question (concept
+stitching, paper §3).
 
 Each seed becomes a part of the question (`seeds.part`). The result of one part becomes a quantity of the next part, in
 the text and in the program. The sandbox runs the program to compute the answer.
@@ -18,28 +19,31 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
 RESULT_LETTERS = "XYZUVWKMNPQRSTBCDEFGHJL"
-"""The letters that name results, without the words "A" and "I"."""
+"""The letters that name results. "A" and "I" are left out, because they are also words."""
 LARGEST_RATIO = 100
 """The largest ratio of a result to the number that it replaces in the next part, unless that part is made for chains. A
 larger result is fitted: reduced to a number from 1 to 1000.
 """
 FIT_FUNCTION = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
+"""The source of the function that fits a result to the next part."""
 FIT_INSTRUCTION = (
     "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
     "call the remainder plus 1 {name}."
 )
+"""The same calculation in words."""
 
 
 def make_result_name(number: int) -> str:
-    """The name of a part's result: a letter, with a number after it once all letters are used."""
-    series, letter = divmod(number, len(RESULT_LETTERS))
-    return f"{RESULT_LETTERS[letter]}{series + 1 if series else ''}"
+    """The name of the result of part `number`, from 0: X, Y, …, L, then X2, Y2 and so on."""
+    earlier_rounds, letter_index = divmod(number, len(RESULT_LETTERS))
+    suffix = str(earlier_rounds + 1) if earlier_rounds else ""
+    return RESULT_LETTERS[letter_index] + suffix
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The values that a chain computed: each part's variables, the links (the numbers passed to the next part), and
-    which links were fitted.
+    """The values that a chain computed: the variables of each part, the links (each is the number that a part passes to
+    the next one), and whether each link was fitted.
     """
 
     variables: tuple[dict[str, float], ...]
@@ -57,6 +61,7 @@ class StitchingAttacker:
     name: str = PROGRAM
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
+        """Chain the seeds into a question. Returns the attack, or why there is none."""
         parts = self.source.chain(seeds, draw.rng("chain"))
         if parts is None:
             return Unparsed("no order of these seeds lets each result feed the next")
@@ -70,7 +75,9 @@ class StitchingAttacker:
 
 
 def _write_functions(parts: Sequence[Part]) -> str:
-    """Python source with one function per part; from the second part on, the part's slot is the parameter."""
+    """Python source with one function per part. From the second part on, the parameter is the quantity that the result
+    of the previous part replaces.
+    """
     blocks = ["import math\n", FIT_FUNCTION]
     for number, part in enumerate(parts):
         parameter = part.slot_variable if number else ""
@@ -82,8 +89,8 @@ def _write_functions(parts: Sequence[Part]) -> str:
 def build_tracing_program(parts: Sequence[Part]) -> str:
     """A program that prints each variable of each part, and decides which links are fitted.
 
-    It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
-    next part is linked directly; any other result is fitted.
+    For each part it prints lines such as `0 rolls 12` (part, variable, value), and then `link 12 direct`. A positive
+    whole result that is not too large for the next part is linked directly; any other result is fitted.
     """
     program = [_write_functions(parts), "def show(number, variables):"]
     program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]
@@ -120,7 +127,9 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
 
 
 def build_question_text(parts: Sequence[Part], trace: Trace) -> str:
-    """The parts' texts, each followed by a name for its result, which the next part uses."""
+    """The texts of the parts. Each but the last is followed by a name for its result, which the next part uses; the
+    last is followed by what is asked.
+    """
     sentences: list[str] = []
     for number, part in enumerate(parts):
         text = part.text(make_result_name(number - 1) if number else "").strip()
@@ -140,15 +149,17 @@ def build_solution_text(parts: Sequence[Part], trace: Trace) -> str:
     """The parts' explanations with the computed numbers, one line per part."""
     steps: list[str] = []
     for number, part in enumerate(parts):
-        lines = " ".join(fill(line, trace.variables[number]) for line in part.lines)
+        step = " ".join(fill(line, trace.variables[number]) for line in part.lines)
         if number + 1 < len(parts):
-            lines += " " + _build_link_text(trace, number)
-        steps.append(lines.strip())
+            step += " " + _build_link_text(trace, number)
+        steps.append(step.strip())
     return "\n".join(steps)
 
 
 def _build_link_text(trace: Trace, number: int) -> str:
-    name, link = make_result_name(number), plain_number(trace.links[number])
+    """The sentence that derives the link from the result of part `number`."""
+    name = make_result_name(number)
+    link = plain_number(trace.links[number])
     if not trace.fitted[number]:
         return f"So {name} = {link}."
     answer = plain_number(abs(trace.variables[number]["answer"]))
@@ -168,5 +179,6 @@ def build_answer_program(parts: Sequence[Part], trace: Trace) -> str:
         if number + 1 == len(parts):
             program.append(f"print(repr({result}))")
         else:
-            program.append(f"{make_result_name(number)} = {'fit' if trace.fitted[number] else 'int'}({result})")
+            convert = "fit" if trace.fitted[number] else "int"
+            program.append(f"{make_result_name(number)} = {convert}({result})")
     return "\n".join(program) + "\n"

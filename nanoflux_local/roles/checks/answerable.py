@@ -1,4 +1,4 @@
-"""The answerability check: whether a question states what its answer needs, shown by quotations.
+"""The answerability check: does a question state everything that its answer needs? Quotations must show it.
 
 The judge says what is asked, quotes the given facts, and names what is missing or contradictory. This module looks each
 quotation up in the question. If a quotation is not in the question, the judge has misread it, and the reply is ignored.
@@ -28,8 +28,8 @@ _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What a reply says about a question: the statements that it quotes, and what is missing or contradictory, or "".
-    `contradictory` are the quotations in `contradiction`.
+    """What a reply says about a question: the given facts that it quotes, and what it calls missing or contradictory
+    ("" if nothing). `contradictory` are the quotations in `contradiction`.
     """
 
     quotations: tuple[str, ...]
@@ -64,7 +64,7 @@ class AnswerableCheck:
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Contradict a question that lacks something or contradicts itself. The quotations are the evidence."""
-        del seeds
+        del seeds  # the judge sees only the question
         prompt = self.domain.render("answerable", {"question": attack.question})
 
         def read_reply(reply: ChatReply) -> Premises | Unparsed:
@@ -82,6 +82,7 @@ class AnswerableCheck:
 
 
 def _conclude(premises: Premises, misquoted: Sequence[str]) -> tuple[Conclusion, str]:
+    """The conclusion and its reason; `misquoted` are the quotations that are not in the question."""
     if misquoted:
         return "not checked", f"the judge quotes what the question does not say: {misquoted[0][:120]!r}"
     if premises.missing:
@@ -105,37 +106,46 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
     if isinstance(sections, Unparsed):
         return sections
     claims = {name: sections[name] for name in ("MISSING", "CONTRADICTION")}
-    kept_claims = refuse_copies(claims, prompt)
-    if isinstance(kept_claims, Unparsed):
-        return kept_claims
-    missing, contradiction = ("" if says_none(claim) else claim for claim in kept_claims.values())
+    own_claims = refuse_copies(claims, prompt)
+    if isinstance(own_claims, Unparsed):
+        return own_claims
+    missing = "" if says_none(own_claims["MISSING"]) else own_claims["MISSING"]
+    contradiction = "" if says_none(own_claims["CONTRADICTION"]) else own_claims["CONTRADICTION"]
     quotations = () if says_none(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
     return Premises(quotations, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
 
 
 def _read_quotations(text: str) -> tuple[str, ...]:
-    """The texts between quotation marks; a line without quotation marks is a quotation as a whole."""
-    lines = [_BULLET.sub("", line).strip() for line in text.splitlines() if line.strip()]
-    return tuple(dict.fromkeys(quoted for line in lines for quoted in _QUOTED.findall(line) or [line]))
+    """The texts between quotation marks, without repetitions. A line without quotation marks is one quotation."""
+    quotations: list[str] = []
+    for line in text.splitlines():
+        if line.strip():
+            content = _BULLET.sub("", line).strip()
+            quoted_texts = _QUOTED.findall(content)
+            quotations += quoted_texts if quoted_texts else [content]
+    return tuple(dict.fromkeys(quotations))
 
 
 def is_quoted_from(quotation: str, question: str) -> bool:
     """Whether the words of a quotation occur in the question, in the same order; an ellipsis stands for any words.
     Case, spaces, markup and punctuation between words do not matter.
     """
-    text, start = f" {_plain_words(question)} ", 0
-    pieces = [words for piece in _ELLIPSIS.split(quotation) if (words := _plain_words(piece))]
-    for words in pieces:
-        position = text.find(f" {words} ", start)
+    question_words = f" {_normalize_words(question)} "
+    pieces = [_normalize_words(piece) for piece in _ELLIPSIS.split(quotation)]
+    pieces = [piece for piece in pieces if piece]
+    start = 0
+    for piece in pieces:
+        position = question_words.find(f" {piece} ", start)
         if position < 0:
             return False
-        start = position + len(words)
+        start = position + len(piece)
     return bool(pieces)
 
 
-def _plain_words(text: str) -> str:
-    """The words and numbers of a text, in lower case and single spaces."""
-    return " ".join(re.findall(r"\d[\d,.]*\d|\w+", unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
+def _normalize_words(text: str) -> str:
+    """The words and numbers of a text, in lower case and separated by single spaces."""
+    plain_text = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
+    return " ".join(re.findall(r"\d[\d,.]*\d|\w+", plain_text))
 
 
 CHECK: type[Check] = AnswerableCheck

@@ -1,7 +1,8 @@
-"""Defines the protocol of a check, and lists all checks: the `CHECK` of each module in this package.
+"""Defines the protocol of a check, and lists all checks: each module of this package that defines a check names it
+`CHECK`.
 
 A check examines an attack and concludes "supports", "contradicts" or "not checked". It never decides whether the
-attack is accepted: `checking.CheckingJudge` does, from the judge's verdict and all findings.
+attack is accepted: `checking.CheckingJudge` decides this from the judge's verdict and all findings.
 """
 
 import pkgutil
@@ -43,7 +44,8 @@ class CheckContext:
     identities: Mapping[str, Identity]
 
     def find_tool(self, name: str, setting: str, value: str = "true") -> Identity:
-        """The identity of the sandbox, the search engine or the embedder, which `judge.SETTING=VALUE` needs.
+        """The identity of the sandbox, the search engine or the embedder. An error suggests `judge.SETTING=VALUE`, the
+        setting that needs the tool.
 
         Raises:
             RefusedError: the run was started without that tool, so the ledger has no replies of the tool.
@@ -56,8 +58,8 @@ class Check(Protocol):
 
     `name` is the check's name in settings, findings and tables; `title` is its name in sentences; `stage` says when it
     runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` precedes the explanation of a verdict that
-    the check overturned. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. The sampling
-    seeds of requests are derived from the check's name, so that each request can be traced to its check.
+    is negative because of the check. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. The
+    sampling seeds of requests are derived from the check's name, so that each request can be traced to its check.
     """
 
     name: ClassVar[str]
@@ -82,9 +84,9 @@ class Check(Protocol):
         ...
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Examine an attack that was built from `seeds` (empty in a trial, whose questions are benchmark items).
+        """Examine an attack that was built from `seeds`. A trial has no seeds: its questions are benchmark items.
 
-        A check that fails concludes "not checked" and gives the reason.
+        A check that cannot decide concludes "not checked" and gives the reason.
         """
         ...
 
@@ -92,10 +94,9 @@ class Check(Protocol):
 @cache
 def check_kinds() -> Mapping[str, type[Check]]:
     """All checks by name, sorted by name."""
-    package = __name__.rpartition(".")[0]
-    modules = [
-        import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
-    ]
+    package_name = __name__.rpartition(".")[0]
+    module_entries = pkgutil.iter_modules(import_module(package_name).__path__)
+    modules = [import_module(f"{package_name}.{entry.name}") for entry in module_entries]
     kinds: list[type[Check]] = [module.CHECK for module in modules if hasattr(module, "CHECK")]
     return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
 
@@ -107,9 +108,9 @@ def list_enabled_checks(rules: JudgeRules) -> list[type[Check]]:
         ConfigError: `judge.checks` names a check that does not exist.
     """
     kinds = check_kinds()
-    unknown = [name for name in rules.checks if name not in kinds]
-    if unknown:
-        raise ConfigError(f"judge.checks: there is no check {unknown[0]!r}", f"choose from: {', '.join(kinds)}")
+    unknown_names = [name for name in rules.checks if name not in kinds]
+    if unknown_names:
+        raise ConfigError(f"judge.checks: there is no check {unknown_names[0]!r}", f"choose from: {', '.join(kinds)}")
     return [kind for name, kind in kinds.items() if name in rules.check_names]
 
 
@@ -131,10 +132,10 @@ def build_checks(context: CheckContext) -> tuple[Check, ...]:
 def read_recorded_identity(
     identities: Mapping[str, Identity], name: str, setting: str, value: str = "true"
 ) -> Identity:
-    """The identity recorded under `name`.
+    """The identity of a tool or model that the run recorded under `name`, and that `judge.SETTING=VALUE` needs.
 
     Raises:
-        RefusedError: the run was started without it.
+        RefusedError: the run was started without the tool or model.
     """
     if name not in identities:
         raise RefusedError(

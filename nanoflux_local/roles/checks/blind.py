@@ -24,7 +24,7 @@ from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
-"""The reply that the prompts offer for a question without an answer; also the outcome of such a solution."""
+"""What the prompts tell a solver to reply if the question has no answer; also the outcome of such a solution."""
 SECTIONS = ("SOLUTION", "ANSWER")
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
 
@@ -38,8 +38,8 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many blind solutions agree with the attacker. `opposition` is the largest group of disagreeing solutions with
-    the same answer; "cannot be answered" counts as an answer.
+    """How many blind solutions agree with the attacker, and how many do not; some cannot be read. `opposition` is the
+    largest group of disagreeing solutions with the same answer; "cannot be answered" counts as an answer.
     """
 
     solutions: int
@@ -51,11 +51,12 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class BlindCheck:
-    """Requests solutions until the conclusion is certain: at most `solutions`, at most `programs` of them as programs.
+    """Requests solutions until the conclusion is certain: at most `solutions`, and at most `programs` of them as
+    programs.
 
-    Supports an answer that at least `agreeing` solutions give, one of them a program if programs are requested.
-    Contradicts it if more than half of `solutions` give the same different answer, or if more than half say that the
-    question cannot be answered.
+    Supports the attacker's answer if at least `agreeing` solutions give it, one of them a program if programs are
+    requested. Contradicts it if more than half of `solutions` give one and the same different answer, or if more than
+    half say that the question cannot be answered.
     """
 
     name: ClassVar[str] = "blind"
@@ -96,15 +97,16 @@ class BlindCheck:
         """Request solutions of the question until no further solution can change the conclusion. Every solution is
         evidence.
         """
-        del seeds
+        del seeds  # a blind solver sees only the question
         assignments = self.assign_solutions()
         exhibits: list[Exhibit] = []
         while not self._is_certain(exhibits, assignments[len(exhibits) :]):
             is_program, solver = assignments[len(exhibits)]
-            request = self._request_program if is_program else self._request_worded_solution
-            exhibit = await request(attack.question, solver, draw.seed("blind", len(exhibits)), call)
+            seed = draw.seed("blind", len(exhibits))
+            request_exhibit = self._request_program if is_program else self._request_worded_solution
+            exhibit = await request_exhibit(attack.question, solver, seed, call)
             exhibits.append(self._compare(exhibit, attack.answer))
-        agreement = self._count(exhibits)
+        agreement = self._measure_agreement(exhibits)
         conclusion = self._conclude(agreement)
         return Finding(self.name, conclusion, _explain(conclusion, agreement, attack.answer), tuple(exhibits))
 
@@ -113,33 +115,42 @@ class BlindCheck:
         alternate and start with different solvers, so that the first two solutions differ in method and, if there are
         several solvers, in solver.
         """
-        order = [(2 * number, True, number) for number in range(self.programs)]
-        order += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
-        return [(is_program, self.solvers[number % len(self.solvers)]) for _, is_program, number in sorted(order)]
+        # Each entry is (position, is_program, solver number): programs take the even positions, words the odd ones.
+        entries = [(2 * number, True, number) for number in range(self.programs)]
+        entries += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
+        return [
+            (is_program, self.solvers[solver_number % len(self.solvers)])
+            for _, is_program, solver_number in sorted(entries)
+        ]
 
     async def _request_worded_solution(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+        """Request a solution in words."""
         prompt = self.domain.render("blind", {"question": question})
         return await request_solution(self.domain, prompt, solver, seed, call)
 
     async def _request_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+        """Request a program, and run it in the sandbox. Its outcome is the answer that it computes."""
         prompt = self.domain.render("blind_program", {"question": question})
         reply = await ask(solver.build_request((Message("user", prompt),), seed, ("CODE",)), call)
         if isinstance(reply, RefusedPrompt):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
-        program = solver.refuse_incomplete(reply) or read_free_program(reply)
+        incomplete = solver.refuse_incomplete(reply)
+        program = read_free_program(reply) if incomplete is None else incomplete
         if isinstance(program, str) and self.sandbox is not None:
             result = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
             answer, detail = _describe_result(result)
             return Exhibit("program", program, answer, detail, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()
         sections = read_sections(text, ("CODE",))
-        text = text if isinstance(sections, Unparsed) else sections["CODE"]
+        if not isinstance(sections, Unparsed):
+            text = sections["CODE"]
         unparsed = program if isinstance(program, Unparsed) else Unparsed("no sandbox runs programs")
-        answer, detail = _describe_result(read_unanswerable(text) or unparsed)
+        unanswerable = read_unanswerable(text)
+        answer, detail = _describe_result(unparsed if unanswerable is None else unanswerable)
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit with `agrees` set. It stays None if two free texts differ, since they may still mean the same."""
+        """The exhibit with `agrees` set. `agrees` stays None if two free texts differ, since they may mean the same."""
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:
@@ -150,13 +161,14 @@ class BlindCheck:
             return replace(exhibit, agrees=True)
         return replace(exhibit, detail="it is worded differently")
 
-    def _count(self, exhibits: Sequence[Exhibit]) -> Agreement:
+    def _measure_agreement(self, exhibits: Sequence[Exhibit]) -> Agreement:
+        """Count the solutions that agree and disagree with the attacker."""
         agreeing = [exhibit for exhibit in exhibits if exhibit.agrees]
         disagreeing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
-        groups = [
-            tuple(exhibit for exhibit in disagreeing if self._is_same(exhibit.outcome, candidate.outcome))
-            for candidate in disagreeing
-        ]
+        groups = []  # for each disagreeing solution, all with the same answer
+        for candidate in disagreeing:
+            group = [exhibit for exhibit in disagreeing if self._is_same(exhibit.outcome, candidate.outcome)]
+            groups.append(tuple(group))
         return Agreement(
             solutions=len(exhibits),
             agreeing=len(agreeing),
@@ -166,31 +178,36 @@ class BlindCheck:
         )
 
     def _is_same(self, answer: str, other: str) -> bool:
-        return answer == other or (CANNOT not in (answer, other) and is_same_answer(self.domain, answer, other) is True)
+        """Whether two outcomes are the same answer."""
+        if answer == other:
+            return True
+        return CANNOT not in (answer, other) and is_same_answer(self.domain, answer, other) is True
 
     def _conclude(self, agreement: Agreement) -> Conclusion:
+        """The conclusion from the solutions so far."""
         if 2 * len(agreement.opposition) > self.solutions:
             return "contradicts"
-        supported = agreement.agreeing >= self.agreeing and (agreement.agreeing_programs or not self.programs)
-        return "supports" if supported else "not checked"
+        has_required_program = agreement.agreeing_programs > 0 or self.programs == 0
+        is_supported = agreement.agreeing >= self.agreeing and has_required_program
+        return "supports" if is_supported else "not checked"
 
     def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
         """Whether the remaining solutions cannot change the conclusion, whatever their answers."""
-        agreement = self._count(exhibits)
+        agreement = self._measure_agreement(exhibits)
         conclusion = self._conclude(agreement)
         could_contradict = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
         if conclusion == "contradicts" or not remaining:
             return True
         if conclusion == "supports":
             return not could_contradict
-        program_possible = (
-            agreement.agreeing_programs or not self.programs or any(is_program for is_program, _ in remaining)
-        )
-        could_support = agreement.agreeing + len(remaining) >= self.agreeing and program_possible
+        program_remains = any(is_program for is_program, _ in remaining)
+        could_have_required_program = agreement.agreeing_programs > 0 or self.programs == 0 or program_remains
+        could_support = agreement.agreeing + len(remaining) >= self.agreeing and could_have_required_program
         return not could_contradict and not could_support
 
 
 def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str:
+    """The reason for a conclusion; `expected` is the attacker's answer."""
     of_all = f"of {agreement.solutions} blind solutions"
     if conclusion == "supports":
         return f"{agreement.agreeing} {of_all} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
@@ -204,14 +221,15 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
 
 
 async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:
-    """Request a solution in words with a rendered `prompt`. Its outcome is the stated answer, `CANNOT`, or "" if the
-    reply could not be read; the detail then gives the reason.
+    """Request a solution in words with a rendered `prompt`. The exhibit's outcome is the stated answer, `CANNOT`, or ""
+    if the reply could not be read; the detail gives the reason for the last two.
     """
     reply = await ask(solver.build_request((Message("user", prompt),), seed, SECTIONS), call)
     if isinstance(reply, RefusedPrompt):
         return Exhibit("solution", "", detail=reply.reason, author=solver.name)
     text = storable(strip_reasoning(reply.text)).strip()
-    answer, detail = _describe_result(solver.refuse_incomplete(reply) or read_answer(domain, text))
+    incomplete = solver.refuse_incomplete(reply)
+    answer, detail = _describe_result(read_answer(domain, text) if incomplete is None else incomplete)
     sections = read_sections(text, SECTIONS)
     solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
     return Exhibit("solution", solution, answer, detail, author=solver.name)
@@ -221,17 +239,19 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
     """Read the normalized answer of a solution in words, or its statement that the question cannot be answered."""
     sections = read_sections(text, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):
-        return read_unanswerable(text) or sections
-    unanswerable = read_unanswerable(sections["ANSWER"])
+        unanswerable = read_unanswerable(text)
+        return sections if unanswerable is None else unanswerable
+    stated_answer = sections["ANSWER"]
+    unanswerable = read_unanswerable(stated_answer)
     if unanswerable is not None:
-        opens_section = _UNANSWERABLE.match(sections["ANSWER"])
+        opens_section = _UNANSWERABLE.match(stated_answer)
         return unanswerable if opens_section else Unparsed("ANSWER gives an answer and says that there is none")
-    answer = normalize_answer(domain, sections["ANSWER"])
-    return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}") if answer is None else answer
+    answer = normalize_answer(domain, stated_answer)
+    return Unparsed(f"ANSWER is not a {domain.answer}: {stated_answer[:80]!r}") if answer is None else answer
 
 
 def read_unanswerable(text: str) -> Unanswerable | None:
-    """Read a line that says that the question cannot be answered. A line that ends in "…" is copied from the prompt."""
+    """Read a line that says that the question cannot be answered. A line with the reason "…" is the prompt's own."""
     match = _UNANSWERABLE.search(text)
     if match is None or match[1].strip() in ("…", "..."):
         return None

@@ -1,4 +1,5 @@
-"""The citation check: looks up the attacker's citations in the passages it was given. No model is called.
+"""The citation check: looks up the attacker's citations in the passages that the attacker was given. No model is
+called.
 
 A question about documents must rest on the words of at least two of its passages. The judge and other checks decide
 whether the answer follows from these words.
@@ -19,8 +20,8 @@ from nanoflux_local.transcript import Attack, Finding, Seed
 SECTION = "CITATIONS"
 """The section of an attack that lists its citations."""
 MIN_PASSAGES = 2
-"""The minimum number of passages that a question must rest on."""
-_NUMBERED = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
+"""The minimum number of passages that a question must cite."""
+_PASSAGE_NUMBER = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,18 @@ class CitedCheck:
         """
         del draw, call
         if not seeds or SECTION not in attack.notes:
-            absent_input = "no passages" if not seeds else f"no section {SECTION}"
-            return Finding(self.name, "not checked", f"the question has {absent_input}")
-        if _NUMBERED.search(attack.question):
+            missing_input = "no passages" if not seeds else f"no section {SECTION}"
+            return Finding(self.name, "not checked", f"the question has {missing_input}")
+        if _PASSAGE_NUMBER.search(attack.question):
             return Finding(
                 self.name, "contradicts", "the question names a passage by its number, which no reader knows"
             )
         citations = read_quotations(attack.notes[SECTION])
         passages = [find_passage(citation, seeds) for citation in citations]
-        exhibits = tuple(map(make_exhibit, citations, passages))
-        misquoted = find_first_missing(exhibits)
-        if not citations or misquoted:
-            reason = f"no passage says {misquoted!r}" if misquoted else "the attacker cites nothing"
+        exhibits = tuple(make_exhibit(citation, passage) for citation, passage in zip(citations, passages, strict=True))
+        first_misquoted = find_first_missing(exhibits)
+        if not citations or first_misquoted:
+            reason = f"no passage says {first_misquoted!r}" if first_misquoted else "the attacker cites nothing"
             return Finding(self.name, "contradicts", reason, exhibits)
         cited_ids = {passage.id for passage in passages if passage is not None}
         if len(cited_ids) < min(MIN_PASSAGES, len(seeds)):

@@ -1,7 +1,8 @@
 """The code check (paper §3, A.1): the judge writes a program of a fixed form, and the sandbox runs it.
 
-The program repeats the solution's steps, starting from the problem's quantities. It never compares answers:
-this module does. If the program fails or computes nothing, the check concludes "not checked" and gives the reason.
+The program repeats the solution's steps, starting from the problem's quantities. It only computes an answer; this
+module compares it with the attacker's. If the program fails or computes nothing, the check concludes "not checked" and
+gives the reason.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Requests a program until one computes an answer, with at most `retries` retries. The prompt of each retry quotes
-    the previous failure.
+    """Requests programs until one computes an answer, with at most `retries` retries. The prompt of each retry quotes
+    why the previous program failed.
     """
 
     name: ClassVar[str] = "code"
@@ -41,7 +42,8 @@ class CodeCheck:
 
     @classmethod
     def build(cls, context: CheckContext) -> "CodeCheck":
-        config, sandbox = context.config, context.find_tool(SANDBOX, "code_check")
+        config = context.config
+        sandbox = context.find_tool(SANDBOX, "code_check")
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
 
     @classmethod
@@ -53,23 +55,25 @@ class CodeCheck:
         """Compare the attacker's answer with the answer that the solution's steps give (SPEC §2). The last program is
         attached as evidence.
         """
-        del seeds
+        del seeds  # the program starts from the question
         if self.domain.answer == "text":
             return self._make_finding("not checked", "a program cannot tell whether two texts say the same")
-        problem, program = "", ""
+        problem = ""
+        program = ""
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
-            messages, seed = (Message("user", prompt),), draw.seed("code", retry)
-            reply = await ask(self.player.build_request(messages, seed, ("CODE",)), call)
+            request = self.player.build_request((Message("user", prompt),), draw.seed("code", retry), ("CODE",))
+            reply = await ask(request, call)
             if isinstance(reply, RefusedPrompt):
                 return self._make_finding("not checked", reply.reason)
-            parsed = self.player.refuse_incomplete(reply) or read_program(reply)
-            if parsed == NONE:
+            incomplete = self.player.refuse_incomplete(reply)
+            parsed_program = read_program(reply) if incomplete is None else incomplete
+            if parsed_program == NONE:
                 return self._make_finding("not checked", "the judge found nothing to calculate")
-            if isinstance(parsed, Unparsed):
-                problem = parsed.reason
+            if isinstance(parsed_program, Unparsed):
+                problem = parsed_program.reason
                 continue
-            program = parsed
+            program = parsed_program
             answer = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)
@@ -77,6 +81,7 @@ class CodeCheck:
         return self._make_finding("not checked", problem, program)
 
     def _compare(self, answer: str, attack: Attack, program: str) -> Finding:
+        """The finding if the program computes `answer`."""
         agrees = is_same_answer(self.domain, answer, attack.answer)
         reason = f"the program gives {answer[:80]}, the solution says {attack.answer}"
         return self._make_finding("supports" if agrees else "contradicts", reason, program)

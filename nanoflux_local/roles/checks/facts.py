@@ -1,7 +1,7 @@
 """The fact check (paper §3): the judge writes queries, and the search results become part of its next prompt.
 
-This check draws no conclusion. The outcome of each search (found, nothing, timeout, refused, failed) is reported to
-the judge and in the finding.
+This check draws no conclusion itself. The judge's prompt and the finding state the outcome of each search (found,
+nothing, timeout, refused, failed).
 """
 
 import re
@@ -20,7 +20,8 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed, Source
 
 MAX_QUERY_CHARACTERS = 200
-_SEPARATOR = re.compile(r"\s*[;,]\s+")
+_INLINE_SEPARATOR = re.compile(r"\s*[;,]\s+")
+"""What separates queries that a small model lists on one line."""
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 OUTCOME_WORDS: dict[SearchOutcome, str] = {
     "found": "found",
@@ -29,6 +30,7 @@ OUTCOME_WORDS: dict[SearchOutcome, str] = {
     "refused": "refused",
     "failed": "failed",
 }
+"""How a finding names the outcomes of searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class FactCheck:
 
     @classmethod
     def build(cls, context: CheckContext) -> "FactCheck":
-        config, engine = context.config, context.find_tool(SEARCH, "fact_check")
+        config = context.config
+        engine = context.find_tool(SEARCH, "fact_check")
         search = config.search
         return cls(
             context.domain, context.player, engine, search.queries, search.top, search.timeout_s, config.retries.parse
@@ -65,7 +68,7 @@ class FactCheck:
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Search for the judge's queries. The searches are the evidence; the judge draws the conclusion."""
-        del seeds
+        del seeds  # the queries come from the attack alone
         prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
         make_request = self.player.request_builder((Message("user", prompt),), ("QUERIES",))
         queries = await ask_until_read(
@@ -80,22 +83,26 @@ class FactCheck:
         return Finding(self.name, "not checked", reason, searches)
 
     async def _search(self, query: str, call: Call) -> Exhibit:
+        """Run one search, and return it as evidence."""
         reply = await call(SearchRequest(self.engine, query, self.top, self.timeout_s))
         results = tuple(Source(*result) for result in reply.results)
         return Exhibit("search", query, reply.outcome, reply.detail, results)
 
     def _read_queries(self, reply: ChatReply) -> tuple[str, ...] | Unparsed:
+        """Read at most `queries` queries, one per line; none if the judge writes "NONE"."""
         sections = read_sections(reply.text, ("QUERIES",))
         if isinstance(sections, Unparsed):
             return sections
         lines = [line for line in sections["QUERIES"].splitlines() if line.strip()]
-        if (
-            len(lines) == 1 and len(inline_queries := _SEPARATOR.split(lines[0])) > 2
-        ):  # small models list all queries on one line
-            lines = inline_queries
+        if len(lines) == 1:
+            inline_queries = _INLINE_SEPARATOR.split(lines[0])
+            if len(inline_queries) > 2:
+                lines = inline_queries
         lines = [_BULLET.sub("", line).strip(' \t*"`') for line in lines]
         queries = tuple(dict.fromkeys(line[:MAX_QUERY_CHARACTERS] for line in lines if line))
-        return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]
+        if queries and queries[0].strip(". ").upper() == "NONE":
+            return ()
+        return queries[: self.queries]
 
 
 CHECK: type[Check] = FactCheck

@@ -1,8 +1,8 @@
 """The grounding check: the judge lists the premises of a solution with a quotation for each, and this module looks up
 the quotations in the passages.
 
-The attacker may cite what it does not use, and use what it does not cite. Here the judge says what the solution rests
-on. Other checks decide whether the steps are right.
+The attacker may cite what its solution does not use, and use what it does not cite. Here the judge says what the
+solution rests on. Other checks decide whether its steps are right.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ SECTIONS = ("PREMISES", "UNSUPPORTED")
 
 @dataclass(frozen=True, slots=True)
 class QuotedPremises:
-    """The quotations on which a solution rests, and the statement that no passage supports ("" if there is none)."""
+    """The quotations on which a solution rests, and what the judge calls unsupported by any passage ("" if nothing)."""
 
     quotations: tuple[Quotation, ...]
     unsupported: str
@@ -39,7 +39,7 @@ class QuotedPremises:
 
 @dataclass(frozen=True, slots=True)
 class GroundedCheck:
-    """Asks the judge for the premises. An unreadable reply is requested again, at most `retries` times."""
+    """Asks the judge for the premises of a solution. An unreadable reply is requested again, at most `retries` times."""
 
     name: ClassVar[str] = "grounded"
     title: ClassVar[str] = "grounding check"
@@ -82,11 +82,11 @@ class GroundedCheck:
         if any(find_passage(statement, seeds) is None for statement in unsupported_statements):
             exhibits = make_exhibits(premises.quotations, seeds)
             return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
-        # A small judge may list as unsupported what a passage states word for word.
+        # All statements that the judge calls unsupported are in a passage: a small judge may make this mistake.
         exhibits = make_exhibits(dict.fromkeys((*premises.quotations, *unsupported_statements)), seeds)
-        misquoted = find_first_missing(exhibits)
-        if misquoted:
-            reason = f"the judge quotes what no passage says: {misquoted!r}"
+        first_misquoted = find_first_missing(exhibits)
+        if first_misquoted:
+            reason = f"the judge quotes what no passage says: {first_misquoted!r}"
             return Finding(self.name, "not checked", reason, exhibits)
         if not exhibits:
             return Finding(self.name, "not checked", "the judge quotes no premise")
@@ -103,18 +103,20 @@ def require_prompt(domain: Domain, name: str) -> None:
 
 
 def read_premises(text: str, template: str) -> QuotedPremises | Unparsed:
-    """Read the sections of a reply. A section that repeats its description in the prompt's `template` is unreadable;
-    one that repeats the solution or a passage is not.
+    """Read the sections of a reply. A section that repeats its description in the prompt's `template` is unreadable; a
+    section that repeats the solution or a passage is not.
     """
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
         return sections
-    kept_sections = refuse_copies(sections, template)
-    if isinstance(kept_sections, Unparsed):
-        return kept_sections
-    unsupported = "" if says_none(kept_sections["UNSUPPORTED"]) else kept_sections["UNSUPPORTED"]
-    premises = kept_sections["PREMISES"]
-    return QuotedPremises(() if says_none(premises) else read_quotations(premises), unsupported)
+    own_sections = refuse_copies(sections, template)
+    if isinstance(own_sections, Unparsed):
+        return own_sections
+    premises, unsupported = own_sections["PREMISES"], own_sections["UNSUPPORTED"]
+    return QuotedPremises(
+        quotations=() if says_none(premises) else read_quotations(premises),
+        unsupported="" if says_none(unsupported) else unsupported,
+    )
 
 
 CHECK: type[Check] = GroundedCheck

@@ -1,4 +1,4 @@
-"""The open-book check: solvers answer a question with its passages and without them, and never see the solution.
+"""The open-book check: solvers, who never see the solution, answer a question with its passages and without them.
 
 With the passages they must reach the attacker's answer. Without the passages they must not: otherwise the question does
 not need its documents, because its answer can be guessed or is common knowledge.
@@ -21,7 +21,7 @@ from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
 MAX_ANSWERS = 2
 """The maximum number of answers with the passages, and of answers without them. A question is rejected only if all
-answers of one kind count against it, since a single wrong letter or lucky guess may be chance.
+answers with the passages, or all without them, count against it: a single wrong letter or lucky guess may be chance.
 """
 WITH_PASSAGES, WITHOUT_PASSAGES = "with the passages", "without the passages"
 
@@ -62,30 +62,29 @@ class OpenBookCheck:
         with_passages: list[Exhibit] = []
         prompt = self.domain.render("open_book", {"question": attack.question, "passages": seeds})
         for number in range(MAX_ANSWERS):
-            with_passages.append(await self._answer(prompt, WITH_PASSAGES, number, attack, draw, call))
-            if with_passages[-1].agrees:
+            exhibit = await self._answer(prompt, WITH_PASSAGES, number, attack, draw, call)
+            with_passages.append(exhibit)
+            if exhibit.agrees:
                 break
         if not with_passages[-1].agrees:
             return self._conclude_without_agreement(with_passages, attack.answer)
-        prompt, without_passages = self.domain.render("blind", {"question": attack.question}), list[Exhibit]()
+        without_passages: list[Exhibit] = []
+        prompt = self.domain.render("blind", {"question": attack.question})
         for number in range(MAX_ANSWERS):
-            without_passages.append(await self._answer(prompt, WITHOUT_PASSAGES, number, attack, draw, call))
-            if without_passages[-1].outcome and not without_passages[-1].agrees:
+            exhibit = await self._answer(prompt, WITHOUT_PASSAGES, number, attack, draw, call)
+            without_passages.append(exhibit)
+            if exhibit.outcome and not exhibit.agrees:
                 reason = f"the answer is {attack.answer[:80]} with the passages, and is not reached without them"
                 return Finding(self.name, "supports", reason, (*with_passages, *without_passages))
         if all(exhibit.agrees for exhibit in without_passages):
             reason = f"all {MAX_ANSWERS} answers without the passages are {attack.answer[:80]} too"
             return Finding(self.name, "contradicts", reason, (*with_passages, *without_passages))
-        return Finding(
-            self.name,
-            "not checked",
-            "an answer without the passages is unreadable",
-            (*with_passages, *without_passages),
-        )
+        reason = "an answer without the passages is unreadable"
+        return Finding(self.name, "not checked", reason, (*with_passages, *without_passages))
 
     def _conclude_without_agreement(self, exhibits: Sequence[Exhibit], expected: str) -> Finding:
-        """The finding if no answer with the passages equals the attacker's: some may be unreadable or worded
-        differently.
+        """The finding if no answer with the passages equals the attacker's. If an answer is unreadable, or may be the
+        same in other words, nothing is concluded.
         """
         differing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
         if len(differing) < MAX_ANSWERS:
@@ -96,14 +95,16 @@ class OpenBookCheck:
         return Finding(self.name, "contradicts", reason, tuple(exhibits))
 
     async def _answer(self, prompt: str, method: str, number: int, attack: Attack, draw: Draw, call: Call) -> Exhibit:
-        """One answer, compared with the attacker's; `agrees` is None if it cannot be read or compared."""
+        """Request an answer, and compare it with the attacker's. `agrees` is None if the two cannot be compared."""
         solver = self.solvers[number % len(self.solvers)]
-        seed = draw.seed(self.name, number if method == WITH_PASSAGES else MAX_ANSWERS + number)
+        request_number = number if method == WITH_PASSAGES else MAX_ANSWERS + number
+        seed = draw.seed(self.name, request_number)
         exhibit = await request_solution(self.domain, prompt, solver, seed, call)
         detail = f"{method}: {exhibit.detail}" if exhibit.detail else method
         return replace(exhibit, detail=detail, agrees=self._compare(exhibit.outcome, attack.answer))
 
     def _compare(self, answer: str, expected: str) -> bool | None:
+        """Whether an answer equals the attacker's; None if it could not be read or compared."""
         if not answer:
             return None
         if answer == CANNOT:

@@ -14,15 +14,18 @@ from nanoflux_local.transcript import Exhibit, Seed, Source
 FOUND, NOT_FOUND = "in a passage", "in no passage"
 """The outcomes of an exhibit that is a quotation."""
 MIN_WORDS = 3
-"""A shorter quotation ("the patient") is in many texts and proves nothing."""
-_LINE_END = re.compile(r"(?<=[^\W\d_])-\s+(?=[^\W\d_])")
-"""A hyphen at the end of a line of a PDF, where a word may have been divided."""
+"""The minimum number of words of a quotation. A shorter one ("the patient") is in many texts and proves nothing."""
+_DIVIDING_HYPHEN = re.compile(r"(?<=[^\W\d_])-\s+(?=[^\W\d_])")
+"""A hyphen between letters that is followed by white space: a PDF may divide a word this way at the end of a line."""
 _NUMBER = re.compile(
     r"^[\s>*•-]*(?:passages?\s*)?[\[(]?\s*(\d{1,3})\s*[\])]?\s*[:.)\]–—-]*\s*(?=[\"“”«'‘(\w])", re.IGNORECASE
 )
+"""The number of a passage before a quotation, in any of its forms: `2:`, `[2]`, `passage 2 -`."""
 _MARKED = re.compile(r"^[\s>*•-]*(?:passages?\s*\d|[\[(]\s*\d{1,3}\s*[\])]|\d{1,3}\s*[:.)])", re.IGNORECASE)
+"""A line whose leading number is marked as that of a passage; other numbers are part of the quotation."""
 _QUOTED = re.compile(r"[\"“”«](.+)[\"“”»]")
-_INLINE = re.compile(r"(?<=[\"”»])[\s,;]+(?=[\[(]?\d{1,3}[\])]?\s*:?\s*[\"“«])")
+_INLINE_SEPARATOR = re.compile(r"(?<=[\"”»])[\s,;]+(?=[\[(]?\d{1,3}[\])]?\s*:?\s*[\"“«])")
+"""What separates two numbered quotations on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ def read_quotations(text: str) -> tuple[Quotation, ...]:
 
 
 def _read_lines(text: str) -> Iterator[Quotation]:
+    """Yield the quotation of each entry. A line is one entry, or several if it has several numbered quotations."""
     for line in text.splitlines():
-        for entry in _INLINE.split(line):
+        for entry in _INLINE_SEPARATOR.split(line):
             number_match = _NUMBER.match(entry) if _MARKED.match(entry) else None
             statement = entry[number_match.end() :] if number_match else entry.strip(" \t>*•-")
             quoted_match = _QUOTED.search(statement)
@@ -50,31 +54,34 @@ def _read_lines(text: str) -> Iterator[Quotation]:
 
 
 def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
-    """The passage that contains a quotation, preferably the numbered one; None if there is none or it is too short."""
+    """The passage that contains a quotation, preferably the passage with its number; None if no passage contains it or
+    it has fewer than `MIN_WORDS` words.
+    """
     if len(re.findall(r"\w+", quotation.text)) < MIN_WORDS:
         return None
-    named_passages = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
-    return next(
-        (passage for passage in (*named_passages, *passages) if _contains(passage.question, quotation.text)), None
-    )
+    numbered_passages = passages[quotation.number - 1 : quotation.number] if quotation.number else ()
+    for passage in (*numbered_passages, *passages):
+        if _contains(passage.question, quotation.text):
+            return passage
+    return None
 
 
 def _contains(passage: str, quotation: str) -> bool:
+    """Whether a passage contains a quotation, perhaps with words that a hyphen divides in one of them."""
     return is_quoted_from(quotation, passage) or is_quoted_from(_join_words(quotation), _join_words(passage))
 
 
 def _join_words(text: str) -> str:
-    """The text with words joined that a hyphen divides at the end of a line."""
-    return _LINE_END.sub("", text)
+    """The text without the hyphens that divide words at the end of a line."""
+    return _DIVIDING_HYPHEN.sub("", text)
 
 
 def make_exhibit(quotation: Quotation, passage: Seed | None) -> Exhibit:
     """A quotation as evidence, with the passage that contains it."""
     if passage is None:
         return Exhibit("quotation", quotation.text, NOT_FOUND)
-    return Exhibit(
-        "quotation", quotation.text, FOUND, results=(Source(passage.source, passage.place, passage.question),)
-    )
+    source = Source(passage.source, passage.place, passage.question)
+    return Exhibit("quotation", quotation.text, FOUND, results=(source,))
 
 
 def make_exhibits(quotations: Iterable[Quotation], passages: Sequence[Seed]) -> tuple[Exhibit, ...]:
@@ -83,5 +90,5 @@ def make_exhibits(quotations: Iterable[Quotation], passages: Sequence[Seed]) -> 
 
 
 def find_first_missing(exhibits: Iterable[Exhibit]) -> str:
-    """The first quotation that is in no passage, shortened; "" if all were found."""
+    """The beginning of the first quotation that is in no passage; "" if all are in a passage."""
     return next((exhibit.text[:120] for exhibit in exhibits if exhibit.outcome == NOT_FOUND), "")

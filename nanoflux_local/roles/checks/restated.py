@@ -19,8 +19,8 @@ from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, Chec
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 MIN_WORD_OVERLAP = 0.8
-"""A question that has at least this share of its words in common with a seed, in the same order, is a restatement. All
-numbers count as the same word, because a seed with different numbers is not a new question. GSM-Hard differs from GSM8K
+"""The share of its words from which a question restates a seed: words that both have in the same order. All numbers
+count as the same word, because a seed with different numbers is not a new question. GSM-Hard differs from GSM8K
 only in its numbers: 300 pairs all score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with the most
 similar of 1,500 other questions.
 """
@@ -55,41 +55,41 @@ class RestatedCheck:
         del draw  # nothing is sampled
         if not seeds:
             return Finding(self.name, "not checked", "the question has no seeds")
-        share, closest = max(
-            ((measure_word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_get_score
-        )
+        overlaps = [(measure_word_overlap(attack.question, seed.question), seed) for seed in seeds]
+        share, closest = max(overlaps, key=_get_score)
         if share >= MIN_WORD_OVERLAP:
             reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
             return self._make_finding("contradicts", reason, closest)
         try:
             question_vector = await self._embed(attack.question, call)
-            vectors = [(await self._embed(seed.question, call), seed) for seed in seeds]
+            seed_vectors = [await self._embed(seed.question, call) for seed in seeds]
         except PromptRefusedError as error:
             return self._make_finding("not checked", f"the embedder refuses a text: {error.message}", closest)
-        cosine, nearest = max(
-            ((similarity(question_vector, seed_vector), seed) for seed_vector, seed in vectors), key=_get_score
-        )
+        cosines = [similarity(question_vector, seed_vector) for seed_vector in seed_vectors]
+        cosine, nearest = max(zip(cosines, seeds, strict=True), key=_get_score)
         reason = f"its similarity to seed {nearest.id} is {cosine:.3f}"
         return self._make_finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
 
     async def _embed(self, text: str, call: Call) -> Vector:
-        return (await call(EmbedRequest(self.embedder, text))).vector
+        reply = await call(EmbedRequest(self.embedder, text))
+        return reply.vector
 
     def _make_finding(self, conclusion: Conclusion, reason: str, seed: Seed) -> Finding:
         return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
 
 
 def measure_word_overlap(text: str, other_text: str) -> float:
-    """The share of words that two texts have in the same order, from 0 to 1. All numbers count as the same word."""
+    """The share of words that two texts have in the same order, from 0 to 1. All numbers count as one word."""
     return SequenceMatcher(None, _split_words(text), _split_words(other_text), autojunk=False).ratio()
 
 
 def _split_words(text: str) -> list[str]:
+    """The words of a text in lower case, with "0" for each number."""
     return ["0" if word[0].isdigit() else word for word in _WORD.findall(text.casefold())]
 
 
-def _get_score(pair: tuple[float, Seed]) -> float:
-    return pair[0]
+def _get_score(scored_seed: tuple[float, Seed]) -> float:
+    return scored_seed[0]
 
 
 CHECK: type[Check] = RestatedCheck
