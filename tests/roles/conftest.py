@@ -9,12 +9,13 @@ from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest,
 from nanoflux_local.roles.base import Player
 
 Script = Iterable[str] | Callable[[ChatRequest], str]
+"""The texts of the replies in order, or a function that gives the text of the reply to a request."""
 
 
 @dataclass
 class ScriptedCall:
-    """Answers chat requests with the texts of a script in order, or by a function, and truncates texts to a number of
-    words. Records all requests.
+    """Answers chat requests from a script, and requests to truncate a text as if each word were a token. Records all
+    requests.
     """
 
     script: Script
@@ -23,10 +24,10 @@ class ScriptedCall:
 
     def __post_init__(self) -> None:
         if callable(self.script):
-            self._answer = self.script
+            self._write_reply = self.script
         else:
             texts = iter(self.script)
-            self._answer = lambda _: next(texts)
+            self._write_reply = lambda _request: next(texts)
 
     async def __call__(self, request):
         if isinstance(request, CutRequest):
@@ -34,7 +35,7 @@ class ScriptedCall:
             return CutReply(" ".join(request.text.split()[: request.budget]), exact=True)
         assert isinstance(request, ChatRequest)
         self.requests.append(request)
-        return ChatReply(self._answer(request), "stop")
+        return ChatReply(self._write_reply(request), "stop")
 
     @property
     def prompts(self) -> list[str]:
@@ -43,8 +44,8 @@ class ScriptedCall:
 
 
 @pytest.fixture
-def scripted():
-    """The class `ScriptedCall`, for tests outside this module."""
+def script_call():
+    """The class `ScriptedCall`: a test passes it a script and gets a call."""
     return ScriptedCall
 
 

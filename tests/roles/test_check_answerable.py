@@ -1,4 +1,4 @@
-"""The answerability check: how its reply is read, how quotations are looked up, and what each reply concludes."""
+"""The answerability check: how its reply is read, how quotations are looked up, and what it concludes."""
 
 import pytest
 
@@ -8,16 +8,18 @@ from nanoflux_local.roles.checks.answerable import AnswerableCheck, is_quoted_fr
 from nanoflux_local.transcript import Attack
 
 GSMHARD = load_domain("gsmhard")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 ATTACK = Attack("Ada packs 6 boxes of $7.50 eggs each.\nShe  **gives 5** away. How many boxes are left?", "SECRET", "1")
 
 
 def make_reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
+    """A judge's reply with these sections."""
     return f"ASKED: the boxes left\nGIVEN: {quotations}\nMISSING: {missing}\nCONTRADICTION: {contradiction}"
 
 
 BOXES = '"Ada packs 6 boxes"'
 GIFT = '"gives 5 away"'
+"""Two quotations from the question."""
 CONCLUSIONS = [
     (make_reply(f"{BOXES}\n{GIFT}"), "supports", "every quoted statement"),
     (make_reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "every quoted statement"),
@@ -35,34 +37,36 @@ CONCLUSIONS = [
     (make_reply(BOXES, "NONE, or what is needed and nowhere stated, so that no answer can be found"), "not checked",
      "the prompt's own description"),
 ]  # fmt: skip
+"""Replies of the judge, each with the conclusion of the check and a part of its reason."""
 
 
 @pytest.mark.parametrize(("text", "conclusion", "reason"), CONCLUSIONS)
-async def test_answerable_check_concludes(player, scripted, text, conclusion, reason):
-    call = scripted(lambda _: text)
+async def test_answerable_check_draws_its_conclusion_from_the_reply(player, script_call, text, conclusion, reason):
+    call = script_call(lambda _: text)
     finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("answerable", conclusion)
     assert reason in finding.reason
     assert len(call.requests) == 1 and ATTACK.question in call.prompts[0] and "SECRET" not in call.prompts[0]
 
 
-async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
+async def test_answerable_check_keeps_quotations_as_evidence(player, script_call):
     text = make_reply(f'{BOXES}\n"nobody"')
-    finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, scripted([text]))
+    finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, script_call([text]))
     assert [(exhibit.kind, exhibit.text, exhibit.outcome) for exhibit in finding.evidence] == [
         ("quotation", "Ada packs 6 boxes", "in the question"),
         ("quotation", "nobody", "not in the question"),
     ]
 
 
-async def test_unreadable_answerability_is_requested_again(player, scripted):
-    call = scripted(["no", make_reply(BOXES)])
-    assert (await AnswerableCheck(GSMHARD, player, 2).examine(ATTACK, DRAW, call)).conclusion == "supports"
+async def test_unreadable_reply_about_answerability_is_requested_again(player, script_call):
+    call = script_call(["no sections", make_reply(BOXES)])
+    finding = await AnswerableCheck(GSMHARD, player, 2).examine(ATTACK, DRAW, call)
+    assert finding.conclusion == "supports"
     assert len({request.seed for request in call.requests}) == 2
 
 
 @pytest.mark.parametrize(
-    ("quotation", "quoted"),
+    ("quotation", "is_quoted"),
     [
         ("ADA packs 6 boxes", True),
         ("packs 6 boxes of $7.50 eggs each. She gives", True),
@@ -70,11 +74,11 @@ async def test_unreadable_answerability_is_requested_again(player, scripted):
         ("Ada packs ... away", True),
         ("away … Ada packs", False),  # in the wrong order
         ("Ada packs 6 box", False),  # not a whole word
-        ("6 boxes of $7.5 eggs", False),
-        ("packs boxes", False),
+        ("6 boxes of $7.5 eggs", False),  # another number
+        ("packs boxes", False),  # without an ellipsis
         ("…", False),
         ("", False),
     ],
 )
-def test_quotation_is_looked_up_by_words(quotation, quoted):
-    assert is_quoted_from(quotation, ATTACK.question) is quoted
+def test_quotation_is_looked_up_by_words(quotation, is_quoted):
+    assert is_quoted_from(quotation, ATTACK.question) is is_quoted

@@ -1,5 +1,6 @@
-"""The blind check: what solvers see, how their solutions are read, what it concludes from them, and when it stops."""
+"""The blind check: what solvers see, how their solutions are read, what the check concludes, and when it stops."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,61 +17,74 @@ from nanoflux_local.transcript import Attack, Exhibit
 GSMHARD = load_domain("gsmhard")
 GENETICS = load_domain("genomebench")
 SANDBOX = Identity("sandbox", "s")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 FREE_TEXT_DOMAIN = GSMHARD.model_copy(update={"answer": "text"})
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "SECRET STEPS 6 * 7 = 42", "42")
-UNREADABLE_ANSWER = "no"
+UNREADABLE_REPLY = "no"
+"""The reply of a solver that gives no answer."""
 
 
 def make_worded_reply(answer: str) -> str:
+    """A solution in words."""
     return f"SOLUTION: step by step to {answer}\nANSWER: {answer}"
 
 
 def make_program_reply(answer: str) -> str:
+    """A program that calculates and prints the answer."""
     return f"CODE:\n```python\none = 1\nresult = one * {answer}\nprint(result)\n```"
 
 
+def requests_program(request: ChatRequest) -> bool:
+    """Whether a request asks for a program instead of a solution in words."""
+    return "Python program" in request.messages[-1].content
+
+
 class FakeSolvers:
-    """Answers chat requests with the `answers` in order, each in the requested form: in words, or as a program that
-    prints the answer. Runs such programs; each ends with `status`.
+    """Replies to chat requests with the `answers` in order, each in the requested form: in words, or as a program that
+    prints the answer. "refused", `UNREADABLE_REPLY` and texts with `CANNOT` stand for themselves. Runs such programs;
+    each ends with `status`.
     """
 
     def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
-        self.answers, self.status = list(answers), status
+        self.answers = list(answers)
+        self.status = status
         self.requests: list[ChatRequest] = []
         self.program_requests: list[PythonRequest] = []
 
     async def __call__(self, request):
         if isinstance(request, PythonRequest):
             self.program_requests.append(request)
-            marker = request.code.rpartition("print('")[2].partition("'")[0]
-            value = request.code.partition("one * ")[2].partition("\n")[0]
-            return PythonReply(self.status, 0, f"{value}\n{marker} \n", "Traceback\nKeyError: 1", False, "b")
+            (marker,) = re.findall(r"print\('(answer-\w+)'", request.code)
+            (answer,) = re.findall(r"one \* (.*)", request.code)
+            return PythonReply(self.status, 0, f"{answer}\n{marker} \n", "Traceback\nKeyError: 1", False, "sandbox")
         self.requests.append(request)
         answer = self.answers.pop(0)
         if answer == "refused":
             raise PromptRefusedError("prompt too long", "shorten it")
-        if answer == UNREADABLE_ANSWER or CANNOT in answer:
+        if answer == UNREADABLE_REPLY or CANNOT in answer:
             return ChatReply(answer, "stop")
-        make_reply = make_program_reply if "Python program" in request.messages[-1].content else make_worded_reply
+        make_reply = make_program_reply if requests_program(request) else make_worded_reply
         return ChatReply(make_reply(answer), "stop")
 
     @property
     def methods(self) -> str:
         """One letter for each request: p for a program, w for a solution in words."""
-        return "".join("p" if "Python program" in request.messages[-1].content else "w" for request in self.requests)
+        return "".join("p" if requests_program(request) else "w" for request in self.requests)
 
 
 def make_player(name: str) -> Player:
+    """A solver at temperature 0."""
     return Player(name, Identity("scripted", name), Sampling(0.0, 1.0, 256))
 
 
 def make_blind_check(domain=GSMHARD, names=("arbiter",), solutions=4, programs=2, agreeing=2) -> BlindCheck:
-    return BlindCheck(domain, tuple(map(make_player, names)), SANDBOX, 2.5, solutions, programs, agreeing)
+    """A blind check with one solver for each name."""
+    solvers = tuple(make_player(name) for name in names)
+    return BlindCheck(domain, solvers, SANDBOX, 2.5, solutions, programs, agreeing)
 
 
 CONCLUSIONS = [
-    # the answers of a program, in words, of a program and in words; the conclusion; the number of solutions requested
+    # the answers (of a program, in words, of a program, in words), the conclusion, and the number of requests
     ("42 42", "supports", 2),
     ("41 42 42", "supports", 3),
     ("41 42 41 42", "not checked", 4),  # the two answers that agree are in words
@@ -87,11 +101,9 @@ CONCLUSIONS = [
 
 
 @pytest.mark.parametrize(("answers", "conclusion", "request_count"), CONCLUSIONS)
-async def test_blind_check_concludes_and_stops(answers, conclusion, request_count):
-    replies = [
-        f"{CANNOT}, because the rows are missing" if answer == "CANNOT" else answer for answer in answers.split()
-    ]
-    solvers = FakeSolvers(replies)
+async def test_blind_check_stops_once_its_conclusion_is_certain(answers, conclusion, request_count):
+    unanswerable = f"{CANNOT}, because the rows are missing"
+    solvers = FakeSolvers([unanswerable if answer == "CANNOT" else answer for answer in answers.split()])
     finding = await make_blind_check().examine(ATTACK, DRAW, solvers)
     assert (finding.check, finding.conclusion) == ("blind", conclusion), finding.reason
     assert len(solvers.requests) == request_count
@@ -108,8 +120,9 @@ async def test_blind_check_concludes_and_stops(answers, conclusion, request_coun
         ("41 42 41 no", "1 of 4 blind solutions agree, 2 disagree and 1 could not be read"),
     ],
 )
-async def test_blind_check_reports_counts(answers, reason):
-    assert (await make_blind_check().examine(ATTACK, DRAW, FakeSolvers(answers.split()))).reason == reason
+async def test_blind_check_counts_solutions_in_its_reason(answers, reason):
+    finding = await make_blind_check().examine(ATTACK, DRAW, FakeSolvers(answers.split()))
+    assert finding.reason == reason
 
 
 async def test_blind_requests_contain_neither_solution_nor_answer():
@@ -121,7 +134,7 @@ async def test_blind_requests_contain_neither_solution_nor_answer():
         text = "\n".join(message.content for message in request.messages)
         assert ATTACK.question in text and "SECRET" not in text and "4242" not in text
         form_position = max(text.rfind("ANSWER: the"), text.rfind("CODE:\n"))
-        assert text.rindex(CANNOT) > form_position, "the prompt does not offer this answer after the form"
+        assert text.rindex(CANNOT) > form_position, f"{CANNOT} is not offered after the form of the reply"
 
 
 async def test_blind_check_keeps_every_solution_as_evidence():
@@ -186,7 +199,7 @@ async def test_blind_check_does_not_count_different_words_as_disagreement(answer
     assert finding.conclusion == conclusion
 
 
-ANSWER_BY_REPLY = {
+RESULT_BY_REPLY = {
     "SOLUTION: s\nANSWER: 42": "42",
     "<think>ANSWER: 3</think>**SOLUTION:** s\n**ANSWER:** $42.0": "42",
     '{"SOLUTION": "s", "ANSWER": "42"}': "42",
@@ -206,12 +219,12 @@ REASON_BY_REPLY = {
 }
 
 
-@pytest.mark.parametrize(("text", "answer"), ANSWER_BY_REPLY.items())
-def test_blind_answer_is_read(text, answer):
-    assert read_answer(GSMHARD, text) == answer
+@pytest.mark.parametrize(("text", "result"), RESULT_BY_REPLY.items())
+def test_answer_of_a_blind_solution_is_read(text, result):
+    assert read_answer(GSMHARD, text) == result
 
 
 @pytest.mark.parametrize(("text", "reason"), REASON_BY_REPLY.items())
-def test_unclear_blind_answer_is_unparsed(text, reason):
-    answer = read_answer(GSMHARD, text)
-    assert isinstance(answer, Unparsed) and reason in answer.reason
+def test_unclear_answer_of_a_blind_solution_is_unparsed(text, reason):
+    result = read_answer(GSMHARD, text)
+    assert isinstance(result, Unparsed) and reason in result.reason

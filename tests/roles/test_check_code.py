@@ -1,4 +1,6 @@
-"""The code check (paper §3, A.1): the form of a program, what its output means, and when it overturns a verdict."""
+"""The code check (paper §3, A.1): the form of its programs, its conclusions, and when it rejects an accepted attack."""
+
+import re
 
 import pytest
 
@@ -15,12 +17,14 @@ from nanoflux_local.transcript import Attack, Finding
 
 GSMHARD = load_domain("gsmhard")
 SANDBOX = Identity("sandbox", "s")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "42")
 VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+"""The reply of a judge that accepts an attack."""
 
 
 def make_program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
+    """A program with these parts."""
     return f"# VARIABLES\n{variables}\n# STEPS\n{steps}\n# CHECK\n{check}"
 
 
@@ -60,13 +64,14 @@ READABLE_REPLIES = [
     PROGRAM_IN_PIECES,
     f"{make_program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
+"""Replies from which a program can be read although they deviate from the requested form."""
 
 
 @pytest.mark.parametrize("text", READABLE_REPLIES)
 def test_code_program_is_read_from_messy_replies(text):
-    result = read_reply(text)
-    assert isinstance(result, str), result
-    assert "answer =" in result and "```" not in result
+    program = read_reply(text)
+    assert isinstance(program, str), program
+    assert "answer =" in program and "```" not in program
 
 
 REASON_BY_PROGRAM = {
@@ -105,12 +110,15 @@ def test_code_reply_none_means_nothing_to_calculate(text):
 
 
 class FakeCall:
-    """Answers prompts with the `replies` in order, then repeats the last one. Every program prints `printed` as its
+    """Answers prompts with the `replies` in order, and repeats the last one. Every program prints `printed` as its
     answer and ends with `status`.
     """
 
     def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
-        self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
+        self.replies = list(replies)
+        self.printed = printed
+        self.status = status
+        self.stderr = stderr
         self.prompts: list[str] = []
         self.seeds: list[int] = []
         self.program_requests: list[PythonRequest] = []
@@ -118,8 +126,8 @@ class FakeCall:
     async def __call__(self, request):
         if isinstance(request, PythonRequest):
             self.program_requests.append(request)
-            marker = request.code.rpartition("print('")[2].partition("'")[0]
-            return PythonReply(self.status, 0, f"noise\n\n{marker} {self.printed}\n", self.stderr, False, "b")
+            (marker,) = re.findall(r"print\('(answer-\w+)'", request.code)
+            return PythonReply(self.status, 0, f"noise\n\n{marker} {self.printed}\n", self.stderr, False, "sandbox")
         self.prompts.append(request.messages[-1].content)
         self.seeds.append(request.seed)
         is_last_reply = len(self.replies) == 1
@@ -127,6 +135,7 @@ class FakeCall:
 
 
 def make_check(player, domain=GSMHARD, retries=2) -> CodeCheck:
+    """A code check with a time limit of 2.5 s."""
     return CodeCheck(domain, player, SANDBOX, 2.5, retries)
 
 
@@ -136,7 +145,7 @@ def make_check(player, domain=GSMHARD, retries=2) -> CodeCheck:
      ("-42", "contradicts"), ("nan", "not checked"), ("inf", "not checked"), ("True", "not checked"),
      ("", "not checked")],
 )  # fmt: skip
-async def test_code_check_compares_answers(player, printed, conclusion):
+async def test_code_check_compares_the_printed_answer_with_the_attackers(player, printed, conclusion):
     call = FakeCall(make_code_reply(make_program()), printed=printed)
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.check, finding.conclusion) == ("code", conclusion)
@@ -155,14 +164,15 @@ async def test_code_check_requests_another_program_and_quotes_the_failure(player
     assert "NameError: eggs" not in call.prompts[0] and "NameError: eggs" in call.prompts[2]
 
 
-async def test_code_check_never_runs_unreadable_program(player):
+async def test_code_check_never_runs_an_unreadable_program(player):
+    """The first reply has no program, and the program of the second reply only states its answer."""
     call = FakeCall("no", make_code_reply(make_program(check="answer = 42")), make_code_reply(make_program()))
     assert (await make_check(player).examine(ATTACK, DRAW, call)).conclusion == "supports"
     assert len(call.program_requests) == 1
     assert "bare value" in call.prompts[2]
 
 
-async def test_code_check_without_program_concludes_nothing(player):
+async def test_code_check_without_a_program_concludes_nothing(player):
     finding = await make_check(player, retries=1).examine(ATTACK, DRAW, FakeCall("I would rather not"))
     assert finding.conclusion == "not checked" and "must open its parts" in finding.reason and not finding.evidence
 
@@ -189,32 +199,32 @@ async def test_code_check_compares_letters(player, printed, conclusion):
 
 async def test_code_check_skips_free_text(player):
     call = FakeCall("no")
-    finding = await make_check(player, GSMHARD.model_copy(update={"answer": "text"})).examine(ATTACK, DRAW, call)
+    free_text_domain = GSMHARD.model_copy(update={"answer": "text"})
+    finding = await make_check(player, free_text_domain).examine(ATTACK, DRAW, call)
     assert finding.conclusion == "not checked" and not call.prompts
 
 
-def make_judge(player, code=True) -> CheckingJudge:
+def make_judge(player, with_check=True) -> CheckingJudge:
     """A judge with the code check, or without checks."""
-    checks = (make_check(player),) if code else ()
+    checks = (make_check(player),) if with_check else ()
     return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), checks)
 
 
 @pytest.mark.parametrize(
-    ("printed", "valid", "conclusion"),
+    ("printed", "accepted", "conclusion"),
     [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")],
 )
-async def test_contradicting_check_rejects_accepted_attack(player, printed, valid, conclusion):
-    verdict = await make_judge(player).validate(
-        ATTACK, DRAW, FakeCall(VALID_REPLY, make_code_reply(make_program()), printed=printed)
-    )
+async def test_contradicting_check_rejects_an_attack_that_the_judge_accepts(player, printed, accepted, conclusion):
+    call = FakeCall(VALID_REPLY, make_code_reply(make_program()), printed=printed)
+    verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     finding = verdict.finding("code")
-    assert (verdict.positive, finding.conclusion) == (valid, conclusion)
+    assert (verdict.positive, finding.conclusion) == (accepted, conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [make_program() + "\n"]
     assert verdict.explanation.startswith("[the program disagrees]") is (conclusion == "contradicts")
     assert finding.reason
 
 
-async def test_rejected_attack_is_not_checked(player):
+async def test_attack_that_the_judge_rejects_is_not_checked(player):
     call = FakeCall(VALID_REPLY.replace("VALID", "INVALID"))
     verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert not verdict.positive
@@ -224,7 +234,7 @@ async def test_rejected_attack_is_not_checked(player):
 
 async def test_verdict_without_checks_comes_from_the_judge(player):
     call = FakeCall(VALID_REPLY)
-    verdict = await make_judge(player, code=False).validate(ATTACK, DRAW, call)
+    verdict = await make_judge(player, with_check=False).validate(ATTACK, DRAW, call)
     assert (verdict.positive, verdict.findings) == (True, ())
     assert len(call.prompts) == 1
 
@@ -233,4 +243,5 @@ def test_answer_marker_depends_on_the_program():
     program = append_answer_print(make_program())
     other_program = append_answer_print(make_program(check="answer = eggs + 1"))
     assert program.startswith(make_program())
-    assert program.split("'")[1] != other_program.split("'")[1]
+    marker, other_marker = program.split("'")[1], other_program.split("'")[1]
+    assert marker != other_marker

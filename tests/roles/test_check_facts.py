@@ -13,18 +13,20 @@ from nanoflux_local.transcript import Attack, Attempt, Exhibit, Source, TurnReco
 
 MEDICINE = load_built_in("starter-medicine")
 ENGINE = Identity("search", "corpus", "r")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 ATTACK = Attack("Which vitamin? A. C B. D", "Scurvy follows lack of C.", "A")
 VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+"""The reply of a judge that accepts an attack."""
 FOUND_REPLY = SearchReply("found", "", (("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),))
 REPLY_BY_QUERY = {
     "found": FOUND_REPLY, "nothing": SearchReply("nothing"), "timeout": SearchReply("timeout", "no answer within 30 s"),
     "refused": SearchReply("refused", "refused to reach x"), "failed": SearchReply("failed", "status 500"),
 }  # fmt: skip
+"""Queries that are named after the outcome of their search."""
 
 
 class FakeCall:
-    """Answers prompts with the `replies` in order, then repeats the last one, and searches with `REPLY_BY_QUERY`."""
+    """Answers prompts with the `replies` in order, and repeats the last one. Answers searches from `REPLY_BY_QUERY`."""
 
     def __init__(self, *replies: str) -> None:
         self.replies = list(replies)
@@ -41,7 +43,13 @@ class FakeCall:
 
 
 def make_fact_check(player, queries=5) -> FactCheck:
-    return FactCheck(MEDICINE, player, ENGINE, queries, 4, 30.0, 1)
+    """A fact check with at most 4 results and 30 s for each search."""
+    return FactCheck(MEDICINE, player, ENGINE, queries, top=4, timeout_s=30.0, retries=1)
+
+
+def make_judge(player) -> CheckingJudge:
+    """A judge with the fact check."""
+    return CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
 
 
 QUERIES_BY_REPLY = {
@@ -78,8 +86,7 @@ async def test_fact_queries_are_limited_in_length(player, monkeypatch):
 
 async def test_search_outcomes_reach_verdict_and_judge(player):
     call = FakeCall("QUERIES:\n" + "\n".join(REPLY_BY_QUERY), VALID_REPLY)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
-    verdict = await judge.validate(ATTACK, DRAW, call)
+    verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert verdict.positive
     finding = verdict.finding("facts")
     assert finding.conclusion == "not checked"
@@ -100,18 +107,17 @@ async def test_search_outcomes_reach_verdict_and_judge(player):
         (["no", "no"], "nothing was looked up: missing section QUERIES"),
     ],
 )
-async def test_fact_check_without_queries_keeps_verdict(player, replies, reason):
+async def test_fact_check_without_queries_does_not_change_the_verdict(player, replies, reason):
     call = FakeCall(*replies, VALID_REPLY)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
-    verdict = await judge.validate(ATTACK, DRAW, call)
+    verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     finding = verdict.finding("facts")
     assert verdict.positive and finding.reason == reason and not finding.evidence
     assert "looked up about it" not in call.prompts[-1]
 
 
-async def test_search_results_are_stored_with_turn(player):
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (make_fact_check(player),))
-    verdict = await judge.validate(ATTACK, DRAW, FakeCall("QUERIES: found", VALID_REPLY))
-    record = TurnRecord(0, "a", "d", "j", (Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict),))
+async def test_search_results_are_stored_with_the_turn(player):
+    verdict = await make_judge(player).validate(ATTACK, DRAW, FakeCall("QUERIES: found", VALID_REPLY))
+    attempt = Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict)
+    record = TurnRecord(0, "a", "d", "j", (attempt,))
     assert turn_from_json(record.to_json()) == record
-    assert isinstance(record.attempts[0].validation.finding("facts").evidence[0], Exhibit)
+    assert isinstance(attempt.validation.finding("facts").evidence[0], Exhibit)

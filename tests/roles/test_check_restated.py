@@ -14,7 +14,7 @@ from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 EMBEDDER = Identity("embedder", "e")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 SEEDS = (
     Seed(
         "oreos", "x", "James has 3 more than 2 times the number of Oreos Jordan has. How many does Jordan have?", "11"
@@ -22,11 +22,14 @@ SEEDS = (
     Seed("juniors", "x", "There are 500 students in a school. 40 percent are juniors. How many are juniors?", "200"),
 )
 VALID_REPLY = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+"""The reply of a judge that accepts an attack."""
+REFUSED_TEXT = 2.0
+"""Stands for the cosine of a text that the embedder refuses."""
 
 
 class FakeCall:
-    """Embeds texts as unit vectors that have the given cosines to the question's vector, and answers every prompt with
-    `VALID_REPLY`.
+    """Embeds each text as a unit vector with a given cosine to the vector of the question (0.1 by default), and answers
+    every prompt with `VALID_REPLY`.
     """
 
     def __init__(self, question: str, cosines: dict[str, float]) -> None:
@@ -38,20 +41,22 @@ class FakeCall:
         if isinstance(request, EmbedRequest):
             self.embed_requests.append(request)
             cosine = self.cosines.get(request.text, 0.1)
-            if cosine > 1:  # marks a text that the embedder refuses
+            if cosine == REFUSED_TEXT:
                 raise PromptRefusedError("context", "too long")
             return EmbedReply.of(np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32))
         self.prompts.append(request.messages[-1].content)
         return ChatReply(VALID_REPLY, "stop")
 
 
-def make_check(threshold: float = 0.85) -> RestatedCheck:
-    return RestatedCheck(EMBEDDER, threshold)
+def make_check() -> RestatedCheck:
+    """A restatement check that contradicts from a cosine of 0.85."""
+    return RestatedCheck(EMBEDDER, threshold=0.85)
 
 
 async def examine(question: str, cosines: dict[str, float] | None = None) -> Finding:
-    """The finding about a question with the two seeds."""
-    return await make_check().examine(Attack(question, "s", "1"), DRAW, FakeCall(question, cosines or {}), SEEDS)
+    """The finding about a question built from the two seeds. `cosines` maps texts to their cosine with the question."""
+    call = FakeCall(question, cosines if cosines is not None else {})
+    return await make_check().examine(Attack(question, "s", "1"), DRAW, call, SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ async def test_restated_seed_in_other_words_is_contradicted_by_its_embedding():
     assert finding.conclusion == "supports" and finding.reason == "its similarity to seed oreos is 0.800"
 
 
-async def test_question_stitched_from_several_seeds_is_no_restatement():
+async def test_question_stitched_from_several_seeds_is_not_a_restatement():
     stitched_question = f"{SEEDS[0].question} Call that number X. {SEEDS[1].question.replace('500', 'X times 10')}"
     assert (await examine(stitched_question)).conclusion == "supports"
 
@@ -90,8 +95,8 @@ async def test_question_without_seeds_is_not_checked():
     assert not call.embed_requests
 
 
-async def test_seed_that_the_embedder_refuses_is_not_checked():
-    finding = await examine("Another question entirely?", {SEEDS[1].question: 2.0})
+async def test_question_is_not_checked_if_the_embedder_refuses_a_seed():
+    finding = await examine("Another question entirely?", {SEEDS[1].question: REFUSED_TEXT})
     assert (finding.conclusion, finding.reason) == ("not checked", "the embedder refuses a text: context: too long")
 
 

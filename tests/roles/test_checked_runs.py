@@ -1,4 +1,4 @@
-"""Runs whose judge uses several checks: identical at any concurrency, and replayed from the ledger alone."""
+"""Runs whose judge uses several checks give the same examples at any concurrency, and replay from the ledger alone."""
 
 import asyncio
 from collections import Counter
@@ -66,8 +66,8 @@ def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> Non
         assert {finding.check for finding in findings} == {*CHECKS, "code"}
         assert all(finding.reason for finding in findings)
         conclusions.update((finding.check, finding.conclusion) for finding in findings)
-        contradicted = any(finding.conclusion == "contradicts" for finding in findings)
-        assert not contradicted or attempt.outcome == "invalid"
+        if any(finding.conclusion == "contradicts" for finding in findings):
+            assert attempt.outcome == "invalid"
     for conclusion in ("supports", "contradicts", "not checked"):
         assert conclusions["answerable", conclusion], conclusions
     assert conclusions["blind", "supports"] and conclusions["blind", "not checked"], conclusions
@@ -84,7 +84,7 @@ def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home
 
 
 def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Home, str]) -> None:
-    """Only requests of the blind check offer the reply CANNOT BE ANSWERED."""
+    """The blind check's requests are recognised by the reply that only they offer: CANNOT BE ANSWERED."""
     home, _ = checked_run
     with LedgerView(home.ledger) as view:
         requests = [str(row["request"]) for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]
@@ -95,7 +95,7 @@ def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Hom
 
 
 def test_checked_run_replays_with_other_blind_settings(checked_run: tuple[Home, str]) -> None:
-    """The ledger has all calls for a check that requires fewer agreeing solutions, but none of a new solver."""
+    """The ledger has every call that a check with fewer agreeing solutions needs, but no call of a new solver."""
     replay_with_one_agreeing = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
     assert replay_with_one_agreeing.turns == SETTINGS["max_turns"]
     assert all(turn.role != "judge" for turn in replay_with_one_agreeing.unknown)

@@ -1,4 +1,4 @@
-"""The checks of questions about documents: quotations are looked up in the passages, which solvers also read."""
+"""The checks of questions about documents: citations, grounding and open book, and how quotations are looked up."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from nanoflux_local.transcript import Attack, Attempt, Citation, Seed, Verdict
 
 DOCUMENTS = load_domain("documents")
 CHOICE_DOCUMENTS = load_domain("documents-choice")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 PASSAGES = (
     Seed("1", "d", "Vaccines are kept between 2 and 8 degrees; a reading outside is reported within 30 minutes.", "",
          source="cold.docx", place="Refrigerators"),
@@ -24,19 +24,23 @@ PASSAGES = (
          source="staff.pdf", place="page 3"),
     Seed("3", "d", "The store opens at seven.", "", source="store.md", place="Hours"),
 )  # fmt: skip
-RANGE = '1: "kept between 2 and 8 degrees"'
-DUTY = '2: "on duty is reached at extension 417"'
-"""Citations of the first and of the second passage."""
+RANGE_CITATION = '1: "kept between 2 and 8 degrees"'
+DUTY_CITATION = '2: "on duty is reached at extension 417"'
+"""Citations of the first and of the second passage, as an attacker writes them."""
 
 
-def make_attack(citations: str = f"{RANGE}\n{DUTY}", answer: str = "extension 417") -> Attack:
+def make_attack(citations: str = f"{RANGE_CITATION}\n{DUTY_CITATION}", answer: str = "extension 417") -> Attack:
+    """An attack that cites passages."""
     return Attack("Whom does one call?", "SECRET steps of the solution", answer, notes={"CITATIONS": citations})
 
 
 @pytest.mark.parametrize(
     ("text", "quotations"),
     [
-        (f"{RANGE}\n{DUTY}", [("kept between 2 and 8 degrees", 1), ("on duty is reached at extension 417", 2)]),
+        (
+            f"{RANGE_CITATION}\n{DUTY_CITATION}",
+            [("kept between 2 and 8 degrees", 1), ("on duty is reached at extension 417", 2)],
+        ),
         ("[1] “a b c”\n- [2] d e f", [("a b c", 1), ("d e f", 2)]),
         ("Passage 3: \"a 'b' c\"", [("a 'b' c", 3)]),
         ('1: "a b c", 2: "d e f"', [("a b c", 1), ("d e f", 2)]),
@@ -51,7 +55,7 @@ def test_quotations_are_read_with_their_passage_numbers(text: str, quotations: l
 
 
 @pytest.mark.parametrize(
-    ("text", "number", "passage"),
+    ("text", "number", "expected_id"),
     [
         ("Vaccines are kept between 2 and 8 degrees;", 1, "1"),
         ("vaccines ARE kept … within 30 minutes", 0, "1"),
@@ -65,45 +69,47 @@ def test_quotations_are_read_with_their_passage_numbers(text: str, quotations: l
         ("…", 1, None),
     ],
 )
-def test_quotation_is_looked_up_in_the_passages(text: str, number: int, passage: str | None) -> None:
-    seed = find_passage(Quotation(text, number), PASSAGES)
-    assert (seed.id if seed else None) == passage
+def test_quotation_is_looked_up_in_the_passages(text: str, number: int, expected_id: str | None) -> None:
+    passage = find_passage(Quotation(text, number), PASSAGES)
+    assert (passage.id if passage else None) == expected_id
 
 
 @pytest.mark.parametrize(
     ("citations", "conclusion", "reason"),
     [
-        (f"{RANGE}\n{DUTY}", "supports", "the 2 citations are in 2 of the passages"),
-        (f"{RANGE}\n2: “the store opens at seven”", "supports", "the 2 citations"),
-        (f'{RANGE}\n{DUTY}\n3: "opens at eight"', "contradicts", "no passage says 'opens at eight'"),
-        (f'{RANGE}\n1: "reported within 30 minutes"', "contradicts", "a single passage"),
-        (f'{RANGE}\n{DUTY}\n3: "at seven"', "contradicts", "no passage says 'at seven'"),
+        (f"{RANGE_CITATION}\n{DUTY_CITATION}", "supports", "the 2 citations are in 2 of the passages"),
+        (f"{RANGE_CITATION}\n2: “the store opens at seven”", "supports", "the 2 citations"),
+        (f'{RANGE_CITATION}\n{DUTY_CITATION}\n3: "opens at eight"', "contradicts", "no passage says 'opens at eight'"),
+        (f'{RANGE_CITATION}\n1: "reported within 30 minutes"', "contradicts", "a single passage"),
+        (f'{RANGE_CITATION}\n{DUTY_CITATION}\n3: "at seven"', "contradicts", "no passage says 'at seven'"),
         ("---", "contradicts", "the attacker cites nothing"),
     ],
 )
-async def test_cited_check_concludes_without_a_model(scripted, citations: str, conclusion: str, reason: str) -> None:
-    call = scripted([])
+async def test_cited_check_draws_its_conclusion_without_a_model(
+    script_call, citations: str, conclusion: str, reason: str
+) -> None:
+    call = script_call([])
     finding = await CitedCheck().examine(make_attack(citations), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("cited", conclusion) and reason in finding.reason
     assert not call.requests
 
 
-async def test_cited_check_refuses_a_question_about_numbered_passages(scripted) -> None:
-    question = Attack("What does Passage 2 say?", "S", "A", notes=make_attack().notes)
-    finding = await CitedCheck().examine(question, DRAW, scripted([]), PASSAGES)
+async def test_cited_check_rejects_a_question_that_numbers_a_passage(script_call) -> None:
+    attack = Attack("What does Passage 2 say?", "S", "A", notes=make_attack().notes)
+    finding = await CitedCheck().examine(attack, DRAW, script_call([]), PASSAGES)
     assert finding.conclusion == "contradicts" and "by its number" in finding.reason
 
 
-async def test_cited_check_needs_passages_and_citations(scripted) -> None:
-    for question, seeds in ((make_attack(), ()), (Attack("Q?", "S", "A"), PASSAGES)):
-        finding = await CitedCheck().examine(question, DRAW, scripted([]), seeds)
+async def test_cited_check_needs_passages_and_citations(script_call) -> None:
+    attack_without_citations = Attack("Q?", "S", "A")
+    for attack, seeds in ((make_attack(), ()), (attack_without_citations, PASSAGES)):
+        finding = await CitedCheck().examine(attack, DRAW, script_call([]), seeds)
         assert finding.conclusion == "not checked" and finding.reason.startswith("the question has no")
 
 
-async def test_attempt_lists_its_citations(scripted) -> None:
-    finding = await CitedCheck().examine(
-        make_attack(f'{RANGE}\n{DUTY}\n"opens at eight"'), DRAW, scripted([]), PASSAGES
-    )
+async def test_attempt_lists_the_citations_that_passages_contain(script_call) -> None:
+    attack = make_attack(f'{RANGE_CITATION}\n{DUTY_CITATION}\n"opens at eight"')
+    finding = await CitedCheck().examine(attack, DRAW, script_call([]), PASSAGES)
     attempt = Attempt(0, ("1", "2"), "invalid", validation=Verdict(False, 1.0, "", findings=(finding,)))
     assert attempt.citations == (
         Citation("cold.docx", "Refrigerators", "kept between 2 and 8 degrees"),
@@ -115,7 +121,8 @@ async def test_attempt_lists_its_citations(scripted) -> None:
 # The grounded check
 
 
-def make_grounded_reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "NONE") -> str:
+def make_grounded_reply(premises: str = f"{RANGE_CITATION}\n{DUTY_CITATION}", unsupported: str = "NONE") -> str:
+    """A judge's reply with these sections."""
     return f"PREMISES: {premises}\nUNSUPPORTED: {unsupported}"
 
 
@@ -129,8 +136,8 @@ def make_grounded_reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "
             "contradicts",
             "unsupported: that the pharmacist",
         ),
-        (make_grounded_reply(unsupported=f"{DUTY}\n{RANGE}"), "supports", "the 2 quoted premises"),
-        (make_grounded_reply(unsupported=f'{DUTY}\n"kept at 5 degrees"'), "contradicts", "unsupported: 2: "),
+        (make_grounded_reply(unsupported=f"{DUTY_CITATION}\n{RANGE_CITATION}"), "supports", "the 2 quoted premises"),
+        (make_grounded_reply(unsupported=f'{DUTY_CITATION}\n"kept at 5 degrees"'), "contradicts", "unsupported: 2: "),
         (
             make_grounded_reply('1: "kept at 5 degrees"'),
             "not checked",
@@ -146,22 +153,24 @@ def make_grounded_reply(premises: str = f"{RANGE}\n{DUTY}", unsupported: str = "
         (make_grounded_reply() + "\nUNSUPPORTED: the price", "not checked", "given twice"),
     ],
 )
-async def test_grounded_check_concludes(player, scripted, text: str, conclusion: str, reason: str) -> None:
-    call = scripted(lambda _: text)
+async def test_grounded_check_draws_its_conclusion_from_the_reply(
+    player, script_call, text: str, conclusion: str, reason: str
+) -> None:
+    call = script_call(lambda _: text)
     finding = await GroundedCheck(DOCUMENTS, player, 0).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.check, finding.conclusion) == ("grounded", conclusion) and reason in finding.reason
     assert len(call.requests) == 1 and all(passage.question in call.prompts[0] for passage in PASSAGES)
-    assert "card K-4 every morning" in call.prompts[0]
+    assert "card K-4 every morning" in call.prompts[0], "the prompt lacks its worked example"
 
 
-async def test_grounded_check_asks_again_for_an_unreadable_reply(player, scripted) -> None:
-    call = scripted(["no sections", make_grounded_reply()])
+async def test_grounded_check_asks_again_for_an_unreadable_reply(player, script_call) -> None:
+    call = script_call(["no sections", make_grounded_reply()])
     finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and len({request.seed for request in call.requests}) == 2
 
 
-async def test_grounded_check_without_passages_checks_nothing(player, scripted) -> None:
-    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, scripted([]))
+async def test_grounded_check_without_passages_checks_nothing(player, script_call) -> None:
+    finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, script_call([]))
     assert finding.conclusion == "not checked"
 
 
@@ -169,13 +178,14 @@ async def test_grounded_check_without_passages_checks_nothing(player, scripted) 
 
 
 def make_solution(answer: str) -> str:
+    """A solver's reply with this answer."""
     return f"SOLUTION: by the rules.\nANSWER: {answer}"
 
 
 def complete_reply(reply: str) -> str:
-    """A reply with sections, unchanged, or the solution with an answer."""
-    is_complete = reply.startswith("SOLUTION") or reply == "no sections"
-    return reply if is_complete else make_solution(reply)
+    """The reply itself, or, if it is only an answer, a solution with this answer."""
+    is_whole_reply = reply.startswith("SOLUTION") or reply == "no sections"
+    return reply if is_whole_reply else make_solution(reply)
 
 
 CANNOT_SOLUTION = make_solution("CANNOT BE ANSWERED, because the number is not given")
@@ -199,28 +209,30 @@ CANNOT_SOLUTION = make_solution("CANNOT BE ANSWERED, because the number is not g
         (["extension 417", "no sections", "no sections"], "not checked", "unreadable"),
     ],
 )
-async def test_open_book_check_concludes(player, scripted, replies: list[str], conclusion: str, reason: str) -> None:
-    call = scripted([complete_reply(reply) for reply in replies])
+async def test_open_book_check_draws_its_conclusion_from_the_answers(
+    player, script_call, replies: list[str], conclusion: str, reason: str
+) -> None:
+    call = script_call([complete_reply(reply) for reply in replies])
     finding = await OpenBookCheck(DOCUMENTS, (player,)).examine(make_attack(), DRAW, call, PASSAGES)
     assert (finding.conclusion, len(call.requests)) == (conclusion, len(replies)) and reason in finding.reason
     assert len({request.seed for request in call.requests}) == len(replies)
     assert not any("SECRET" in prompt for prompt in call.prompts)
-    descriptions = [
+    methods = [
         "with the passages" if PASSAGES[1].question in prompt else "without the passages" for prompt in call.prompts
     ]
-    assert descriptions == sorted(descriptions), "a solver without the passages is asked before one with them"
-    assert descriptions[0] == "with the passages"
-    assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == descriptions
+    assert methods == sorted(methods), "a solver without the passages was asked before a solver with them"
+    assert methods[0] == "with the passages"
+    assert [exhibit.detail.split(":")[0] for exhibit in finding.evidence] == methods
 
 
-async def test_open_book_check_compares_letters(player, scripted) -> None:
-    call = scripted([make_solution("(B)"), make_solution("C")])
+async def test_open_book_check_compares_letters(player, script_call) -> None:
+    call = script_call([make_solution("(B)"), make_solution("C")])
     finding = await OpenBookCheck(CHOICE_DOCUMENTS, (player,)).examine(make_attack(answer="B"), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and [exhibit.agrees for exhibit in finding.evidence] == [True, False]
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "same"),
+    ("answer", "expected", "is_same"),
     [
         ("45 minutes", "45 minutes.", True), ("After 45 minutes", "45 minutes", True), ("the Porter", "porter", True),
         ("30 minutes", "45 minutes", False), ("not required", "required", False), ("the nurse", "a porter", False),
@@ -228,16 +240,18 @@ async def test_open_book_check_compares_letters(player, scripted) -> None:
         ("the head nurse", "the head porter", None), ("5 ml of rub", "rub", None),
     ],
 )  # fmt: skip
-def test_short_texts_are_compared_by_words_and_numbers(answer: str, expected: str, same: bool | None) -> None:
-    assert same_short_text(answer, expected) is same
-    assert same_short_text(expected, answer) is same
+def test_short_texts_are_compared_by_words_and_numbers(answer: str, expected: str, is_same: bool | None) -> None:
+    assert same_short_text(answer, expected) is is_same
+    assert same_short_text(expected, answer) is is_same
 
 
 @pytest.mark.parametrize("name", ["grounded", "open_book"])
 def test_document_check_is_refused_for_other_domains(player, name: str) -> None:
-    class Config:
+    class JudgeConfig:
+        """A run's configuration, reduced to the judge's rules."""
+
         judge = JudgeRules()
 
-    context = CheckContext(Config(), load_domain("gsmhard"), player, (player,), {})
+    context = CheckContext(JudgeConfig(), load_domain("gsmhard"), player, (player,), {})
     with pytest.raises(ConfigError, match=f"'{name}' needs passages"):
         check_kinds()[name].build(context)

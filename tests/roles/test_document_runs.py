@@ -1,4 +1,4 @@
-"""Runs whose seeds are passages: examples have citations, which are shown and exported."""
+"""Runs whose seeds are passages of documents: their examples have citations, which are shown and exported."""
 
 import asyncio
 import json
@@ -18,17 +18,21 @@ from nanoflux_local.run.attempts import load_calls
 from nanoflux_local.run.binding import build_rules
 from nanoflux_local.seeds.documents import DocumentsRequest, import_documents
 from nanoflux_local.transcript import Attack, Attempt
-from tests.executed_runs import execute_run
+from tests.executed_runs import execute_run, read_digest
 
-SUBJECTS = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
+MACHINES = ("pump", "valve", "tank", "filter", "meter", "hose", "boiler", "mixer")
 SETTINGS = {"max_turns": 80, "target": 30, "seed": 2, "retries": {"parse": 0}, "novelty": {"question": 0.97}}
-"""The novelty threshold is high because the scripted attacker's questions resemble one another."""
+"""The settings of a run on the documents. The novelty threshold is high because the scripted attacker's questions
+resemble one another.
+"""
 
 
 def write_rules(folder: Path) -> Path:
-    """Write eight documents in two formats, each with two rules below two headings. Returns the folder."""
+    """Write a document for each machine, in two formats in turn, with one rule below each of two headings. Returns the
+    folder.
+    """
     folder.mkdir()
-    for number, subject in enumerate(SUBJECTS):
+    for number, subject in enumerate(MACHINES):
         cleaning_rule = (
             f"The {subject} is cleaned with {number + 2} litres of water before the early shift takes over the hall."
         )
@@ -60,13 +64,14 @@ def document_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
 
 def read_attempts(home: Home, run: str) -> list[Attempt]:
+    """All attempts of a run."""
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts]
 
 
-def read_digest(home: Home, run: str) -> str:
-    with LedgerView(home.ledger) as view:
-        return str(view.summarize_run(run).to_json()["digest"])
+def read_kept_attempts(home: Home, run: str) -> list[Attempt]:
+    """The attempts whose question was kept."""
+    return [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
 
 
 def test_document_run_rejects_false_citations_before_the_judge(document_run: tuple[Home, str]) -> None:
@@ -74,7 +79,8 @@ def test_document_run_rejects_false_citations_before_the_judge(document_run: tup
     for attempt in attempts:
         finding = attempt.finding("cited")
         if finding is not None and finding.conclusion == "contradicts":
-            assert attempt.outcome == "invalid" and attempt.validation.asked == 0, "the judge was asked"
+            assert attempt.outcome == "invalid"
+            assert attempt.validation.asked == 0, "the judge was asked"
     findings = [finding for attempt in attempts if attempt.validation for finding in attempt.validation.findings]
     reasons = [finding.reason for finding in findings if finding.conclusion == "contradicts"]
     for beginning in ("no passage says 'Nobody says that", "a single passage is cited", "unsupported: "):
@@ -83,7 +89,7 @@ def test_document_run_rejects_false_citations_before_the_judge(document_run: tup
 
 def test_document_examples_cite_several_passages(document_run: tuple[Home, str]) -> None:
     home, run = document_run
-    kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
+    kept_attempts = read_kept_attempts(home, run)
     assert len(kept_attempts) == SETTINGS["target"]
     with LedgerView(home.ledger) as view:
         passages = {(item.source, item.place): item.question for item in view.items("documents", "train")}
@@ -98,31 +104,27 @@ def test_model_calls_of_a_document_run_are_assigned_to_steps(document_run: tuple
     home, run = document_run
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-        calls = [
-            call for record in view.turn_records(run) for call in load_calls(home, view, row, record.number)
-            if call.kind == "chat"
-        ]  # fmt: skip
-    assert {call.step for call in calls} >= {"attack", "validation", "grounded", "open_book", "defence"}
-    assert [call.request for call in calls if not call.step] == []
+        turns = [record.number for record in view.turn_records(run)]
+        calls = [call for turn in turns for call in load_calls(home, view, row, turn)]
+    model_calls = [call for call in calls if call.kind == "chat"]
+    assert {call.step for call in model_calls} >= {"attack", "validation", "grounded", "open_book", "defence"}
+    assert [call.request for call in model_calls if not call.step] == []
 
 
 def test_multiple_choice_document_run_keeps_examples(document_run: tuple[Home, str]) -> None:
     home, _ = document_run
     config = configs.resolve("documents-choice", "scripted", {**SETTINGS, "target": 3, "concurrency": 1}, home)
     run = execute_run(home, config)
-    kept_attempts = [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
+    kept_attempts = read_kept_attempts(home, run)
     assert len(kept_attempts) == 3 and {attempt.attack.answer for attempt in kept_attempts} <= set("ABCD")
     assert "supports" in {attempt.finding("open_book").conclusion for attempt in kept_attempts}
     assert all(len(attempt.citations) >= 2 for attempt in kept_attempts)
 
 
-@pytest.mark.parametrize("concurrency", [8])
-def test_document_run_does_not_depend_on_concurrency(
-    document_run: tuple[Home, str], tmp_path: Path, concurrency: int
-) -> None:
+def test_document_run_digest_does_not_depend_on_concurrency(document_run: tuple[Home, str], tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     import_documents(home, DocumentsRequest("documents", [write_rules(tmp_path / "rules")]))
-    assert read_digest(home, complete_run(home, concurrency)) == read_digest(*document_run)
+    assert read_digest(home, complete_run(home, concurrency=8)) == read_digest(*document_run)
 
 
 def test_document_run_rejects_a_question_that_repeats_a_held_out_passage(document_run: tuple[Home, str]) -> None:
@@ -143,35 +145,36 @@ def test_document_run_replays_and_verifies(document_run: tuple[Home, str]) -> No
         assert list(verify_run(view, run)) == []
 
 
-def test_proven_rules_keep_the_checks_of_documents(document_run: tuple[Home, str]) -> None:
+def test_proven_rules_use_the_checks_of_documents(document_run: tuple[Home, str]) -> None:
     """Without its passages a question has no answer, so `blind` and `answerable` would reject everything."""
     home, _ = document_run
-    for config in (
-        configs.resolve("documents", "scripted", {"rules": "proven"}, home),
-        configs.derive_config(configs.resolve("documents", "scripted", {}, home), {"rules": "proven"}, home),
-    ):
+    new_config = configs.resolve("documents", "scripted", {"rules": "proven"}, home)
+    default_config = configs.resolve("documents", "scripted", {}, home)
+    derived_config = configs.derive_config(default_config, {"rules": "proven"}, home)
+    for config in (new_config, derived_config):
         assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "provable")
-    proven_run = complete_run(home, 1, rules="proven", target=2)
-    kept_attempts = [attempt for attempt in read_attempts(home, proven_run) if attempt.outcome.startswith("kept")]
-    assert kept_attempts and all(attempt.finding("open_book").conclusion == "supports" for attempt in kept_attempts)
+    proven_run = complete_run(home, concurrency=1, rules="proven", target=2)
+    kept_attempts = read_kept_attempts(home, proven_run)
+    assert kept_attempts
+    assert all(attempt.finding("open_book").conclusion == "supports" for attempt in kept_attempts)
 
 
 def test_citations_are_shown_and_exported(document_run: tuple[Home, str], tmp_path: Path, monkeypatch, capsys) -> None:
     home, run = document_run
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with LedgerView(home.ledger) as view:
-        example = view.row("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)["id"]
+        example_id = view.row("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)["id"]
     outputs = []
     for options in ((), ("--json",)):
         with pytest.raises(SystemExit) as exit_info:
-            main(["examples", "show", example, *options])
-        assert not exit_info.value.code
+            main(["examples", "show", example_id, *options])
+        assert not exit_info.value.code, "the command failed"
         outputs.append(capsys.readouterr().out)
     text, json_text = outputs
     citations = json.loads(json_text)["citations"]
     assert len(citations) == 2 and set(citations[0]) == {"source", "place", "quotation"}
-    source, place, quotation = (citations[0][key] for key in ("source", "place", "quotation"))
-    assert f'Citations:\n{source}, {place}: "{quotation}"\n' in text
+    first = citations[0]
+    assert f'Citations:\n{first["source"]}, {first["place"]}: "{first["quotation"]}"\n' in text
     assert "Open-book check: supports." in text and "with the passages, agrees" in text
 
     for kind in ("chat", "prompt-completion", "alpaca"):

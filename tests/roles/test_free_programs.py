@@ -27,7 +27,7 @@ REASON_BY_REPLY = {
 
 
 @pytest.mark.parametrize(("text", "program"), PROGRAM_BY_REPLY.items())
-def test_free_program_is_read(text, program):
+def test_free_program_is_read_from_a_reply(text, program):
     result = read_free_program(ChatReply(text, "stop"))
     assert isinstance(result, str) and result.strip() == program
 
@@ -44,7 +44,7 @@ def test_truncated_free_program_is_refused():
 
 
 def run_programs(programs: list[str]) -> list[str | Unparsed]:
-    """The answers that programs give in the real sandbox, or why they give none."""
+    """The answer that each program gives in the real sandbox, or why it gives none."""
 
     async def run_all() -> list[str | Unparsed]:
         tool = PythonTool(workers=1)
@@ -72,7 +72,7 @@ REASON_BY_PROGRAM = {
 }
 
 
-def test_free_programs_give_their_last_printed_line_or_answer():
+def test_answer_of_a_free_program_is_its_last_printed_line_or_its_variable():
     assert run_programs(list(ANSWER_BY_PROGRAM)) == list(ANSWER_BY_PROGRAM.values())
 
 

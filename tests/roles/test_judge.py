@@ -1,9 +1,12 @@
-"""The model as judge: decisions, confidences, strikes, and when it is overruled (paper §3, A.2.3-4; SPEC §2)."""
+"""The judge as a model: how decisions and confidences are read, when it is asked again, and when it is overruled (paper
+§3, A.2.3-4; SPEC §2).
+"""
 
 import pytest
 
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.records import ChatRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.judge import ModelJudge, is_same_answer, read_confidence, read_verdict
 from nanoflux_local.roles.sections import Unparsed
@@ -11,34 +14,38 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
 
 ATTACK = Attack("What is 6 * 7?", "6 * 7 = 42", "42")
 DEFENCE = Defence("7 * 6 is 42", "42.0", "multiply")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 GSMHARD = load_domain("gsmhard")
 
 
 def make_judge(player, domain=GSMHARD, strikes=3, retries=2) -> ModelJudge:
+    """A judge that requires a confidence of 0.9."""
     return ModelJudge(domain, player, JudgeRules(confidence=0.9, strikes=strikes), retries)
 
 
 def make_validation(decision="VALID", confidence="0.95") -> str:
+    """A judge's reply about an attack."""
     return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: so"
 
 
 def make_evaluation(decision="CORRECT", confidence="0.95", quality="SOUND, it holds") -> str:
+    """A judge's reply about a defence."""
     return (
         f"ANALYSIS: a\nREASONING QUALITY: {quality}\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
         f"CONFIDENCE: {confidence}\nEXPLANATION: so"
     )
 
 
-DECISIONS = {
+POSITIVE_BY_DECISION = {
     "VALID": True, "valid": True, "**VALID**": True, "Valid.": True, "`VALID`": True, "VALID (all four hold)": True,
     "INVALID": False, "invalid": False, "**Invalid**": False, "INVALID, since it is unclear": False,
     "VALID, not INVALID": None, "VALID or INVALID": None, "INVALID (it looks VALID)": None, "valid / invalid": None,
     "not valid": None, "The problem is VALID": None, "VALIDATED": None, "yes": None, "1": None, "?": None,
 }  # fmt: skip
+"""Whether a decision is positive; None if it is ambiguous."""
 
 
-@pytest.mark.parametrize(("text", "positive"), DECISIONS.items())
+@pytest.mark.parametrize(("text", "positive"), POSITIVE_BY_DECISION.items())
 def test_decision_is_read_only_if_it_is_unambiguous(text, positive):
     verdict = read_verdict({"DECISION": text, "CONFIDENCE": "0.9", "EXPLANATION": "e"}, "VALID", "INVALID")
     if positive is None:
@@ -48,7 +55,7 @@ def test_decision_is_read_only_if_it_is_unambiguous(text, positive):
         assert verdict == Verdict(positive, 0.9, "e")
 
 
-CONFIDENCES = {
+CONFIDENCE_BY_TEXT = {
     "0.95": 0.95, "95%": 0.95, "95 %": 0.95, "1": 1.0, "1.0": 1.0, "0": 0.0, ".9": 0.9, "**0.9**": 0.9, "0.9.": 0.9,
     "0.92 (sure)": 0.92, "`0.5`": 0.5, "(0.7)": 0.7, "100%": 1.0, "99.5%": 0.995,
     "95": None, "1.2": None, "101%": None, "-0.5": None, "high": None, "about 0.9": None, "0,95": None, "1/10": None,
@@ -56,9 +63,9 @@ CONFIDENCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "value"), CONFIDENCES.items())
-def test_confidence_is_number_from_0_to_1(text, value):
-    assert read_confidence(text) == (value if value is None else pytest.approx(value))
+@pytest.mark.parametrize(("text", "confidence"), CONFIDENCE_BY_TEXT.items())
+def test_confidence_is_a_number_from_0_to_1(text, confidence):
+    assert read_confidence(text) == (None if confidence is None else pytest.approx(confidence))
 
 
 def test_verdict_with_unreadable_confidence_is_unparsed():
@@ -67,25 +74,28 @@ def test_verdict_with_unreadable_confidence_is_unparsed():
 
 
 @pytest.mark.parametrize("positive", [True, False])
-async def test_confident_validation_is_the_verdict(player, scripted, positive):
-    call = scripted([make_validation("VALID" if positive else "INVALID")])
+async def test_confident_validation_is_the_verdict(player, script_call, positive):
+    call = script_call([make_validation("VALID" if positive else "INVALID")])
     assert await make_judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
     assert ATTACK.question in call.prompts[0]
     assert ATTACK.solution in call.prompts[0]
     assert call.requests[0].sampling == player.sampling
 
 
-async def test_confidence_equal_to_the_threshold_suffices(player, scripted):
-    call = scripted([make_validation(confidence="0.9")])
+async def test_confidence_equal_to_the_threshold_suffices(player, script_call):
+    call = script_call([make_validation(confidence="0.9")])
     assert (await make_judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
 
 
-@pytest.mark.parametrize("mode", ["validate", "evaluate"])
-async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripted, mode):
-    make_reply = make_validation if mode == "validate" else make_evaluation
-    call = scripted([make_reply(confidence=confidence) for confidence in ("0.5", "0.89", "0.93")])
-    arguments = (ATTACK,) if mode == "validate" else (ATTACK, DEFENCE)
-    verdict = await getattr(make_judge(player), mode)(*arguments, DRAW, call)
+@pytest.mark.parametrize("step", ["validation", "evaluation"])
+async def test_doubtful_judge_is_asked_again_with_its_confidence(player, script_call, step):
+    make_reply = make_validation if step == "validation" else make_evaluation
+    call = script_call([make_reply(confidence=confidence) for confidence in ("0.5", "0.89", "0.93")])
+    judge = make_judge(player)
+    if step == "validation":
+        verdict = await judge.validate(ATTACK, DRAW, call)
+    else:
+        verdict = await judge.evaluate(ATTACK, DEFENCE, DRAW, call)
     assert (verdict.confidence, verdict.asked) == (0.93, 3)
     first_prompt, second_prompt, third_prompt = call.prompts
     assert second_prompt.startswith(first_prompt) and "0.5" in second_prompt[len(first_prompt) :]
@@ -94,49 +104,52 @@ async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripte
 
 
 @pytest.mark.parametrize("strikes", [1, 2, 3])
-async def test_judge_stays_in_doubt_after_the_last_strike(player, scripted, strikes):
-    call = scripted(lambda _: make_validation(confidence="0.6"))
+async def test_judge_stays_in_doubt_after_the_last_strike(player, script_call, strikes):
+    call = script_call(lambda _: make_validation(confidence="0.6"))
     assert await make_judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
     assert len(call.requests) == strikes
 
 
-async def test_unreadable_verdict_is_requested_again(player, scripted):
-    call = scripted(["no", make_validation("VALID or INVALID"), make_validation("INVALID")])
+async def test_unreadable_verdict_is_requested_again(player, script_call):
+    call = script_call(["no", make_validation("VALID or INVALID"), make_validation("INVALID")])
     verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert verdict == Verdict(False, 0.95, "so", asked=1)
     assert len(set(call.prompts)) == 1
     assert len({request.seed for request in call.requests}) == 3
 
 
-async def test_judge_that_stays_unreadable_is_unparsed(player, scripted):
-    call = scripted(lambda _: "no")
+async def test_judge_that_stays_unreadable_is_unparsed(player, script_call):
+    call = script_call(lambda _: "no")
     assert isinstance(await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
     assert len(call.requests) == 3
 
 
 @pytest.mark.parametrize("reply", [make_evaluation("maybe"), make_evaluation(confidence="high"), "no"])
-async def test_unreadable_evaluation_of_wrong_answer_is_unparsed(player, scripted, reply):
-    call = scripted(lambda _: reply)
+async def test_unreadable_evaluation_of_a_wrong_answer_is_unparsed(player, script_call, reply):
+    """Although the numbers differ, the answer is not marked wrong without a readable verdict."""
+    call = script_call(lambda _: reply)
     assert isinstance(await make_judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
     assert len(call.requests) == 3
 
 
-async def test_doubtful_evaluation_of_wrong_answer_is_doubt(player, scripted):
-    call = scripted(lambda _: make_evaluation(confidence="0.6"))
+async def test_doubtful_evaluation_of_a_wrong_answer_is_a_doubt(player, script_call):
+    call = script_call(lambda _: make_evaluation(confidence="0.6"))
     assert await make_judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
 
 
-async def test_each_strike_has_separate_retries(player, scripted):
-    doubt = make_validation(confidence="0.5")
-    call = scripted(["no", "no", doubt, "no", "no", doubt, "no", "no", "no"])
+async def test_each_strike_has_separate_retries(player, script_call):
+    doubtful = make_validation(confidence="0.5")
+    call = script_call(["no", "no", doubtful, "no", "no", doubtful, "no", "no", "no"])
     assert isinstance(await make_judge(player).validate(ATTACK, DRAW, call), Unparsed)
     assert len({request.seed for request in call.requests}) == 9
 
 
-async def test_validation_and_evaluation_use_different_seeds(player, scripted):
-    call = scripted(
-        lambda request: make_validation() if "VALID or" in request.messages[-1].content else make_evaluation()
-    )
+async def test_validation_and_evaluation_use_different_seeds(player, script_call):
+    def reply_to(request: ChatRequest) -> str:
+        is_validation = "VALID or" in request.messages[-1].content
+        return make_validation() if is_validation else make_evaluation()
+
+    call = script_call(reply_to)
     await make_judge(player).validate(ATTACK, DRAW, call)
     await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert len({request.seed for request in call.requests}) == 2
@@ -146,7 +159,7 @@ async def test_validation_and_evaluation_use_different_seeds(player, scripted):
     ("decision", "answer", "positive"),
     [
         ("CORRECT", "42", True),
-        ("CORRECT", "42.00001", True),  # within SPEC §6's tolerance
+        ("CORRECT", "42.00001", True),  # within the tolerance of SPEC §6
         ("CORRECT", "43", False),
         ("CORRECT", "42.0001", False),
         ("CORRECT", "forty-two", False),
@@ -155,30 +168,27 @@ async def test_validation_and_evaluation_use_different_seeds(player, scripted):
         ("INCORRECT", "43", False),
     ],
 )
-async def test_judge_cannot_accept_different_number(player, scripted, decision, answer, positive):
-    verdict = await make_judge(player).evaluate(
-        ATTACK, Defence("s", answer), DRAW, scripted([make_evaluation(decision)])
-    )
+async def test_judge_cannot_accept_a_different_number(player, script_call, decision, answer, positive):
+    call = script_call([make_evaluation(decision)])
+    verdict = await make_judge(player).evaluate(ATTACK, Defence("s", answer), DRAW, call)
     assert verdict.positive is positive
     assert verdict.explanation.startswith("[the answers differ]") is (decision == "CORRECT" and not positive)
 
 
 @pytest.mark.parametrize(("answer", "positive"), [("(b)", True), ("C", False), ("B or C", False)])
-async def test_judge_cannot_accept_different_letter(player, scripted, answer, positive):
+async def test_judge_cannot_accept_a_different_letter(player, script_call, answer, positive):
     genetics = load_domain("starter-genetics")
     attack = Attack("Which?", "because", "B")
-    verdict = await make_judge(player, genetics).evaluate(
-        attack, Defence("s", answer), DRAW, scripted([make_evaluation()])
-    )
+    call = script_call([make_evaluation()])
+    verdict = await make_judge(player, genetics).evaluate(attack, Defence("s", answer), DRAW, call)
     assert verdict.positive is positive
 
 
-async def test_judge_alone_decides_about_free_text(player, scripted):
+async def test_judge_alone_decides_about_free_text(player, script_call):
     domain = GSMHARD.model_copy(update={"answer": "text"})
     assert is_same_answer(domain, "a mutation", "the mutation") is None
-    verdict = await make_judge(player, domain).evaluate(
-        ATTACK, Defence("s", "other"), DRAW, scripted([make_evaluation()])
-    )
+    call = script_call([make_evaluation()])
+    verdict = await make_judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, call)
     assert verdict.positive
 
 
@@ -192,12 +202,12 @@ async def test_judge_alone_decides_about_free_text(player, scripted):
         ("not sound", None),
     ],
 )
-async def test_soft_value_is_read_from_reasoning_quality(player, scripted, quality, soft):
-    call = scripted([make_evaluation("INCORRECT", quality=quality)])
+async def test_soft_value_is_read_from_reasoning_quality(player, script_call, quality, soft):
+    call = script_call([make_evaluation("INCORRECT", quality=quality)])
     verdict = await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert (verdict.positive, verdict.soft) == (False, soft)
 
 
-async def test_overruled_verdict_keeps_its_soft_value(player, scripted):
-    verdict = await make_judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([make_evaluation()]))
+async def test_overruled_verdict_keeps_its_soft_value(player, script_call):
+    verdict = await make_judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, script_call([make_evaluation()]))
     assert (verdict.positive, verdict.soft) == (False, True)

@@ -1,4 +1,4 @@
-"""Marking: further answers are compared with the attacker's if they are numbers or letters, otherwise judged."""
+"""Marking compares answers with the attacker's if they are numbers or letters, and asks the judge about free text."""
 
 from dataclasses import dataclass, field
 
@@ -27,11 +27,12 @@ class FixedJudge:
 
 
 async def refuse_call(request):
-    raise AssertionError("marking a number or letter makes no call")
+    """The call of a marker that must not send a request itself."""
+    raise AssertionError("the marker sent a request")
 
 
 @pytest.mark.parametrize(
-    ("domain", "answer", "expected", "right"),
+    ("domain_name", "answer", "expected", "right"),
     [
         ("starter", "12.0", "12", True),
         ("starter", "13", "12", False),
@@ -40,11 +41,12 @@ async def refuse_call(request):
         ("starter-genetics", "C", "B", False),
     ],
 )
-async def test_numbers_and_letters_are_marked_without_the_judge(domain, answer, expected, right):
+async def test_numbers_and_letters_are_marked_without_the_judge(domain_name, answer, expected, right):
     judge = FixedJudge(Verdict(not right, 1.0, "the judge is not asked"))
-    attack, defence = Attack("Q", "S", expected), Defence("s", answer)
-    sample = await Marker(load_domain(domain), judge).mark(attack, defence, DRAW, refuse_call)
-    assert sample.right is right and sample.reason and judge.evaluated_defences == []
+    marker = Marker(load_domain(domain_name), judge)
+    sample = await marker.mark(Attack("Q", "S", expected), Defence("s", answer), DRAW, refuse_call)
+    assert sample.right is right and sample.reason
+    assert judge.evaluated_defences == [], "the judge was asked"
 
 
 @pytest.mark.parametrize(

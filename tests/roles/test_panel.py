@@ -2,43 +2,45 @@
 
 import pytest
 
-from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.panel import PanelJudge, combine_verdicts
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
 DOUBT = Doubt((0.5, 0.6))
 UNPARSED = Unparsed("no")
 
 
-def yes(confidence=0.95, soft=None) -> Verdict:
+def accept(confidence=0.95, soft=None) -> Verdict:
+    """A positive verdict."""
     return Verdict(True, confidence, "holds", soft)
 
 
-def no(confidence=0.95, soft=None) -> Verdict:
+def reject(confidence=0.95, soft=None) -> Verdict:
+    """A negative verdict."""
     return Verdict(False, confidence, "fails", soft)
 
 
-CASES = {
+COMBINATIONS = {
     "majority": {
-        (yes(0.9), yes(1.0), no()): (True, 0.95), (no(0.9), no(1.0), yes()): (False, 0.95),
-        (yes(), yes(), DOUBT): (True, 0.95), (yes(), DOUBT, DOUBT): None, (yes(), no()): None,
-        (yes(), no(), UNPARSED): None, (yes(), yes(), no(), no()): None, (yes(), yes(), UNPARSED): (True, 0.95),
+        (accept(0.9), accept(1.0), reject()): (True, 0.95), (reject(0.9), reject(1.0), accept()): (False, 0.95),
+        (accept(), accept(), DOUBT): (True, 0.95), (accept(), DOUBT, DOUBT): None, (accept(), reject()): None,
+        (accept(), reject(), UNPARSED): None, (accept(), accept(), reject(), reject()): None,
+        (accept(), accept(), UNPARSED): (True, 0.95),
     },
     "minimum": {
-        (yes(0.9), yes(1.0)): (True, 0.9), (yes(0.99), no(0.92)): (False, 0.92), (no(), no(0.9)): (False, 0.9),
-        (yes(), DOUBT): None, (no(), UNPARSED): None,
+        (accept(0.9), accept(1.0)): (True, 0.9), (accept(0.99), reject(0.92)): (False, 0.92),
+        (reject(), reject(0.9)): (False, 0.9), (accept(), DOUBT): None, (reject(), UNPARSED): None,
     },
 }  # fmt: skip
-"""By rule and by the members' results: the panel's decision and confidence, or None for a doubt."""
+"""The panel's decision and confidence, or None for a doubt, by the rule and the results of the members."""
 
 
 @pytest.mark.parametrize(
     ("rule", "results", "expected"),
-    [(rule, results, expected) for rule, cases in CASES.items() for results, expected in cases.items()],
+    [(rule, results, expected) for rule, cases in COMBINATIONS.items() for results, expected in cases.items()],
 )
-def test_panel_combines_votes(rule, results, expected):
+def test_panel_combines_the_results_of_its_members(rule, results, expected):
     combined = combine_verdicts(rule, [f"j{number}" for number in range(len(results))], results)
     if expected is None:
         assert isinstance(combined, Doubt)
@@ -49,11 +51,11 @@ def test_panel_combines_votes(rule, results, expected):
 
 
 @pytest.mark.parametrize(
-    ("readings", "soft"),
+    ("member_values", "soft"),
     [((True, True, False), True), ((False, False, True), False), ((True, False), None), ((None,), None)],
 )
-def test_panel_soft_value_is_that_of_the_majority(readings, soft):
-    results = [yes(soft=reading) for reading in readings]
+def test_panel_soft_value_is_that_of_the_majority(member_values, soft):
+    results = [accept(soft=value) for value in member_values]
     assert combine_verdicts("majority", ["j"] * len(results), results).soft is soft
 
 
@@ -61,7 +63,9 @@ class FakeMember:
     """A judge that always gives the same result, and records its arguments."""
 
     def __init__(self, name, result):
-        self.name, self.result, self.arguments = name, result, []
+        self.name = name
+        self.result = result
+        self.arguments = []
 
     async def validate(self, attack, draw, call, evidence=(), seeds=()):
         self.arguments.append((attack, draw, evidence))
@@ -72,15 +76,22 @@ class FakeMember:
         return self.result
 
 
+async def refuse_call(request):
+    """The call of a panel whose members are fake and send no request."""
+    raise AssertionError("a request was sent")
+
+
 async def test_panel_asks_every_member():
-    members = (FakeMember("one", yes()), FakeMember("two", yes()), FakeMember("three", no()))
+    members = (FakeMember("one", accept()), FakeMember("two", accept()), FakeMember("three", reject()))
     panel = PanelJudge(members)
-    call = Call
-    attack, defence, draw = Attack("Q", "S", "A"), Defence("s", "a"), Draw(1, 2, 3)
-    verdict = await panel.validate(attack, draw, call, ("found",))
+    attack = Attack("Q", "S", "A")
+    defence = Defence("s", "a")
+    draw = Draw(run_seed=1, turn=2, attempt=3)
+    evidence = (Exhibit("search", "a query"),)
+    verdict = await panel.validate(attack, draw, refuse_call, evidence)
     assert panel.name == "one + two + three" and verdict.positive
-    assert [member.arguments for member in members] == [[(attack, draw, ("found",))]] * 3
-    evaluation = await panel.evaluate(attack, defence, draw, call)
+    assert [member.arguments for member in members] == [[(attack, draw, evidence)]] * 3
+    evaluation = await panel.evaluate(attack, defence, draw, refuse_call)
     assert [vote.judge for vote in evaluation.votes] == ["one", "two", "three"]
     unreadable_panel = PanelJudge((FakeMember("one", UNPARSED), FakeMember("two", UNPARSED)))
-    assert await unreadable_panel.evaluate(attack, defence, draw, call) == UNPARSED
+    assert await unreadable_panel.evaluate(attack, defence, draw, refuse_call) == UNPARSED

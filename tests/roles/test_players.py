@@ -1,4 +1,4 @@
-"""Attacker and defender as models, and the built-in judge: their prompts, and how replies are read."""
+"""The attacker and the defender as models, and the built-in judge: their prompts, and how their replies are read."""
 
 import pytest
 
@@ -15,14 +15,14 @@ from nanoflux_local.transcript import Attack, Defence, Seed
 GSMHARD = load_domain("gsmhard")
 STARTER = load_domain("starter")
 GENETICS = load_domain("starter-genetics")
-DRAW = Draw(1, 2, 3)
+DRAW = Draw(run_seed=1, turn=2, attempt=3)
 SANDBOX = Identity("sandbox", "fake")
-REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
+ATTACK_REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
 SEEDS = (Seed("a", "x", "Question {{ 7*7 }}?", "1"), Seed("b", "x", "Which?", "B", options={"A": "ant", "B": "bee"}))
 
 
-async def test_attacker_prompt_contains_every_seed(player, scripted):
-    call = scripted([REPLY])
+async def test_attacker_prompt_contains_every_seed(player, script_call):
+    call = script_call([ATTACK_REPLY])
     attack = await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call)
     assert attack == Attack("Q?", "S", "1234", notes={"REFLECTION": "R"})
     for text in ("Question {{ 7*7 }}?", "Which?", "A. ant", "B. bee"):
@@ -30,8 +30,8 @@ async def test_attacker_prompt_contains_every_seed(player, scripted):
     assert (call.requests[0].endpoint, call.requests[0].sampling) == (player.identity, player.sampling)
 
 
-async def test_unreadable_attack_is_not_requested_again(player, scripted):
-    call = scripted(["nothing"])
+async def test_unreadable_attack_is_not_requested_again(player, script_call):
+    call = script_call(["nothing"])
     assert isinstance(await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call), Unparsed)
     assert len(call.requests) == 1
 
@@ -48,63 +48,69 @@ async def test_unreadable_attack_is_not_requested_again(player, scripted):
         (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
     ],
 )
-def test_attack_answer_is_parsed_by_kind_of_answer(domain, answer, normalized):
+def test_attack_answer_is_normalized_for_the_domains_kind_of_answer(domain, answer, normalized):
     assert normalize_answer(domain, answer) == normalized
-    attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
-    assert isinstance(attack, Unparsed) if normalized is None else attack.answer == normalized
+    attack = read_attack(domain, ATTACK_REPLY.replace("$1,234.0", answer))
+    if normalized is None:
+        assert isinstance(attack, Unparsed)
+    else:
+        assert attack.answer == normalized
 
 
 def test_attack_with_two_answers_is_unparsed():
-    assert isinstance(read_attack(GSMHARD, f"{REPLY}\nANSWER: 7"), Unparsed)
+    assert isinstance(read_attack(GSMHARD, f"{ATTACK_REPLY}\nANSWER: 7"), Unparsed)
 
 
-def make_defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
-    return Defender(domain, player, domain.budgets if budgets is None else budgets, retries)
+def make_defender(player, budgets=GSMHARD.budgets, retries=2) -> Defender:
+    """A defender in the domain `gsmhard`."""
+    return Defender(GSMHARD, player, budgets, retries)
 
 
-async def test_defender_prompt_contains_only_the_question(player, scripted):
-    call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
+async def test_defender_prompt_contains_only_the_question(player, script_call):
+    call = script_call(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
     assert await make_defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
-    prompts_with_question = [
-        message.content for message in call.requests[0].messages if "What is 2 {{ + }} 2?" in message.content
-    ]
-    assert prompts_with_question == [call.prompts[0]], "the question is not only in the last message"
+    contents = [message.content for message in call.requests[0].messages]
+    contents_with_question = [content for content in contents if "What is 2 {{ + }} 2?" in content]
+    assert contents_with_question == [call.prompts[0]], "the question is not in the last message alone"
     assert call.cut_requests == []
 
 
-async def test_defence_sections_over_budget_are_truncated(player, scripted):
-    call = scripted([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
+async def test_defence_sections_over_budget_are_truncated(player, script_call):
+    call = script_call([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
     defence = await make_defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
     assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
     assert [(cut.budget, cut.endpoint) for cut in call.cut_requests] == [(5, player.identity), (2, player.identity)]
 
 
-async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, scripted):
-    """A token is at least one byte: three bytes of "≈" may be three tokens."""
-    call = scripted(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
+async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, script_call):
+    """A token is at least one byte, so a section with fewer bytes than tokens in its budget fits. "≈" has three bytes."""
+    call = script_call(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await make_defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
     assert [cut.text for cut in call.cut_requests] == ["≈"]
     assert defence.cut == ()
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_unreadable_defence_is_requested_again(player, scripted, retries):
-    call = scripted(lambda _: "ANSWER: 4")
+async def test_unreadable_defence_is_requested_again(player, script_call, retries):
+    call = script_call(lambda _: "ANSWER: 4")
     assert isinstance(await make_defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
     assert len(call.requests) == 1 + retries
     assert len({request.seed for request in call.requests}) == 1 + retries
 
 
-async def test_copied_prompt_is_no_defence(player, scripted):
-    """Small models repeat the prompt's description of the sections; read as an answer, it would count as a failure."""
+async def test_description_copied_from_the_prompt_is_not_a_defence(player, script_call):
+    """Small models repeat the prompt's description of the sections. Read as an answer, it would count as a wrong
+    answer.
+    """
     prompt = build_defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
     section_lines = [line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:"))]
-    call = scripted(lambda _: "\n".join(section_lines))
+    call = script_call(lambda _: "\n".join(section_lines))
     defence = await make_defender(player, retries=1).defend("Q", DRAW, call)
     assert isinstance(defence, Unparsed)
     assert "the prompt's own description" in defence.reason
     partly_copied = "\n".join([*section_lines[:-1], "ANSWER: 4"])
-    assert isinstance(await make_defender(player).defend("Q", DRAW, scripted(lambda _: partly_copied)), Unparsed)
+    call = script_call(lambda _: partly_copied)
+    assert isinstance(await make_defender(player).defend("Q", DRAW, call), Unparsed)
 
 
 def test_worked_examples_are_earlier_messages():
@@ -136,7 +142,7 @@ def test_reply_budget_covers_every_section():
 
 
 def make_sandbox_call(status="ok", stdout="42\n", stderr=""):
-    """A call that answers the request to run `print(42)`."""
+    """A call that answers only the request to run `print(42)`, with this result."""
 
     async def call(request):
         assert request == PythonRequest(SANDBOX, "print(42)", 2.5)
@@ -146,7 +152,7 @@ def make_sandbox_call(status="ok", stdout="42\n", stderr=""):
 
 
 @pytest.mark.parametrize(
-    ("stdout", "claimed", "valid"),
+    ("stdout", "answer", "accepted"),
     [
         ("42\n", "42", True),
         ("working\n42.0\n\n", "42", True),
@@ -158,17 +164,18 @@ def make_sandbox_call(status="ok", stdout="42\n", stderr=""):
         ("nan\n", "42", False),
     ],
 )
-async def test_program_judge_reads_last_line(stdout, claimed, valid):
-    attack = Attack("Q", "S", claimed, "print(42)")
+async def test_program_judge_compares_the_last_printed_line_with_the_answer(stdout, answer, accepted):
+    attack = Attack("Q", "S", answer, "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, make_sandbox_call(stdout=stdout))
-    assert (verdict.positive, verdict.finding("code").conclusion) == (valid, "supports" if valid else "contradicts")
+    expected_conclusion = "supports" if accepted else "contradicts"
+    assert (verdict.positive, verdict.finding("code").conclusion) == (accepted, expected_conclusion)
     assert (verdict.confidence, verdict.asked) == (1.0, 1)
     last_line = stdout.strip().rpartition("\n")[2]
-    assert last_line in verdict.explanation and claimed in verdict.explanation
+    assert last_line in verdict.explanation and answer in verdict.explanation
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
-async def test_program_judge_rejects_failed_program(status):
+async def test_program_judge_rejects_an_attack_whose_program_fails(status):
     attack = Attack("Q", "S", "42", "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, make_sandbox_call(status, stderr="Boom"))
     finding = verdict.finding("code")
@@ -181,11 +188,11 @@ async def test_program_judge_rejects_failed_program(status):
     ("answer", "right"), [("42", True), ("$42.00", True), ("42.001", False), ("none", False), ("42 or 43", False)]
 )
 async def test_program_judge_compares_numbers(answer, right):
-    verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(
-        Attack("Q", "S", "42"), Defence("s", answer), DRAW, make_sandbox_call()
-    )
+    judge = ProgramJudge(SANDBOX, 2.5)
+    verdict = await judge.evaluate(Attack("Q", "S", "42"), Defence("s", answer), DRAW, make_sandbox_call())
     assert (verdict.positive, verdict.soft, verdict.confidence) == (right, None, 1.0)
-    assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
+    quoted_answer = "no single number" if answer in ("none", "42 or 43") else answer
+    assert quoted_answer in verdict.explanation
 
 
 def test_draw_seeds_are_distinct_and_reproducible():
@@ -197,7 +204,7 @@ def test_draw_seeds_are_distinct_and_reproducible():
 
 
 @pytest.mark.parametrize("name", ["QUESTION", "SOLUTION", "REFLECTION"])
-def test_copied_description_is_unparsed(name):
+def test_attack_section_copied_from_the_prompt_is_unparsed(name):
     sections = {"QUESTION": "Q?", "SOLUTION": "[2] * 3 = [6]", "ANSWER": "6", "REFLECTION": "r"}
     reply = "\n".join(f"{key}: {text}" for key, text in sections.items())
     assert isinstance(read_attack(GSMHARD, reply), Attack)
@@ -206,7 +213,7 @@ def test_copied_description_is_unparsed(name):
     assert attack == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
 
 
-def test_bracketed_text_is_read_as_section():
+def test_brackets_around_attack_sections_are_removed():
     attack = read_attack(GSMHARD, "QUESTION: [How many?]\nSOLUTION: 2 * 3 = 6\nANSWER: [6]\nREFLECTION: [ the units ]")
     assert attack == Attack("How many?", "2 * 3 = 6", "6", notes={"REFLECTION": "the units"})
 
@@ -215,12 +222,12 @@ TAGGED_SOLUTION = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
 )
+"""A solution with the four elements of Genome-Bench, and deviations from their form."""
 
 
 def test_tagged_solution_is_normalized():
-    attack = read_attack(
-        load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {TAGGED_SOLUTION}\nANSWER: c\nREFLECTION: r"
-    )
+    reply = f"QUESTION: Q?\nSOLUTION: {TAGGED_SOLUTION}\nANSWER: c\nREFLECTION: r"
+    attack = read_attack(load_domain("genomebench"), reply)
     assert isinstance(attack, Attack) and attack.answer == "C"
     normalized_solution = (
         "<hypothesis>h</hypothesis>\n<evidence>e < 5</evidence>\n<mechanism>m</mechanism>\n<conclusion>c</conclusion>"
@@ -229,7 +236,7 @@ def test_tagged_solution_is_normalized():
 
 
 @pytest.mark.parametrize(
-    ("solution", "missing"),
+    ("solution", "wrong_element"),
     [
         ("because", "hypothesis"),
         (TAGGED_SOLUTION.replace("<mechanism>m\n", "<mechanism>"), "mechanism"),
@@ -237,6 +244,6 @@ def test_tagged_solution_is_normalized():
         (TAGGED_SOLUTION + "<evidence>f</evidence>", "evidence"),
     ],
 )
-def test_tagged_solution_lacking_element_is_unparsed(solution, missing):
+def test_tagged_solution_without_an_element_is_unparsed(solution, wrong_element):
     attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {solution}\nANSWER: C\nREFLECTION: r")
-    assert attack == Unparsed(f"SOLUTION: no single element <{missing}>")
+    assert attack == Unparsed(f"SOLUTION: no single element <{wrong_element}>")

@@ -1,5 +1,5 @@
-"""Recorded replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our prompts, each with its parsed
-content. A change of a parser shows here as content that appears or disappears.
+"""Replies of SmolLM2-135M, Qwen2.5-Coder 0.5B and Qwen2.5-Coder 1.5B to the prompts of the roles are parsed as
+recorded. A changed parser fails here for each reply that it reads differently.
 """
 
 import json
@@ -18,13 +18,15 @@ from nanoflux_local.roles.checks.programs import read_program
 from nanoflux_local.roles.judge import read_verdict
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
-RECORDED = Path(__file__).parent / "recorded.jsonl"
+RECORDED_FILE = Path(__file__).parent / "recorded.jsonl"
 DECISION_WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", "INCORRECT")}
+"""The positive and the negative decision in each kind of reply of the judge."""
 
 
 def parse_reply(row: dict[str, Any]) -> dict[str, Any]:
     """The content that the parser of the row's role reads: an answer, a decision or a program, or why there is none."""
-    domain, text = load_domain(row["domain"]), row["text"]
+    domain = load_domain(row["domain"])
+    text = row["text"]
     if row["role"] == "attacker":
         attack = read_attack(domain, text)
         return {"unread": attack.reason} if isinstance(attack, Unparsed) else {"answer": attack.answer}
@@ -46,17 +48,17 @@ def parse_reply(row: dict[str, Any]) -> dict[str, Any]:
 @cache
 def load_recorded() -> list[dict[str, Any]]:
     """The recorded replies, each with its model, domain and role, and its parsed content under "read"."""
-    return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in RECORDED_FILE.read_text(encoding="utf-8").splitlines()]
 
 
 def test_recorded_replies_are_parsed_as_before() -> None:
-    """A parser that reads more replies than before is also a change that must be reviewed."""
-    changed_rows = [
-        (number, row["read"], parse_reply(row))
-        for number, row in enumerate(load_recorded(), 1)
-        if parse_reply(row) != row["read"]
-    ]
-    assert changed_rows == []
+    """A parser that reads more replies than before fails too, since this change must also be reviewed."""
+    changes = []
+    for line_number, row in enumerate(load_recorded(), 1):
+        parsed_content = parse_reply(row)
+        if parsed_content != row["read"]:
+            changes.append((line_number, row["read"], parsed_content))
+    assert changes == []
 
 
 def test_recorded_replies_match_the_counts_in_the_log() -> None:
@@ -77,7 +79,7 @@ def test_recorded_replies_match_the_counts_in_the_log() -> None:
     "row", [row for row in load_recorded() if row["role"] in DECISION_WORDS], ids=lambda row: row["text"][:20]
 )
 def test_recorded_decision_is_the_only_one_in_its_section(row: dict[str, Any]) -> None:
-    """The decision that was read follows the section's name in the reply, and the opposite word does not."""
+    """The line of the section DECISION contains the decision that was read, and not the opposite decision."""
     if "unread" in row["read"]:
         return
     yes, no = DECISION_WORDS[row["role"]]

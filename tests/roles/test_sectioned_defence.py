@@ -1,4 +1,4 @@
-"""A defender whose endpoint continues replies is asked section by section."""
+"""A defender whose endpoint supports prefilled replies is asked section by section."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,15 @@ from nanoflux_local.roles.defender import Defender
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Defence
 
-DOMAIN = load_domain("gsmhard")
+GSMHARD = load_domain("gsmhard")
+DRAW = Draw(run_seed=1, turn=2, attempt=0)
 BUDGETS = {"ANALYSIS": 8, "SOLUTION": 16, "ANSWER": 4}
 
 
 def make_defender() -> Defender:
+    """A defender with a small model in this process."""
     player = Player("small", Identity("in_process", "small"), Sampling(0.3, 0.95, 999, ("\nProblem:",)))
-    return Defender(DOMAIN, player, BUDGETS, retries=2)
+    return Defender(GSMHARD, player, BUDGETS, retries=2)
 
 
 def make_scripted_call(requests: list[ChatRequest], texts: list[str], finish: str = "stop") -> Callable[..., Any]:
@@ -31,11 +33,10 @@ def make_scripted_call(requests: list[ChatRequest], texts: list[str], finish: st
     return call
 
 
-async def test_sectioned_defence_bounds_each_section() -> None:
+async def test_sectioned_defence_limits_the_tokens_of_each_section() -> None:
     requests: list[ChatRequest] = []
-    defence = await make_defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call(requests, [" count", " 2 + 2 = 4", " 4"])
-    )
+    call = make_scripted_call(requests, [" count", " 2 + 2 = 4", " 4"])
+    defence = await make_defender().defend("How many?", DRAW, call)
     assert defence == Defence("2 + 2 = 4", "4", "count")
     reply_beginnings = [request.messages[-1] for request in requests]
     assert [message.role for message in reply_beginnings] == ["assistant"] * 3
@@ -55,25 +56,23 @@ async def test_sectioned_defence_bounds_each_section() -> None:
 
 
 async def test_sectioned_defence_lists_truncated_sections() -> None:
-    defence = await make_defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call([], ["a", "b", "c"], finish="length")
-    )
+    call = make_scripted_call([], ["a", "b", "c"], finish="length")
+    defence = await make_defender().defend("How many?", DRAW, call)
     assert isinstance(defence, Defence)
     assert defence.cut == ("ANALYSIS", "SOLUTION", "ANSWER")
 
 
 async def test_sectioned_defence_requests_an_empty_section_again() -> None:
     requests: list[ChatRequest] = []
-    defence = await make_defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call(requests, ["count", " \n", "steps", "4"])
-    )
+    call = make_scripted_call(requests, ["count", " \n", "steps", "4"])
+    defence = await make_defender().defend("How many?", DRAW, call)
     assert defence == Defence("steps", "4", "count")
     assert requests[1].messages == requests[2].messages and requests[1].seed != requests[2].seed
 
 
 @pytest.mark.parametrize("earlier_sections", [[], ["count"], ["count", "steps"]])
 async def test_sectioned_defence_with_empty_section_is_unparsed(earlier_sections: list[str]) -> None:
-    defence = await make_defender().defend(
-        "How many?", Draw(1, 2, 0), make_scripted_call([], [*earlier_sections, "", "<think>hm", "\n"])
-    )
-    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier_sections)]}: the reply is empty")
+    call = make_scripted_call([], [*earlier_sections, "", "<think>hm", "\n"])
+    defence = await make_defender().defend("How many?", DRAW, call)
+    empty_section = GSMHARD.sections.defender[len(earlier_sections)]
+    assert defence == Unparsed(f"section {empty_section}: the reply is empty")

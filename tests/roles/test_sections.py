@@ -1,4 +1,4 @@
-"""Reading replies by section: what starts a section, what hides one, and which replies are refused."""
+"""How the sections of a reply are read: what opens a section, what is ignored, and which replies are unreadable."""
 
 import json
 
@@ -9,6 +9,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 
 NAMES = ("ANALYSIS", "SOLUTION", "ANSWER")
 SECTIONS = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
+"""The sections that the replies of the first test contain."""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_section_name_in_running_text_is_text(line):
 
 
 @pytest.mark.parametrize(
-    ("text", "missing"),
+    ("text", "missing_names"),
     [
         ("", "ANALYSIS, SOLUTION, ANSWER"),
         ("I would rather not say.", "ANALYSIS, SOLUTION, ANSWER"),
@@ -113,19 +114,19 @@ def test_section_name_in_running_text_is_text(line):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_missing_sections_are_named(text, missing):
-    assert read_sections(text, NAMES) == Unparsed(f"missing section {missing}")
+def test_missing_sections_are_named(text, missing_names):
+    assert read_sections(text, NAMES) == Unparsed(f"missing section {missing_names}")
 
 
-def test_repeated_section_keeps_first_text():
+def test_first_text_of_a_repeated_section_is_read():
     text = "ANALYSIS: a\nSOLUTION: s\nSOLUTION: t\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == SECTIONS
 
 
-@pytest.mark.parametrize("repeated", ["4", " 4. ", "**4**", "`4`", "4\n"])
-def test_repeated_equal_answer_is_read(repeated):
-    sections = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {repeated}", NAMES, once=("ANSWER",))
-    assert sections == SECTIONS
+@pytest.mark.parametrize("repeated_answer", ["4", " 4. ", "**4**", "`4`", "4\n"])
+def test_repeated_equal_answer_is_read(repeated_answer):
+    text = f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {repeated_answer}"
+    assert read_sections(text, NAMES, once=("ANSWER",)) == SECTIONS
 
 
 @pytest.mark.parametrize(
@@ -139,9 +140,8 @@ def test_repeated_equal_answer_is_read(repeated):
     ],
 )
 def test_contradictory_answers_are_unparsed(text):
-    assert read_sections(text, NAMES, once=("ANSWER",)) == Unparsed(
-        "section ANSWER is given twice with different texts"
-    )
+    unparsed = Unparsed("section ANSWER is given twice with different texts")
+    assert read_sections(text, NAMES, once=("ANSWER",)) == unparsed
 
 
 def test_invented_next_problem_is_ignored():
@@ -165,12 +165,12 @@ def test_code_fence_inside_a_reply_is_kept():
     assert read_sections(text, ("SOLUTION",)) == {"SOLUTION": "s\n```\nx\n```\nANSWER: 4"}
 
 
-def test_lone_surrogate_is_replaced():
+def test_lone_surrogate_in_a_section_is_replaced():
     assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**SECTIONS, "SOLUTION": "?s"}
 
 
 @pytest.mark.parametrize(
-    ("text", "visible"),
+    ("text", "visible_text"),
     [
         ("a <think>b</think> c", "a  c"),
         ("<think>a</think>b<think>c</think>d", "bd"),
@@ -200,5 +200,5 @@ def test_lone_surrogate_is_replaced():
         ("2 < 3 and 3 > 2", "2 < 3 and 3 > 2"),
     ],
 )
-def test_reasoning_is_stripped(text, visible):
-    assert strip_reasoning(text) == visible
+def test_reasoning_is_stripped(text, visible_text):
+    assert strip_reasoning(text) == visible_text

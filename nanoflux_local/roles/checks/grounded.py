@@ -39,7 +39,7 @@ class QuotedPremises:
 
 @dataclass(frozen=True, slots=True)
 class GroundedCheck:
-    """Asks the judge for the premises of a solution. An unreadable reply is requested again, at most `retries` times."""
+    """Asks the judge for a solution's premises. An unreadable reply is requested again, at most `retries` times."""
 
     name: ClassVar[str] = "grounded"
     title: ClassVar[str] = "grounding check"
