@@ -1,6 +1,6 @@
 """Gathers the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
 
-`gather` maps paths in the bundle to files; it writes only into its scratch directory.
+`gather` maps each path in the bundle to a file here; it writes only into its scratch directory.
 """
 
 import json
@@ -57,7 +57,7 @@ class BundleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files by their paths in the bundle, and facts about the bundle for its manifest (`description`)."""
+    """The files of a bundle by their paths in the bundle, and the facts that its manifest states (`description`)."""
 
     files: dict[str, Path]
     description: dict[str, Any]
@@ -69,17 +69,20 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     Raises:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
-    python, platform = request.python or wheels.current_python(), request.platform or wheels.current_platform()
+    python = request.python or wheels.current_python()
+    platform = request.platform or wheels.current_platform()
     selection = _choose_contents(request, home)  # before mkdir, so that an unknown name leaves no directory behind
-    runs, adapter_hashes = list(selection.runs), sorted(selection.adapters)
+    runs = list(selection.runs)
+    adapter_hashes = sorted(selection.adapters)
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_map_weights(request, home), **_map_profiles(request), **_write_ledger(home, scratch, selection)}
-    files |= _copy_corpus(home, scratch) if request.corpus else {}
+    if request.corpus:
+        files |= _copy_corpus(home, scratch)
     files |= _map_training_rows(home, files.get("home/ledger.db"))
     files |= _map_domains(home, runs)
     for adapter_hash in adapter_hashes:
         files |= _map_adapter(home, adapter_hash)
-    if request.runs:  # for `work` alone, reports can be written from the merged ledger
+    if request.runs:  # with `work` alone, the receiver can write reports from the merged ledger
         for run in runs:
             files |= _write_report(home, scratch, run)
     description: dict[str, Any] = {
@@ -88,8 +91,9 @@ def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
         "runs": runs,
         "adapters": adapter_hashes,
         "evaluations": list(selection.evaluations),
+        "datasets": list(request.datasets),
+        "profiles": [path.name for path in request.profiles],
     }
-    description |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
     if request.software:
         wheels.collect_project(scratch / "wheels", request.wheel, request.extras, python, platform)
         files |= _map_software(scratch, "") | _map_folder(docs_folder(), "docs")
@@ -110,6 +114,7 @@ def docs_folder() -> Path:
 
 
 def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
+    """The verified weights of the requested models, and the manifests of those that the user has added."""
     files: dict[str, Path] = {}
     for name in request.models:
         folder = weights_dir(name, home.root)
@@ -124,18 +129,19 @@ def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
 
 
 def _map_profiles(request: BundleRequest) -> dict[str, Path]:
-    unusable = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
-    if unusable:
+    """The requested profile files."""
+    unusable_paths = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
+    if unusable_paths:
         raise UsageError(
-            f"{unusable[0]} is not a profile file",
+            f"{unusable_paths[0]} is not a profile file",
             "pass a .toml file; the wheel already includes the built-in profiles",
         )
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
 
 def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
-    """The requested runs, datasets, adapters and evaluations, with the earlier runs whose questions the requested runs
-    had to avoid, and the adapters that were trained on these runs or used by them.
+    """The requested runs, datasets, adapters and evaluations. Also the earlier runs whose questions the requested runs
+    had to avoid, and the adapters that were trained on any of these runs or that they used.
     """
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
@@ -157,6 +163,7 @@ def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
 
 
 def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
+    """Raise NothingMatchedError if a dataset is not imported."""
     imported_names = {dataset.name for dataset in view.datasets()}
     for name in names:
         if name not in imported_names:
@@ -166,9 +173,9 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
 
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
-    """The runs, and the earlier runs whose questions they had to avoid; a run is verified with both."""
+    """The runs, and the earlier runs whose questions they had to avoid, which verifying them needs."""
     all_runs = list(dict.fromkeys(runs))
-    for run in all_runs:  # the list grows by the earlier runs, which may have had to avoid still earlier ones
+    for run in all_runs:  # the loop also visits the earlier runs that it appends, which may name still earlier runs
         config = json.loads(view.find_run(run)["config"])
         for earlier_run in config.get("novel_against", {}):
             is_recorded = view.row("SELECT 1 FROM runs WHERE id = ?", earlier_run) is not None
@@ -186,8 +193,8 @@ def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
 def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
     """The hashes of the adapters that a run's endpoints name; those that no longer exist are skipped."""
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {}).values()
-    hashes = []
     adapter_names = [endpoint["adapter"] for endpoint in endpoints if endpoint.get("adapter")]
+    hashes = []
     for name in adapter_names:
         with suppress(NanofluxError):
             hashes.append(find_adapter(home.adapters, name).name)
@@ -195,18 +202,19 @@ def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
 
 
 def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
-    """The user's own domains that these runs used; the runs cannot be replayed without them."""
+    """The files of the user's own domains that these runs used; without them, the runs cannot be replayed."""
     from nanoflux_local.domains.own import list_domain_files
 
     if not runs:
         return {}
     with LedgerView(home.ledger) as view:
         names = {view.find_run(run)["domain"] for run in runs}
-    return {f"home/domains/{path.name}": path for name in sorted(names) for path in list_domain_files(name, home.root)}
+    paths = [path for name in sorted(names) for path in list_domain_files(name, home.root)]
+    return {f"home/domains/{path.name}": path for path in paths}
 
 
 def _map_adapter(home: Home, adapter_hash: str) -> dict[str, Path]:
-    """The files of an adapter without the result of its last probe, which is valid on this machine only."""
+    """The files of an adapter, without the result of its last probe, which holds for this machine only."""
     files = _map_folder(home.adapters / adapter_hash, f"home/adapters/{adapter_hash}")
     return {path: file for path, file in files.items() if file.name != PROBE}
 
@@ -247,31 +255,36 @@ def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
 
 
 def _write_report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
+    """The report of a run."""
     from nanoflux_local.report.run_report import write_report
 
-    return {f"home/reports/{run}/index.html": write_report(home.ledger, run, scratch / "reports" / run)}
+    report_path = write_report(home.ledger, run, scratch / "reports" / run)
+    return {f"home/reports/{run}/index.html": report_path}
 
 
 def _map_software(scratch: Path, prefix: str) -> dict[str, Path]:
-    """The wheels of one environment, and the requirements file that pins them."""
-    folder, requirements = scratch / f"{prefix}wheels", f"{prefix}requirements.txt"
-    return {
-        requirements: _write_text(scratch / requirements, wheels.pin_wheels(folder)),
-        **{f"{folder.name}/{path.name}": path for path in folder.glob("*.whl")},
-    }
+    """The wheels of one environment, and the requirements file that pins them. `prefix` is "" or "vllm-"."""
+    folder = scratch / f"{prefix}wheels"
+    files = {f"{folder.name}/{path.name}": path for path in folder.glob("*.whl")}
+    requirements_name = f"{prefix}requirements.txt"
+    files[requirements_name] = _write_text(scratch / requirements_name, wheels.pin_wheels(folder))
+    return files
 
 
 def _render_sbom(request: BundleRequest, home: Home, scratch: Path) -> str:
+    """The bill of materials of the wheels and models in the bundle."""
     records = [read_record(weights_dir(name, home.root)) for name in request.models]
     folders = [scratch / name for name in ("wheels", "vllm-wheels")] if request.software else []
-    return sbom.render_sbom([path for folder in folders for path in folder.glob("*.whl")], records)
+    wheel_paths = [path for folder in folders for path in folder.glob("*.whl")]
+    return sbom.render_sbom(wheel_paths, records)
 
 
 def _map_folder(folder: Path, prefix: str) -> dict[str, Path]:
-    """The files of a folder; links in it are followed and replaced by their targets."""
+    """The files of a folder, below `prefix` in the bundle. A link to a file is replaced by the file."""
     return {f"{prefix}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 
 
 def _write_text(path: Path, text: str) -> Path:
+    """Write a file and return its path."""
     path.write_text(text, encoding="utf-8")
     return path

@@ -30,18 +30,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FORMAT = 1
+"""The version of the bundle format."""
 SIGNATURE_NAMESPACE = "nanoflux-bundle"
 """The namespace of signatures (`ssh-keygen -Y`)."""
 DIGEST_PREFIX = b"sha256:"
 DIGEST_CHARS = 64
+"""A head ends with `DIGEST_PREFIX` and the SHA-256 of everything before it, in `DIGEST_CHARS` hexadecimal digits."""
 MAX_HEAD_BYTES = 64 << 20
 BLOCK = 1 << 20
+"""The number of bytes that are read or written at once."""
 FOLDERS = ("wheels", "vllm-wheels", "home", "docs")
 TOP_LEVEL_FILES = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
-"""Files allowed next to the directories."""
+"""The files that a bundle may contain outside the directories `FOLDERS`."""
 SPACE_FACTOR = 3
-"""Free space needed to install software, as a multiple of the bundle's size: each wheel and its unpacked files exist at
-the same time.
+"""The free space needed to install software, as a multiple of the size of the bundle's files, since each wheel and its
+unpacked files exist at the same time.
 """
 WRAPPER = """#!/bin/sh
 # Runs NanoFlux Local with the home directory from its bundle, or with the one that NANOFLUX_HOME sets.
@@ -50,6 +53,7 @@ if [ -x "$here/vllm/bin/python" ]; then export NANOFLUX_VLLM_PYTHON="${NANOFLUX_
 NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
 """
 ReportLine = Callable[[str], None]
+"""Shows a line about the progress of an installation."""
 
 
 class BundleError(Exception):
@@ -57,7 +61,9 @@ class BundleError(Exception):
 
     def __init__(self, message: str, fix: str = "", exit_code: int = 1) -> None:
         super().__init__(message)
-        self.message, self.fix, self.exit_code = message, fix, exit_code
+        self.message = message
+        self.fix = fix
+        self.exit_code = exit_code
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.fix}" if self.fix else self.message
@@ -73,7 +79,7 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Head:
-    """The first file of a bundle and its manifest."""
+    """The head of a bundle: its path, and the facts, parts and files that its manifest states."""
 
     path: Path
     description: dict[str, Any]
@@ -90,7 +96,7 @@ class Head:
 
 
 def part_path(head: Path, number: int) -> Path:
-    """The path of a part, which is next to the head and has the head's current name. Parts are numbered from 1."""
+    """The path of a part: next to the head, with a name that begins with the head's. Parts are numbered from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
@@ -98,31 +104,33 @@ def part_path(head: Path, number: int) -> Path:
 
 
 def build_head(description: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
-    """Build a head: a Python program that contains the manifest and ends with the head's SHA-256."""
+    """Build a head: a Python program that contains the manifest and ends with its own SHA-256."""
     manifest = {
         **description,
         "format": FORMAT,
         "parts": [vars(part) for part in parts],
         "files": {name: vars(checksum) for name, checksum in sorted(files.items())},
     }
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    manifest_text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    members = {"__main__.py": Path(__file__).read_text("utf-8"), "manifest.json": manifest_text}
     buffer = io.BytesIO()
     buffer.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, member in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member, zipfile.ZIP_DEFLATED)
+        for name, text in members.items():
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # a fixed time, so that equal bundles are identical
+            archive.writestr(entry, text, zipfile.ZIP_DEFLATED)
         archive.comment = DIGEST_PREFIX + b"0" * DIGEST_CHARS  # the zeros are replaced by the digest below
     content = buffer.getvalue()[:-DIGEST_CHARS]
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_head(path: Path) -> Head:
-    """Read the head of a bundle; verify its hash and the paths in its manifest.
+    """Read the head of a bundle, and verify its hash and the paths in its manifest.
 
     Raises:
         BundleError: the file is not a head, or it is damaged.
     """
-    copy_again = "copy the bundle again from its source"
+    copy_fix = "copy the bundle again from its source"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_HEAD_BYTES)
@@ -131,9 +139,9 @@ def read_head(path: Path) -> Head:
             f"{path}: cannot be read: {error.strerror}", "pass the first file of the bundle", 2
         ) from error
     if content[-DIGEST_CHARS - len(DIGEST_PREFIX) : -DIGEST_CHARS] != DIGEST_PREFIX:
-        raise BundleError(f"{path}: not the first file of a bundle, or truncated", copy_again)
+        raise BundleError(f"{path}: not the first file of a bundle, or truncated", copy_fix)
     if hashlib.sha256(content[:-DIGEST_CHARS]).hexdigest().encode() != content[-DIGEST_CHARS:]:
-        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", copy_again)
+        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", copy_fix)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             manifest = json.loads(archive.read("manifest.json"))
@@ -144,7 +152,7 @@ def read_head(path: Path) -> Head:
             {str(name): Checksum(int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_again) from error
+        raise BundleError(f"{path}: its manifest cannot be read: {error}", copy_fix) from error
     if head.description.get("format") != FORMAT:
         fix = "install the bundle with the version of NanoFlux that created it"
         raise BundleError(
@@ -162,18 +170,22 @@ def is_safe_path(name: str) -> bool:
     """Whether a path stays inside one of the directories of a bundle, or is a file allowed next to them."""
     segments = name.split("/")
     is_plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(segments)
-    return is_plain and (name in TOP_LEVEL_FILES if len(segments) == 1 else segments[0] in FOLDERS)
+    is_allowed = name in TOP_LEVEL_FILES if len(segments) == 1 else segments[0] in FOLDERS
+    return is_plain and is_allowed
 
 
 # The parts
 
 
 def find_problems(head: Head) -> list[str]:
-    """The problems of a bundle, one line each: its damaged parts or, if the parts are intact, the first problem of
+    """The problems of a bundle, one line each: its damaged parts or, if all parts are intact, the first problem of
     their contents. Empty if the bundle is intact.
     """
-    problems = [_find_damage(head.part_path(number), checksum) for number, checksum in enumerate(head.parts, 1)]
-    part_problems = [problem for problem in problems if problem]
+    part_problems: list[str] = []
+    for number, checksum in enumerate(head.parts, 1):
+        problem = _find_damage(head.part_path(number), checksum)
+        if problem:
+            part_problems.append(problem)
     if part_problems:
         return part_problems
     try:
@@ -205,7 +217,8 @@ class _PartsReader(io.RawIOBase):
     """The parts, read one after another as if they were one file."""
 
     def __init__(self, head: Head) -> None:
-        self._head, self.part_number = head, 0
+        self._head = head
+        self.part_number = 0
         self._file: io.BufferedReader | None = None
 
     def readable(self) -> bool:
@@ -221,6 +234,7 @@ class _PartsReader(io.RawIOBase):
         return content
 
     def _open_next(self) -> bool:
+        """Open the next part. Returns False if there is none."""
         if self._file:
             self._file.close()
         if self.part_number == len(self._head.parts):
@@ -236,8 +250,8 @@ class _PartsReader(io.RawIOBase):
 
 
 def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Yield every file in the parts with the blocks of its content. A file's hash is verified after the last block.
-    Blocks that the caller does not read are read and verified too.
+    """Yield the name of every file in the parts, with the blocks of its content. A file's hash is verified after its
+    last block. If the caller does not read all blocks, the rest is read here, so that every file is verified.
 
     Raises:
         BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
@@ -267,7 +281,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
                     missing.remove(member.name)
                     blocks = read_blocks(member, archive.extractfile(member))
                     yield member.name, blocks
-                    for _ in blocks:
+                    for _ in blocks:  # the blocks that the caller has not read
                         pass
         except (tarfile.TarError, EOFError, ValueError) as error:
             refuse(f"not a readable archive: {error}")
@@ -296,28 +310,32 @@ def check_signature(head: Path, signers: Path) -> str:
         BundleError: the head has no valid signature of one of these signers, or ssh-keygen cannot be run.
     """
     signature = head.with_name(f"{head.name}.sig")
-    problem, unchecked = f"{head}: not signed by a signer in {signers}", f"{head}: the signature could not be checked"
+    problem = f"{head}: not signed by a signer in {signers}"
+    not_run_problem = f"{head}: the signature could not be checked"
     find_arguments = ["find-principals", "-s", str(signature), "-f", str(signers)]
-    signer = _run_ssh_keygen(find_arguments, problem, unchecked).split()[0]
-    arguments = ["-f", str(signers), "-I", signer, "-n", SIGNATURE_NAMESPACE, "-s", str(signature)]
-    _run_ssh_keygen(["verify", *arguments], problem, unchecked, head)
+    signer = _run_ssh_keygen(find_arguments, problem, not_run_problem).split()[0]
+    verify_arguments = ["verify", "-f", str(signers), "-I", signer, "-n", SIGNATURE_NAMESPACE, "-s", str(signature)]
+    _run_ssh_keygen(verify_arguments, problem, not_run_problem, stdin_path=head)
     return signer
 
 
-def _run_ssh_keygen(arguments: list[str], problem: str, unstarted: str, stdin_path: Path | None = None) -> str:
-    """Run `ssh-keygen -Y` and return its output.
+def _run_ssh_keygen(
+    arguments: list[str], problem: str, not_run_problem: str, stdin_path: Path = Path(os.devnull)
+) -> str:
+    """Run `ssh-keygen -Y` with the content of `stdin_path` as its input, and return its output.
 
     Raises:
-        BundleError: it failed (the message begins with `problem`), or cannot be run (it begins with `unstarted`).
+        BundleError: ssh-keygen failed (the message begins with `problem`), or it cannot be run (the message begins with
+            `not_run_problem`).
     """
     try:
-        with stdin_path.open("rb") if stdin_path else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
+        with stdin_path.open("rb") as file:
             process = subprocess.run(
                 ["ssh-keygen", "-Y", *arguments], stdin=file, capture_output=True, text=True, check=False
             )
     except OSError as error:
         raise BundleError(
-            f"{unstarted}, because ssh-keygen cannot be run: {error.strerror}", "install the OpenSSH client"
+            f"{not_run_problem}, because ssh-keygen cannot be run: {error.strerror}", "install the OpenSSH client"
         ) from error
     if process.returncode:
         raise BundleError(
@@ -332,7 +350,7 @@ def _run_ssh_keygen(arguments: list[str], problem: str, unstarted: str, stdin_pa
 
 
 def install(path: Path, target: Path, report: ReportLine, signers: Path | None = None) -> Path:
-    """Install a bundle as the new directory `target`, completely or not at all; return its absolute path.
+    """Install a bundle as the new directory `target`, completely or not at all. Returns the directory's absolute path.
 
     Raises:
         BundleError: the bundle is damaged or for another machine, `target` exists, or the disk is too full.
@@ -369,7 +387,8 @@ def _refuse_unsuitable(head: Head, target: Path) -> None:
     """Refuse a bundle for another machine, an existing target, and a disk that is too full."""
     if os.path.lexists(target):
         raise BundleError(f"{target} already exists", "choose a new directory with --to", 3)
-    bundle_python, current_python = head.description.get("python"), ".".join(platform.python_version_tuple()[:2])
+    bundle_python = head.description.get("python")
+    current_python = ".".join(platform.python_version_tuple()[:2])
     if head.has_software and bundle_python != current_python:
         fix = f"run the installer with python{bundle_python}, or create a bundle with --python {current_python}"
         raise BundleError(f"{head.path} is for Python {bundle_python}, but this is Python {current_python}", fix, 3)
@@ -379,7 +398,8 @@ def _refuse_unsuitable(head: Head, target: Path) -> None:
         raise BundleError(f"{head.path} is for {wheel_platform}, but this machine is {platform.machine()}", fix, 3)
     content_bytes = sum(checksum.bytes for checksum in head.files.values())
     needed_bytes = content_bytes * (SPACE_FACTOR if head.has_software else 1)
-    refuse_full_disk(next(parent for parent in target.parents if parent.exists()), needed_bytes)
+    existing_parent = next(parent for parent in target.parents if parent.exists())
+    refuse_full_disk(existing_parent, needed_bytes)
 
 
 def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
@@ -397,8 +417,8 @@ def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def _scratch_directory(target: Path) -> Iterator[Path]:
-    """A private scratch directory next to `target`, for one process at a time. It is removed at the end; scratch
-    directories that killed installations left are removed at the start.
+    """Yield a private scratch directory next to `target`, to one process at a time. It is removed at the end. Scratch
+    directories that killed installations have left behind are removed at the start.
     """
     parent = target.parent
     former_umask = os.umask(0o077)
@@ -424,7 +444,7 @@ def _scratch_directory(target: Path) -> Iterator[Path]:
 
 
 def unpack(head: Head, scratch: Path, prefix: str = "") -> None:
-    """Write the files whose names start with `prefix` into `scratch`, and verify the hash of every file."""
+    """Write the files whose names start with `prefix` into `scratch`. The hashes of all files are verified."""
     (scratch / "home").mkdir()
     for name, blocks in _read_members(head):
         if not name.startswith(prefix):
@@ -458,7 +478,9 @@ def _make_environments(scratch: Path, target: Path, with_vllm: bool) -> None:
 
 
 def _make_environment(folder: Path, target: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
-    """Create a virtual environment with the packages of a requirements file; its scripts name `target` as its place."""
+    """Create a virtual environment with the packages of a requirements file. `folder` is in the scratch directory,
+    which will be renamed to `target`; the scripts of the environment already name `target`.
+    """
     scratch = folder.parent
     venv.EnvBuilder(symlinks=True).create(folder)
     command = [
@@ -469,16 +491,16 @@ def _make_environment(folder: Path, target: Path, pip: Path, wheels: Path, requi
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(scratch)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if process.returncode:
-        tail = "\n".join(process.stderr.strip().splitlines()[-5:])
+        last_lines = "\n".join(process.stderr.strip().splitlines()[-5:])
         raise BundleError(
-            f"pip could not install the wheels:\n{tail}",
+            f"pip could not install the wheels:\n{last_lines}",
             "create a bundle for this machine with --python and --platform",
         )
     _relocate(folder, str(scratch).encode(), str(target).encode())
 
 
 def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
-    """In the scripts of an environment, replace the directory in which it was created by its final directory."""
+    """In the scripts of an environment, replace the path of the directory in which it was created by its final path."""
     for path in [folder / "pyvenv.cfg", *(folder / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
             path.write_bytes(path.read_bytes().replace(scratch_path, final_path))
@@ -488,7 +510,7 @@ def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
 
 
 def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
-    """Run `python3 FILE verify` or `python3 FILE install`. The exit codes are those of `nanoflux`."""
+    """Run `python3 FILE verify` or `python3 FILE install`. Returns an exit code, as `nanoflux` defines them."""
     path = head or Path(sys.argv[0])
     parser = argparse.ArgumentParser(prog=path.name, description="A bundle of NanoFlux Local.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,8 +1,9 @@
-"""Merges a bundle into an existing home: its runs, trainings, evaluations, adapters, domains and other files.
+"""Merges a bundle into an existing home: the bundle's runs, trainings, evaluations, adapters, domains and other files.
 
-Nothing is overwritten. Adapters and calls are identified by their hashes, other components by name and content. A
-component that differs from the one with the same name in this home is a conflict. If there are conflicts, nothing is
-merged, unless the caller asks to leave the conflicting components out. No file of a bundle is executed.
+Nothing is overwritten. Adapters and calls are identified by their hashes, all other components by their names. A
+component whose content differs from that of the component with the same name in this home is a conflict. If there are
+conflicts, nothing is merged, unless the caller asks to leave the conflicting components out. No file of a bundle is
+executed.
 """
 
 import filecmp
@@ -33,9 +34,11 @@ KIND_BY_COMPONENT = {
     "weights": "model",
     "corpus.db": "search corpus",
 }
-"""The components that a bundle may contain besides its ledger, with the words that messages use for them."""
+"""What the home in a bundle may contain in addition to its ledger: folders, whose entries are merged one by one, and
+the search corpus. The values are the words that messages use for an entry.
+"""
 MAX_LISTED_PROBLEMS = 3
-"""The maximum number of problems in a message."""
+"""The maximum number of problems that a message lists."""
 
 
 def merge_bundle(
@@ -64,13 +67,15 @@ def merge_bundle(
                 _merge_ledger(unpacked / LEDGER, connection, result, report)
             if result.conflicts and not skip_conflicts:
                 raise _make_conflict_error(path, result.conflicts)
-            for source, target in target_by_source.items():  # before the rows that refer to these files are committed
+            # The files are moved before the transaction commits the rows that refer to them.
+            for source, target in target_by_source.items():
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 source.rename(target)
     return result
 
 
 def _refuse_unmergeable(head: installer.Head) -> None:
+    """Raise NothingMatchedError or RefusedError if the bundle has no home, or a home with unknown files."""
     file_by_component = {file.split("/")[1]: file for file in head.files if file.startswith("home/")}
     if not file_by_component:
         raise NothingMatchedError(
@@ -83,7 +88,7 @@ def _refuse_unmergeable(head: installer.Head) -> None:
 
 @contextmanager
 def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
-    """The `home` of a bundle in a scratch directory on the disk of this home."""
+    """Yield the `home` of a bundle, unpacked into a scratch directory on the disk of this home."""
     needed_bytes = sum(checksum.bytes for name, checksum in head.files.items() if name.startswith("home/"))
     installer.refuse_full_disk(home.root, needed_bytes)
     former_umask = os.umask(0o077)
@@ -101,27 +106,30 @@ def _unpack_home(head: installer.Head, home: Home) -> Iterator[Path]:
 
 
 def _plan_moves(unpacked: Path, home: Home, result: MergeResult) -> Iterator[tuple[Path, Path]]:
-    """Yield the files and folders that this home lacks, each with its target path. Record in `result` the
-    components that this home already has, and the conflicts.
+    """Yield the files and folders that this home lacks, each with its target path. Record in `result` what is added,
+    what this home already has, and the conflicts.
     """
     for source in sorted(_list_components(unpacked)):
         relative_path = source.relative_to(unpacked)
-        component, target = relative_path.parts[0], home.root / relative_path
+        target = home.root / relative_path
+        component = relative_path.parts[0]
         kind = KIND_BY_COMPONENT[component]
         if component == ADAPTERS:
             _refuse_damaged_adapter(source)
         if not target.exists():
             result.record(kind, source.name, added=True)
             yield source, target
-        elif reason := _find_difference(component, source, target):
-            result.conflicts.append(Conflict(kind, source.name, reason))
+            continue
+        difference = _find_difference(component, source, target)
+        if difference:
+            result.conflicts.append(Conflict(kind, source.name, difference))
         else:
             result.record(kind, source.name, added=False)
 
 
 def _list_components(unpacked: Path) -> Iterator[Path]:
-    """The components that are merged as a whole: each entry of the folders in `KIND_BY_COMPONENT`, and the search
-    corpus.
+    """The files and folders that are merged as a whole: each entry of the folders in `KIND_BY_COMPONENT`, and the
+    search corpus.
     """
     for path in unpacked.iterdir():
         if path.is_dir():
@@ -131,16 +139,17 @@ def _list_components(unpacked: Path) -> Iterator[Path]:
 
 
 def _refuse_damaged_adapter(folder: Path) -> None:
+    """Raise DataError if an adapter in the bundle does not match its hash."""
     if read_adapter(folder).hash != folder.name:
         raise DataError(f"adapter {folder.name} in the bundle does not match its hash", "create the bundle again")
 
 
 def _find_difference(component: str, source: Path, target: Path) -> str:
-    """How the files `source` of a component differ from `target` in this home; "" if they do not. Reports never
-    conflict, and adapters with the same hash conflict only if the one in this home is damaged.
+    """How the file or folder `source` of a component differs from `target` in this home; "" if it does not. Reports
+    never conflict, and adapters with the same hash conflict only if the adapter in this home is damaged.
     """
     if component == REPORTS:
-        return ""  # a report can be written again from the ledger
+        return ""  # a report can always be written again from the ledger
     if component == ADAPTERS:
         try:
             read_adapter(target)
@@ -148,8 +157,8 @@ def _find_difference(component: str, source: Path, target: Path) -> str:
             return error.message
         return ""
     files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
-    differing_files = [path for path in files if not _has_same_content(path, target / path.relative_to(source))]
-    return f"{target} has different content" if differing_files else ""
+    is_same = all(_has_same_content(path, target / path.relative_to(source)) for path in files)
+    return "" if is_same else f"{target} has different content"
 
 
 def _has_same_content(source: Path, target: Path) -> bool:
@@ -175,6 +184,7 @@ def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Ca
 
 
 def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:
+    """The error that lists the conflicts of a bundle."""
     lines = "\n".join(f"  {conflict}" for conflict in conflicts)
     return RefusedError(
         f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",

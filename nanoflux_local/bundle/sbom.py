@@ -17,20 +17,23 @@ from nanoflux_models.record import WeightsRecord, sha256_file
 
 
 def render_sbom(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
-    """The bill of materials as JSON."""
+    """The bill of materials of wheels and models, as JSON."""
+    packages = [_describe_package(path) for path in sorted(wheels)]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
         "metadata": {"component": {"type": "application", "name": PROJECT, "version": __version__}},
-        "components": [*map(_describe_package, sorted(wheels)), *map(_describe_model, models)],
+        "components": [*packages, *(_describe_model(record) for record in models)],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _describe_package(path: Path) -> dict[str, Any]:
+    """The component of a wheel."""
     metadata = _read_metadata(path)
-    name, version = normalize_name(str(metadata["Name"])), str(metadata["Version"])
+    name = normalize_name(str(metadata["Name"]))
+    version = str(metadata["Version"])
     return {
         "type": "library",
         "name": name,
@@ -42,6 +45,7 @@ def _describe_package(path: Path) -> dict[str, Any]:
 
 
 def _describe_model(record: WeightsRecord) -> dict[str, Any]:
+    """The component of a model."""
     return {
         "type": "machine-learning-model",
         "name": record.name,
@@ -54,7 +58,8 @@ def _describe_model(record: WeightsRecord) -> dict[str, Any]:
 def _read_metadata(path: Path) -> Message:
     """The metadata of a wheel."""
     with zipfile.ZipFile(path) as wheel:
-        member = next(
+        metadata_name = next(
             name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA")
         )
-        return HeaderParser().parsestr(wheel.read(member).decode("utf-8", "replace"))
+        metadata = wheel.read(metadata_name).decode("utf-8", "replace")
+    return HeaderParser().parsestr(metadata)

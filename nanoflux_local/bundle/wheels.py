@@ -1,4 +1,5 @@
-"""The wheels of a bundle: this project and its dependencies, for a platform and a Python, each pinned by its SHA-256.
+"""The wheels of a bundle: this project and its dependencies, for one platform and Python version, each pinned by its
+SHA-256.
 
 pip downloads them from its configured index or mirror, with its proxy and cache. Wheels that are already in the
 directory are not downloaded again.
@@ -25,12 +26,12 @@ LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
 def current_python() -> str:
-    """This Python's version as wheels state it: "3.12"."""
+    """The version of this Python in the form that pip expects, such as "3.12"."""
     return ".".join(map(str, sys.version_info[:2]))
 
 
 def current_platform() -> str:
-    """The platform tag of wheels for this machine."""
+    """The platform tag of wheels for this machine, such as "linux_x86_64"."""
     return re.sub(r"[.-]", "_", sysconfig.get_platform())
 
 
@@ -41,13 +42,13 @@ def collect_project(folder: Path, wheel: Path | None, extras: Sequence[str], pyt
     Raises:
         NanofluxError: pip could not build or find a wheel.
     """
-    wheel = wheel or _build_wheel(folder.parent / "own")
-    requirement = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+    project_wheel = _build_wheel(folder.parent / "own") if wheel is None else wheel
+    requirement = f"{project_wheel}[{','.join(extras)}]" if extras else str(project_wheel)
     _download(folder, ["-c", str(find_constraints_file()), requirement, "pip"], python, platform)
 
 
 def collect_requirements(folder: Path, requirements: Path, python: str, platform: str) -> None:
-    """Download exactly the packages in a requirements file that lists a whole environment (`pip freeze --all`).
+    """Download exactly the packages of a requirements file, which lists a whole environment (`pip freeze --all`).
 
     Raises:
         NanofluxError: pip could not find a wheel.
@@ -77,11 +78,12 @@ def pin_wheels(folder: Path) -> str:
     line_by_package: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
         name, version = path.name.split("-")[:2]
-        if normalize_name(name) in line_by_package:
+        package = normalize_name(name)
+        if package in line_by_package:
             raise RefusedError(
                 f"{folder} has two versions of {name}", "remove that directory, then run the command again"
             )
-        line_by_package[normalize_name(name)] = f"{normalize_name(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
+        line_by_package[package] = f"{package}=={version} --hash=sha256:{sha256_file(path)}\n"
     return "".join(line_by_package[name] for name in sorted(line_by_package))
 
 
@@ -101,10 +103,12 @@ def compatible_tags(platform: str) -> list[str]:
         return [platform]
     glibc_minors = range(int(newest_glibc_minor), OLDEST_GLIBC_MINOR.get(machine, 17) - 1, -1)
     tags = [f"manylinux_2_{minor}_{machine}" for minor in glibc_minors]
-    return [*tags, *(f"{LEGACY_TAGS[minor]}_{machine}" for minor in glibc_minors if minor in LEGACY_TAGS)]
+    legacy_tags = [f"{LEGACY_TAGS[minor]}_{machine}" for minor in glibc_minors if minor in LEGACY_TAGS]
+    return [*tags, *legacy_tags]
 
 
 def _build_wheel(folder: Path) -> Path:
+    """Build the project's wheel from this checkout into `folder`."""
     root = find_constraints_file().parent
     if not (root / "pyproject.toml").is_file():
         fix = "pass the wheel that NanoFlux was installed from with --wheel"
@@ -115,7 +119,7 @@ def _build_wheel(folder: Path) -> Path:
 
 
 def _run_pip(arguments: Sequence[str], failure: str) -> None:
-    """Run pip; if it fails, raise NanofluxError with the message `failure` and pip's last lines."""
+    """Run pip. If it fails, raise NanofluxError with the message `failure` and the last lines of pip's output."""
     command = build_module_command("pip", *arguments, "--no-input", "--disable-pip-version-check", "--quiet")
     process = subprocess.run(
         command,
@@ -127,7 +131,8 @@ def _run_pip(arguments: Sequence[str], failure: str) -> None:
         stdin=subprocess.DEVNULL,
     )
     if process.returncode:
-        tail = "\n".join((process.stderr or process.stdout).strip().splitlines()[-3:])
+        output = process.stderr if process.stderr else process.stdout
+        last_lines = "\n".join(output.strip().splitlines()[-3:])
         raise NanofluxError(
-            f"{failure}:\n{tail}", "check the network and the package index, then run the command again"
+            f"{failure}:\n{last_lines}", "check the network and the package index, then run the command again"
         )

@@ -1,6 +1,7 @@
 """Writes a bundle: packs files into a tar archive, splits the archive into parts, and finally writes the head.
 
-Equal files give identical bundles. Parts without a head are an incomplete bundle, which the next attempt removes.
+Equal files give identical bundles. Parts without a head are left by an attempt that was killed; the next attempt
+removes them.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ def write_bundle(
     part_bytes: int,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> installer.Head:
-    """Write the parts and the head; `files` maps the name of each file in the bundle to its path here.
+    """Write the parts, and then the head. `files` maps the name of each file in the bundle to its path here.
 
     Raises:
         RefusedError: the head exists.
@@ -64,23 +65,24 @@ def refuse_existing(head: Path) -> None:
 def _remove_parts(head: Path) -> None:
     """Remove the parts of an earlier attempt that did not write its head."""
     number = 1
-    while (part := installer.part_path(head, number)).exists():
-        part.unlink()
+    while installer.part_path(head, number).exists():
+        installer.part_path(head, number).unlink()
         number += 1
 
 
 def _pack(files: Mapping[str, Path], parts_writer: "_PartsWriter", on_progress: OnProgress) -> dict[str, Checksum]:
-    """Write the files into the parts as a tar archive; return their checksums by name."""
-    checksums, packed_bytes = {}, 0
+    """Write the files into the parts as a tar archive. Returns their checksums by name."""
+    checksums: dict[str, Checksum] = {}
+    packed_bytes = 0
     total_bytes = sum(path.stat().st_size for path in files.values())
     with tarfile.open(fileobj=parts_writer, mode="w|", format=tarfile.PAX_FORMAT, bufsize=installer.BLOCK) as archive:
         for name, path in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             entry.size = path.stat().st_size
             with path.open("rb") as file:
-                source = _HashedFile(file)
-                archive.addfile(entry, source)
-            checksums[name] = Checksum(entry.size, source.sha256.hexdigest())
+                hashed_file = _HashedFile(file)
+                archive.addfile(entry, hashed_file)
+            checksums[name] = Checksum(entry.size, hashed_file.sha256.hexdigest())
             packed_bytes += entry.size
             on_progress(packed_bytes, total_bytes)
     return checksums
@@ -90,7 +92,8 @@ class _HashedFile:
     """A file that is hashed while it is read."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.sha256 = file, hashlib.sha256()
+        self._file = file
+        self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(size)
@@ -102,7 +105,8 @@ class _PartsWriter(io.RawIOBase):
     """A writable file that is split into parts of at most `part_bytes` bytes."""
 
     def __init__(self, head: Path, part_bytes: int) -> None:
-        self._head, self._part_bytes = head, part_bytes
+        self._head = head
+        self._part_bytes = part_bytes
         self._checksums: list[Checksum] = []
         self._open_part()
 
@@ -112,15 +116,16 @@ class _PartsWriter(io.RawIOBase):
     def write(self, content: Any) -> int:
         rest = memoryview(content)
         while rest:
-            space = self._part_bytes - self._written
-            if not space:
+            free_bytes = self._part_bytes - self._written
+            if free_bytes == 0:
                 self._close_part()
                 self._open_part()
                 continue
-            self._file.write(rest[:space])
-            self._sha256.update(rest[:space])
-            self._written += len(rest[:space])
-            rest = rest[space:]
+            block = rest[:free_bytes]
+            self._file.write(block)
+            self._sha256.update(block)
+            self._written += len(block)
+            rest = rest[free_bytes:]
         return len(content)
 
     def finish(self) -> list[Checksum]:
@@ -129,11 +134,14 @@ class _PartsWriter(io.RawIOBase):
         return self._checksums
 
     def _open_part(self) -> None:
-        self._written, self._sha256 = 0, hashlib.sha256()
+        """Open the next part."""
+        self._written = 0
+        self._sha256 = hashlib.sha256()
         path = installer.part_path(self._head, len(self._checksums) + 1)
         path.touch(mode=0o600)
         self._file = path.open("wb")
 
     def _close_part(self) -> None:
+        """Close the current part, and store its checksum."""
         self._file.close()
         self._checksums.append(Checksum(self._written, self._sha256.hexdigest()))

@@ -1,1 +1,1 @@
-"""The kept examples of a run: export, review and lineage."""
+"""Exports the kept examples of a run, records people's reviews of them, and traces their lineage."""

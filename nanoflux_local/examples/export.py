@@ -1,8 +1,8 @@
-"""Exports a run's kept examples as a dataset: a file in a format that trainers read, a card, and for some trainers a
-file that describes the data.
+"""Exports a run's kept examples as a dataset: a file in a format that trainers read, a dataset card and, if a trainer
+is chosen, a file that describes the data to that trainer.
 
 The rows are those that `train` uses, so training on the file equals training on the run. Existing files are not
-overwritten; text that is not valid UTF-8 or looks like a secret is refused, not changed.
+overwritten. An example that is not valid UTF-8 or looks like a secret is refused, not changed.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
-UNKNOWN = "unknown; ask the publisher"
+UNKNOWN_LICENCE = "unknown; ask the publisher"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,13 @@ def export(
     on_score: OnScore = lambda _done, _total: None,
     trainer_name: str = "",
 ) -> ExportSummary:
-    """Write the kept examples of a run (all, or those that `choice` selects) to `out`, and their dataset card next to
-    it. The solution rule "likeliest" takes the solutions that the model `base` finds likeliest. With `trainer_name`,
-    also write the file that describes the data to this trainer.
+    """Write the kept examples of a run (all, or those that `choice` selects) to the file `out`, and their dataset card
+    next to it. `base` is the model whose likelihoods the solution rule "likeliest" compares. With `trainer_name`, also
+    write the file that describes the data to this trainer.
 
     Raises:
-        NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
-            with a wrong answer for a preference pair.
+        NothingMatchedError: the run is unknown or kept nothing, no example matches the selection, or none has a
+            wrong answer for a preference pair.
         UsageError: one of the files exists, the format or the trainer is unknown, or the trainer does not read the
             format.
         RefusedError: an example seems to contain a secret.
@@ -129,8 +129,9 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """The exported examples (`source`), the rows of the file, and the licences for their card. In the preference
-    format, `without_rejected` counts the examples that are left out because they have no pair.
+    """The exported examples (`source`), the rows of the file, and, for the card, the licences of the seeds' benchmarks
+    and of the models. In the preference format, `without_rejected` counts the examples that are left out because they
+    have no pair.
     """
 
     source: RunRows
@@ -141,8 +142,10 @@ class _Dataset:
 
     @classmethod
     def build(cls, home: Home, file_format: str, source: RunRows) -> "_Dataset":
-        """Build the rows of the file; raise NothingMatchedError if there are none."""
-        has_pass_rates = any(run_row.columns["tries"] != 1 for run_row in source.rows)
+        """Build the rows of the file. Raises NothingMatchedError if there are none."""
+        has_pass_rates = any(
+            run_row.columns["tries"] != 1 for run_row in source.rows
+        )  # a single answer is no pass rate
         exported_examples: list[RunRow] = []
         rows: list[ExportRow] = []
         for run_row in source.rows:
@@ -156,15 +159,16 @@ class _Dataset:
                 f"none of the chosen examples of run {source.run['id']} records a wrong answer of the defender", fix
             )
         dataset_names = source.config.get("datasets") or seed_datasets(source.domain)
-        seeds = {name: find_licence(name) or UNKNOWN for name in dataset_names}
+        seeds = {name: find_licence(name) or UNKNOWN_LICENCE for name in dataset_names}
         without_rejected = len(source.rows) - len(exported_examples)
-        return cls(
-            replace(source, rows=tuple(exported_examples)), rows, without_rejected, seeds, _list_models(home, source)
-        )
+        exported_source = replace(source, rows=tuple(exported_examples))
+        return cls(exported_source, rows, without_rejected, seeds, _list_models(home, source))
 
     def summarize(self, file_format: str, out: Path, card: Path, content: bytes) -> ExportSummary:
+        """The summary of the file `out` with this content."""
         example_records = [row.columns for row in self.source.rows]
         levels = Counter(str(record["level"]) for record in example_records if record.get("level") is not None)
+        reasons = Counter(record["reason"] for record in example_records)
         if file_format == PREFERENCE:
             rows_digest = digest([[row["prompt"], row["chosen"], row["rejected"]] for row in self.rows])
         else:
@@ -177,7 +181,7 @@ class _Dataset:
             without_rejected=self.without_rejected,
             digest=dataset_digest(build_example(record) for record in example_records),
             data_digest=rows_digest,
-            reasons=dict(sorted(Counter(record["reason"] for record in example_records).items())),
+            reasons=dict(sorted(reasons.items())),
             levels=dict(sorted(levels.items())),
             rules=self.source.config.get("rules", PAPER),
             pass_rates=_count_pass_rates(example_records),
@@ -193,23 +197,25 @@ class _Dataset:
 
 def _count_pass_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The number of rows by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
-    rated_rows = sorted((row for row in rows if row["tries"]), key=lambda row: (row["pass_rate"], row["tries"]))
+    rated_rows = [row for row in rows if row["tries"]]
+    rated_rows.sort(key=lambda row: (row["pass_rate"], row["tries"]))
     return dict(Counter(f"{row['passes']} of {row['tries']}" for row in rated_rows))
 
 
 def _list_models(home: Home, source: RunRows) -> dict[str, str]:
     """The models whose text the examples contain, each with the licence of its weights."""
-    config, environment = source.config, json.loads(source.run["environment"])
-    endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
-    if "solution" in source.record:  # then a solver may have written a chosen solution
-        endpoints |= dict.fromkeys(config["judge"].get("solvers", ()))
+    config = source.config
+    environment = json.loads(source.run["environment"])
+    endpoint_names = [config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge")]
+    if "solution" in source.record:  # a solution rule was applied, so a solver may have written a chosen solution
+        endpoint_names += config["judge"].get("solvers", ())
     licences = {}
-    for name in endpoints:
+    for name in dict.fromkeys(endpoint_names):
         identity = environment["identities"].get(name)
         if identity is None:
             licences[name] = "a built-in program"
             continue
-        licence = UNKNOWN
+        licence = UNKNOWN_LICENCE
         with suppress(ModelsError):
             licence = read_record(weights_dir(identity["model"], home.root)).licence
         revision = f", revision {identity['revision'][:12]}" if identity["revision"] else ""
@@ -218,22 +224,27 @@ def _list_models(home: Home, source: RunRows) -> dict[str, str]:
 
 
 def _format_chat(example: TrainingExample) -> ExportRow:
+    """A conversation that ends with the answer."""
     answer = {"role": "assistant", "content": example.completion}
     return {"messages": [*(asdict(message) for message in example.prompt), answer]}
 
 
 def _format_prompt_completion(example: TrainingExample) -> ExportRow:
+    """A prompt and its completion, each as a list of messages."""
     messages = _format_chat(example)["messages"]
     return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
 def _format_alpaca(example: TrainingExample) -> ExportRow:
-    """One question and its answer; a system message and earlier messages have separate keys."""
-    system = [message.content for message in example.prompt[:1] if message.role == "system"]
-    *earlier_texts, question = [message.content for message in example.prompt[len(system) :]]
-    history = [list(pair) for pair in zip(earlier_texts[::2], earlier_texts[1::2], strict=True)]
-    extra_keys = {**({"system": system[0]} if system else {}), **({"history": history} if history else {})}
-    return {**extra_keys, "instruction": question, "input": "", "output": example.completion}
+    """One question and its answer. A system message, and earlier pairs of question and answer, have separate keys."""
+    messages = list(example.prompt)
+    row: ExportRow = {}
+    if messages[0].role == "system":
+        row["system"] = messages.pop(0).content
+    *earlier_texts, question = [message.content for message in messages]
+    if earlier_texts:
+        row["history"] = [list(pair) for pair in zip(earlier_texts[::2], earlier_texts[1::2], strict=True)]
+    return {**row, "instruction": question, "input": "", "output": example.completion}
 
 
 FORMATTERS: dict[str, Callable[[TrainingExample], ExportRow]] = {
@@ -242,7 +253,9 @@ FORMATTERS: dict[str, Callable[[TrainingExample], ExportRow]] = {
     ALPACA: _format_alpaca,
     "parquet": _format_chat,
 }
-"""The functions that turn an example into a row, by format. The format `PREFERENCE` makes several rows of one."""
+"""The functions that turn an example into a row, by format. `PREFERENCE` is missing, because it can turn one example
+into several rows.
+"""
 FORMATS = (*FORMATTERS, PREFERENCE)
 
 
@@ -264,9 +277,10 @@ def _format_pairs(row: RunRow) -> list[ExportRow]:
 
 
 def _build_rows(file_format: str, row: RunRow, has_pass_rates: bool, cites: bool) -> list[ExportRow]:
-    """The rows of the file for one example. The columns "id", "turn", "reason" and "level" trace a row to its turn;
+    """The rows of the file for one example. The columns "id", "turn", "reason" and "level" trace a row to its turn.
     "origin" is added if the attacker did not write the solution, "pass_rate" if the run has pass rates, and "citations"
-    if the run is on documents. Parquet rows also have the columns "question", "solution" and "answer".
+    if the seeds are passages of documents (`cites`). Parquet rows also have the columns "question", "solution" and
+    "answer".
     """
     parquet_columns = ("question", "solution", "answer") if file_format == "parquet" else ()
     keys = ("id", "turn", "reason", "level", "origin", *parquet_columns)
@@ -280,7 +294,8 @@ def _build_rows(file_format: str, row: RunRow, has_pass_rates: bool, cites: bool
 
 
 def _encode_rows(file_format: str, rows: Sequence[ExportRow]) -> bytes:
-    lines = [_encode_line(row) for row in rows]  # for Parquet too: this refuses secrets and invalid text
+    """The content of the file."""
+    lines = [_encode_line(row) for row in rows]  # also for Parquet, since this refuses secrets and invalid text
     return _encode_parquet(rows) if file_format == "parquet" else b"".join(lines)
 
 
@@ -305,6 +320,7 @@ def _encode_line(row: ExportRow) -> bytes:
 
 
 def _encode_parquet(rows: Sequence[ExportRow]) -> bytes:
+    """The rows as the content of a Parquet file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -314,9 +330,13 @@ def _encode_parquet(rows: Sequence[ExportRow]) -> bytes:
 
 
 def _render_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
-    """The card in the format of the Hugging Face hub, so that it can serve as README.md of a dataset there."""
+    """The card of the exported file `name`, in the format of the Hugging Face Hub, so that it can be the README.md of a
+    dataset there.
+    """
     loader = "parquet" if summary.format == "parquet" else "json"
-    source, environment = dataset.source, json.loads(dataset.source.run["environment"])
+    source = dataset.source
+    environment = json.loads(source.run["environment"])
+    pass_rates = ", ".join(f"{rate}: {count}" for rate, count in summary.pass_rates.items())
     extra_rows = "".join(f"\n| {label} | {text} |" for label, text in _list_card_entries(dataset, summary))
     noun = "example" if summary.examples == 1 else "examples"
     text = f"""---
@@ -342,7 +362,7 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
 | rules | {summary.rules}: {DESCRIPTIONS[summary.rules]} |
-| right answers of the defender | {", ".join(f"{rate}: {count}" for rate, count in summary.pass_rates.items())} |
+| right answers of the defender | {pass_rates} |
 
 ## Licences
 
@@ -387,18 +407,22 @@ def _list_card_entries(dataset: _Dataset, summary: ExportSummary) -> list[tuple[
 
 
 def _describe_choice(choice: Mapping[str, Any]) -> str:
+    """The query that chose the examples, with its values, and how many of the matches were drawn."""
     sample_note = f", {choice['rows']} of {choice['matched']} drawn by seed {choice['seed']}" if choice["size"] else ""
     query = " ".join(choice["query"].split()).replace("|", "\\|")
     return f"`{query}`, values `{json.dumps(choice['values'])}`{sample_note}"
 
 
 def _format_versions(environment: Mapping[str, Any]) -> str:
+    """The versions of the software with which the run was made."""
     return ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
 
 
 def _format_counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in counts.items())
+    """Counts as text: "kept_failed 3, kept_novel 1"."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _format_table(entries: Mapping[str, str]) -> str:
-    return "\n".join(f"| {name} | {licence} |" for name, licence in entries.items())
+def _format_table(licence_by_name: Mapping[str, str]) -> str:
+    """The rows of a table of licences."""
+    return "\n".join(f"| {name} | {licence} |" for name, licence in licence_by_name.items())

@@ -1,5 +1,5 @@
 """The lineage of a kept example: its seeds, the calls that produced it, the training runs that used it, and the
-held-out items nearest to it. This module reads the ledger and stored training rows, and calls no model.
+held-out items nearest to it. Everything is read from the ledger and from stored training rows; no model is called.
 """
 
 import json
@@ -18,12 +18,12 @@ from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import TRAIN_FILE
 
 NEAREST_COUNT = 3
-"""The number of nearest held-out items to list."""
+"""The number of nearest held-out items that a lineage lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedOrigin:
-    """A seed of an example. For a built-in template, only `id` is set."""
+    """A seed of an example. For a built-in template, and for an item that this home lacks, only `id` is set."""
 
     id: str
     dataset: str = ""
@@ -36,7 +36,9 @@ class SeedOrigin:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call of a turn. `content` has the request and the reply; its keys depend on `kind` (see `_describe_call`)."""
+    """A call of a turn. `content` has the request and the reply, under keys that depend on `kind` (see
+    `_describe_call`).
+    """
 
     id: int
     kind: str
@@ -49,11 +51,14 @@ class RecordedCall:
 
     @property
     def outcome(self) -> str:
-        """How the call ended, in a few words: a program's status, the reason for a refusal, or the reply."""
+        """How the call ended: the status and output of a program, the reason for a refusal, or the reply. An embedding
+        has no readable reply, so its text is returned instead.
+        """
         if "status" in self.content:
             return f"{self.content['status']}: {self.content['stdout']}"
-        text = self.content.get("reply", self.content.get("text", "damaged on disk"))
-        return str(self.content.get("reason") or text)
+        if self.content.get("reason"):
+            return str(self.content["reason"])
+        return str(self.content.get("reply", self.content.get("text", "damaged on disk")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,8 @@ class Lineage:
 
 
 def trace_lineage(home: Home, view: LedgerView, example_id: str) -> Lineage:
-    """Trace an example back to its seeds and calls, and forward to the training runs that used it; find the held-out
-    items nearest to it.
+    """Trace an example back to its seeds and calls, and forward to the training runs that used it. Also find the
+    held-out items nearest to it.
 
     Raises:
         NothingMatchedError: the example is unknown.
@@ -119,7 +124,9 @@ def trace_lineage(home: Home, view: LedgerView, example_id: str) -> Lineage:
 
 
 def _find_seed(view: LedgerView, run: str, seed_id: str) -> SeedOrigin:
-    """A seed with its question if its benchmark is imported, otherwise only its id."""
+    """A seed with its question if its benchmark is imported, otherwise only its id. If several versions of the
+    benchmark have the seed, the version that the run is pinned to comes first, then the current one.
+    """
     row = view.row(
         "SELECT dataset, split, record FROM items WHERE id = ?"
         " ORDER BY dataset IN (SELECT version FROM pinned WHERE run = ?) DESC, instr(dataset, '@') LIMIT 1",
@@ -134,8 +141,8 @@ def _find_seed(view: LedgerView, run: str, seed_id: str) -> SeedOrigin:
 def _list_calls(view: LedgerView, turn_id: int) -> list[RecordedCall]:
     """The calls of a turn in order, each with its request and reply."""
     rows = view.rows(
-        f"SELECT whole.id, kind, role, model, request, reply FROM turn_calls JOIN {CALLS} AS whole"
-        " ON whole.id = turn_calls.call WHERE turn = ? ORDER BY position",
+        f"SELECT calls.id, kind, role, model, request, reply FROM turn_calls JOIN {CALLS} AS calls"
+        " ON calls.id = turn_calls.call WHERE turn = ? ORDER BY position",
         turn_id,
     )
     return [RecordedCall(row["id"], row["kind"], row["role"], row["model"], _describe_call(row)) for row in rows]
@@ -145,7 +152,7 @@ def _describe_call(row: Any) -> dict[str, Any]:
     """The request and reply of a call, under keys that depend on its kind; for an embedding, only the text."""
     try:
         request, reply = json.loads(row["request"]), json.loads(row["reply"])
-    except ValueError:  # damaged on disk: `run verify` reports it
+    except ValueError:  # the texts are damaged on disk; `run verify` reports this
         return {"damaged": True}
     if "refused" in reply:
         request_text = {"prompt": request["messages"]} if row["kind"] == "chat" else {"text": request.get("text", "")}
@@ -158,17 +165,18 @@ def _describe_call(row: Any) -> dict[str, Any]:
 
 
 def _list_trainings(home: Home, view: LedgerView, run: str, row_id: str) -> list[TrainingUse]:
-    """The training runs on a run that used the row `row_id`; training runs without stored rows are skipped."""
+    """The training runs on this run that used the row `row_id`. Training runs without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
+        path = home.root / "trainings" / row["id"] / TRAIN_FILE
         with suppress(NanofluxError, OSError):
-            if any(example.id == row_id for example in read_rows(home.root / "trainings" / row["id"] / TRAIN_FILE)):
+            if any(example.id == row_id for example in read_rows(path)):
                 trainings.append(TrainingUse(row["id"], row["base"], row["status"], row["adapter"]))
     return trainings
 
 
 def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> list[NearItem]:
-    """The held-out items nearest to a question, by the run's embeddings; [] if the run has no held-out items."""
+    """The held-out items nearest to a question, by the run's stored embeddings; [] if the run has no held-out items."""
     row = view.find_run(run)
     embedder_fields = json.loads(row["environment"])["identities"].get("embedder")
     identity = Identity(**embedder_fields) if embedder_fields else None
@@ -179,7 +187,7 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
     held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
     near_items = []
     for dataset in held_out:
-        # This home has no items if it imported the run, but not the run's benchmarks.
+        # There are no items if the run was merged into this home without its benchmarks.
         for item in load_available_items(home.ledger, dataset, "test"):
             vector = _load_vector(view, identity, item.question)
             if vector is not None:
@@ -188,8 +196,11 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
 
 
 def _load_vector(view: LedgerView, embedder: Identity, text: str) -> Any:
-    """The stored embedding of a text, None if there is none or it is damaged."""
+    """The stored embedding of a text; None if there is none or it is damaged."""
     row = view.row(f"SELECT reply FROM {CALLS} WHERE {WITH_KEY}", EmbedRequest(embedder, text).key())
-    with suppress(ValueError, TypeError):
-        return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None
-    return None
+    if row is None:
+        return None
+    try:
+        return EmbedReply.from_json(json.loads(row["reply"])).vector
+    except (ValueError, TypeError):
+        return None

@@ -1,8 +1,9 @@
 """Human reviews of the judge's decisions: reviews of single examples, blind reviews of many, and their agreement with
 the judge.
 
-A blind export contains accepted and rejected questions, shuffled and without verdicts, so that agreement can be
-compared with chance. Reviews are never changed; if one person reviews a question several times, the newest counts.
+A blind export contains questions that the judge accepted and questions that it rejected, shuffled and without verdicts,
+so that the agreement can be compared with chance. Reviews are never changed: if one person reviews a question several
+times, the newest review counts.
 """
 
 import getpass
@@ -25,7 +26,7 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 ReviewVerdict = Literal["keep", "drop", "fix"]
 VERDICTS: tuple[ReviewVerdict, ...] = ("keep", "drop", "fix")
 WITHDRAWN = "open"
-"""The verdict that withdraws a reviewer's earlier verdict; the earlier one stays in the ledger."""
+"""The verdict that withdraws a reviewer's earlier verdict. The earlier verdict stays in the ledger."""
 MAX_NOTE_CHARACTERS = 10_000
 AttemptKey = tuple[int, int]
 """The numbers of a turn and of an attempt in it."""
@@ -53,9 +54,10 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:
                 continue
-            attack, location = attempt.attack, [run, record.number, attempt.number]
+            attack = attempt.attack
+            question_id = digest([run, record.number, attempt.number])[:16]
             yield JudgedQuestion(
-                digest(location)[:16], run, record.number, attempt.number, attempt.validation.positive,
+                question_id, run, record.number, attempt.number, attempt.validation.positive,
                 attack.question, attack.solution, attack.answer,
             )  # fmt: skip
 
@@ -97,11 +99,10 @@ def record_review(
         assert turn_row is not None, "every example has a turn"
     stored_note = storable(note)[:MAX_NOTE_CHARACTERS]
     reviewer = reviewer or default_reviewer()
-    last_attempt_number = len(turn_row["attempts"].split()) - 1  # "attempts" has one outcome for each attempt
+    last_attempt_number = len(turn_row["attempts"].split()) - 1  # the column has one outcome for each attempt
+    review = (row["turn"], last_attempt_number, verdict, stored_note)
     with Ledger(home.ledger) as ledger:
-        ledger.add_reviews(
-            row["run"], [(row["turn"], last_attempt_number, verdict, stored_note)], reviewer, blind=False
-        )
+        ledger.add_reviews(row["run"], [review], reviewer, blind=False)
     return RecordedReview(row["id"], row["run"], verdict, stored_note, reviewer)
 
 
@@ -115,7 +116,7 @@ class BlindExport:
 
 
 def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> BlindExport:
-    """Write `size` of a run's judged questions (0: all), shuffled with `seed`, to `out` as JSON lines.
+    """Write `size` of a run's judged questions (all if 0), shuffled with `seed`, to the file `out` as JSON lines.
 
     Raises:
         NothingMatchedError: the run has no judged questions, or fewer than `size`.
@@ -124,17 +125,19 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
     with LedgerView(home.ledger) as view:
         judged_questions = list(list_judged_questions(view, view.find_run(run)["id"]))
     if not judged_questions or size > len(judged_questions):
-        requested = f", but {size} are requested" if size else ""
+        size_note = f", but {size} are requested" if size else ""
         raise NothingMatchedError(
-            f"run {run} has {len(judged_questions)} judged questions{requested}", "lower --size, or continue the run"
+            f"run {run} has {len(judged_questions)} judged questions{size_note}", "lower --size, or continue the run"
         )
-    chosen_questions = random.Random(derive_seed(seed, "blind")).sample(judged_questions, size or len(judged_questions))
+    rng = random.Random(derive_seed(seed, "blind"))
+    chosen_questions = rng.sample(judged_questions, size if size else len(judged_questions))
     rows = [
         {"id": judged.id, "question": judged.question, "solution": judged.solution, "answer": judged.answer,
          "verdict": "", "note": ""}
         for judged in chosen_questions
     ]  # fmt: skip
-    write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_new({out: "".join(lines).encode()})
     return BlindExport(judged_questions[0].run, len(rows), str(out))
 
 
@@ -157,17 +160,16 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
         DataError: a line cannot be read, or its question is unknown; the message names the line.
     """
     rows = _read_filled_rows(path)
+    question_ids = {row["id"] for _, row in rows}
     with LedgerView(home.ledger) as view:
-        runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
-        ids = {row["id"] for _, row in rows}
-        judged_by_id = {
-            judged.id: judged for run in runs for judged in list_judged_questions(view, run) if judged.id in ids
-        }
+        run_ids = [row["id"] for row in view.rows("SELECT id FROM runs")]
+        judged_questions = [judged for run in run_ids for judged in list_judged_questions(view, run)]
+    judged_by_id = {judged.id: judged for judged in judged_questions if judged.id in question_ids}
     reviews_by_run: dict[str, list[tuple[int, int, str, str]]] = {}
-    for number, row in rows:
+    for line_number, row in rows:
         if row["id"] not in judged_by_id:
             raise DataError(
-                f"{path}, line {number}: no question with the id {row['id']!r} in this home",
+                f"{path}, line {line_number}: no question with the id {row['id']!r} in this home",
                 "pass the home of its run with --home",
             )
         if row["verdict"]:
@@ -178,36 +180,35 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
     with Ledger(home.ledger) as ledger:
         for run, reviews in reviews_by_run.items():
             ledger.add_reviews(run, reviews, reviewer, blind=True)
-    taken = sum(map(len, reviews_by_run.values()))
+    taken = sum(len(reviews) for reviews in reviews_by_run.values())
     return BlindImport(reviewer, taken, len(rows) - taken, sorted(reviews_by_run))
 
 
 def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a review file with their line numbers; blank lines are skipped."""
+    """The rows of a review file, each with its line number. Blank lines are skipped."""
     try:
         lines = read_utf8(path).splitlines()
     except (OSError, EncodingError) as error:
-        raise DataError(
-            f"{path}: {getattr(error, 'strerror', None) or error}", "pass the filled-in review file"
-        ) from error
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: {problem}", "pass the filled-in review file") from error
     numbered_rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(f"{path}, line {number}: not JSON", "correct the line; nothing was imported") from None
+            raise DataError(f"{path}, line {line_number}: not JSON", "correct the line; nothing was imported") from None
         has_keys = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
         if not has_keys or row["verdict"] not in ("", *VERDICTS):
             fix = f"set verdict to one of {', '.join(VERDICTS)}, or leave it empty; nothing was imported"
-            raise DataError(f"{path}, line {number}: `id` or `verdict` is missing or invalid", fix)
-        numbered_rows.append((number, row))
+            raise DataError(f"{path}, line {line_number}: `id` or `verdict` is missing or invalid", fix)
+        numbered_rows.append((line_number, row))
     return numbered_rows
 
 
 def load_reviews(view: LedgerView, run: str) -> dict[AttemptKey, ReviewByReviewer]:
-    """The newest review of each attempt by each reviewer; attempts whose reviews were all withdrawn are left out."""
+    """The newest review by each reviewer, by attempt. Attempts whose reviews were all withdrawn are left out."""
     reviews_by_attempt: dict[AttemptKey, ReviewByReviewer] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
@@ -230,23 +231,28 @@ def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
     accepted_by_attempt = {
         (judged.turn, judged.attempt): judged.accepted for judged in list_judged_questions(view, run)
     }
-    names = sorted({name for reviews in reviews_by_attempt.values() for name in reviews})
-    return ReviewAgreement({name: _compare_with_judge(name, reviews_by_attempt, accepted_by_attempt) for name in names})
+    reviewers = sorted({reviewer for reviews in reviews_by_attempt.values() for reviewer in reviews})
+    return ReviewAgreement(
+        {reviewer: _compare_with_judge(reviewer, reviews_by_attempt, accepted_by_attempt) for reviewer in reviewers}
+    )
 
 
 def _compare_with_judge(
-    name: str, reviews_by_attempt: dict[AttemptKey, ReviewByReviewer], accepted_by_attempt: dict[AttemptKey, bool]
+    reviewer: str, reviews_by_attempt: dict[AttemptKey, ReviewByReviewer], accepted_by_attempt: dict[AttemptKey, bool]
 ) -> ReviewerAgreement:
-    """The agreement of the judge with the reviewer `name`, over the attempts that both decided."""
+    """The agreement of a reviewer with the judge, over the attempts that both decided."""
     verdict_by_attempt = {
-        attempt_key: reviews[name]["verdict"] for attempt_key, reviews in reviews_by_attempt.items() if name in reviews
+        attempt_key: reviews[reviewer]["verdict"]
+        for attempt_key, reviews in reviews_by_attempt.items()
+        if reviewer in reviews
     }
     decision_pairs: Sequence[tuple[bool, bool]] = [
         (accepted_by_attempt[attempt_key], verdict == "keep")
         for attempt_key, verdict in verdict_by_attempt.items()
         if attempt_key in accepted_by_attempt
     ]
-    kappa, ci95 = cohen_kappa(decision_pairs) or (None, None)
+    kappa_and_interval = cohen_kappa(decision_pairs)
+    kappa, ci95 = (None, None) if kappa_and_interval is None else kappa_and_interval
     verdicts = list(verdict_by_attempt.values())
     return ReviewerAgreement(
         reviewed=len(decision_pairs),

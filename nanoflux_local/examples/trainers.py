@@ -1,7 +1,7 @@
 """The external trainers that read exported files: the formats that each trainer reads, and the file that describes the
-data to the trainer.
+data to it.
 
-These descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its
+The descriptions follow TRL 1.16, LLaMA-Factory 0.9.5 and axolotl 0.19. They name the exported file without its
 folder, so that the folder can be moved.
 """
 
@@ -20,7 +20,7 @@ COLUMNS = {
     PROMPT_COMPLETION: ("prompt", "completion"),
     PREFERENCE: ("prompt", "chosen", "rejected"),
 }
-"""The columns that a trainer reads, by format; all other columns state the origin of a row."""
+"""The columns that a trainer reads, by format. All other columns of a row state its origin."""
 ROLE_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -28,7 +28,7 @@ ROLE_TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-"""The keys and roles of a message, by LLaMA-Factory's names for them."""
+"""The keys and the roles of a message, by the names that LLaMA-Factory has for them."""
 ALPACA_COLUMNS = {
     "prompt": "instruction",
     "query": "input",
@@ -36,7 +36,7 @@ ALPACA_COLUMNS = {
     "system": "system",
     "history": "history",
 }
-"""The alpaca format's keys by LLaMA-Factory's names for them."""
+"""The keys of the format "alpaca", by the names that LLaMA-Factory has for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ datasets:
 """
 
 
-def _build_axolotl_command(out: Path, _kind: str) -> str:
+def _build_axolotl_command(out: Path, _file_format: str) -> str:
     return f"axolotl train {out.stem}.axolotl.yaml"
 
 
 def _render_llama_factory_description(out: Path, file_format: str, rows: Sequence[ExportRow]) -> str:
-    """A `dataset_info.json` with one dataset, named like the exported file."""
+    """A `dataset_info.json` with one dataset, which has the name of the exported file without its suffix."""
     entry: dict[str, Any] = {"file_name": out.name}
     if file_format == ALPACA:
         present_keys = {key for row in rows for key in row}
@@ -137,7 +137,9 @@ def _build_llama_factory_command(out: Path, file_format: str) -> str:
 
 
 def _unwrap_answers(row: ExportRow) -> ExportRow:
-    """The preference pair with its answers as messages, because LLaMA-Factory ignores lists with one message."""
+    """A preference pair in which each answer is a message instead of a list of one message, which LLaMA-Factory
+    ignores.
+    """
     return {key: value[-1] if key in ("chosen", "rejected") else value for key, value in row.items()}
 
 

@@ -83,7 +83,9 @@ async def test_defence_sections_over_budget_are_truncated(player, script_call):
 
 
 async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, script_call):
-    """A token is at least one byte, so a section with fewer bytes than tokens in its budget fits. "≈" has three bytes."""
+    """A token is at least one byte, so a section with no more bytes than its budget has tokens fits. "≈" has three
+    bytes.
+    """
     call = script_call(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await make_defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
     assert [cut.text for cut in call.cut_requests] == ["≈"]
