@@ -1,6 +1,6 @@
 """`bundle create` packs the requested software, weights, benchmarks and runs, and nothing unrelated.
 
-Wheels come from a folder instead of a package index.
+pip takes the wheels from a folder instead of a package index.
 """
 
 import json
@@ -31,23 +31,26 @@ START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`nanoflux` in a separate process; `index` is the only directory from which its pip installs."""
+    """A function that runs `nanoflux` in a separate process, whose pip installs only from the folder `index`."""
 
     def run(home: Path, *arguments: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
-        variables = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
-        return subprocess.run(
-            [*COMMAND, *arguments], env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
-        )
+        find_links = "" if index is None else str(index)
+        environment = {
+            **os.environ, "NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": find_links
+        }  # fmt: skip
+        return subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
     return run
 
 
 def run_without_network(*command: str, cwd: Path) -> list[str]:
-    """Run a command in an empty network namespace and return its output lines; skip if no namespace can be created."""
+    """Run a command in an empty network namespace, and return the lines of its output. Skip the test if no namespace
+    can be created.
+    """
     unshare = shutil.which("unshare")
     prefix = [str(unshare), "-rn"]
     if unshare is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        pytest.skip("no network namespace can be made here (unshare -rn)")
+        pytest.skip("no network namespace can be created here (unshare -rn)")
     environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8"}
     result = subprocess.run([*prefix, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -55,68 +58,53 @@ def run_without_network(*command: str, cwd: Path) -> list[str]:
 
 
 def test_bundled_software_works_without_network(command: Callable[..., Any], wheelhouse: Path, tmp_path: Path) -> None:
-    out, project_wheel = tmp_path / "medium" / "lab.pyz", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    out = tmp_path / "medium" / "lab.pyz"
     out.parent.mkdir()
     result = command(
         tmp_path / "home", "bundle", "create", "-o", str(out), "--wheel", str(project_wheel),
         "--part-size", "1M", "--json", index=wheelhouse,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    created = json.loads(result.stdout)
-    assert created["python"] == wheels.current_python() and len(created["parts"]) > 1
-    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *created["parts"]], (
-        "temporary files were left"
-    )
+    summary = json.loads(result.stdout)
+    assert summary["python"] == wheels.current_python() and len(summary["parts"]) > 1
+    written_names = sorted(path.name for path in out.parent.iterdir())
+    assert written_names == ["lab.pyz", *summary["parts"]], "temporary files were left behind"
     run_without_network(sys._base_executable, "-I", str(out), "install", "--to", "lab", cwd=tmp_path)
     lab = tmp_path / "lab"
     assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found"]
-    assert run_without_network(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)[:2] == [
-        "nanoflux-local==0.1.0", "needed==0.1.0",
-    ]  # fmt: skip
+    installed_packages = run_without_network(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)
+    assert installed_packages[:2] == ["nanoflux-local==0.1.0", "needed==0.1.0"]
     assert (lab / "docs" / "explanation" / "sandbox.md").is_file() and not (lab / "wheels").exists()
     components = json.loads((lab / "sbom.json").read_text())["components"]
-    assert [(entry["name"], entry["licenses"][0]["license"]["name"]) for entry in components][:2] == [
-        ("nanoflux-local", "Apache-2.0"), ("needed", "MIT © Zoë"),
-    ]  # fmt: skip
+    licences = [(entry["name"], entry["licenses"][0]["license"]["name"]) for entry in components]
+    assert licences[:2] == [("nanoflux-local", "Apache-2.0"), ("needed", "MIT © Zoë")]
     installed_files = [path for path in (lab / "venv").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert not [path for path in installed_files if b".lab.making-" in path.read_bytes()], (
-        "a file contains the path of the temporary folder"
-    )
+    files_with_scratch_path = [path for path in installed_files if b".lab.making-" in path.read_bytes()]
+    assert files_with_scratch_path == []
 
 
 def test_bundled_vllm_gets_a_separate_environment(
     command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
 ) -> None:
-    vllm_requirements, project_wheel = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    vllm_requirements = tmp_path / "vllm.txt"
     vllm_requirements.write_text("needed==0.1.0\n")
-    arguments = (
-        "bundle",
-        "create",
-        "-o",
-        str(tmp_path / "lab.pyz"),
-        "--wheel",
-        str(project_wheel),
-        "--vllm",
-        str(vllm_requirements),
-        "--extra",
-        "more",
-    )
-    result = command(tmp_path / "home", *arguments, index=wheelhouse)
+    result = command(
+        tmp_path / "home", "bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--wheel", str(project_wheel),
+        "--vllm", str(vllm_requirements), "--extra", "more", index=wheelhouse,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lab = tmp_path / "lab"
     run_without_network(sys._base_executable, "-I", str(tmp_path / "lab.pyz"), "install", "--to", "lab", cwd=tmp_path)
-    assert run_without_network(
-        str(lab / "vllm/bin/python"), "-c", "import needed; print(needed.WORD)", cwd=tmp_path
-    ) == ["found"]
+    vllm_python = str(lab / "vllm/bin/python")
+    assert run_without_network(vllm_python, "-c", "import needed; print(needed.WORD)", cwd=tmp_path) == ["found"]
     assert not (lab / "vllm-wheels").exists()
-    assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
-        "needed-0.1.0.dist-info"
-    ], "packages that the requirements do not list were installed"
-    assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [
-        f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"
-    ]
+    installed_packages = [path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")]
+    assert installed_packages == ["needed-0.1.0.dist-info"], "packages outside the requirements were installed"
+    assert run_without_network(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found by {vllm_python}"]
     components = json.loads((lab / "sbom.json").read_text())["components"]
-    assert "more" in {entry["name"] for entry in components}, "the bill of materials lacks the package of the extra"
+    assert "more" in {entry["name"] for entry in components}, "the package of the extra is missing"
 
 
 def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -133,14 +121,14 @@ def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_
     assert search.returncode == 0 and "irreversibly" in search.stdout, search.stderr
 
 
-def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
+def test_wheel_with_a_wrong_hash_leaves_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
     requirements = wheels.pin_wheels(wheelhouse)
-    correct_hash = re.search("needed==0.1.0 --hash=sha256:(.*)", requirements)
-    assert correct_hash is not None
-    (tmp_path / "requirements.txt").write_text(requirements.replace(correct_hash[1], "0" * 64))
+    hash_match = re.search("needed==0.1.0 --hash=sha256:(.*)", requirements)
+    assert hash_match is not None
+    (tmp_path / "requirements.txt").write_text(requirements.replace(hash_match[1], "0" * 64))
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
-    description = {"python": wheels.current_python(), "platform": wheels.current_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
+    description = {"python": wheels.current_python(), "platform": wheels.current_platform()}
     write_bundle(tmp_path / "lab.pyz", files, description, 2**30)
     paths_before = set(tmp_path.rglob("*"))
     with pytest.raises(installer.BundleError, match="pip could not install"):
@@ -149,7 +137,7 @@ def test_wheels_with_wrong_hashes_leave_no_installation(wheelhouse: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
-def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
+def test_bundle_for_another_machine_is_not_installed(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(wheels.pin_wheels(wheelhouse))
     description = {"python": wheels.current_python(), "platform": wheels.current_platform(), key: value}
     write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, description, 2**30)
@@ -166,7 +154,7 @@ def test_downloaded_wheels_are_not_downloaded_again(
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
     arguments = (tmp_path / "wheels", project_wheel, (), wheels.current_python(), wheels.current_platform())
     wheels.collect_project(*arguments)
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")  # from here on, pip finds no wheel to download
     wheels.collect_project(*arguments)
     assert len(list((tmp_path / "wheels").iterdir())) == 3
     next((tmp_path / "wheels").glob("needed*")).unlink()
@@ -193,42 +181,46 @@ def test_compatible_tags_include_older_platforms() -> None:
 
 
 def test_bundles_of_equal_files_are_identical(tmp_path: Path) -> None:
-    source = tmp_path / "x"
+    source = tmp_path / "source"
     source.write_bytes(b"1" * 5000)
     bundles = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_bundle(tmp_path / name / "lab.pyz", {"home/x": source, "docs/y": source}, {}, 4000)
-        os.utime(source, (1, 1))
-        bundles.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert bundles[0] == bundles[1] and len(bundles[0]) > 3
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        write_bundle(folder / "lab.pyz", {"home/x": source, "docs/y": source}, {}, part_bytes=4000)
+        os.utime(source, (1, 1))  # the second bundle must not depend on the time of the file
+        bundles.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    first_bundle, second_bundle = bundles
+    assert first_bundle == second_bundle and len(first_bundle) > 3
+
+
+def test_existing_bundle_is_not_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"1")
+    write_bundle(tmp_path / "lab.pyz", {"home/x": source}, {}, part_bytes=4000)
     with pytest.raises(RefusedError, match="exists"):
-        write_bundle(tmp_path / "a" / "lab.pyz", {"home/x": source}, {}, 4000)
+        write_bundle(tmp_path / "lab.pyz", {"home/x": source}, {}, part_bytes=4000)
 
 
 def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
-    source, bundle = tmp_path / "x", tmp_path / "lab.pyz"
+    bundle = tmp_path / "lab.pyz"
+    source = tmp_path / "source"
     source.write_bytes(b"1" * 50_000)
     for number in range(1, 30):
         installer.part_path(bundle, number).write_bytes(b"left by a killed creation")
     with pytest.raises(NanofluxError, match="No such file"):
-        write_bundle(bundle, {"docs/x": source, "home/y": tmp_path / "gone"}, {}, 4000)
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    write_bundle(bundle, {"docs/x": source}, {}, 30_000)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "lab.pyz",
-        "lab.pyz.001",
-        "lab.pyz.002",
-        "lab.pyz.003",
-        "x",
-    ]
+        write_bundle(bundle, {"docs/x": source, "home/y": tmp_path / "missing"}, {}, part_bytes=4000)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    write_bundle(bundle, {"docs/x": source}, {}, part_bytes=30_000)
+    expected_names = ["lab.pyz", "lab.pyz.001", "lab.pyz.002", "lab.pyz.003", "source"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected_names
 
 
 # Bundles with runs
 
 
 def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, out = tmp_path / "home", tmp_path / "out.pyz"
+    home = tmp_path / "home"
+    out = tmp_path / "out.pyz"
     for name, seed in (("tour", "7"), ("other", "8")):
         result = command(home, *START_SCRIPTED_RUN, "--max-turns", "6", "--seed", seed, "--name", name)
         assert result.returncode == 0, result.stderr
@@ -242,15 +234,16 @@ def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any],
     for check in ("verify", "replay"):
         result = command(installed_home, "run", check, "tour")
         assert result.returncode == 0, result.stderr
-    assert [run["name"] for run in json.loads(command(installed_home, "run", "list", "--json").stdout)] == ["tour"]
-    assert other_run.encode() not in (installed_home / "ledger.db").read_bytes(), (
-        "the file contains a part of the other run"
-    )
+    installed_runs = json.loads(command(installed_home, "run", "list", "--json").stdout)
+    assert [run["name"] for run in installed_runs] == ["tour"]
+    ledger_bytes = (installed_home / "ledger.db").read_bytes()
+    assert other_run.encode() not in ledger_bytes, "the ledger contains a part of the other run"
     assert (installed_home / "reports" / summary["run"] / "index.html").is_file()
 
 
 def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, domains = tmp_path / "lab", tmp_path / "lab" / "domains"
+    home = tmp_path / "lab"
+    domains = home / "domains"
     domains.mkdir(parents=True)
     (domains / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
     (domains / "ours.md").write_text("{{ question }}")
@@ -259,17 +252,15 @@ def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], t
     result = command(home, *arguments, "--max-turns", "2", "--json")
     assert result.returncode == 0, result.stderr
     run = json.loads(result.stdout)["run"]
-    files_by_name = contents.gather(
-        contents.BundleRequest(runs=(run,), software=False), Home(home), tmp_path / "scratch"
-    ).files
-    assert sorted(name for name in files_by_name if "domains" in name) == [
-        "home/domains/ours.md",
-        "home/domains/ours.toml",
-    ]
+    request = contents.BundleRequest(runs=(run,), software=False)
+    bundle_contents = contents.gather(request, Home(home), tmp_path / "scratch")
+    domain_files = sorted(name for name in bundle_contents.files if "domains" in name)
+    assert domain_files == ["home/domains/ours.md", "home/domains/ours.toml"]
 
 
 def test_create_finds_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
-    home, source = Home(tmp_path / "home").prepare(), tmp_path / "source"
+    home = Home(tmp_path / "home").prepare()
+    source = tmp_path / "source"
     source.mkdir()
     home.adapters.mkdir()
     (source / "adapter_config.json").write_text("{}")
@@ -283,7 +274,8 @@ def test_create_finds_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
 
 
 def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, data_file = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
+    home = tmp_path / "home"
+    data_file = tmp_path / "gsmhardv2.jsonl"
     item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
     data_file.write_text(json.dumps(item) + "\n")
     result = command(home, "data", "import", "gsmhard", str(data_file))
@@ -297,7 +289,8 @@ def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: P
 
 
 def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_path: Path) -> None:
-    profile, out = tmp_path / "ours.toml", tmp_path / "in.pyz"
+    profile = tmp_path / "ours.toml"
+    out = tmp_path / "in.pyz"
     profile.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
     result = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(profile))
     assert result.returncode == 0, result.stderr
@@ -311,31 +304,33 @@ def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_p
 
 
 def test_create_refuses_missing_contents_and_invalid_options(command: Callable[..., Any], tmp_path: Path) -> None:
-    home, out = tmp_path / "home", tmp_path / "out.pyz"
+    home = tmp_path / "home"
+    out = tmp_path / "out.pyz"
     assert command(home, *START_SCRIPTED_RUN, "--max-turns", "1").returncode == 0
     missing_contents = [
-        ("--export", "nobody", 4),
-        ("--data", "nothing", 4),
-        ("--model", "smollm2-135m", 4),
-        ("--profile", "no", 2),
+        (("--export", "nobody"), 4),
+        (("--data", "nothing"), 4),
+        (("--model", "smollm2-135m"), 4),
+        (("--profile", "no"), 2),
     ]
-    invalid_options = [("--part-size", "many", 2), ("--no-software", "--no-software", 2)]  # the latter: an empty bundle
-    for option, value, code in (*missing_contents, *invalid_options):
-        result = command(home, "bundle", "create", "-o", str(out), "--no-software", option, value)
-        assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
+    invalid_options = [(("--part-size", "many"), 2), ((), 2)]  # without options, the bundle would be empty
+    for options, exit_code in (*missing_contents, *invalid_options):
+        result = command(home, "bundle", "create", "-o", str(out), "--no-software", *options)
+        assert result.returncode == exit_code and "Traceback" not in result.stderr, result.stderr
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
 
 
-def test_excerpt_handles_every_table_of_the_ledger(tmp_path: Path) -> None:
+def test_excerpt_deletes_from_every_table_of_the_ledger(tmp_path: Path) -> None:
     from nanoflux_local.ledger.store import Ledger
 
     with Ledger(tmp_path / "ledger.db"):
         pass
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    deletions = excerpt.DELETIONS.replace(";", " ")
     ledger_tables = {name for name in tables if not name.startswith(("sqlite_", "_sqlite"))}
-    assert {name for name in ledger_tables if f"DELETE FROM {name} " not in deletions} == set()
+    deletions = excerpt.DELETIONS.replace(";", " ")
+    tables_without_deletion = {name for name in ledger_tables if f"DELETE FROM {name} " not in deletions}
+    assert tables_without_deletion == set()
 
 
 def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:

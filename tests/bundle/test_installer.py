@@ -1,4 +1,4 @@
-"""The installer inside a bundle installs everything, or names the damaged part and writes nothing."""
+"""The installer in a bundle installs everything, or names the damaged file and writes nothing."""
 
 import hashlib
 import random
@@ -20,15 +20,18 @@ FILE_NUMBERS = range(4)
 
 
 def list_paths(folder: Path) -> set[Path]:
+    """All files and folders below a folder."""
     return set(folder.rglob("*"))
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in list_paths(folder) if path.is_file()}
+    """The contents of all files below a folder, by relative path."""
+    files = [path for path in list_paths(folder) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def expect_install_error(head: Path, folder: Path) -> str:
-    """Check that installing and verifying the bundle fail and write nothing; return the error's text."""
+    """Check that installing and verifying the bundle fail and write nothing. Returns the text of the error."""
     paths_before = list_paths(folder.parent)
     with pytest.raises(BundleError) as refusal:
         installer.install(head, folder, lambda _: None)
@@ -39,16 +42,16 @@ def expect_install_error(head: Path, folder: Path) -> str:
 
 
 def find_bundle_file(head: Path, number: int) -> Path:
-    """The head, whose number is 0, or a part."""
+    """The file of a bundle with this number: 0 is the head, the others are the parts."""
     return part_path(head, number) if number else head
 
 
 def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: Path) -> None:
-    lab, source = tmp_path / "lab", tmp_path / "source"
+    lab = tmp_path / "lab"
     installer.install(bundle, lab, lambda _: None)
-    assert read_files(lab) == read_files(source) and len(read_files(lab)) == 4
-    assert all(path.stat().st_mode & 0o077 == 0 for path in [tmp_path / "lab", *list_paths(tmp_path / "lab")])
-    assert not list(tmp_path.glob(".*")), "a temporary folder was left"
+    assert read_files(lab) == read_files(tmp_path / "source") and len(read_files(lab)) == 4
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [lab, *list_paths(lab)])
+    assert not list(tmp_path.glob(".*")), "a scratch directory was left behind"
     assert len(installer.read_head(bundle).parts) == len(FILE_NUMBERS) - 1
 
 
@@ -56,8 +59,9 @@ def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: P
 def test_truncated_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
     damaged_file = find_bundle_file(bundle, number)
     content = damaged_file.read_bytes()
-    for position in [0, 1, len(content) - 1, *random.Random(number).sample(range(len(content)), 20)]:
-        damaged_file.write_bytes(content[:position])
+    rng = random.Random(number)
+    for size in [0, 1, len(content) - 1, *rng.sample(range(len(content)), 20)]:
+        damaged_file.write_bytes(content[:size])
         assert str(damaged_file) in expect_install_error(bundle, tmp_path / "lab")
 
 
@@ -87,7 +91,7 @@ def test_only_damaged_parts_are_named(bundle: Path, tmp_path: Path) -> None:
     assert ".001: missing" in message and ".003: has 0 bytes" in message and ".002" not in message
 
 
-def test_linked_and_swapped_parts_are_refused(bundle: Path, tmp_path: Path) -> None:
+def test_linked_or_swapped_part_is_refused(bundle: Path, tmp_path: Path) -> None:
     first_part, second_part = part_path(bundle, 1), part_path(bundle, 2)
     moved_part = first_part.rename(tmp_path / "aside")
     first_part.symlink_to(moved_part)
@@ -98,9 +102,11 @@ def test_linked_and_swapped_parts_are_refused(bundle: Path, tmp_path: Path) -> N
     assert str(first_part) in expect_install_error(bundle, tmp_path / "lab")
 
 
-def make_entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+def make_entry(name: str, entry_type: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    """An archive entry; `target` is that of a link."""
     entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = kind, target
+    entry.type = entry_type
+    entry.linkname = target
     return entry
 
 
@@ -124,7 +130,7 @@ def make_entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> ta
         ([], "missing from the parts"),
     ],
 )
-def test_harmful_archives_are_refused(
+def test_archive_that_differs_from_the_manifest_is_refused(
     entries: list[tuple[tarfile.TarInfo, bytes]], reason: str, forge_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     head = forge_bundle(entries, {"home/x": b"1"})
@@ -149,7 +155,8 @@ def test_harmful_archives_are_refused(
     ],
 )
 def test_head_with_an_unsafe_path_is_refused(name: str, forge_bundle: Callable[..., Path], tmp_path: Path) -> None:
-    head = forge_bundle([(make_entry(name or "x"), b"1")], {name: b"1"})
+    entry_name = name if name else "x"  # an archive entry needs a name
+    head = forge_bundle([(make_entry(entry_name), b"1")], {name: b"1"})
     assert "is outside the directories" in expect_install_error(head, tmp_path / "lab")
 
 
@@ -157,23 +164,26 @@ def test_part_that_is_not_an_archive_is_refused(
     forge_bundle: Callable[..., Path], tmp_path: Path, bundle: Path
 ) -> None:
     head = forge_bundle([(make_entry("home/x"), b"1")], {"home/x": b"1"})
-    for junk in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
-        part_path(head, 1).write_bytes(junk)
-        checksum = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
-        head.write_bytes(installer.build_head({}, [checksum], {"home/x": installer.read_head(head).files["home/x"]}))
+    files = installer.read_head(head).files
+    for content in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
+        part_path(head, 1).write_bytes(content)
+        checksum = installer.Checksum(len(content), hashlib.sha256(content).hexdigest())
+        head.write_bytes(installer.build_head({}, [checksum], files))
         assert str(part_path(head, 1)) in expect_install_error(head, tmp_path / "lab")
 
 
-def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: Path) -> None:
+def test_install_overwrites_nothing_and_removes_what_a_killed_install_left(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     with pytest.raises(BundleError, match="exists") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None)
     assert refusal.value.exit_code == 3 and not list((tmp_path / "lab").iterdir())
     (tmp_path / "lab").rmdir()
-    (tmp_path / ".lab.making-killed" / "home").mkdir(parents=True)
-    (tmp_path / ".lab2.making-other").mkdir()
+    abandoned = tmp_path / ".lab.making-killed"
+    (abandoned / "home").mkdir(parents=True)
+    of_another_target = tmp_path / ".lab2.making-other"
+    of_another_target.mkdir()
     installer.install(bundle, tmp_path / "lab", lambda _: None)
-    assert not (tmp_path / ".lab.making-killed").exists() and (tmp_path / ".lab2.making-other").exists()
+    assert not abandoned.exists() and of_another_target.exists()
 
 
 def test_full_disk_is_reported_before_writing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,12 +208,12 @@ def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatc
 
 
 def run_head(head: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the head with a Python in which NanoFlux is not installed."""
+    """Run the head with the Python outside this environment, in which NanoFlux is not installed."""
     command = [sys._base_executable, "-I", str(head), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_head_runs_as_an_installer_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
+def test_head_is_an_installer_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
     result = run_head(bundle, "verify", cwd=tmp_path)
     assert result.returncode == 0 and "intact: 4 files in 3 parts" in result.stderr
     assert run_head(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 0
@@ -236,7 +246,8 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
         with pytest.raises(BundleError, match="not signed by a signer"):
             installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = installer.read_head(bundle)
-    bundle.write_bytes(installer.build_head({**head.description, "more": 1}, list(head.parts), head.files))
+    changed_description = {**head.description, "more": 1}
+    bundle.write_bytes(installer.build_head(changed_description, list(head.parts), head.files))
     assert "intact" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
@@ -248,9 +259,8 @@ def test_signature_is_reported_as_unchecked_if_ssh_keygen_cannot_be_run(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
     (tmp_path / "maker.signers").write_text("maker@lab ssh-ed25519 AAAA")
-    with pytest.raises(
-        BundleError, match="signature could not be checked, because ssh-keygen cannot be run"
-    ) as refusal:
+    message = "signature could not be checked, because ssh-keygen cannot be run"
+    with pytest.raises(BundleError, match=message) as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
     assert "not signed" not in refusal.value.message and "OpenSSH" in refusal.value.fix
     assert not (tmp_path / "lab").exists()

@@ -32,20 +32,19 @@ from nanoflux_local.transcript import Seed
 
 def run_scripted(home: Home, name: str, seed: int, **settings: object) -> str:
     """Execute a small scripted run to its end, and return its id."""
-    config = configs.resolve(
-        "starter-genetics", "scripted", {"seeds": {"min": 2}, "max_turns": 6, "seed": seed, **settings}, home
-    )
+    run_settings = {"seeds": {"min": 2}, "max_turns": 6, "seed": seed, **settings}
+    config = configs.resolve("starter-genetics", "scripted", run_settings, home)
 
-    async def start_and_finish() -> str:
+    async def generate_run() -> str:
         run = await runs.start(home, config, name)
         await runs.execute(home, run)
         return run
 
-    return asyncio.run(start_and_finish())
+    return asyncio.run(generate_run())
 
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
-    """Store an adapter, record its training on the run and an evaluation of it, and return its hash."""
+    """Store an adapter, and record its training on the run and its evaluation. Returns its hash."""
     source = home.root / "source"
     source.mkdir()
     (source / "adapter_config.json").write_text("{}")
@@ -65,8 +64,8 @@ def add_adapter(home: Home, run: str, weights: bytes) -> str:
         rows_file.write_text('{"id": "turn-0"}\n')
         ledger.start_evaluation(f"e-{run}", "base", adapter, "starter", "test", {"runs": 1})
         request = ChatRequest(Identity("scripted", "base", adapter=adapter), (Message("user", "2 + 2?"),))
-        call, _ = ledger.remember(f"e-{run}", request, ChatReply("4", "stop", seconds=0.5))
-        ledger.add_evaluation_item(f"e-{run}", 0, "item", call, "4", "right")
+        call_id, _ = ledger.remember(f"e-{run}", request, ChatReply("4", "stop", seconds=0.5))
+        ledger.add_evaluation_item(f"e-{run}", 0, "item", call_id, "4", "right")
         ledger.finish_evaluation(f"e-{run}", "done", {})
     return adapter
 
@@ -84,17 +83,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Path]:
-    """Create a bundle of a home: `pack(home)` includes every run, adapter and evaluation; `pack(home, adapters=…)` only
-    what is named.
+    """A function that creates a bundle of a home: `pack(home)` includes every run, adapter and evaluation, and
+    `pack(home, adapters=…)` only what is named.
     """
 
-    def write(home: Home, **request: object) -> Path:
+    def write_home_bundle(home: Home, **requested_contents: object) -> Path:
         number = len(list(tmp_path.glob("*.pyz")))
-        bundle_request = BundleRequest(software=False, **(request or {"work": True}))
-        contents = gather(bundle_request, home, tmp_path / f"scratch-{number}")
+        if not requested_contents:
+            requested_contents = {"work": True}
+        request = BundleRequest(software=False, **requested_contents)
+        contents = gather(request, home, tmp_path / f"scratch-{number}")
         return write_bundle(tmp_path / f"{number}.pyz", contents.files, contents.description, 1 << 30).path
 
-    return write
+    return write_home_bundle
 
 
 @pytest.fixture
@@ -106,13 +107,16 @@ def office(tmp_path: Path) -> Home:
 
 
 def read_column(home: Home, sql: str) -> list[object]:
+    """The values of a query with one column on the ledger of a home."""
     with closing(sqlite3.connect(home.ledger)) as ledger:
         return [row[0] for row in ledger.execute(sql)]
 
 
 def find_problems(home: Home) -> list[str]:
+    """The problems that `verify_run` finds in any run of a home."""
+    runs = read_column(home, "SELECT id FROM runs")
     with LedgerView(home.ledger) as view:
-        return [problem for run in read_column(home, "SELECT id FROM runs") for problem in verify_run(view, str(run))]
+        return [problem for run in runs for problem in verify_run(view, str(run))]
 
 
 def digest_rows(home: Home) -> dict[str, str]:
@@ -123,7 +127,8 @@ def digest_rows(home: Home) -> dict[str, str]:
     return {table: hashlib.sha256(repr(rows).encode()).hexdigest() for table, rows in rows_by_table.items()}
 
 
-def invoke(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_command(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `nanoflux` with this home in a separate process."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -132,7 +137,7 @@ def test_merge_adds_runs_and_their_results_in_both_directions(
     lab: Home, office: Home, pack: Callable[..., Path]
 ) -> None:
     office_runs = read_column(office, "SELECT id FROM runs")
-    result = invoke(office, "bundle", "merge", str(pack(lab)), "--json")
+    result = run_command(office, "bundle", "merge", str(pack(lab)), "--json")
     assert result.returncode == 0, result.stderr
     (run,) = read_column(lab, "SELECT id FROM runs")
     added = json.loads(result.stdout)["added"]
@@ -143,12 +148,11 @@ def test_merge_adds_runs_and_their_results_in_both_directions(
     assert (office.root / "trainings" / f"train-{run}" / "train.jsonl").is_file()
     event_query = "SELECT event FROM training_events"
     assert read_column(office, event_query) == read_column(lab, event_query)
-    assert read_adapter(office.adapters / adapter).probe is None, (
-        "the probe was merged, although it is valid on one machine only"
-    )
+    merged_adapter = read_adapter(office.adapters / adapter)
+    assert merged_adapter.probe is None, "the probe was merged, although it holds for one machine only"
     with LedgerView(lab.ledger) as lab_view, LedgerView(office.ledger) as office_view:
         assert office_view.summarize_run(str(run)) == lab_view.summarize_run(str(run))
-    assert invoke(office, "run", "replay", str(run)).returncode == 0
+    assert run_command(office, "run", "replay", str(run)).returncode == 0
     lab_copy = Home(lab.root.parent / "copy")
     shutil.copytree(lab.root, lab_copy.root)
     merge = merge_bundle(pack(office), lab_copy)
@@ -175,20 +179,22 @@ def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack
     with Ledger(office.ledger) as ledger:
         ledger.create_run(str(run), "other", {"domain": "starter", "target": 1, "max_turns": 1}, {})
     digests_before = digest_rows(office)
-    refusal = invoke(office, "bundle", "merge", str(bundle))
+    refusal = run_command(office, "bundle", "merge", str(bundle))
     assert refusal.returncode == 3
     assert f"run {run}: this home has a run with the same id but different settings" in refusal.stderr
     assert digest_rows(office) == digests_before and not office.adapters.exists()
     assert not list(office.root.glob(".merge-*"))
-    partial_merge = invoke(office, "bundle", "merge", str(bundle), "--skip-conflicts")
+    partial_merge = run_command(office, "bundle", "merge", str(bundle), "--skip-conflicts")
     assert partial_merge.returncode == 0 and f"left out: run {run}" in partial_merge.stderr
     assert read_column(office, "SELECT id FROM evaluations") == [f"e-{run}"]
     assert read_column(office, f"SELECT count(*) FROM turns WHERE run = '{run}'") == [0]
 
 
 def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Callable[..., Path]) -> None:
-    target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
-    target_run, origin_run = (run_scripted(home, "same", 7) for home in (target, origin))
+    target = Home(tmp_path / "target").prepare()
+    origin = Home(tmp_path / "origin").prepare()
+    target_run = run_scripted(target, "same", 7)
+    origin_run = run_scripted(origin, "same", 7)
     call_count = read_column(target, "SELECT count(*) FROM calls")
     merge = merge_bundle(pack(origin), target)
     assert merge.added["run"] == [origin_run] and read_column(target, "SELECT count(*) FROM calls") == call_count
@@ -197,10 +203,9 @@ def test_merged_run_shares_the_calls_of_an_equal_run(tmp_path: Path, pack: Calla
         assert view.examples(target_run) == view.examples(origin_run)
 
 
-def test_run_with_different_replies_to_the_same_requests_is_a_conflict(
-    tmp_path: Path, pack: Callable[..., Path]
-) -> None:
-    target, origin = (Home(tmp_path / name).prepare() for name in ("one", "two"))
+def test_run_with_different_replies_to_equal_requests_is_a_conflict(tmp_path: Path, pack: Callable[..., Path]) -> None:
+    target = Home(tmp_path / "target").prepare()
+    origin = Home(tmp_path / "origin").prepare()
     for home in (target, origin):
         run_scripted(home, "same", 7)
     with Ledger(target.ledger) as ledger, ledger.transaction() as connection:
@@ -211,7 +216,8 @@ def test_run_with_different_replies_to_the_same_requests_is_a_conflict(
 
 
 def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: Callable[..., Path]) -> None:
-    origin, target = Home(tmp_path / "there").prepare(), Home(tmp_path / "here").prepare()
+    origin = Home(tmp_path / "origin").prepare()
+    target = Home(tmp_path / "target").prepare()
     earlier_run = run_scripted(origin, "first", 7)
     with LedgerView(origin.ledger) as view:
         frozen_questions = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
@@ -220,20 +226,22 @@ def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: C
     bundle_contents = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")
     assert set(bundle_contents.description["runs"]) == {earlier_run, later_run}
     bundle = write_bundle(tmp_path / "second.pyz", bundle_contents.files, bundle_contents.description, 1 << 30).path
-    assert set(merge_bundle(bundle, target).added["run"]) == {earlier_run, later_run} and find_problems(target) == []
+    assert set(merge_bundle(bundle, target).added["run"]) == {earlier_run, later_run}
+    assert find_problems(target) == []
 
 
-def test_bundle_without_work_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
+def test_bundle_without_a_home_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
     bundle = forge_bundle([(tarfile.TarInfo("docs/index.md"), b"x")], {"docs/index.md": b"x"})
     with pytest.raises(NothingMatchedError, match="contains no work"):
         merge_bundle(bundle, office)
 
 
 def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
-    bundle, digests_before = pack(lab), digest_rows(office)
+    bundle = pack(lab)
+    digests_before = digest_rows(office)
     part = bundle.with_name(f"{bundle.name}.001")
     part.write_bytes(part.read_bytes()[:-1])
-    refusal = invoke(office, "bundle", "merge", str(bundle))
+    refusal = run_command(office, "bundle", "merge", str(bundle))
     assert refusal.returncode == 1 and part.name in refusal.stderr and "Traceback" not in refusal.stderr
     assert digest_rows(office) == digests_before
 
@@ -241,11 +249,13 @@ def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., 
 def test_dataset_with_different_items_is_merged_as_a_version(
     tmp_path: Path, lab: Home, pack: Callable[..., Path]
 ) -> None:
-    origin, target = Home(tmp_path / "there"), Home(tmp_path / "here").prepare()
+    origin = Home(tmp_path / "origin")
+    target = Home(tmp_path / "target").prepare()
     shutil.copytree(lab.root, origin.root)
     for home, question in ((origin, "How many are 2 and 3?"), (target, "How many are 4 and 5?")):
         with Ledger(home.ledger) as ledger:
-            ledger.import_dataset("ours", "ours.jsonl", question, [(Seed("ours-1", "ours", question, "5"), "train")], 0)
+            item = Seed("ours-1", "ours", question, "5")
+            ledger.import_dataset("ours", "ours.jsonl", question, [(item, "train")], 0)
     bundle = pack(origin, work=True, datasets=("ours",))
     (version,) = merge_bundle(bundle, target).added["dataset"]
     assert version.startswith("ours@") and merge_bundle(bundle, target).present["dataset"] == [version]
@@ -256,7 +266,7 @@ def test_dataset_with_different_items_is_merged_as_a_version(
         assert view.items(version, "train")[0].question == "How many are 2 and 3?"
 
 
-def test_merge_refuses_a_changed_run_and_unexpected_files(
+def test_changed_run_and_unexpected_file_are_not_merged(
     tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forge_bundle: Callable[..., Path]
 ) -> None:
     changed_home = Home(tmp_path / "changed")
@@ -276,20 +286,21 @@ def test_adapter_is_bundled_with_its_training_and_evaluation(
     lab: Home, tmp_path: Path, pack: Callable[..., Path]
 ) -> None:
     (run,) = read_column(lab, "SELECT id FROM runs")
-    target = Home(tmp_path / "here").prepare()
-    added = merge_bundle(pack(lab, adapters=("mine",)), target).added
+    adapter_target = Home(tmp_path / "adapter").prepare()
+    added = merge_bundle(pack(lab, adapters=("mine",)), adapter_target).added
     assert set(added) == {"adapter", "training", "training rows", "evaluation"} and added["evaluation"] == [f"e-{run}"]
-    added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), Home(tmp_path / "third").prepare()).added
+    evaluation_target = Home(tmp_path / "evaluation").prepare()
+    added = merge_bundle(pack(lab, evaluations=(f"e-{run}",)), evaluation_target).added
     assert added == {"evaluation": [f"e-{run}"]}
 
 
 LOCAL_TABLES = {"jobs", "series", "rounds", "experiments", "cells"}
-"""Tables of jobs, series and experiments, which belong to one machine: a bundle's ledger has no rows in them."""
+"""The tables of jobs, series and experiments, which belong to one machine. A bundle's ledger has no rows in them."""
 PACKING_TABLES = {"packs", "dictionaries"}
-"""Tables of compressed calls: a merge decompresses the calls and copies them to the table `calls`."""
+"""The tables of compressed calls. A merge decompresses the calls, and inserts them into the table `calls`."""
 
 
-def test_merge_considers_every_table_of_the_ledger(lab: Home) -> None:
+def test_merge_copies_every_table_of_the_ledger(lab: Home) -> None:
     """Every new table must be merged or listed in one of the two constants above."""
     with closing(sqlite3.connect(lab.ledger)) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
