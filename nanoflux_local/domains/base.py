@@ -1,7 +1,8 @@
 """A domain: the kind of questions a run generates, with benchmarks, seed counts, thresholds, sections and prompts.
 
-A domain is a file `catalog/NAME.toml` and the prompt templates `prompts/*.md`, which all domains share; a domain may
-replace any of them with its own file. This module loads the built-in domains; `own` loads the domains of a user.
+A domain consists of a file `catalog/NAME.toml` and of prompt templates. All domains share the templates `prompts/*.md`;
+a domain may replace any of them with its own file. This module loads the built-in domains; `own` loads the domains of a
+user.
 """
 
 import tomllib
@@ -22,11 +23,11 @@ PROMPTS = (
 )  # fmt: skip
 """The prompts that every domain has."""
 DOCUMENT_PROMPTS = ("grounded", "open_book")
-"""The prompts of the checks that compare a question with passages; only domains whose seeds are passages have them."""
+"""The prompts of the checks that compare a question with passages. Only domains whose seeds are passages have them."""
 
 
 class Sections(Strict):
-    """The sections that each role's reply must contain, in the order in which they are requested."""
+    """The sections that the reply in each role must contain, in the order in which the prompts request them."""
 
     attacker: tuple[str, ...] = ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION")
     defender: tuple[str, ...] = ("ANALYSIS", "SOLUTION", "ANSWER")
@@ -42,8 +43,8 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """Novelty thresholds calibrated for one embedder: the model `embedder`, or the paper's text-embedding-3-small if
-    `embedder` is "". Other embedders need different thresholds (SPEC §6).
+    """Novelty thresholds for questions and solutions. They hold for one embedder: the model `embedder`, or the paper's
+    text-embedding-3-small if `embedder` is "". Other embedders need different thresholds (SPEC §6).
     """
 
     question: float = Field(ge=-1, le=1)
@@ -136,7 +137,9 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """The digest of the fields that affect requests, without the prompts and settings that each run records."""
+        """The digest of the fields that affect requests. Prompts and settings are left out, because each run records
+        them.
+        """
         recorded_elsewhere = {
             "seeds",
             "novelty",
@@ -155,12 +158,14 @@ class Domain(Strict):
         return digest(self.model_dump(mode="json", exclude=recorded_elsewhere, exclude_defaults=True))
 
     def with_letters(self, options: Mapping[str, str]) -> "Domain":
-        """This domain with the letters of an item's options: items of MedQA have four or five, of PubMedQA three."""
+        """This domain with the letters of an item's options. Items of one domain may have different numbers of options:
+        in MedQA four or five, in PubMedQA three.
+        """
         letters = "".join(options)
         return self.model_copy(update={"letters": letters}) if letters else self
 
     def defaults(self) -> Settings:
-        """The values that a domain contributes to a run's configuration."""
+        """The values that this domain contributes to a run's configuration."""
         return {
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
@@ -184,18 +189,21 @@ class Domain(Strict):
 
 @cache
 def _compile_template(text: str) -> Any:
+    """The compiled template of a prompt."""
     from jinja2 import StrictUndefined  # deferred: most commands render no prompt
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    ).from_string(text)
+    )
+    return environment.from_string(text)
 
 
 def list_built_in() -> list[str]:
     """The names of the built-in domains."""
     folder = resources.files(__package__) / "catalog"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    file_names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return sorted(file_name.removesuffix(".toml") for file_name in file_names)
 
 
 @cache
@@ -217,6 +225,8 @@ def load_built_in(name: str) -> Domain:
 def extend_domain(
     inherited: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
-    """A domain whose `values` and `prompts` override the `inherited` values and prompts. Errors name `source`."""
+    """A domain whose `values` and `prompts` override the `inherited` values and prompts. Errors name `source`, the file
+    or domain that the values come from.
+    """
     all_values = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
     return validate_model(Domain, all_values, source)

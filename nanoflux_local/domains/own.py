@@ -1,8 +1,8 @@
 """Loads a user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder. Missing values and prompts
 are inherited from the domain that the file `extends`.
 
-A file is checked completely when it is loaded. An unknown key, an invalid template, an unknown variable in a prompt,
-and a missing section are errors that name the file.
+A file is checked completely when it is loaded. An unknown key, an invalid template, an unknown variable in a prompt or
+a missing section is an error that names the file.
 """
 
 import json
@@ -19,7 +19,7 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""Valid names of a user's domains."""
+"""The pattern of valid names for a user's domains."""
 VARIABLES = {
     "attacker": {"seeds", "first"},
     "defender": {"question", "budgets", "first"},
@@ -47,11 +47,10 @@ REQUIRED_SECTIONS = {
 
 def list_domain_names(root: Path | None = None) -> list[str]:
     """The names of all domains: the built-in ones, then those of the home at `root`."""
-    user_files = sorted((root / "domains").glob("*.toml")) if root else []
-    return [
-        *list_built_in(),
-        *(path.stem for path in user_files if NAME.fullmatch(path.stem) and path.stem not in list_built_in()),
-    ]
+    built_in_names = list_built_in()
+    files = sorted((root / "domains").glob("*.toml")) if root else []
+    user_names = [path.stem for path in files if NAME.fullmatch(path.stem) and path.stem not in built_in_names]
+    return [*built_in_names, *user_names]
 
 
 def load_domain(name: str, root: Path | None = None) -> Domain:
@@ -73,7 +72,8 @@ def list_domain_files(name: str, root: Path) -> list[Path]:
     if name in list_built_in():
         return []
     path = root / "domains" / f"{name}.toml"
-    return [path, *(path.parent / file for file in read_toml(path).get("prompt_files", {}).values())]
+    prompt_files = read_toml(path).get("prompt_files", {}).values()
+    return [path, *(path.parent / file for file in prompt_files)]
 
 
 def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
@@ -87,7 +87,7 @@ def find_documents_domain(root: Path, name: str, dataset: str) -> Path:
     if not NAME.fullmatch(name) or name in list_built_in():
         raise UsageError(
             f"{name!r} is not a valid name for a new domain",
-            "choose lower-case letters, digits and '-', and no built-in domain's name",
+            "choose a name of lower-case letters, digits and '-' that no built-in domain has",
         )
     if path.exists() and dataset not in _read_domain(name, path).datasets:
         fix = f'add "{dataset}" to its datasets, or choose another name'
@@ -114,7 +114,7 @@ def _read_domain(name: str, path: Path) -> Domain:
         raise ConfigError(
             f"{path}: extends: there is no domain {base!r}", f"choose one of: {', '.join(list_built_in())}"
         )
-    inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
+    inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _load_shared_prompts()}
     prompt_files = values.pop("prompt_files", {})
     prompts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _list_prompt_files(path, prompt_files)}
     domain = extend_domain(inherited, values, name, prompts, str(path))
@@ -153,16 +153,18 @@ def render_prompt(domain: Domain, prompt: str) -> str:
     return domain.render(prompt, {name: values[name] for name in VARIABLES[prompt]})
 
 
-def _shared_prompts() -> dict[str, str]:
+def _load_shared_prompts() -> dict[str, str]:
     """The prompts of a domain that replaces none of them."""
-    return dict(load_built_in("gsmhard").prompts)
+    return dict(load_built_in("gsmhard").prompts)  # this domain replaces none
 
 
 def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
-    """The prompts that a domain replaces, each with its file's name, after checking the table `prompt_files`."""
+    """The prompts that a domain replaces, each with the name of its file. Raises ConfigError if the table
+    `prompt_files` is invalid.
+    """
     if not isinstance(prompt_files, dict) or not all(isinstance(file, str) for file in prompt_files.values()):
         raise ConfigError(
-            f"{path}: prompt_files is not a table of file names", 'write for instance attacker = "mine.md"'
+            f"{path}: prompt_files is not a table of file names", 'write, for example, attacker = "mine.md"'
         )
     unknown_prompts = [prompt for prompt in prompt_files if prompt not in VARIABLES]
     if unknown_prompts:
@@ -172,7 +174,9 @@ def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
 
 
 def _read_prompt(path: Path, prompt: str, file: str) -> str:
-    """The text of a prompt's file, after checking that it is a template and uses only the prompt's variables."""
+    """The text of a prompt's file. Raises ConfigError if it is not a template, or uses a variable that the prompt does
+    not have.
+    """
     import jinja2
     from jinja2 import meta
 
@@ -184,22 +188,28 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
         )
     try:
         text = read_utf8(source)
-        used_variables = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
+        syntax_tree = jinja2.Environment(autoescape=False).parse(text)
+        used_variables = meta.find_undeclared_variables(syntax_tree)
     except (OSError, EncodingError) as error:
         raise ConfigError(
             f"{path}: prompt_files.{prompt}: {source}: {error}", "set it to a file of UTF-8 text"
         ) from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
-    unknown_names = sorted(used_variables - {"domain"} - VARIABLES[prompt])
-    if unknown_names:
-        names = ", ".join(sorted({"domain", *VARIABLES[prompt]}))
-        raise ConfigError(f"{source}: uses the unknown variable {unknown_names[0]!r}", f"its variables are: {names}")
+    allowed_variables = {"domain", *VARIABLES[prompt]}
+    unknown_variables = sorted(used_variables - allowed_variables)
+    if unknown_variables:
+        raise ConfigError(
+            f"{source}: uses the unknown variable {unknown_variables[0]!r}",
+            f"use one of: {', '.join(sorted(allowed_variables))}",
+        )
     return text
 
 
 def _check_sections(path: Path, domain: Domain) -> None:
-    """Raise ConfigError if a role lacks a required section, or a choice domain has no letters."""
+    """Raise ConfigError if a role lacks a required section, or if a domain with multiple-choice questions has no
+    letters.
+    """
     for role, required_sections in REQUIRED_SECTIONS.items():
         missing_sections = sorted(required_sections - set(getattr(domain.sections, role)))
         if missing_sections:

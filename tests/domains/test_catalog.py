@@ -1,4 +1,4 @@
-"""The prompts of the built-in domains request the sections that are parsed, and show each role only what it may see."""
+"""The prompts of the built-in domains request the sections that are read, and show a role only what it may see."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from nanoflux_local.roles.sections import read_sections
 from nanoflux_local.seeds.benchmarks.base import list_importable_benchmarks
 from nanoflux_local.transcript import Attack, Defence, Exhibit, Seed
 
-SPEC_SECTIONS = {
+PAPER_SECTIONS = {
     "attacker": ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION"),
     "defender": ("ANALYSIS", "SOLUTION", "ANSWER"),
     "validation": ("ANALYSIS", "VERIFICATION", "DECISION", "CONFIDENCE", "EXPLANATION"),
@@ -24,17 +24,19 @@ SPEC_SECTIONS = {
         "ANALYSIS", "REASONING QUALITY", "CALCULATION ACCURACY", "DECISION", "CONFIDENCE", "EXPLANATION",
     ),
 }  # fmt: skip
+"""The sections of each role's reply in the paper."""
 SEED_COUNTS_AND_THRESHOLDS = {
     "gsmhard": ((5, 7), 0.85), "genomebench": ((5, 7), 0.80), "multimedqa": ((7, 12), 0.75),
     "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75),
 }  # fmt: skip
+"""The paper's range of seed counts and threshold for questions, by domain."""
 SEEDS = (
     Seed("a", "x", "Seed question {{ one }}?", "11", "its solution"),
     Seed("b", "x", "Seed question two?", "B", options={"A": "an ant", "B": "a bee"}),
 )
 ATTACK = Attack("A new {% question %}?", "Its \\solution", "<42>")
 DEFENCE = Defence("Another {{ way }}", "41 & more", "An analysis")
-VALUES = {
+VALUES_BY_PROMPT = {
     "attacker": {"seeds": SEEDS, "first": True},
     "defender": {"question": ATTACK.question, "budgets": {"ANALYSIS": 77, "SOLUTION": 78, "ANSWER": 79}, "first": True},
     "validation": {"attack": ATTACK, "evidence": (Exhibit("search", "a query", "timeout"),)},
@@ -49,8 +51,8 @@ VALUES = {
     "grounded": {"attack": ATTACK, "passages": SEEDS},
     "open_book": {"question": ATTACK.question, "passages": SEEDS},
 }
-"""The values with which the tests render each prompt."""
-EXPECTED_TEXTS = {
+"""The values with which the tests render each prompt. Some contain template syntax, which must be shown verbatim."""
+TEXTS_BY_PROMPT = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
     "defender": [ATTACK.question],
     "validation": [ATTACK.question, ATTACK.solution, ATTACK.answer],
@@ -65,7 +67,9 @@ EXPECTED_TEXTS = {
     "grounded": [SEEDS[0].question, ATTACK.question, ATTACK.solution, ATTACK.answer, "PREMISES:", "UNSUPPORTED:"],
     "open_book": [SEEDS[0].question, SEEDS[1].question, ATTACK.question, "SOLUTION:", "ANSWER:"],
 }
+"""Texts that each rendered prompt must contain."""
 DOMAINS_WITH_SHORT_PROMPTS = ("gsmhard-short", "starter")
+"""The domains whose defender's prompt is short, for small models."""
 DOCUMENT_DOMAINS = ("documents", "documents-choice")
 DOMAINS_AND_PROMPTS = [
     *itertools.product(list_built_in(), PROMPTS), *itertools.product(DOCUMENT_DOMAINS, DOCUMENT_PROMPTS),
@@ -75,8 +79,8 @@ DOMAINS_AND_PROMPTS = [
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
 def test_prompts_render_their_values_verbatim(name, prompt):
     domain = load_domain(name)
-    text = domain.render(prompt, VALUES[prompt])
-    for expected_text in EXPECTED_TEXTS[prompt]:
+    text = domain.render(prompt, VALUES_BY_PROMPT[prompt])
+    for expected_text in TEXTS_BY_PROMPT[prompt]:
         assert expected_text in text, expected_text
     assert text == text.strip()
     assert "\n\n\n" not in text and "None" not in text
@@ -84,8 +88,9 @@ def test_prompts_render_their_values_verbatim(name, prompt):
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
 def test_prompt_with_a_missing_value_is_an_error(name, prompt):
-    first_name, *_ = VALUES[prompt]
-    values = {name: value for name, value in VALUES[prompt].items() if name != first_name}
+    values = dict(VALUES_BY_PROMPT[prompt])
+    first_name = next(iter(values))
+    del values[first_name]
     with pytest.raises(jinja2.UndefinedError):
         load_domain(name).render(prompt, values)
 
@@ -93,29 +98,30 @@ def test_prompt_with_a_missing_value_is_an_error(name, prompt):
 @pytest.mark.parametrize("name", SEED_COUNTS_AND_THRESHOLDS)
 def test_seed_counts_and_thresholds_match_the_paper(name):
     domain = load_domain(name)
-    (low, high), question_threshold = SEED_COUNTS_AND_THRESHOLDS[name]
-    assert (domain.seeds.min, domain.seeds.max) == (low, high)
+    seed_counts, question_threshold = SEED_COUNTS_AND_THRESHOLDS[name]
+    assert (domain.seeds.min, domain.seeds.max) == seed_counts
     assert (domain.novelty.question, domain.novelty.solution) == (question_threshold, 0.75)
     assert 0.9 <= domain.confidence <= 0.95
 
 
 @pytest.mark.parametrize("name", list_built_in())
-@pytest.mark.parametrize("role", SPEC_SECTIONS)
+@pytest.mark.parametrize("role", PAPER_SECTIONS)
 def test_sections_match_the_paper(name, role):
     sections = getattr(load_domain(name).sections, role)
     if name in DOMAINS_WITH_SHORT_PROMPTS and role == "defender":
-        assert sections == ("SOLUTION", "ANSWER"), "the prompt for small models requests an analysis"
+        assert sections == ("SOLUTION", "ANSWER"), "the short prompt requests another section"
     else:
-        assert set(SPEC_SECTIONS[role]) <= set(sections)
+        assert set(PAPER_SECTIONS[role]) <= set(sections)
 
 
 @pytest.mark.parametrize("name", list_built_in())
-@pytest.mark.parametrize("role", SPEC_SECTIONS)
+@pytest.mark.parametrize("role", PAPER_SECTIONS)
 def test_prompts_request_every_section_in_order(name, role):
     domain = load_domain(name)
-    text = domain.render(role, VALUES[role])
-    matches = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
-    assert all(matches)
+    text = domain.render(role, VALUES_BY_PROMPT[role])
+    sections = getattr(domain.sections, role)
+    matches = [re.search(rf"(?:^|\W){section}: ", text) for section in sections]
+    assert all(matches), sections
     positions = [match.start() for match in matches]
     assert positions == sorted(positions)
 
@@ -127,11 +133,11 @@ def test_prompts_request_every_section_in_order(name, role):
      ("evaluation", "SOUND or UNSOUND"), ("validation", "from 0 to 1"), ("evaluation", "from 0 to 1")],
 )  # fmt: skip
 def test_judge_prompts_state_the_accepted_decisions(name, role, words):
-    assert words in load_domain(name).render(role, VALUES[role])
+    assert words in load_domain(name).render(role, VALUES_BY_PROMPT[role])
 
 
 def test_document_prompts_belong_to_domains_for_documents() -> None:
-    """Runs record all prompts of their domain, so a new prompt must not be added to the other domains."""
+    """A run records all prompts of its domain, so domains without documents must not get these prompts."""
     for name in list_built_in():
         expected_prompts = [*PROMPTS, *DOCUMENT_PROMPTS] if name in DOCUMENT_DOMAINS else PROMPTS
         assert sorted(load_domain(name).prompts) == sorted(expected_prompts)
@@ -142,7 +148,8 @@ def test_document_prompts_belong_to_domains_for_documents() -> None:
 def test_document_prompts_show_the_source_of_each_passage(name):
     passages = (Seed("a", "x", "Doors close at ten.", "", source="wards/night.pdf", place="page 3"),)
     for prompt in ("attacker", *DOCUMENT_PROMPTS):
-        values = VALUES[prompt] | {"seeds" if prompt == "attacker" else "passages": passages}
+        variable = "seeds" if prompt == "attacker" else "passages"
+        values = VALUES_BY_PROMPT[prompt] | {variable: passages}
         assert "Passage 1 (wards/night.pdf, page 3): Doors close at ten." in load_domain(name).render(prompt, values)
 
 
@@ -151,13 +158,14 @@ def test_document_validation_shows_the_citations(name):
     attack = Attack("Q?", "S", "A", notes={"CITATIONS": '1: "Doors close at ten."'})
     text = load_domain(name).render("validation", {"attack": attack, "evidence": ()})
     assert '1: "Doors close at ten."' in text
-    assert "What the documents say" not in load_domain(name).render("validation", VALUES["validation"])
+    assert "What the documents say" not in load_domain(name).render("validation", VALUES_BY_PROMPT["validation"])
 
 
 @pytest.mark.parametrize("name", list_built_in())
 def test_defender_prompt_hides_solution_and_answer(name):
     domain = load_domain(name)
-    text = " ".join(message.content for message in build_defender_messages(domain, domain.budgets, ATTACK.question))
+    messages = build_defender_messages(domain, domain.budgets, ATTACK.question)
+    text = " ".join(message.content for message in messages)
     assert ATTACK.question in text
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
@@ -166,12 +174,13 @@ def test_defender_prompt_hides_solution_and_answer(name):
 def test_defender_prompt_states_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
-    text = domain.render("defender", VALUES["defender"])
-    assert all(f"at most {budget} tokens" in text for budget in (77, 78, 79))
+    text = domain.render("defender", VALUES_BY_PROMPT["defender"])
+    for budget in VALUES_BY_PROMPT["defender"]["budgets"].values():
+        assert f"at most {budget} tokens" in text
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "answer", "normalized_answer"),
+    ("name", "rule_part", "answer", "normalized_answer"),
     [
         ("gsmhard", "one number", "$1,200", "1200"),
         ("starter", "one number", "12 eggs", "12"),
@@ -181,10 +190,10 @@ def test_defender_prompt_states_its_budgets(name):
         ("multimedqa", "(A, B, C, D)", "**B**", "B"),
     ],
 )
-def test_answer_rule_matches_the_parser(name, rule, answer, normalized_answer):
+def test_answers_are_read_as_the_answer_rule_requests(name, rule_part, answer, normalized_answer):
     domain = load_domain(name)
-    assert rule in domain.answer_rule
-    assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
+    assert rule_part in domain.answer_rule
+    assert domain.answer_rule in domain.render("attacker", VALUES_BY_PROMPT["attacker"])
     assert normalize_answer(domain, answer) == normalized_answer
 
 
@@ -193,18 +202,27 @@ def find_equations(solution: str) -> list[tuple[str, str]]:
     return re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", solution)
 
 
+def check_equations(equations: list[tuple[str, str]]) -> None:
+    """Check that the sides of each equation are equal."""
+    for left, right in equations:
+        assert eval(left) == float(right), (left, right)
+
+
 @pytest.mark.parametrize("name", list_built_in())
 def test_worked_examples_are_readable_and_right(name):
     domain = load_domain(name)
-    for message in build_defender_messages(domain, domain.budgets, "Q"):
-        if message.role == "assistant":
-            sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
-            answer = normalize_answer(domain, sections["ANSWER"])
-            assert answer == sections["ANSWER"], "the answer is not in its plain form"
-            equations = find_equations(sections["SOLUTION"])
-            assert equations and all(eval(left) == float(right) for left, right in equations)
-            assert equations[-1][1] == answer
-            assert not any(stop in message.content for stop in domain.stop)
+    messages = build_defender_messages(domain, domain.budgets, "Q")
+    example_replies = [message.content for message in messages if message.role == "assistant"]
+    for reply in example_replies:
+        sections = read_sections(reply, domain.sections.defender, once=("ANSWER",))
+        answer = normalize_answer(domain, sections["ANSWER"])
+        assert answer == sections["ANSWER"], "the answer is not in its normalized form"
+        equations = find_equations(sections["SOLUTION"])
+        assert equations, "the solution has no equation"
+        check_equations(equations)
+        _, last_right_side = equations[-1]
+        assert last_right_side == answer
+        assert not any(stop in reply for stop in domain.stop)
 
 
 def test_worked_attack_is_readable_and_right():
@@ -214,10 +232,15 @@ def test_worked_attack_is_readable_and_right():
     attack = read_attack(domain, example_reply.content)
     assert isinstance(attack, Attack) and attack.answer == "60"
     equations = find_equations(attack.solution)
-    assert len(equations) == 5 and all(eval(left) == float(right) for left, right in equations)
+    assert len(equations) == 5
+    check_equations(equations)
     assert all(text in example_prompt.content for text in domain.attacks[0].material)
     assert SEEDS[0].question not in example_prompt.content
-    assert SEEDS[0].question in final_prompt.content and "four steps" not in final_prompt.content
+    assert SEEDS[0].question in final_prompt.content
+    assert "four steps" not in final_prompt.content, "the instructions are repeated"
+
+
+def test_attacker_prompt_of_a_domain_without_worked_attacks_is_one_message():
     assert len(build_attacker_messages(load_domain("starter"), SEEDS)) == 1
 
 
@@ -234,13 +257,14 @@ def test_domain_refuses_unknown_keys():
 
 def test_attacker_prompts_request_the_tags_and_sections_of_the_paper():
     """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
-    genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
+    genome = load_domain("genomebench")
+    medicine = load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
-    text = genome.render("attacker", VALUES["attacker"])
+    text = genome.render("attacker", VALUES_BY_PROMPT["attacker"])
     positions = [text.index(f"<{tag}>") for tag in genome.tags]
     assert positions == sorted(positions) and all(f"</{tag}>" in text for tag in genome.tags)
     assert {"KNOWLEDGE_MAP", "REASONING_CHAIN", "COGNITIVE_CHALLENGES"} < set(medicine.sections.attacker)
-    assert "<hypothesis>" not in medicine.render("attacker", VALUES["attacker"])
+    assert "<hypothesis>" not in medicine.render("attacker", VALUES_BY_PROMPT["attacker"])
 
 
 def test_evaluation_prompt_contains_the_rubric():
@@ -249,17 +273,19 @@ def test_evaluation_prompt_contains_the_rubric():
         "multimedqa": ("clinical accuracy", "evidence", "differential diagnosis", "treatment"),
     }
     for name, criteria in criteria_by_domain.items():
-        text = load_domain(name).render("evaluation", VALUES["evaluation"])
+        text = load_domain(name).render("evaluation", VALUES_BY_PROMPT["evaluation"])
         assert all(criterion in text for criterion in criteria)
-    assert "Hold the reasoning against" not in load_domain("gsmhard").render("evaluation", VALUES["evaluation"])
+    assert "Hold the reasoning against" not in load_domain("gsmhard").render(
+        "evaluation", VALUES_BY_PROMPT["evaluation"]
+    )
 
 
-def test_medicine_lists_the_benchmarks_with_free_text():
+def test_medicine_marks_some_of_its_benchmarks_as_free_text():
     domain = load_domain("multimedqa")
     assert set(domain.free_text) < set(domain.datasets) < set(list_importable_benchmarks())
 
 
-def test_attacker_prompt_omits_a_missing_answer():
+def test_attacker_prompt_omits_the_answer_of_a_seed_without_one():
     """The items of HealthSearchQA have no answer."""
     seed = Seed("h", "healthsearchqa", "Is it?", "")
     text = load_domain("multimedqa").render("attacker", {"seeds": (seed,), "first": True})

@@ -1,4 +1,6 @@
-"""The example on the page about domains works, and each error in a domain or data file names the file and the key."""
+"""A user's own domains: the example on the page about domains works, and each error in a domain or data file names the
+file and the key.
+"""
 
 import json
 import re
@@ -14,7 +16,9 @@ from nanoflux_local.domains.own import list_domain_names, load_domain, render_pr
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
 
-DOCS = Path(__file__).parents[2] / "docs"
+PROJECT = Path(__file__).parents[2]
+DOMAINS_PAGE = PROJECT / "docs" / "how-to" / "domains.md"
+PROMPTS_PAGE = PROJECT / "docs" / "reference" / "prompts.md"
 MINIMAL_DOMAIN = """
 title = "doses"
 answer = "number"
@@ -27,21 +31,21 @@ novelty = { question = 0.9 }
 
 def read_block(language: str) -> str:
     """The only code block in this language on the page about domains."""
-    page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
+    page = DOMAINS_PAGE.read_text(encoding="utf-8")
     blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 1, language
-    return blocks[0]
+    (block,) = blocks
+    return block
 
 
 @pytest.fixture
 def write_domain(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes the file of the domain `mine` and its prompt files into a home, and returns the home."""
 
-    def write_files(text: str, **prompts: str) -> Path:
+    def write_files(text: str, **prompt_by_file: str) -> Path:
         folder = tmp_path / "domains"
         folder.mkdir(exist_ok=True)
         (folder / "mine.toml").write_text(text, encoding="utf-8")
-        for name, prompt in prompts.items():
+        for name, prompt in prompt_by_file.items():
             (folder / f"{name}.md").write_text(prompt, encoding="utf-8")
         return tmp_path
 
@@ -70,10 +74,10 @@ def test_example_on_the_domains_page_runs(
 
 
 def test_domains_page_names_every_key() -> None:
-    page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
+    page = DOMAINS_PAGE.read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
-    unnamed_keys = [key for key in keys if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)]
-    assert unnamed_keys == []
+    missing_keys = [key for key in keys if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)]
+    assert missing_keys == []
 
 
 def test_domain_commands_print_json(
@@ -103,13 +107,18 @@ def test_domain_without_a_base_has_the_shared_prompts(write_domain: Callable[...
     assert list_domain_names(home) == [*list_built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
-    assert domain.hash != load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("doses", "drips"))).hash
-    assert domain.hash == load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("0.9", "0.8"))).hash, (
-        "the thresholds belong to a run, but change the hash of the domain"
-    )
 
 
-ATTACKER_PROMPT_FILE = "prompt_files = { attacker = 'a.md' }"
+def test_domain_hash_covers_what_runs_do_not_record(write_domain: Callable[..., Path]) -> None:
+    """A run records the thresholds, but not the title, of its domain."""
+    domain = load_domain("mine", write_domain(MINIMAL_DOMAIN))
+    domain_with_other_title = load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("doses", "drips")))
+    domain_with_other_threshold = load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("0.9", "0.8")))
+    assert domain_with_other_title.hash != domain.hash
+    assert domain_with_other_threshold.hash == domain.hash
+
+
+ATTACKER_PROMPT_LINE = "prompt_files = { attacker = 'a.md' }"
 INVALID_DOMAINS = {
     "unknown key": (MINIMAL_DOMAIN + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
     "unknown key in a table": (
@@ -121,19 +130,19 @@ INVALID_DOMAINS = {
     "threshold out of range": (MINIMAL_DOMAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
     "unknown prompt": (MINIMAL_DOMAIN + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
     "text in place of file names": (MINIMAL_DOMAIN + "prompt_files = 'a.md'", {}, "prompt_files is not a table"),
-    "missing prompt file": (MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {}, "No such file"),
-    "invalid template": (MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "missing prompt file": (MINIMAL_DOMAIN + ATTACKER_PROMPT_LINE, {}, "No such file"),
+    "invalid template": (MINIMAL_DOMAIN + ATTACKER_PROMPT_LINE, {"a": "x\n{% for %}"}, "a.md, line 2"),
     "prompt file in another folder": (
         MINIMAL_DOMAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder",
     ),
     "unknown variable in a prompt": (
-        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_LINE, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
     "unknown key of a variable in a prompt": (
-        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE, {"a": "{{ domain.poem }}"}, "a.md: the template cannot be filled in",
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_LINE, {"a": "{{ domain.poem }}"}, "a.md: the template cannot be filled in",
     ),
     "Python attributes in a prompt": (
-        MINIMAL_DOMAIN + ATTACKER_PROMPT_FILE,
+        MINIMAL_DOMAIN + ATTACKER_PROMPT_LINE,
         {"a": "{{ seeds.__class__.__mro__ }}"},
         "the template cannot be filled in",
     ),
@@ -142,11 +151,11 @@ INVALID_DOMAINS = {
     ),
     "choice without letters": (MINIMAL_DOMAIN.replace('"number"', '"choice"'), {}, "letters is missing"),
 }  # fmt: skip
-"""For each invalid domain: its file, its prompt files, and a part of the error."""
+"""For each invalid domain: its file, its prompt files by name without suffix, and a part of the error message."""
 
 
 @pytest.mark.parametrize(("text", "prompts", "message"), INVALID_DOMAINS.values(), ids=INVALID_DOMAINS)
-def test_domain_errors_name_the_file(
+def test_error_in_a_domain_names_the_file(
     write_domain: Callable[..., Path], text: str, prompts: dict[str, str], message: str
 ) -> None:
     home = write_domain(text, **prompts)
@@ -166,6 +175,7 @@ def test_domain_files_outside_the_folder_or_with_built_in_names_are_ignored(writ
 
 
 def write_data(folder: Path, *lines: str) -> Path:
+    """Write a data file with these lines, and return its path."""
     path = folder / "own.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -179,7 +189,8 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
         '{"question": "Q3?", "answer": "a text"}',
     )
     first_item, second_item, third_item = read_benchmark("mine", [path]).items
-    first_seed, second_seed = first_item.seed, second_item.seed
+    first_seed = first_item.seed
+    second_seed = second_item.seed
     assert (first_seed.id, first_seed.answer) == ("mine-q-1", "5")
     assert (first_seed.solution, first_seed.program, first_item.split) == ("s", "print(5)", "dev")
     assert (second_seed.id, second_seed.options, second_seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
@@ -200,7 +211,7 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
         ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),
     ],
 )
-def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -> None:
+def test_error_in_own_data_names_the_row(tmp_path: Path, line: str, message: str) -> None:
     path = write_data(tmp_path, '{"question": "Q?", "answer": "a"}', line)
     with pytest.raises(DataError) as caught:
         read_benchmark("mine", [path])
@@ -210,7 +221,7 @@ def test_own_data_errors_name_the_row(tmp_path: Path, line: str, message: str) -
 # Prompts
 
 
-SPECIAL_PROMPT_FILES = {
+PROMPT_FILE_NAMES = {
     ("starter", "defender"): "defender_short",
     ("gsmhard-short", "defender"): "defender_steps",
     ("documents", "attacker"): "attacker_documents",
@@ -218,31 +229,35 @@ SPECIAL_PROMPT_FILES = {
     ("documents-choice", "attacker"): "attacker_documents",
     ("documents-choice", "validation"): "validation_documents",
 }
-"""The files of the prompts, by domain and prompt, whose files are not named like the prompt."""
+"""The names without suffix of prompt files that do not have the name of the prompt, by domain and prompt."""
 
 
 def read_prompt_table() -> dict[str, tuple[int, int]]:
-    """The version and the maximum number of tokens of each prompt, as the page states them."""
-    page = (DOCS / "reference" / "prompts.md").read_text(encoding="utf-8")
+    """The version and the maximum number of tokens of each prompt file, as the page about prompts states them."""
+    page = PROMPTS_PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", page, re.MULTILINE)
     return {name: (int(version), int(tokens)) for name, version, tokens in rows}
 
 
 def test_prompts_page_lists_every_prompt_with_its_version() -> None:
-    folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
+    folder = PROJECT / "nanoflux_local" / "domains" / "prompts"
     first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
-    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in read_prompt_table().items()}
+    expected_lines = {name: f"{{# version {version} #}}" for name, (version, _) in read_prompt_table().items()}
+    assert first_lines == expected_lines
 
 
 @pytest.mark.real_model
 def test_prompts_stay_within_the_token_counts_on_the_page(smollm2_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
-    for domain in map(load_domain, list_built_in()):
+    prompt_table = read_prompt_table()
+    for name in list_built_in():
+        domain = load_domain(name)
         for prompt in domain.prompts:
-            file = SPECIAL_PROMPT_FILES.get((domain.name, prompt), prompt)
-            count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])
-            assert count <= read_prompt_table()[file][1], (domain.name, prompt, count)
-            assert "version 1" not in render_prompt(domain, prompt)
+            _, max_tokens = prompt_table[PROMPT_FILE_NAMES.get((name, prompt), prompt)]
+            text = render_prompt(domain, prompt)
+            token_count = len(tokenizer(text)["input_ids"])
+            assert token_count <= max_tokens, (name, prompt, token_count)
+            assert "version 1" not in text, "the comment with the version is part of the prompt"
 
 
 def test_unknown_prompt_is_refused() -> None:

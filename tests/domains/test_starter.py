@@ -1,4 +1,6 @@
-"""The starter domains have many items with right answers, of varying difficulty, in three splits."""
+"""The starter domains: their templates and items are many, of varying difficulty and right, and errors in them are
+named.
+"""
 
 import json
 import math
@@ -15,6 +17,7 @@ from nanoflux_local.errors import DataError, UsageError
 
 TEMPLATES = load_templates()
 LETTERS_BY_SUBJECT = {"genetics": "ABCDE", "medicine": "ABCD"}
+"""The letters of the options, by the name of the multiple-choice items."""
 BAKERY_TEMPLATE = """
 [[template]]
 id = "bakery-tray-count"
@@ -31,15 +34,16 @@ where = "trays > 1"
 trays = { low = 3, high = 12 }
 rolls = { low = 4, high = 20, link = true }
 """
+"""A valid template, which tests change."""
 
 
 def for_each_template(test):
-    """Parametrize a test with all templates."""
+    """Decorate a test so that it runs for each template."""
     return pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.id)(test)
 
 
 def draw_values(template: Template, count: int = 30) -> list[dict[str, int]]:
-    """Draws of the template's quantities, always the same ones."""
+    """Values of the template's quantities, which are the same in each call."""
     rng = random.Random(template.id)
     return [template.draw(rng) for _ in range(count)]
 
@@ -50,7 +54,7 @@ def test_templates_cover_enough_settings_and_every_step_count():
     assert len({template.setting for template in TEMPLATES}) >= 10
     assert sorted(count_by_steps) == [1, 2, 3, 4, 5]
     counts = [count_by_steps[steps] for steps in range(1, 6)]
-    assert counts == sorted(counts, reverse=True), "there are more templates with many steps than with few"
+    assert counts == sorted(counts, reverse=True), "a number of steps has more templates than a smaller number of steps"
 
 
 def test_templates_share_no_id_and_no_text():
@@ -74,7 +78,7 @@ def test_settings_have_train_and_test_templates():
 
 
 @for_each_template
-def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
+def test_drawn_values_give_positive_answers_and_fill_every_placeholder(template):
     for values in draw_values(template):
         variables = template.solve(values)
         assert template.admits(values)
@@ -82,14 +86,16 @@ def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
             assert math.isfinite(value) and value > 0 and round(value, 2) == value
         lines = template.solution_lines(variables)
         assert len(lines) == template.steps
-        assert not re.search(r"[{}]", " ".join([template.build_question_text(values), *lines]))
-        assert re.search(rf"= {re.escape(plain_number(variables['answer']))}\b", lines[-1])
+        texts = [template.build_question_text(values), *lines]
+        assert not any(re.search(r"[{}]", text) for text in texts)
+        answer = plain_number(variables["answer"])
+        assert re.search(rf"= {re.escape(answer)}\b", lines[-1])
         assert isinstance(variables["answer"], int), "the answer is not an integer"
 
 
 @for_each_template
-def test_solution_equations_hold(template):
-    """The arithmetic in the sentences must be right, independently of the program."""
+def test_equations_in_solutions_are_right(template):
+    """The equations are computed here, independently of the template's program."""
     for values in draw_values(template):
         for line in template.solution_lines(template.solve(values)):
             left, right = re.search(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]+)", line).groups()
@@ -99,7 +105,8 @@ def test_solution_equations_hold(template):
 @for_each_template
 def test_texts_are_short_enough_for_a_small_model(template):
     text = template.build_question_text(draw_values(template, 1)[0])
-    assert len(text.split()) < (25 if template.steps == 1 else 90)
+    max_words = 25 if template.steps == 1 else 90
+    assert len(text.split()) < max_words
     assert "$" not in text + template.ask + template.result
     assert template.ask.endswith("?") and "?" not in text
     if template.steps == 1:
@@ -107,20 +114,21 @@ def test_texts_are_short_enough_for_a_small_model(template):
 
 
 @for_each_template
-def test_links_admit_results_of_earlier_parts(template):
+def test_linked_quantities_admit_enough_results_of_earlier_parts(template):
     rng = random.Random(template.id)
     assert template.links
     for link in template.links:
         quantity = next(candidate for candidate in template.quantities if candidate.name == link)
         linked_values = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
-        assert sum(template.admits(values) for values in linked_values) >= 15, f"{link} admits too few results"
+        admitted_count = sum(template.admits(values) for values in linked_values)
+        assert admitted_count >= 15, f"{link} admits too few results"
         assert not template.admits({**linked_values[0], link: 2.5})
         assert not template.admits({**linked_values[0], link: 0})
         assert " A" in template.build_question_text({**linked_values[0], link: "A"})
 
 
 @for_each_template
-def test_draws_depend_only_on_the_random_seed(template):
+def test_drawn_values_depend_only_on_the_random_seed(template):
     assert draw_values(template) == draw_values(template)
 
 
@@ -142,7 +150,7 @@ def test_valid_template_is_parsed():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "key"),
+    ("old_text", "new_text", "key"),
     [
         ('unit = "rolls"', 'unit = "rolls"\nunits = "rolls"', "units"),
         ('unit = "rolls"\n', "", "unit"),
@@ -167,10 +175,10 @@ def test_valid_template_is_parsed():
         (", link = true", "", "quantities"),
     ],
 )
-def test_template_errors_name_file_id_and_key(old, new, key):
-    assert old in BAKERY_TEMPLATE
+def test_error_in_a_template_names_file_id_and_key(old_text, new_text, key):
+    assert old_text in BAKERY_TEMPLATE
     with pytest.raises(DataError) as caught:
-        parse_templates("baking.toml", BAKERY_TEMPLATE.replace(old, new, 1))
+        parse_templates("baking.toml", BAKERY_TEMPLATE.replace(old_text, new_text, 1))
     for part in ("baking.toml", "bakery-tray-count", repr(key)):
         assert part in caught.value.message
 
@@ -181,7 +189,7 @@ def test_file_without_a_list_of_templates_is_refused(content):
         parse_templates("baking.toml", content)
 
 
-def test_unsatisfiable_condition_is_an_error():
+def test_drawing_with_an_unsatisfiable_condition_is_an_error():
     (template,) = parse_templates("baking.toml", BAKERY_TEMPLATE.replace("trays > 1", "trays > 99"))
     with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
         template.draw(random.Random(0))
@@ -213,19 +221,20 @@ def test_choice_items_have_options_a_question_and_a_solution(name):
 @pytest.mark.parametrize("name", LETTERS_BY_SUBJECT)
 def test_longest_option_does_not_reveal_the_answer(name):
     items = load_choice_items(name)
-    right_longest_count = sum(
-        max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items
-    )
-    assert right_longest_count / len(items) < 0.4
+    right_count = 0
+    for item in items:
+        longest_letter = max(item.options, key=lambda letter, options=item.options: len(options[letter]))
+        right_count += longest_letter == item.answer
+    assert right_count / len(items) < 0.4
 
 
-def test_choice_questions_differ():
+def test_no_choice_question_occurs_twice():
     questions = [item.question for name in LETTERS_BY_SUBJECT for item in load_choice_items(name)]
     assert len(questions) == len(set(questions))
 
 
 def make_row(**changes: object) -> str:
-    """The line of a valid row with some changed values; a key whose new value is None is left out."""
+    """The line of a valid item with some changed values. A key whose new value is None is left out."""
     row = {
         "id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}, "answer": "B",
         "solution": "It is that. So it is.", "source": "A book", **changes,
@@ -247,7 +256,7 @@ def make_row(**changes: object) -> str:
         (make_row(), "used twice"),
     ],
 )
-def test_choice_item_errors_name_file_and_line(line, problem):
+def test_error_in_a_choice_item_names_file_and_line(line, problem):
     with pytest.raises(DataError) as caught:
         parse_choice_items("x.jsonl", f"{make_row()}\n{line}\n")
     assert "x.jsonl, line 2" in caught.value.message and problem in caught.value.message

@@ -1,16 +1,14 @@
-"""Reads the multiple-choice items of the starter domains, genetics and medicine, which were written for this project.
+"""Reads the multiple-choice items of the starter domains for genetics and medicine, which were written for this
+project.
 
 The files are `genetics.jsonl` (five options) and `medicine.jsonl` (four options), with one JSON object per line:
 
-    id        unique in its file, kebab-case, begins with the file's name
-    split     "train", "dev" or "test"
-    question  the question without the options
-    options   the options' texts under the letters "A", "B", ... without a gap
-    answer    the letter of the right option
-    solution  two to four sentences of reasoning that mention no letter of an option
+    id        unique in its file, kebab-case, begins with the file's name split     "train", "dev" or "test" question
+    the question without the options options   the options' texts under the letters "A", "B", ... without a gap answer
+    the letter of the right option solution  two to four sentences of reasoning that mention no letter of an option
     source    where the fact can be looked up
 
-Rows with unknown or missing keys are refused. The domain decides how prompts show the options.
+A row with an unknown or missing key is refused. The domain decides how its prompts show the options.
 """
 
 import json
@@ -45,7 +43,11 @@ class ChoiceItem:
 
 @cache
 def load_choice_items(name: str) -> tuple[ChoiceItem, ...]:
-    """All items of one file of the package, "genetics" or "medicine", in the order of the file."""
+    """All items of "genetics" or "medicine", in the order of the file.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
     if name not in NAMES:
         raise UsageError(f"there are no starter items named {name!r}", f"choose one of: {', '.join(NAMES)}")
     file = resources.files(__package__) / f"{name}.jsonl"
@@ -60,16 +62,18 @@ def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
     """
     items: list[ChoiceItem] = []
     seen_texts: set[str] = set()
-    for number, line in enumerate(content.splitlines(), start=1):
-        item = _parse_item(f"{file}, line {number}", line)
+    for line_number, line in enumerate(content.splitlines(), start=1):
+        location = f"{file}, line {line_number}"
+        item = _parse_item(location, line)
         for text in (item.id, item.question):
-            _require(text not in seen_texts, f"{file}, line {number}", f"{text!r} is used twice")
+            _require(text not in seen_texts, location, f"{text!r} is used twice")
             seen_texts.add(text)
         items.append(item)
     return tuple(items)
 
 
 def _parse_item(location: str, line: str) -> ChoiceItem:
+    """The item in a line. Raises DataError, which names `location`, if it is invalid."""
     row = _parse_row(location, line)
     for key in row:
         _require(key in _KEYS, location, f"key {key!r} is unknown")
@@ -84,6 +88,7 @@ def _parse_item(location: str, line: str) -> ChoiceItem:
 
 
 def _parse_row(location: str, line: str) -> dict[str, Any]:
+    """The JSON object in a line."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -93,14 +98,14 @@ def _parse_row(location: str, line: str) -> dict[str, Any]:
 
 
 def _parse_options(location: str, options: Any) -> Mapping[str, str]:
-    """The options, after checking their letters and texts."""
+    """The options of an item. Raises DataError if their letters or texts are invalid."""
     _require(
         isinstance(options, dict) and len(options) > 1, location, "key 'options' must be an object with several options"
     )
     letters = list(string.ascii_uppercase[: len(options)])
     _require(list(options) == letters, location, f"key 'options' must have the letters {', '.join(letters)} in order")
     _require(
-        all(map(_is_non_empty_string, options.values())),
+        all(_is_non_empty_string(text) for text in options.values()),
         location,
         "key 'options' must map letters to non-empty strings",
     )
@@ -113,6 +118,6 @@ def _is_non_empty_string(value: Any) -> bool:
 
 
 def _require(condition: bool, location: str, problem: str) -> None:
-    """Raise DataError if `condition` is false."""
+    """Raise DataError with this location and problem if `condition` is false."""
     if not condition:
         raise DataError(f"{location}: {problem}", "correct the file; nothing was loaded")

@@ -1,4 +1,5 @@
-"""Composes the stories of the starter domain: word problems made of a plot and a situation. A story is a `Template`.
+"""Composes the stories of the starter domain. A story is a word problem made of a plot and a situation, as a
+`Template`.
 
 A plot states what happens and what is asked (`stories/plots.toml`); a situation states to whom it happens and with
 which objects (`stories/situations.toml`). Every plot is combined with every situation, so two stories differ in the
@@ -18,12 +19,14 @@ from nanoflux_local.errors import DataError
 
 _WORD_SLOT = re.compile(r"<(\w+)>")
 _PLURAL_SLOT = "<items>"
+"""The default unit of an answer: the objects of the situation."""
 
 
 @cache
 def load_stories(split: str = "") -> tuple[Template, ...]:
     """All stories, or those of one split, situation by situation."""
-    plots, situations = _read_tables("plots.toml", "plot"), _read_tables("situations.toml", "situation")
+    plots = _read_tables("plots.toml", "plot")
+    situations = _read_tables("situations.toml", "situation")
     stories = []
     for situation_number, situation in enumerate(situations):
         if split not in ("", situation["split"]):
@@ -31,7 +34,8 @@ def load_stories(split: str = "") -> tuple[Template, ...]:
         for plot_number, plot in enumerate(plots):
             if situation["split"] == "train" and plot.get("held_out"):
                 continue
-            stories.append(compose_story(situation, plot, situation_number + plot_number))
+            rotation = situation_number + plot_number
+            stories.append(compose_story(situation, plot, rotation))
     return tuple(stories)
 
 
@@ -41,23 +45,27 @@ def load_one_step_stories(split: str = "") -> tuple[Template, ...]:
 
 
 def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], rotation: int) -> Template:
-    """One plot in one situation. The number `rotation` selects from the situation's objects and people and from the
-    plot's wordings, each list in turn.
+    """The story of one plot in one situation. `rotation` selects the objects and people of the situation and the
+    wording of the plot: consecutive numbers select consecutive entries of these lists.
 
     Raises:
         DataError: the plot uses an unknown word, or its program, texts and quantities disagree.
     """
     words = _choose_words(situation, rotation)
     row = {key: value for key, value in plot.items() if key not in ("texts", "held_out")}
-    row |= {"text": plot["texts"][rotation % len(plot["texts"])], "unit": plot.get("unit", _PLURAL_SLOT)}
-    row |= {key: _fill_words(row[key], words) for key in ("text", "ask", "result", "unit")}
+    row["id"] = f"{situation['id']}-{plot['id']}"
+    row["split"] = situation["split"]
+    row["steps"] = len(plot["solution"])
+    row["text"] = plot["texts"][rotation % len(plot["texts"])]
+    row["unit"] = plot.get("unit", _PLURAL_SLOT)
+    for key in ("text", "ask", "result", "unit"):
+        row[key] = _fill_words(row[key], words)
     row["solution"] = [_fill_words(line, words) for line in plot["solution"]]
-    row |= {"id": f"{situation['id']}-{plot['id']}", "split": situation["split"], "steps": len(row["solution"])}
     return build_template(f"{situation['id']}.toml", row)
 
 
 def _choose_words(situation: Mapping[str, Any], rotation: int) -> dict[str, str]:
-    """The words of a situation by the names under which plots use them."""
+    """The words of a situation, by the names of the slots that plots have for them."""
     item, items = situation["objects"][rotation % len(situation["objects"])]
     people = situation["people"]
     return {
@@ -75,14 +83,15 @@ def _fill_words(text: str, words: Mapping[str, str]) -> str:
     """A plot's text with its slots, such as <who>, replaced by words. Raises DataError if a slot has no word."""
 
     def find_word(match: re.Match[str]) -> str:
-        if match[1] not in words:
-            raise DataError(f"plots.toml: unknown word <{match[1]}>", f"use one of: {', '.join(words)}")
-        return words[match[1]]
+        slot = match[1]
+        if slot not in words:
+            raise DataError(f"plots.toml: unknown word <{slot}>", f"use one of: {', '.join(words)}")
+        return words[slot]
 
     return _WORD_SLOT.sub(find_word, text)
 
 
 def _read_tables(file: str, name: str) -> list[dict[str, Any]]:
-    """The `[[name]]` tables of a file."""
+    """The `[[name]]` tables of a file in the folder `stories`."""
     content = (resources.files(__package__) / "stories" / file).read_text(encoding="utf-8")
     return list(tomllib.loads(content)[name])

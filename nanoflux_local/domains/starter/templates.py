@@ -1,24 +1,20 @@
-"""The arithmetic templates of the starter domain: loads and checks them, and draws questions from them.
+"""Loads and checks the arithmetic templates of the starter domain, and draws questions from them.
 
 The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[template]]` tables:
 
-    id        unique over all files, kebab-case
-    split     "train", "dev" or "test"; all questions drawn from a template belong to its split
-    steps     1 to 5: the number of statements of `program` and of lines of `solution`
-    text      the facts; every quantity appears in it as `{name}`
-    ask       the question without the facts and without placeholders
-    result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well
-    unit      what the answer counts
-    program   assignments over the quantities, the last one to `answer`
-    solution  one sentence per step; placeholders are quantities and program variables
-    where     optional condition over quantities and program variables; numbers are redrawn until it holds
-    quantities.NAME = { low, high, step = 1, link = false }
+    id        unique over all files, kebab-case split     "train", "dev" or "test"; all questions drawn from a template
+    belong to its split steps     1 to 5: the number of statements of `program` and of lines of `solution` text      the
+    facts; every quantity appears in it as `{name}` ask       the question without the facts and without placeholders
+    result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well unit      what the
+    answer counts program   assignments over the quantities, the last one to `answer` solution  one sentence per step;
+    placeholders are quantities and program variables where     optional: a condition over quantities and program
+    variables; numbers are redrawn until it holds quantities.NAME = { low, high, step = 1, link = false }
 
 `link = true` lets the result of an earlier template in a chain replace the quantity; the text then shows a name such as
 "A". A linked value may lie outside low..high, but must pass `Template.admits`: every quantity must be a positive
 integer, every program variable must be positive with at most two decimals, and `where` must hold.
 
-Unknown keys, names and placeholders are refused when a file is loaded. The attacker chooses the order of the linked
+Unknown keys, names and placeholders are refused when a file is loaded. The attacker chooses the order of linked
 templates and the names of their results.
 """
 
@@ -39,11 +35,10 @@ from nanoflux_local.errors import DataError
 
 Split = Literal["train", "dev", "test"]
 Number = int | float
-
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_STEPS = 5
 _MAX_DRAWS = 1000
-"""The number of draws after which a template's condition is considered unsatisfiable."""
+"""The number of draws after which the condition of a template is considered unsatisfiable."""
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEXT_KEYS = ("id", "split", "text", "ask", "result", "unit", "program")
 _KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
@@ -51,8 +46,8 @@ _KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A slot of the text. Its value is drawn from low, low + step, ... up to high; with `link`, an earlier result may
-    replace it.
+    """A number in the text. It is drawn from low, low + step, ... up to high. With `link`, the result of an earlier
+    template may replace it.
     """
 
     name: str
@@ -62,7 +57,7 @@ class Quantity:
     link: bool = False
 
     def draw(self, rng: random.Random, share: float) -> int:
-        """Draw a value from the lower `share` of the range."""
+        """Draw a value from the lower part of the range; `share` is the size of this part, in (0, 1]."""
         highest = self.low + int((self.high - self.low) * share)
         return rng.randrange(self.low, highest + 1, self.step)
 
@@ -90,9 +85,12 @@ class Template:
         return tuple(quantity.name for quantity in self.quantities if quantity.link)
 
     def draw(self, rng: random.Random, share: float = 1.0) -> dict[str, int]:
-        """Draw values of all quantities until the template admits them; the same generator state gives the same values.
+        """Draw values of all quantities until the template admits them. Equal states of `rng` give equal values.
 
-        `share` in (0, 1] restricts the draw to the lower part of every range, for problems with smaller numbers.
+        A `share` below 1 restricts the draw to the lower part of every range, for problems with smaller numbers.
+
+        Raises:
+            DataError: the template admits none of the drawn values.
         """
         for _ in range(_MAX_DRAWS):
             values = {quantity.name: quantity.draw(rng, share) for quantity in self.quantities}
@@ -104,9 +102,9 @@ class Template:
         )
 
     def solve(self, values: Mapping[str, Number]) -> dict[str, Number]:
-        """All quantities and program variables, including `answer`.
+        """The values of all quantities and program variables, including `answer`.
 
-        Runs the program in this process, without builtins: the programs are part of this package and never a model's.
+        The program runs in this process, without builtins. It is part of this package, and never written by a model.
         """
         variables: dict[str, Any] = {"__builtins__": {}, **values}
         exec(_compile(self.program, "exec"), variables)
@@ -125,7 +123,7 @@ class Template:
         return holds and all(value > 0 and _has_at_most_two_decimals(value) for value in variables.values())
 
     def build_question_text(self, values: Mapping[str, object]) -> str:
-        """The facts, with a number or a name such as "A" in each slot."""
+        """The facts, in which each quantity is a number, or a name such as "A" for an earlier result."""
         return _fill(self.text, values)
 
     def solution_lines(self, variables: Mapping[str, object]) -> list[str]:
@@ -137,7 +135,8 @@ class Template:
 def load_templates() -> tuple[Template, ...]:
     """All templates of the package, in alphabetical order of their settings."""
     folder = resources.files(__package__) / "arithmetic"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    files.sort(key=lambda file: file.name)
     templates: list[Template] = []
     seen_ids: set[str] = set()
     for file in files:
@@ -150,7 +149,11 @@ def load_templates() -> tuple[Template, ...]:
 
 
 def parse_templates(file: str, content: str) -> tuple[Template, ...]:
-    """The templates in `content`, which is TOML. `file` is the name in errors and, without the suffix, the setting."""
+    """The templates in `content`, which is TOML. Errors name `file`, whose name without the suffix is the setting.
+
+    Raises:
+        DataError: the content is not TOML, or a template is invalid.
+    """
     try:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
@@ -162,7 +165,7 @@ def parse_templates(file: str, content: str) -> tuple[Template, ...]:
 
 
 def build_template(file: str, row: Mapping[str, Any]) -> Template:
-    """One template from its table. `file` is its name in errors and, without the suffix, the name of the setting.
+    """One template from its table. Errors name `file`, whose name without the suffix is the setting.
 
     Raises:
         DataError: a key is unknown, missing or wrong, or the texts, program and quantities disagree.
@@ -193,7 +196,7 @@ _Check = Callable[[bool, str, str], None]
 
 
 def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
-    """Check that the table has all keys, no others, and values of the right types."""
+    """Check that the table has all required keys, no unknown keys, and values of the right types."""
     for key in row:
         check(key in _KEYS, key, "is unknown")
     for key in sorted(_KEYS - {"where"}):
@@ -215,6 +218,7 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
 
 
 def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
+    """A quantity from its table, which is checked."""
     slot_key = f"quantities.{name}"
     check(isinstance(table, dict), slot_key, "must be a table")
     check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, slot_key, "cannot be used as a name")
@@ -230,9 +234,7 @@ def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
 
 
 def _check_program(template: Template, check: _Check) -> None:
-    """Check that the program, the condition and the texts use only names that are defined, so that no draw fails
-    later.
-    """
+    """Check that the program, the condition and the texts use only defined names, so that no draw fails later."""
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
     statements = _parse_statements(template.program, "exec", "program", check)
@@ -249,8 +251,8 @@ def _check_program(template: Template, check: _Check) -> None:
     for key in ("ask", "result", "unit"):
         check(not _find_placeholders(getattr(template, key), key, check), key, "must have no placeholder")
     for line in template.solution:
-        unknown = _find_placeholders(line, "solution", check) - names
-        check(not unknown, "solution", f"has the unknown placeholder {_join_names(unknown)}")
+        unknown_names = _find_placeholders(line, "solution", check) - names
+        check(not unknown_names, "solution", f"has the unknown placeholder {_join_names(unknown_names)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,12 +266,14 @@ class _Statement:
 
 
 def _parse_statements(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
-    """The statements of the template's `key`, after checking that they are Python."""
+    """The statements of the template's `key`, whose value is `source`. Raises the template's DataError if it is not
+    Python.
+    """
     try:
         return _parse_source(source, mode)
     except SyntaxError as error:
         check(False, key, f"is not Python: {error.msg}")
-        raise
+        raise  # never reached, since `check` raises
 
 
 @cache
@@ -281,6 +285,7 @@ def _parse_source(source: str, mode: Literal["exec", "eval"]) -> tuple[_Statemen
 
 
 def _find_assigned_name(statement: ast.AST) -> str | None:
+    """The name that a statement assigns; None if it is not a simple assignment."""
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
         return target.id if isinstance(target, ast.Name) else None
@@ -288,22 +293,24 @@ def _find_assigned_name(statement: ast.AST) -> str | None:
 
 
 def _find_names(tree: ast.AST) -> frozenset[str]:
+    """All names in a statement or condition."""
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
-def _check_names(statement: _Statement, allowed: set[str], key: str, check: _Check) -> None:
-    unknown = statement.names - allowed
-    check(not unknown, key, f"uses the unknown name {_join_names(unknown)}")
+def _check_names(statement: _Statement, allowed_names: set[str], key: str, check: _Check) -> None:
+    """Check that a statement of the template's `key` uses only allowed names."""
+    unknown_names = statement.names - allowed_names
+    check(not unknown_names, key, f"uses the unknown name {_join_names(unknown_names)}")
 
 
 def _find_placeholders(text: str, key: str, check: _Check) -> set[str]:
-    """The names in braces in a text of the template's `key`, after checking that the braces are balanced."""
+    """The names in braces in a text of the template's `key`. Raises the template's DataError if braces do not match."""
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+        pieces = list(string.Formatter().parse(text))
     except ValueError as error:
         check(False, key, f"has an unbalanced brace: {error}")
-        raise
-    return fields
+        raise  # never reached, since `check` raises
+    return {name for _, name, _, _ in pieces if name is not None}
 
 
 def _build_error(file: str, template_id: str, key: str, problem: str) -> DataError:
@@ -315,7 +322,7 @@ def _join_names(names: Set[str]) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    """Whether a value is a positive integer; True is not one."""
+    """Whether a value is a positive integer; True, which Python counts as 1, is not."""
     return type(value) is int and value > 0
 
 
@@ -328,7 +335,7 @@ def _fill(text: str, values: Mapping[str, object]) -> str:
 
 
 def _remove_noise(value: Number) -> Number:
-    """The value without floating-point noise (33.3 + 66.6 gives 99.9), as an integer if it is whole."""
+    """The value without floating-point noise (33.3 + 66.6 becomes 99.9), as an integer if it is whole."""
     rounded = round(value, 6)
     return int(rounded) if rounded == int(rounded) else rounded
 
