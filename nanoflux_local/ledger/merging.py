@@ -213,7 +213,7 @@ class _Merger:
     # Trainings and evaluations
 
     def add_training(self, training: Mapping[str, Any]) -> bool:
-        """Add a training with its events. An equal training with the same id is left as it is."""
+        """Add a training with its events. An equal training with the same id is not changed."""
         keys = ("run", "base", "adapter", "data_hash", "settings")
         rows_here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
         if rows_here:

@@ -228,7 +228,7 @@ def test_longest_option_does_not_reveal_the_answer(name):
     assert right_count / len(items) < 0.4
 
 
-def test_no_choice_question_occurs_twice():
+def test_choice_questions_occur_once():
     questions = [item.question for name in LETTERS_BY_SUBJECT for item in load_choice_items(name)]
     assert len(questions) == len(set(questions))
 
