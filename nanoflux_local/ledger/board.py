@@ -55,7 +55,8 @@ class LineKey:
 @dataclass(frozen=True, slots=True)
 class BoardLine:
     """What one line of the board shows. `done` of `total` counts examples, steps, replies or cells, depending on
-    `kind`. `about` names a run's domain and profile, or the data of a training or evaluation, or an experiment's title.
+    `kind`. `about` names a run's domain and profile, a training's base model and data, an evaluation's data, or an
+    experiment's title.
     """
 
     kind: LineKind

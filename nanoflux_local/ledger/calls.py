@@ -84,6 +84,7 @@ async def embed_texts(embedder: Identity, texts: Sequence[str], call: Call) -> A
 
 
 async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
+    """The unit vector of a text, or None if the embedder refuses it."""
     try:
         return (await call(request)).vector
     except PromptRefusedError:
@@ -129,6 +130,7 @@ class CachedCalls:
         self._recent: OrderedDict[Request[Any], StoredCall] = OrderedDict()
         self._uncommitted: list[_UncommittedReply] = []
         self._commit_error: Exception | None = None
+        # By kind of request and endpoint: who has answered a request, and how many prompts each has refused.
         self._answered: set[tuple[str, Identity]] = set()
         self._refusals: Counter[tuple[str, Identity]] = Counter()
 
@@ -154,8 +156,8 @@ class CachedCalls:
 
     async def _send_once(self, request: Request[Any]) -> StoredCall:
         """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
-        continues for the others. If the last caller is cancelled before the request is sent, so is the task; a request
-        that was already sent is completed, and its reply stored.
+        continues for the others. If the last caller is cancelled before the request is sent, the task is cancelled too;
+        a request that was already sent is completed, and its reply is stored.
         """
         key = request.key()
         pending = self._pending.get(key)

@@ -1,7 +1,7 @@
 """Compaction: compress the texts of calls (`packing`) in short transactions, then optionally shrink the file.
 
-Each transaction moves complete calls, so a kill at any moment leaves every call readable and the rest for the next
-compaction. No text and no hash changes: bytes that are no longer valid text are moved unchanged.
+Each transaction moves complete calls, so every call stays readable if the process is killed at any moment; the next
+compaction packs the rest. No text and no hash changes: bytes that are no longer valid text are moved unchanged.
 """
 
 import fcntl

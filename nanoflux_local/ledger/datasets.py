@@ -76,7 +76,7 @@ def add_files(
         values = (name, source, source_hash, len(items), skipped, added_at)
         connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
     connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, added_at))
-    if row is not None:
+    if row is not None:  # the hash of an extended dataset covers all its files, including the new ones
         old_source, old_items, old_skipped = row
         hash_rows = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
         hash_of_all_files = digest(sorted(hash_row[0] for hash_row in hash_rows))

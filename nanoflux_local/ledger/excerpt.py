@@ -14,18 +14,18 @@ from pathlib import Path
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.ledger.store import translate_sqlite_errors
 
-# The datasets whose items served as seeds.
 _SEED_DATASETS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
     json_each(attempt.value, '$.seeds') AS seed)"""
-# The datasets of held-out items.
+"""The datasets whose items served as seeds."""
 _HELD_OUT_DATASETS = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
+"""The datasets of held-out items."""
 _KEPT_TRAININGS = "SELECT id FROM trainings WHERE run IN wanted_runs OR adapter IN wanted_adapters"
-# The wanted evaluations, those of the kept adapters, and those of the base model on the same items and settings.
 _KEPT_EVALUATIONS = """SELECT name AS id FROM wanted_evaluations UNION
     SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
     WHERE base.adapter = '' AND tuned.adapter IN adapters"""
+"""The wanted evaluations, those of the kept adapters, and those of the base model with the same items and settings."""
 DELETIONS = f"""
 DELETE FROM turn_calls WHERE turn IN (SELECT id FROM turns WHERE run NOT IN wanted_runs);
 DELETE FROM turns WHERE run NOT IN wanted_runs;

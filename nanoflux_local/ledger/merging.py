@@ -54,7 +54,8 @@ class MergeResult:
 
     def record(self, kind: str, name: str, added: bool) -> None:
         """Record the name of something that was added or, if not `added`, that was already present."""
-        (self.added if added else self.present).setdefault(kind, []).append(name)
+        names_by_kind = self.added if added else self.present
+        names_by_kind.setdefault(kind, []).append(name)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,7 +84,9 @@ class _Merger:
     """
 
     def __init__(self, connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
-        self._connection, self._source, self._result = connection, source, result
+        self._connection = connection
+        self._source = source
+        self._result = result
         self._names_here: dict[str, str] = {}
         self._insertions: dict[str, str] = {}
 
@@ -109,17 +112,18 @@ class _Merger:
         for row in self._source.rows("SELECT * FROM datasets ORDER BY rowid"):
             name = row["name"]
             items = _list_items(self._source.rows, name)
-            version = self._find_dataset(name, items)
-            self._names_here[name] = version or self._name_dataset(name, row["source_hash"])
-            if not version:
-                self._copy("datasets", [{**dict(row), "name": self._names_here[name]}])
+            existing_name = self._find_dataset(name, items)
+            name_here = existing_name if existing_name else self._name_dataset(name, row["source_hash"])
+            self._names_here[name] = name_here
+            if not existing_name:
+                self._copy("datasets", [{**dict(row), "name": name_here}])
                 for table in ("items", "dataset_files"):
-                    rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
-                    self._copy(table, ({**dict(row), "dataset": self._names_here[name]} for row in rows))
-            self._result.record("dataset", self._names_here[name], not version)
+                    item_rows = self._source.rows(f"SELECT * FROM {table} WHERE dataset = ?", name)
+                    self._copy(table, ({**dict(item_row), "dataset": name_here} for item_row in item_rows))
+            self._result.record("dataset", name_here, added=not existing_name)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
-        """The dataset here with these items: `name` itself or a version of it; "" if there is none."""
+        """The name of the dataset here with these items: `name` or a version of it; "" if there is none."""
         original = name.partition("@")[0]
         names = self._rows(
             "SELECT name FROM datasets WHERE name = ? OR substr(name, 1, ?) = ? ORDER BY name",
@@ -178,7 +182,9 @@ class _Merger:
             )
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to the versions of its datasets, if the datasets' names refer to different items here."""
+        """Pin a new run to the versions of its datasets that were added under another name, and to those to which it
+        was pinned in the source.
+        """
         pinned = {
             name: name_here for name, name_here in self._names_here.items() if name_here != name and "@" not in name
         }
@@ -233,7 +239,7 @@ class _Merger:
         evaluation_id = evaluation["id"]
         marks_query = "SELECT repeat, item, reading, verdict, soft FROM evaluation_items WHERE evaluation = ?"
         if self._rows("SELECT 1 FROM evaluations WHERE id = ?", evaluation_id):
-            source_marks = set(map(tuple, self._source.rows(marks_query, evaluation_id)))
+            source_marks = {tuple(row) for row in self._source.rows(marks_query, evaluation_id)}
             marks_here = set(self._rows(marks_query, evaluation_id))
             if source_marks != marks_here:
                 raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those in this home")

@@ -1,4 +1,4 @@
-"""Notes of people on runs and trainings. Earlier notes stay in the ledger; only the newest one is shown."""
+"""People's notes on runs and trainings. Earlier notes stay in the ledger; only the newest note is shown."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,11 +7,12 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import storable
 
 MAX_CHARACTERS = 20_000
+"""The number of characters to which a note is shortened."""
 
 
 def add_note(ledger: Path, kind: Literal["run", "training"], subject: str, note: str) -> str:
-    """Store a note on the run or training with this id; an empty note hides the earlier one. Returns the note as
-    stored.
+    """Store a note on the run or training with this id. An empty note hides the earlier note. Returns the note as it
+    was stored.
     """
     stored = storable(note).strip()[:MAX_CHARACTERS]
     with Ledger(ledger) as writer:

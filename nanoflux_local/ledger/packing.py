@@ -77,7 +77,8 @@ class Packer:
         self._decompressor = ZstdDecompressor(dict_data=dictionary)
 
     def pack(self, text: bytes) -> bytes:
+        """Compress a text. Raises AssertionError if it does not unpack to the same bytes."""
         packed = self._compressor.compress(text)
         if self._decompressor.decompress(packed) != text:
-            raise AssertionError("a packed text unpacks differently")  # so that a fault of the library destroys no data
+            raise AssertionError("a packed text unpacks differently")
         return packed
