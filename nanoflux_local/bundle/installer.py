@@ -260,10 +260,12 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     with contextlib.closing(_PartsReader(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
+            """Raise the error that names the part which is being read."""
             fix = "do not use this bundle: it was created like this, not damaged in transit"
             raise BundleError(f"{head.part_path(max(1, parts.part_number))}: {reason}", fix, 3)
 
         def read_blocks(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
+            """Yield the blocks of a member, then verify its size and hash."""
             sha256 = hashlib.sha256()
             while block := file.read(BLOCK):
                 sha256.update(block)

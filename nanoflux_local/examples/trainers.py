@@ -79,6 +79,7 @@ def find_trainer(name: str) -> Trainer:
 
 
 def _render_trl_description(out: Path, file_format: str, _rows: Sequence[ExportRow]) -> str:
+    """A configuration for TRL's command line."""
     return f"""\
 # Data for TRL. Run in this folder:
 # {_build_trl_command(out, file_format)}
@@ -95,6 +96,7 @@ def _build_trl_command(out: Path, file_format: str) -> str:
 
 
 def _render_axolotl_description(out: Path, file_format: str, _rows: Sequence[ExportRow]) -> str:
+    """A configuration for axolotl, to which the user adds the base model and the training settings."""
     is_preference = file_format == PREFERENCE
     return f"""\
 # Data for axolotl. Add base_model and the training settings, then run in this folder:

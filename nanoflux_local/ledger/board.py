@@ -92,6 +92,7 @@ def is_fresh(updated_at: str) -> bool:
 
 
 def _rank_status(status: str, is_recent: bool) -> int:
+    """The rank of a job; `is_recent` says whether its status was updated within `FAILURE_AGE_LIMIT`."""
     if status in ("failed", "interrupted") and is_recent:
         return 0
     return _RANKS.get(status, _ENDED_RANK)

@@ -282,6 +282,7 @@ class _Merger:
     # Rows
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query on this ledger."""
         return self._connection.execute(sql, values).fetchall()
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:

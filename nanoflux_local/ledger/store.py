@@ -63,10 +63,10 @@ def refuse_newer(database: Database, path: Path) -> None:
     """Raise LedgerError if the file has migrations that this version does not define."""
     applied = {migration.name for migration in migrations.applied(database)}
     defined = {migration.name for migration in migrations._migrations}
-    unknown = sorted(applied - defined)
-    if unknown:
+    unknown_names = sorted(applied - defined)
+    if unknown_names:
         raise LedgerError(
-            f"{path} was written by a newer version of NanoFlux (it has the migration {unknown[-1]})",
+            f"{path} was written by a newer version of NanoFlux (it has the migration {unknown_names[-1]})",
             "update NanoFlux, or choose another home with --home",
         )
 
@@ -282,6 +282,7 @@ class Ledger:
     def _set_status(
         self, connection: sqlite3.Connection, table: JobTable, row_id: str, status: str, message: str, seconds: float
     ) -> None:
+        """The same as `set_status`, inside a transaction."""
         connection.execute(
             f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
             (status, redact(message), seconds, now(), row_id),
@@ -321,6 +322,7 @@ class Ledger:
         return bool(cursor.fetchone()[0])
 
     def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, attempt: Attempt) -> None:
+        """Insert the example of a kept turn; `attempt` is the turn's last attempt."""
         content_hash = example.hash()
         level = attempt.quality.level if attempt.quality else None
         passes, tries = attempt.pass_rate or (None, None)

@@ -108,6 +108,7 @@ class Tally:
         return len(rows)
 
     def _add_turn(self, record: TurnRecord, committed_at: str) -> None:
+        """Add the next committed turn, and remove it from the turns in progress."""
         self.turns = record.number + 1
         self.kept += record.kept
         self.kept_by_turn.append(self.kept)

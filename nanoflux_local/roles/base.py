@@ -65,11 +65,13 @@ class Judge(Protocol):
         call: Call,
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
-    ) -> Verdict | Doubt | Unparsed: ...
+    ) -> Verdict | Doubt | Unparsed:
+        """Decide whether an attack is valid."""
+        ...
 
-    async def evaluate(
-        self, attack: Attack, defence: Defence, draw: Draw, call: Call
-    ) -> Verdict | Doubt | Unparsed: ...
+    async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
+        """Decide whether a defence is correct."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

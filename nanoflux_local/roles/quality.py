@@ -46,6 +46,7 @@ class Rater:
 
     @staticmethod
     def _read_rating(reply: ChatReply) -> Quality | Unparsed:
+        """Read the rating of each dimension, and compute score and level."""
         sections = read_sections(reply.text, SECTIONS, once=tuple(WEIGHTS))
         if isinstance(sections, Unparsed):
             return sections

@@ -196,10 +196,12 @@ def _compile_bare_heading(names: SplitNames) -> re.Pattern[str]:
 
 
 def _build_colon_pattern(names: SplitNames) -> str:
+    """The pattern of a name with a colon at the beginning of a line, perhaps numbered or in markup."""
     return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_build_name_pattern(names)})[ \t#*]*[:：][ \t*]*"
 
 
 def _build_name_pattern(names: SplitNames) -> str:
+    """The pattern of any of these names, whose words may be separated by spaces or underscores."""
     return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 

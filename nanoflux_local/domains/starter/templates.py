@@ -314,6 +314,7 @@ def _find_placeholders(text: str, key: str, check: _Check) -> set[str]:
 
 
 def _build_error(file: str, template_id: str, key: str, problem: str) -> DataError:
+    """The error about one key of a template."""
     return DataError(f"{file}: template {template_id!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
 
 
@@ -346,4 +347,5 @@ def _has_at_most_two_decimals(value: Number) -> bool:
 
 @cache
 def _compile(source: str, mode: Literal["exec", "eval"]) -> CodeType:
+    """The compiled program or condition of a template."""
     return compile(source, "<template>", mode)

@@ -87,6 +87,7 @@ class CodeCheck:
         return self._make_finding("supports" if agrees else "contradicts", reason, program)
 
     def _make_finding(self, conclusion: Conclusion, reason: str, program: str = "") -> Finding:
+        """The finding of this check, with the program as evidence if there is one."""
         evidence = (Exhibit("program", program),) if program else ()
         return Finding(self.name, conclusion, reason, evidence)
 

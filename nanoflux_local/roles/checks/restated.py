@@ -75,6 +75,7 @@ class RestatedCheck:
         return reply.vector
 
     def _make_finding(self, conclusion: Conclusion, reason: str, seed: Seed) -> Finding:
+        """The finding of this check, with the seed as evidence."""
         return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
 
 
