@@ -63,7 +63,7 @@ class Defender:
         return await replace(self, player=self.player.vary())._answer(question, draw, call)
 
     async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
-        """Answer a question with this player: section by section if replies can be prefilled, otherwise in one reply."""
+        """Answer a question with this player: section by section if replies can be prefilled, else in one reply."""
         messages = build_defender_messages(self.domain, self.budgets, question)
         if self.player.supports_prefill:
             return await self._defend_by_sections(messages, draw, call)
