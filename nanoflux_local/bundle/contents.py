@@ -146,8 +146,8 @@ def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
         adapters |= {adapter.hash for adapter in list_adapters(home.adapters) if isinstance(adapter, Adapter)}
-    needs_ledger = request.runs or request.datasets or request.evaluations or (request.work and home.ledger.exists())
-    if not needs_ledger:
+    names_recorded_work = bool(request.runs or request.datasets or request.evaluations)
+    if not names_recorded_work and not (request.work and home.ledger.exists()):
         return ExcerptContents(adapters=adapters)
     with LedgerView(home.ledger) as view:
         _refuse_unknown_datasets(view, request.datasets)

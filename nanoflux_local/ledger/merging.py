@@ -131,7 +131,10 @@ class _Merger:
             len(original) + 1,
             f"{original}@",
         )
-        return next((version for (version,) in names if _list_items(self._rows, version) == items), "")
+        for (version,) in names:
+            if _list_items(self._rows, version) == items:
+                return str(version)
+        return ""
 
     def _name_dataset(self, name: str, source_hash: str) -> str:
         """The name under which to add a dataset: its name in the source, or a version's name if that is taken."""

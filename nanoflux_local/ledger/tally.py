@@ -222,7 +222,7 @@ class Tally:
         return (last_tokens - first_tokens) / (end_s - start_s) if end_s > start_s else 0.0
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
-        """The turns in progress, in order: those with a reply, and the next `width` turns, which probably run."""
+        """The turns in progress, in order: those with a reply, and the next `width` turns, probably running."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._progress_by_turn}):
             yield self._progress_by_turn.get(turn, TurnInProgress(turn, 0, 0))
 

@@ -222,10 +222,12 @@ class LedgerView:
             reason_pattern = _NUMBER.sub("N", reason) if kind == "unread" else reason
             first_reasons.setdefault((kind, reason_pattern), reason)
             counts_by_kind[kind][reason_pattern] += 1
-        return {
-            kind: {first_reasons[kind, reason_pattern]: count for reason_pattern, count in counts.most_common()}
-            for kind, counts in counts_by_kind.items()
-        }
+        count_by_reason: dict[str, dict[str, int]] = {}
+        for kind, counts in counts_by_kind.items():
+            count_by_reason[kind] = {
+                first_reasons[kind, reason_pattern]: count for reason_pattern, count in counts.most_common()
+            }
+        return count_by_reason
 
     def is_priced(self, run: str) -> bool:
         """Whether any endpoint of a run has a price."""

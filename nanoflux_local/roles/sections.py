@@ -202,7 +202,8 @@ def _build_colon_pattern(names: SplitNames) -> str:
 
 def _build_name_pattern(names: SplitNames) -> str:
     """The pattern of any of these names, whose words may be separated by spaces or underscores."""
-    return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
+    word_separator = r"[ \t_]+"
+    return "|".join(word_separator.join(re.escape(word) for word in words) for words in names)
 
 
 def _split_name(name: str) -> tuple[str, ...]:

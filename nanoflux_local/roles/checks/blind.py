@@ -27,6 +27,7 @@ CANNOT = "CANNOT BE ANSWERED"
 """What the prompts tell a solver to reply if the question has no answer; also the outcome of such a solution."""
 SECTIONS = ("SOLUTION", "ANSWER")
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
+"""A line that begins with `CANNOT`, perhaps in markup, and contains the reason after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +209,20 @@ class BlindCheck:
 
 def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str:
     """The reason for a conclusion; `expected` is the attacker's answer."""
-    of_all = f"of {agreement.solutions} blind solutions"
+    of_solutions = f"of {agreement.solutions} blind solutions"
     if conclusion == "supports":
-        return f"{agreement.agreeing} {of_all} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
+        return f"{agreement.agreeing} {of_solutions} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
     if conclusion == "contradicts":
         exhibit = agreement.opposition[0]
         if exhibit.outcome == CANNOT:
-            return f"{len(agreement.opposition)} {of_all} say that the question cannot be answered: {exhibit.detail}"
-        return f"{len(agreement.opposition)} {of_all} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
+            return (
+                f"{len(agreement.opposition)} {of_solutions} say that the question cannot be answered: {exhibit.detail}"
+            )
+        return (
+            f"{len(agreement.opposition)} {of_solutions} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
+        )
     unreadable = agreement.solutions - agreement.agreeing - agreement.disagreeing
-    return f"{agreement.agreeing} {of_all} agree, {agreement.disagreeing} disagree and {unreadable} could not be read"
+    return f"{agreement.agreeing} {of_solutions} agree, {agreement.disagreeing} disagree and {unreadable} could not be read"
 
 
 async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:

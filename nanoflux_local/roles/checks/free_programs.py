@@ -16,6 +16,7 @@ from nanoflux_local.roles.checks.programs import describe_failure, extract_code,
 from nanoflux_local.roles.sections import Unparsed
 
 _CALCULATING_NODES = (ast.BinOp, ast.AugAssign, ast.Compare)
+"""The kinds of syntax, in addition to calls, that count as a calculation."""
 
 
 def read_free_program(reply: ChatReply) -> str | Unparsed:

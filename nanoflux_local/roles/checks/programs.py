@@ -24,12 +24,14 @@ NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )
+"""A fenced code block of Python, or of no stated language."""
 _PART_NAMES = "|".join(PARTS)
 _PART = re.compile(
     rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_PART_NAMES})\b.*|((?i:{_PART_NAMES}))[ \t:*]*)$", re.MULTILINE
 )
 """The comment line that opens a part: it begins with the part's name in capitals, or is the name in any spelling."""
 _CALCULATING_NODES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
+"""The kinds of syntax that count as a calculation if they use a name."""
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
