@@ -211,7 +211,8 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
     """The reason for a conclusion; `expected` is the attacker's answer."""
     of_solutions = f"of {agreement.solutions} blind solutions"
     if conclusion == "supports":
-        return f"{agreement.agreeing} {of_solutions} give {expected[:80]}, {agreement.agreeing_programs} of them by a program"
+        programs = agreement.agreeing_programs
+        return f"{agreement.agreeing} {of_solutions} give {expected[:80]}, {programs} of them by a program"
     if conclusion == "contradicts":
         exhibit = agreement.opposition[0]
         if exhibit.outcome == CANNOT:
@@ -221,8 +222,9 @@ def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str
         return (
             f"{len(agreement.opposition)} {of_solutions} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
         )
-    unreadable = agreement.solutions - agreement.agreeing - agreement.disagreeing
-    return f"{agreement.agreeing} {of_solutions} agree, {agreement.disagreeing} disagree and {unreadable} could not be read"
+    agreeing, disagreeing = agreement.agreeing, agreement.disagreeing
+    unreadable = agreement.solutions - agreeing - disagreeing
+    return f"{agreeing} {of_solutions} agree, {disagreeing} disagree and {unreadable} could not be read"
 
 
 async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:
