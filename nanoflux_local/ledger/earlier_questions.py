@@ -14,23 +14,24 @@ from nanoflux_local.records import digest
 
 
 def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
-    """Freeze the questions that these runs have asked so far. Returns the frozen questions by run id.
+    """Freeze the questions that these runs have asked so far. `runs` are names, ids or beginnings of ids; the result is
+    by id.
 
     Raises:
         NothingMatchedError: a run is unknown or has no questions yet.
     """
-    frozen = {}
+    frozen_by_run = {}
     for name in runs:
         run = view.find_run(name)["id"]
-        row = view.row("SELECT count(*) AS turns FROM turns WHERE run = ?", run)
-        turns = row["turns"] if row else 0
+        count_row = view.row("SELECT count(*) AS turns FROM turns WHERE run = ?", run)
+        turns = count_row["turns"] if count_row else 0
         questions = list(read_questions(view, run, turns))
         if not questions:
             raise NothingMatchedError(
                 f"run {run} has no questions yet", "wait until it has committed a turn, or leave out --novel-against"
             )
-        frozen[run] = FrozenQuestions(turns=turns, questions=digest(questions))
-    return frozen
+        frozen_by_run[run] = FrozenQuestions(turns=turns, questions=digest(questions))
+    return frozen_by_run
 
 
 def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> tuple[str, ...]:

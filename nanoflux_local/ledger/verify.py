@@ -13,24 +13,25 @@ from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify a run. Yields one line for each mismatch; rows are read one at a time."""
+    """Verify a run, which `find_run` finds by `run`. Yields one line for each mismatch; rows are read one at a time."""
     run_row = view.find_run(run)
+    run_id = run_row["id"]
     config = _read_json(run_row["config"])
     if digest(config) != run_row["config_hash"]:
-        yield f"run {run_row['id']}: the configuration does not match its hash"
+        yield f"run {run_id}: the configuration does not match its hash"
     elif run_row["status"] == "done":
-        yield from _verify_end(view, run_row["id"], config)
+        yield from _verify_end(view, run_id, config)
     environment_hash = run_row["environment_hash"]  # "" if the run comes from an older version, which stored no hash
     if environment_hash and environment_hash != digest(_read_json(run_row["environment"])):
-        yield f"run {run_row['id']}: the environment does not match its hash"
+        yield f"run {run_id}: the environment does not match its hash"
     for other_run, frozen in config.get("novel_against", {}).items():
         if digest(list(read_questions(view, other_run, frozen["turns"]))) != frozen["questions"]:
-            yield f"run {run_row['id']}: the questions of run {other_run} are not those recorded when this run started"
-    yield from _verify_calls(view, run_row["id"])
-    yield from _verify_turns(view, run_row["id"])
-    yield from _verify_seeds(view, run_row["id"])
-    yield from _verify_examples(view, run_row["id"])
-    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", run_row["id"]):
+            yield f"run {run_id}: the questions of run {other_run} are not those recorded when this run started"
+    yield from _verify_calls(view, run_id)
+    yield from _verify_turns(view, run_id)
+    yield from _verify_seeds(view, run_id)
+    yield from _verify_examples(view, run_id)
+    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", run_id):
         if digest(_read_json(row["record"])) != row["record_hash"]:
             yield f"solution {row['number']} of the judge's trial: the record does not match its hash"
 

@@ -1,4 +1,4 @@
-"""`LedgerView` finds runs by id, prefix or name, and counts each attempt, call and cost once."""
+"""`LedgerView` finds runs by id, beginning of an id or name, and counts each attempt, call and cost once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ CONFIG = {"domain": "starter", "target": 5, "max_turns": 9}
 """The configuration of further runs, reduced to the keys that `Ledger.create_run` reads."""
 
 
-def test_find_run_accepts_id_prefix_and_newest_name(ledger: Ledger, path: Path) -> None:
+def test_find_run_accepts_an_id_its_beginning_or_a_name(ledger: Ledger, path: Path) -> None:
     for run, name in (("alpha-1", "mine"), ("alpha-2", "mine"), ("beta-1", "alpha-1")):
         ledger.create_run(run, name, CONFIG, {})
     with LedgerView(path) as view:

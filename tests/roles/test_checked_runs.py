@@ -1,6 +1,7 @@
 """Runs whose judge uses several checks give the same examples at any concurrency, and replay from the ledger alone."""
 
 import asyncio
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SETTINGS = {
     "endpoints": {name: {"interface": "scripted", "model": f"{name}-solver"} for name in ("second", "unused")},
     "judge": {"checks": CHECKS, "code_check": True, "solvers": ["arbiter", "second"], "panel": ["second"], "trial": 2},
 }
+"""The settings of the run: four checks, two solvers, a panel of two judges, and an endpoint that only a replay uses."""
 
 
 def complete_run(home: Home, concurrency: int) -> str:
@@ -77,9 +79,8 @@ def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> Non
 def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home, str]) -> None:
     findings = [attempt.validation.finding("blind") for attempt in read_judged_attempts(*checked_run)]
     exhibits = [exhibit for finding in findings for exhibit in finding.evidence]
-    assert {(exhibit.kind, exhibit.author) for exhibit in exhibits} == {
-        (kind, author) for kind in ("program", "solution") for author in ("arbiter", "second")
-    }
+    kinds_and_authors = {(exhibit.kind, exhibit.author) for exhibit in exhibits}
+    assert kinds_and_authors == set(itertools.product(("program", "solution"), ("arbiter", "second")))
     assert {exhibit.agrees for exhibit in exhibits} == {True, False, None}
 
 
@@ -91,7 +92,8 @@ def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Hom
     blind_requests = [request for request in requests if "CANNOT BE ANSWERED" in request]
     solutions = [attempt.attack.solution for attempt in read_judged_attempts(*checked_run)]
     assert len(blind_requests) > 10
-    assert not any(solution in request for request in blind_requests for solution in solutions)
+    for solution in solutions:
+        assert not any(solution in request for request in blind_requests)
 
 
 def test_checked_run_replays_with_other_blind_settings(checked_run: tuple[Home, str]) -> None:
@@ -109,10 +111,10 @@ def test_commands_show_the_blind_solutions_of_a_run(
     home, run = checked_run
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with LedgerView(home.ledger) as view:
-        example = view.row("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)["id"]
+        example_id = view.row("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)["id"]
     for arguments, expected_text in (
         (("run", "show", run), "blind"),
-        (("examples", "show", str(example)), "Blind check: "),
+        (("examples", "show", str(example_id)), "Blind check: "),
     ):
         with pytest.raises(SystemExit) as exit_info:
             main(list(arguments))

@@ -18,12 +18,14 @@ PROGRAM_BY_REPLY = {
     "```\nThe total:\n```\n```py\nprint(sum([6, 7]))\n```": "print(sum([6, 7]))",
     "```python\na = 6\n```\nthen\n```python\nprint(a * 7)\n```": "print(a * 7)",
 }
+"""Replies, each with the program that is read from it."""
 REASON_BY_REPLY = {
     "CODE:\n```python\nprint(42)\n```": "it calculates nothing",
     "The answer is 42.": "it is no Python",
     "total = 6 *": "it is no Python",
     "": "it calculates nothing",
 }
+"""Replies without a program that calculates something, each with the reason."""
 
 
 @pytest.mark.parametrize(("text", "program"), PROGRAM_BY_REPLY.items())
@@ -64,18 +66,20 @@ ANSWER_BY_PROGRAM = {
     "a = 6 * 7\nanswer = a\nprint(a / 4)": "10.5",
     "def solve():\n    print(6 * 7)\nsolve()": "42",
 }
+"""Programs with the answers that they give."""
 REASON_BY_PROGRAM = {
     "a = 6 * 7": "it prints '', which is no number",
     "print('x' * 3)": "it prints 'xxx', which is no number",
     "print(6 * 7)\nraise SystemExit(0)": "it ended before its answer was read",
     "print(1 / 0)": "it ended with error: ZeroDivisionError: division by zero",
 }
+"""Programs without an answer, each with the reason."""
 
 
 def test_answer_of_a_free_program_is_its_last_printed_line_or_its_variable():
     assert run_programs(list(ANSWER_BY_PROGRAM)) == list(ANSWER_BY_PROGRAM.values())
 
 
-def test_free_programs_without_an_answer_say_why():
+def test_free_program_without_an_answer_is_reported_with_the_reason():
     results = run_programs(list(REASON_BY_PROGRAM))
     assert results == [Unparsed(reason) for reason in REASON_BY_PROGRAM.values()]

@@ -93,30 +93,33 @@ class Check(Protocol):
 
 @cache
 def check_kinds() -> Mapping[str, type[Check]]:
-    """All checks by name, sorted by name."""
+    """The class of every check, by the check's name, in alphabetical order."""
     package_name = __name__.rpartition(".")[0]
     module_entries = pkgutil.iter_modules(import_module(package_name).__path__)
     modules = [import_module(f"{package_name}.{entry.name}") for entry in module_entries]
-    kinds: list[type[Check]] = [module.CHECK for module in modules if hasattr(module, "CHECK")]
-    return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
+    check_classes: list[type[Check]] = [module.CHECK for module in modules if hasattr(module, "CHECK")]
+    check_classes.sort(key=lambda check_class: check_class.name)
+    return {check_class.name: check_class for check_class in check_classes}
 
 
 def list_enabled_checks(rules: JudgeRules) -> list[type[Check]]:
-    """The checks that a run with these rules uses.
+    """The classes of the checks that a run with these rules uses.
 
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
     """
-    kinds = check_kinds()
-    unknown_names = [name for name in rules.checks if name not in kinds]
+    class_by_name = check_kinds()
+    unknown_names = [name for name in rules.checks if name not in class_by_name]
     if unknown_names:
-        raise ConfigError(f"judge.checks: there is no check {unknown_names[0]!r}", f"choose from: {', '.join(kinds)}")
-    return [kind for name, kind in kinds.items() if name in rules.check_names]
+        raise ConfigError(
+            f"judge.checks: there is no check {unknown_names[0]!r}", f"choose from: {', '.join(class_by_name)}"
+        )
+    return [check_class for name, check_class in class_by_name.items() if name in rules.check_names]
 
 
 def list_needed_tools(rules: JudgeRules) -> set[str]:
     """The tools (`SANDBOX`, `SEARCH`) that the enabled checks need."""
-    return {tool for kind in list_enabled_checks(rules) for tool in kind.tools}
+    return {tool for check_class in list_enabled_checks(rules) for tool in check_class.tools}
 
 
 def build_checks(context: CheckContext) -> tuple[Check, ...]:
@@ -126,7 +129,7 @@ def build_checks(context: CheckContext) -> tuple[Check, ...]:
         ConfigError: `judge.checks` names a check that does not exist.
         RefusedError: the run was started without a tool that a check needs.
     """
-    return tuple(kind.build(context) for kind in list_enabled_checks(context.config.judge))
+    return tuple(check_class.build(context) for check_class in list_enabled_checks(context.config.judge))
 
 
 def read_recorded_identity(
