@@ -112,7 +112,8 @@ def export(
         raise UsageError(
             f"{out} is the path where the dataset card is written", "choose a file name that does not end in .md"
         )
-    source = load_run_rows(home, run, choice or Choice(), base, file_format == PREFERENCE, on_score)
+    resolved_choice = Choice() if choice is None else choice
+    source = load_run_rows(home, run, resolved_choice, base, file_format == PREFERENCE, on_score)
     dataset = _Dataset.build(home, file_format, source)
     rows = [trainer.adapt(row) for row in dataset.rows] if trainer else dataset.rows
     content = _encode_rows(file_format, rows)
@@ -143,9 +144,8 @@ class _Dataset:
     @classmethod
     def build(cls, home: Home, file_format: str, source: RunRows) -> "_Dataset":
         """Build the rows of the file. Raises NothingMatchedError if there are none."""
-        has_pass_rates = any(
-            run_row.columns["tries"] != 1 for run_row in source.rows
-        )  # a single answer is no pass rate
+        # A single answer of the defender is not a pass rate.
+        has_pass_rates = any(run_row.columns["tries"] != 1 for run_row in source.rows)
         exported_examples: list[RunRow] = []
         rows: list[ExportRow] = []
         for run_row in source.rows:

@@ -39,7 +39,7 @@ def read_reply(text: str, finish="stop") -> str | Unparsed:
 
 
 PROGRAM_AS_JSON = "# VARIABLES\\nrows, each = 6, 7\\n# STEPS\\neggs = rows * each\\n# CHECK\\nanswer = eggs"
-PROGRAM_IN_PIECES = (
+PROGRAM_IN_TWO_BLOCKS = (
     "First:\n```python\n# VARIABLES\nrows, each = 6, 7\n```\n"
     "and\n```\n# STEPS\neggs = rows * each\n# CHECK\nanswer = eggs\n```"
 )
@@ -61,7 +61,7 @@ READABLE_REPLIES = [
     make_code_reply(make_program(check="answer = rows * each")),
     make_code_reply(make_program(check="total = eggs\nanswer = total")),
     make_code_reply(make_program("rows, each = 6, 7\neggs = rows * each", "# None")),
-    PROGRAM_IN_PIECES,
+    PROGRAM_IN_TWO_BLOCKS,
     f"{make_program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
 """Replies from which a program can be read although they deviate from the requested form."""
@@ -92,6 +92,7 @@ REASON_BY_PROGRAM = {
     make_program(check="answer = eggs\nanswer = 42"): "not from a bare value",
     make_program(check="answer = eggs\n" + "#" * MAX_PROGRAM_CHARACTERS): "longer than",
 }
+"""Programs that break the form, each with a part of the reason."""
 
 
 @pytest.mark.parametrize(("code", "reason"), REASON_BY_PROGRAM.items())
