@@ -15,7 +15,7 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Exhibit
 
 GSMHARD = load_domain("gsmhard")
-GENETICS = load_domain("genomebench")
+GENOMEBENCH = load_domain("genomebench")
 SANDBOX = Identity("sandbox", "s")
 DRAW = Draw(run_seed=1, turn=2, attempt=3)
 FREE_TEXT_DOMAIN = GSMHARD.model_copy(update={"answer": "text"})
@@ -41,7 +41,7 @@ def requests_program(request: ChatRequest) -> bool:
 
 class FakeSolvers:
     """Replies to chat requests with the `answers` in order, each in the requested form: in words, or as a program that
-    prints the answer. "refused", `UNREADABLE_REPLY` and texts with `CANNOT` stand for themselves. Runs such programs;
+    prints the answer. "refused", `UNREADABLE_REPLY` and texts with `CANNOT` stand for themselves. Runs the programs;
     each ends with `status`.
     """
 
@@ -180,7 +180,7 @@ async def test_blind_solutions_alternate_between_methods_and_authors():
 )
 async def test_blind_check_compares_letters_without_programs(answers, conclusion):
     solvers = FakeSolvers(answers.split())
-    finding = await make_blind_check(GENETICS, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
+    finding = await make_blind_check(GENOMEBENCH, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
     assert finding.conclusion == conclusion
     assert set(solvers.methods) == {"w"}
 
