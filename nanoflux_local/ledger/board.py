@@ -358,7 +358,7 @@ def example_lines(view: LedgerView, row_ids: Sequence[int]) -> dict[int, Example
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
         " substr(answer, 1, 80) AS answer, (SELECT name FROM runs WHERE runs.id = examples.run) AS run_name,"
-        f" {_REVIEW} AS review FROM examples WHERE rowid IN ({placeholders})",
+        f" {_REVIEW_VERDICT} AS review FROM examples WHERE rowid IN ({placeholders})",
         *row_ids,
     )
     return {row["row"]: decode_row(ExampleLine, row) for row in rows}
