@@ -1,7 +1,6 @@
-"""The audit of a training run before it starts: tokens, truncated rows, labels, unusable rows, FLOPs, time and memory.
+"""Audits a training run before it starts: its tokens, labels, truncated and unusable rows, FLOPs, time and memory.
 
-This module decides which rows can be trained on, and counts every example that exceeds `max_length`. It changes nothing
-and loads no weights.
+This module also decides which rows can be trained on. It changes nothing and loads no weights.
 """
 
 import math
@@ -86,8 +85,8 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
             findings.append(RowFinding(row_number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
-            if controls := codec.find_controls(example):
-                detail = f"{', '.join(controls)} in a message is encoded as text"
+            if control_tokens := codec.find_control_tokens(example):
+                detail = f"{', '.join(control_tokens)} in a message is encoded as text"
                 findings.append(RowFinding(row_number, example.id, "control token", detail, dropped=False))
             if encoded.truncated_tokens:
                 noun = "token" if encoded.truncated_tokens == 1 else "tokens"
@@ -104,8 +103,8 @@ def prepare_rows(
     validation: Sequence[TrainingExample],
     codec: Codec,
 ) -> tuple[Selection, Selection]:
-    """The training rows and the validation rows that `lora.train` uses. Without `validation`, `val_fraction` of the
-    usable rows is held out.
+    """The training rows and the validation rows that `lora.train` uses. If `validation` is empty, the share
+    `val_fraction` of the usable rows is held out.
 
     No row is in both selections: rows with the same tokens are held out together, and a row that is also in
     `validation` is not trained on. Row numbers refer to the caller's lists. Raises the errors of `select_rows`.
@@ -114,49 +113,47 @@ def prepare_rows(
     if validation:
         held_out = select_rows(validation, codec, settings)
         return _drop_validation_rows(usable, held_out, examples), held_out
-    distinct_ids = list(dict.fromkeys(row.ids for row in usable.rows))
-    held_out_ids = set(split(distinct_ids, settings.val_fraction, settings.seed)[1])
-    train = tuple(row for row in usable.rows if row.ids not in held_out_ids)
-    held_out_rows = tuple(row for row in usable.rows if row.ids in held_out_ids)
+    distinct_token_ids = list(dict.fromkeys(row.ids for row in usable.rows))
+    _, drawn_token_ids = split(distinct_token_ids, settings.val_fraction, settings.seed)
+    held_out_token_ids = set(drawn_token_ids)
+    train_rows = tuple(row for row in usable.rows if row.ids not in held_out_token_ids)
+    held_out_rows = tuple(row for row in usable.rows if row.ids in held_out_token_ids)
     if settings.early_stopping and not held_out_rows:
         raise UsageError(
             "early_stopping needs a validation loss, and no row is left for validation",
             "raise val_fraction, or set early_stopping=0",
         )
-    return Selection(train, usable.findings), Selection(held_out_rows, ())
+    return Selection(train_rows, usable.findings), Selection(held_out_rows, ())
 
 
 def _drop_validation_rows(usable: Selection, validation: Selection, examples: Sequence[TrainingExample]) -> Selection:
-    """`usable` without the rows that are also in `validation`. Raises DataError if none is left."""
-    validation_row_by_ids = {row.ids: row.row for row in validation.rows}
-    repeated = [row for row in usable.rows if row.ids in validation_row_by_ids]
-    if len(repeated) == len(usable.rows):
+    """`usable` without the rows that are also in `validation`. Raises DataError if no row is left."""
+    validation_index_by_token_ids = {row.ids: row.index for row in validation.rows}
+    rows: list[EncodedExample] = []
+    findings = list(usable.findings)
+    for row in usable.rows:
+        validation_index = validation_index_by_token_ids.get(row.ids)
+        if validation_index is None:
+            rows.append(row)
+        else:
+            detail = f"the same as validation row {validation_index}"
+            findings.append(RowFinding(row.index, examples[row.index].id, "in validation", detail, dropped=True))
+    if not rows:
         raise DataError("every training row is also a validation row", "pass other rows for training or validation")
-    findings = [
-        RowFinding(
-            row.row,
-            examples[row.row].id,
-            "in validation",
-            f"the same as validation row {validation_row_by_ids[row.ids]}",
-            dropped=True,
-        )
-        for row in repeated
-    ]
-    rows = tuple(row for row in usable.rows if row.ids not in validation_row_by_ids)
-    return Selection(rows, tuple(sorted((*usable.findings, *findings), key=lambda finding: finding.row)))
+    return Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
 
 
 def _encode_if_usable(
-    example: TrainingExample, row: int, codec: Codec, settings: TrainSettings
+    example: TrainingExample, index: int, codec: Codec, settings: TrainSettings
 ) -> tuple[EncodedExample | None, RowProblem | None, str]:
-    """(tokens, None, "") for a usable row, otherwise (None, problem, detail)."""
+    """Encode a usable row: (encoded example, None, ""). For an unusable row: (None, problem, detail)."""
     roles = [message.role for message in example.prompt]
     if not _are_roles_in_order(roles):
         return None, "wrong role order", f"{', '.join(roles) or 'no message'}; must be: system? (user assistant)* user"
     if not example.completion.strip():
         return None, "empty answer", "the completion is blank"
     try:
-        encoded = codec.encode(example, row)
+        encoded = codec.encode(example, index)
     except DataError as error:
         return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
@@ -168,7 +165,7 @@ def _encode_if_usable(
         detail = f"the prompt alone has {encoded.prompt_length} tokens, and max_length is {settings.max_length}"
         return None, "no labels", detail
     kept_ids = encoded.ids[: settings.max_length]
-    return EncodedExample(kept_ids, encoded.prompt_length, max(0, excess_tokens), row), None, ""
+    return EncodedExample(kept_ids, encoded.prompt_length, max(0, excess_tokens), index), None, ""
 
 
 def _are_roles_in_order(roles: Sequence[str]) -> bool:
@@ -181,15 +178,15 @@ def _are_roles_in_order(roles: Sequence[str]) -> bool:
 
 def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
     """A finding for each row with the prompt and the completion of an earlier row; such rows are still trained on."""
-    first_row_by_key: dict[str, int] = {}
+    first_row_by_digest: dict[str, int] = {}
     duplicates: list[RowFinding] = []
-    for row, example in enumerate(examples):
-        key = data_digest([example])
-        if key in first_row_by_key:
+    for row_number, example in enumerate(examples):
+        example_digest = data_digest([example])
+        first_row = first_row_by_digest.setdefault(example_digest, row_number)
+        if first_row != row_number:
             duplicates.append(
-                RowFinding(row, example.id, "duplicate", f"the same as row {first_row_by_key[key]}", dropped=False)
+                RowFinding(row_number, example.id, "duplicate", f"the same as row {first_row}", dropped=False)
             )
-        first_row_by_key.setdefault(key, row)
     return duplicates
 
 
@@ -200,15 +197,15 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
         reasons = "\n".join(f"  {finding}" for finding in dropped[:_MAX_LISTED_ROWS]) or "  there are no examples"
         raise DataError(f"no example has a label to train on:\n{reasons}", "correct the rows, or raise max_length")
     if settings.bad_rows == "refuse":
-        key, refused = "bad_rows", dropped
+        setting, refused = "bad_rows", dropped
     elif settings.overlong == "refuse":
-        key, refused = "overlong", [finding for finding in dropped if finding.problem == "too long"]
+        setting, refused = "overlong", [finding for finding in dropped if finding.problem == "too long"]
     else:
         return
     if refused:
         reasons = "\n".join(f"  {finding}" for finding in refused[:_MAX_LISTED_ROWS])
         raise RefusedError(
-            f"there are unusable rows, and {key}=refuse forbids dropping them ({len(refused)} in all):\n{reasons}",
+            f"{setting}=refuse forbids dropping unusable rows, of which there are {len(refused)}:\n{reasons}",
             "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
         )
 
@@ -282,18 +279,20 @@ def audit(
     unchanged. Raises the errors that `train` would raise for the same rows.
     """
     codec = Codec.load(base_dir)
-    usable, held_out_rows = prepare_rows(settings, examples, validation, codec)
-    adapted = resolve_targets(base_dir, settings.target_modules)
-    lengths, truncated_counts = [len(row.ids) for row in usable.rows], [row.truncated_tokens for row in usable.rows]
-    tokens, labels = CountSummary.of(lengths), CountSummary.of([row.label_count for row in usable.rows])
-    flops = estimate_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
+    usable, validation_selection = prepare_rows(settings, examples, validation, codec)
+    adapted_layers = resolve_targets(base_dir, settings.target_modules)
+    truncated_counts = [row.truncated_tokens for row in usable.rows]
+    tokens = CountSummary.of([len(row.ids) for row in usable.rows])
+    labels = CountSummary.of([row.label_count for row in usable.rows])
+    mean_length = tokens.total / len(usable.rows)
+    flops = estimate_flops(base_dir, tokens.total, labels.total, mean_length) * settings.epochs
     if settings.gradient_checkpointing:
-        flops *= 1.5  # the forward pass is repeated: six products instead of four
+        flops *= 1.5  # gradient checkpointing repeats the forward pass: 6 FLOPs per weight and token instead of 4
     parameter_count = count_parameters(base_dir)
     return Audit(
         rows=len(examples),
         usable=len(usable.rows),
-        validation=len(held_out_rows.rows),
+        validation=len(validation_selection.rows),
         tokens=tokens,
         labels=labels,
         cut_rows=sum(count > 0 for count in truncated_counts),
@@ -301,19 +300,19 @@ def audit(
         cut_most=max(truncated_counts),
         overlong=settings.overlong,
         findings=usable.findings,
-        validation_findings=held_out_rows.findings,
+        validation_findings=validation_selection.findings,
         leaked=_find_leaks(examples, held_out),
-        system_merged=sum(codec.merges_system(examples[row.row]) for row in usable.rows),
-        rendered=codec.render_example(examples[usable.rows[0].row]),
-        steps=count_steps(settings, len(lengths)),
+        system_merged=sum(codec.merges_system_message(examples[row.index]) for row in usable.rows),
+        rendered=codec.render_example(examples[usable.rows[0].index]),
+        steps=count_steps(settings, len(usable.rows)),
         parameters=parameter_count,
         flops_6nd=six_nd(parameter_count, tokens.total * settings.epochs),
         flops_expected=flops,
         seconds=estimate.estimate_seconds(flops, settings),
         memory_bytes=estimate.estimate_memory(base_dir, settings, tokens.most, labels.most),
         dtype=estimate.choose_precision(settings),
-        adapted_tensors=adapted.tensors,
-        adapted=str(adapted),
+        adapted_tensors=adapted_layers.tensors,
+        adapted=str(adapted_layers),
         source=source or {},
     )
 
@@ -325,26 +324,28 @@ def count_steps(settings: TrainSettings, rows: int) -> int:
 
 
 def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
-    """Rows whose text contains a held-out prompt, compared word by word without case and punctuation."""
+    """The numbers of the rows whose text contains a held-out prompt. Texts are compared word by word, without case and
+    punctuation.
+    """
     prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
-    for prompt in map(_split_words, held_out):
-        if prompt:
-            prompts_by_start.setdefault(tuple(prompt[:_START_WORDS]), []).append(prompt)
+    for prompt in held_out:
+        prompt_words = _split_words(prompt)
+        if prompt_words:
+            prompts_by_start.setdefault(tuple(prompt_words[:_START_WORDS]), []).append(prompt_words)
     start_lengths = sorted({len(start) for start in prompts_by_start})
-    word_lists = (
-        _split_words(" ".join([*(message.content for message in example.prompt), example.completion]))
-        for example in examples
-    )
-    return tuple(
-        row for row, words in enumerate(word_lists) if _contains_prompt(words, prompts_by_start, start_lengths)
-    )
+    leaked_rows: list[int] = []
+    for row_number, example in enumerate(examples):
+        texts = [*(message.content for message in example.prompt), example.completion]
+        if _contains_prompt(_split_words(" ".join(texts)), prompts_by_start, start_lengths):
+            leaked_rows.append(row_number)
+    return tuple(leaked_rows)
 
 
 def _contains_prompt(
     words: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], start_lengths: Sequence[int]
 ) -> bool:
-    """Whether the words contain one of the prompts. Each position is compared only with prompts that start with the
-    same words.
+    """Whether `words` contain one of the prompts. The words from a position are compared only with prompts that start
+    with the same words.
     """
     return any(
         words[position : position + len(prompt)] == prompt

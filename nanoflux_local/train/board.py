@@ -13,6 +13,7 @@ from nanoflux_local.errors import UsageError
 from nanoflux_local.train.events import EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainEvent
 
 _CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
+"""The fields of a `StepEvent` that are written as curves."""
 
 
 @contextmanager
@@ -31,10 +32,11 @@ def open_board(folder: Path | None) -> Iterator[OnEvent]:
         fix = "pip install 'nanoflux-local[tensorboard]', or leave --tensorboard out: the curves are in the ledger"
         raise UsageError("tensorboard is not installed", fix) from error
     with SummaryWriter(str(folder)) as writer:
-        yield lambda event: _write(writer, event)
+        yield lambda event: _write_event(writer, event)
 
 
-def _write(writer: Any, event: TrainEvent) -> None:
+def _write_event(writer: Any, event: TrainEvent) -> None:
+    """Write the curves' values at an event. After a resume, TensorBoard is instructed to discard the later steps."""
     if isinstance(event, StepEvent):
         for name in _CURVES:
             writer.add_scalar(f"train/{name}", getattr(event, name), event.step)

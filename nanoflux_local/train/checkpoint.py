@@ -1,6 +1,6 @@
-"""Checkpoints: the whole state of a training run in one file, which is written atomically.
+"""Saves and loads checkpoints: the whole state of a training run in one file, which is written atomically.
 
-The file needs no random state: every step derives its seed from (seed, step), so the number of steps done is enough.
+A checkpoint needs no random state: every step derives its seed from (seed, step), so the number of steps is enough.
 """
 
 import io
@@ -19,10 +19,10 @@ NAME = "checkpoint.pt"
 
 @dataclass
 class TrainingProgress:
-    """The position of a training run and everything measured so far.
+    """The number of steps that a training run has taken, and everything measured so far.
 
-    `flops` were measured on the first epoch, over `counted` tokens. Only early stopping uses `best_weights`.
-    Checkpoints store these fields under their names.
+    `flops` were measured in the first epoch, over `counted` tokens. `losses` has the loss of each step, in nats per
+    label token. Only early stopping uses `best_weights`. Checkpoints store these fields under their names.
     """
 
     step: int = 0
@@ -40,7 +40,11 @@ class TrainingProgress:
 def save(
     folder: Path, fingerprint: str, progress: TrainingProgress, weights: dict[str, Tensor], optimizer: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint in `folder`; the previous one stays until the new one is complete. Raises OSError."""
+    """Write the checkpoint in `folder`. The previous checkpoint is replaced once the new one is complete.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     buffer = io.BytesIO()
     state = {"fingerprint": fingerprint, "progress": vars(progress), "weights": weights, "optimizer": optimizer}
     torch.save(state, buffer)
@@ -49,7 +53,7 @@ def save(
 
 
 def load(folder: Path, fingerprint: str) -> tuple[TrainingProgress, dict[str, Tensor], dict[str, Any]] | None:
-    """(progress, weights, optimizer state), or None if there is no checkpoint.
+    """Load the checkpoint in `folder`: (progress, weights, optimizer state), or None if there is no checkpoint.
 
     Raises:
         RefusedError: the checkpoint was written with different settings, data or base weights.

@@ -1,4 +1,4 @@
-"""The choice of a run's examples: by the reason they were kept, by quality level, by an SQL expression, and by number.
+"""Chooses examples of a run: by the reason they were kept, by quality level, by an SQL expression, and by number.
 
 This module builds the query over the ledger, runs it through a view that cannot write, and records it. Examples that a
 reviewer dropped, or that lack a solution of the requested origin, are left out and counted. Examples that a reviewer
@@ -23,9 +23,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Conditions on examples, all of which must hold. `where` is an SQL expression over the table `examples` and may
-    contain sub-queries. `size` of the matching rows are drawn by `seed` and kept in turn order. "" and 0 set no
-    condition.
+    """Conditions on examples, all of which must hold; "" and 0 set no condition. `where` is an SQL expression over the
+    table `examples` and may contain sub-queries. Of the matching rows, `size` are drawn by `seed` and kept in turn
+    order.
 
     `solution` determines which solution of an example is trained on; an example without a solution of the required
     origin does not match. Examples that a reviewer dropped match only with `include_dropped`.
@@ -39,8 +39,8 @@ class Choice:
     solution: SolutionRule = "author"
     include_dropped: bool = False
 
-    def query(self, run: str) -> tuple[str, tuple[object, ...]]:
-        """The SQL and its parameters. A line break ends `where`, so that a comment in `where` cannot hide the rest."""
+    def build_query(self, run: str) -> tuple[str, tuple[object, ...]]:
+        """The SQL and its parameters. A line break follows `where`, so that a comment in it cannot hide the rest."""
         clauses: list[tuple[str, tuple[object, ...]]] = [("run = ?", (run,))]
         if self.reason:
             clauses.append(("reason = ?", (self.reason,)))
@@ -48,8 +48,9 @@ class Choice:
             clauses.append(("level = ?", (self.level,)))
         if self.where:
             clauses.append((f"({self.where}\n)", ()))
-        sql = "SELECT * FROM examples WHERE " + " AND ".join(clause for clause, _ in clauses) + " ORDER BY turn"
-        return sql, tuple(value for _, values in clauses for value in values)
+        condition = " AND ".join(clause for clause, _ in clauses)
+        parameters = tuple(value for _, values in clauses for value in values)
+        return f"SELECT * FROM examples WHERE {condition} ORDER BY turn", parameters
 
     def draw(self, items: Sequence[Item]) -> list[Item]:
         """Draw `size` of the items and keep their order; all items if `size` is 0.
@@ -68,7 +69,7 @@ class Choice:
 
 
 class KeptAttempt(NamedTuple):
-    """The kept attempt of a turn, and the endpoints that attacked and defended."""
+    """The kept attempt of a turn, and the names of the endpoints that attacked and defended."""
 
     attempt: Attempt
     attacker: str
@@ -76,6 +77,7 @@ class KeptAttempt(NamedTuple):
 
 
 def build_example(row: Mapping[str, Any]) -> Example:
+    """The example in a row of the table `examples`."""
     return Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"])
 
 
@@ -89,7 +91,7 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
         UsageError: the expression is not valid SQL over the ledger.
     """
     _require_levels(view, run, choice)
-    sql, values = choice.query(run)
+    sql, values = choice.build_query(run)
     matching_rows = _select_rows(view, sql, values)
     if not matching_rows:
         fix = f"see `nanoflux run show {run}` and `nanoflux examples list {run}`"
@@ -116,8 +118,8 @@ def _exclude_rows(
     view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
 ) -> tuple[list[sqlite3.Row], dict[str, Any]]:
     """The rows that reviewers have not dropped and that have a solution of the requested origin, and a record of the
-    number of rows left out. If none is left out, the record is empty, so that the ids of earlier training runs stay
-    valid.
+    numbers of rows left out. If reviewers dropped no row and the solution is the author's, the record is empty, so that
+    the ids of earlier training runs stay valid.
     """
     record: dict[str, Any] = {}
     dropped_turns = find_turns_with_verdict(view, run, "drop")
@@ -149,14 +151,14 @@ def find_turns_with_verdict(view: LedgerView, run: str, verdict: Literal["drop",
         return set()
     turns_with_verdict = set()
     for row in view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run):
-        kept_attempt = len(row["attempts"].split()) - 1  # the last attempt of the turn; reviews count from 0
+        kept_attempt = len(row["attempts"].split()) - 1  # the turn's last attempt; reviews number attempts from 0
         if (row["number"], kept_attempt) in reviewed_attempts:
             turns_with_verdict.add(row["number"])
     return turns_with_verdict
 
 
 def load_attempts(view: LedgerView, run: str) -> dict[int, KeptAttempt]:
-    """The kept attempt of each turn with an example, by turn."""
+    """The kept attempt of each turn with an example, by the number of the turn."""
     turns = [
         turn_from_json(json.loads(row["record"]))
         for row in view.rows("SELECT record FROM turns WHERE run = ? AND kept ORDER BY number", run)
@@ -165,8 +167,11 @@ def load_attempts(view: LedgerView, run: str) -> dict[int, KeptAttempt]:
 
 
 def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:
-    """The right solutions of each turn with an example."""
-    return {turn: collect_right_solutions(*kept_attempt) for turn, kept_attempt in load_attempts(view, run).items()}
+    """The right solutions of each turn with an example, by the number of the turn."""
+    return {
+        turn: collect_right_solutions(kept.attempt, kept.attacker, kept.defender)
+        for turn, kept in load_attempts(view, run).items()
+    }
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:

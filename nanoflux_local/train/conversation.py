@@ -18,7 +18,7 @@ def build_training_example(
 
 
 def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> TrainingExample:
-    """A row with a benchmark item's question and solution. The prompt offers the letters of the item's options."""
+    """A row with a benchmark item's question and solution. The prompt names the letters of this item's options."""
     domain_with_letters = domain.with_letters(item.options)
     return build_training_example(
         domain_with_letters, budgets, format_question(item), item.solution, item.answer, item.id

@@ -1,7 +1,7 @@
-"""Measured FLOPs: torch's own formulas, summed over the executed matrix products.
+"""Counts FLOPs with torch's own formulas, summed over the executed matrix products.
 
-Unlike torch's `FlopCounterMode`, this counter does not count by module, which would take a fifth of a step's time, and
-it includes attention on CPUs and in-place products.
+Unlike torch's `FlopCounterMode`, this counter includes attention on CPUs and in-place products. It does not count by
+module, which would take a fifth of a step's time.
 """
 
 from typing import Any
@@ -18,15 +18,17 @@ _FORMULAS = {
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts in `total` the FLOPs of matrix products and attention inside its block, forward and backward."""
+    """A context manager that counts in `total` the FLOPs of the matrix products and attention in its block, forward and
+    backward.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         formula = _FORMULAS.get(func.overloadpacket)
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output

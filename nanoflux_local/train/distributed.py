@@ -19,7 +19,9 @@ Item = TypeVar("Item")
 
 def count_processes() -> int:
     """How many processes train together, according to the launcher's environment variables; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
+    if "LOCAL_RANK" not in os.environ:
+        return 1
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def is_main_process() -> bool:
@@ -34,7 +36,7 @@ class ProcessGroup:
     device: "torch.device | None" = None
 
     def select_own_share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items of this process; every process gets some if there are enough."""
+        """The items that this process works on: every `size`-th item, starting at the process's rank."""
         return items[self.rank :: self.size]
 
     def list_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -47,7 +49,7 @@ class ProcessGroup:
         return value
 
     def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """Replace every weight's gradient with the sum over all processes."""
+        """Replace every weight's gradient by its sum over all processes."""
 
     def broadcast(self, make: Callable[[], Item]) -> Item:
         """Call `make` in the main process and return the result in all processes."""
@@ -70,7 +72,7 @@ class _AccelerateGroup(ProcessGroup):
         return float(reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "sum"))
 
     def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """All gradients in one message, since the weights are many and small."""
+        """Sum all gradients in one message, because there are many small weights."""
         import torch
         from accelerate.utils import reduce
 
@@ -89,7 +91,7 @@ class _AccelerateGroup(ProcessGroup):
 
 @contextmanager
 def join_process_group(on_cpu: bool) -> Iterator[ProcessGroup]:
-    """Join the process group for the duration of the training run."""
+    """Join the process group for the duration of the block. `on_cpu` keeps accelerate from using a GPU."""
     if count_processes() == 1:
         yield ProcessGroup()
         return

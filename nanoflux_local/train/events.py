@@ -1,6 +1,6 @@
-"""The events and the result of a training run, as plain frozen records.
+"""The events and the result of a training run, as frozen dataclasses without tensors.
 
-The training loop reports them to its listeners (a ledger, a terminal, a test). They hold no tensors.
+The training loop reports the events to its caller, which records them in the ledger or prints them.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,9 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EpochEvent:
-    """The losses at the end of an epoch; epoch 0 is before the first step. `val_loss` is None if no row is held out."""
+    """The losses at the end of an epoch, in nats per label token. Epoch 0 is the state before the first step, without a
+    `train_loss`. `val_loss` is None if no row is held out.
+    """
 
     epoch: int
     step: int
@@ -35,7 +37,7 @@ class EpochEvent:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEvent:
-    """A checkpoint was written: the same training run, started again, resumes after this step."""
+    """A checkpoint was written. If the training run is started again, it resumes after this step."""
 
     step: int
     path: str
@@ -43,7 +45,7 @@ class CheckpointEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResumeEvent:
-    """The training run resumed from a checkpoint: the steps after `step` follow, and may repeat reported steps."""
+    """The training run resumed from a checkpoint. The next step is `step` + 1, which may have been reported before."""
 
     step: int
     path: str
@@ -56,11 +58,10 @@ OnEvent = Callable[[TrainEvent], None]
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """The result of a training run. Losses are in nats per label token; `tokens` counts the tokens of all epochs,
-    without padding.
+    without padding. `flops_explained` has the expected FLOPs of each component and their "total".
 
     If the training run is `finished`, `adapter_dir` holds PEFT's two files; otherwise it was stopped on request and
-    left a checkpoint. In the JSON, the three counts of FLOPs are grouped as `flops`; `flops_explained` has the expected
-    count by component, and the "total".
+    left a checkpoint.
     """
 
     finished: bool
@@ -92,7 +93,7 @@ class TrainResult:
 
     @property
     def train_loss(self) -> float | None:
-        """Mean of the last epoch's steps."""
+        """The mean loss of the last epoch's steps; None if no epoch is complete."""
         return self.epoch_losses[-1] if self.epoch_losses else None
 
     @property
@@ -100,7 +101,9 @@ class TrainResult:
         return self.val_losses[-1] if self.val_losses else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: the promised keys of `train --json`, and all other fields."""
+        """All fields as JSON, with the losses and speed that `train --json` prints. The three counts of FLOPs are
+        grouped under "flops".
+        """
         record = asdict(self) | {"adapter_dir": str(self.adapter_dir), "tokens_per_s": self.tokens_per_s}
         record["train_loss"], record["val_loss"] = self.train_loss, self.val_loss
         record["flops"] = {name: record.pop(f"flops_{name}") for name in ("6nd", "measured", "explained")}

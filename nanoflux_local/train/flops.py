@@ -1,4 +1,4 @@
-"""The FLOPs of a training run, counted in two ways: by the 6·N·D convention, and from the executed matrix products.
+"""Counts the FLOPs of a training run in two ways: by the 6·N·D convention, and from the executed matrix products.
 
 6·N·D counts 2·N·D for the forward pass and 4·N·D for the backward pass of a model that trains every weight, with N all
 parameters of the base and D all tokens of all epochs without padding. The measured count (`counter`) sums torch's own
@@ -22,7 +22,7 @@ from nanoflux_models.offline import go_offline
 
 
 def six_nd(parameters: int, tokens: int) -> float:
-    """6·N·D, with `tokens` counted over all epochs."""
+    """6·N·D for a base of `parameters` weights. `tokens` are those of all epochs."""
     return 6.0 * parameters * tokens
 
 
@@ -35,8 +35,8 @@ def count_parameters(base_dir: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """The sizes that determine the FLOPs of a position: the weights of all linear layers, of their LoRA pairs and of
-    the head, and the width of attention (heads × head size, summed over layers).
+    """The sizes that determine the FLOPs at each position: the numbers of weights of all linear layers, of their LoRA
+    pairs and of the head, and the width of attention (heads × head size, summed over layers).
     """
 
     linear: int
@@ -47,7 +47,7 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class TrainingVolume:
-    """The amount of data that a training run processes, over all its batches: positions with padding (rows × longest
+    """The amount of data that a training run processes, summed over its batches: positions with padding (rows × longest
     row), pairs of positions in attention (`squares`: rows × longest row²), and labels.
     """
 
@@ -57,25 +57,25 @@ class TrainingVolume:
 
 
 def explain_flops(matrices: Matrices, volume: TrainingVolume, checkpointing: bool = False) -> dict[str, float]:
-    """The FLOPs expected of the training of a LoRA, by component, and their sum as "total".
+    """The expected FLOPs of LoRA training, by component, and their sum as "total".
 
     Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (the gradient of its weights, which is
     not needed, would take 2 more); a LoRA pair takes 6; the head takes 4, at label positions only. Per pair of
     positions and unit of width, attention takes 4 forward and 10 backward, because the backward pass recomputes its
     probabilities. Gradient checkpointing repeats the forward pass.
     """
-    repeats = 1 if checkpointing else 0
+    repeated_passes = 1 if checkpointing else 0
     flops_by_component = {
-        "frozen": (4.0 + 2 * repeats) * matrices.linear * volume.positions,
-        "low_rank": (6.0 + 2 * repeats) * matrices.low_rank * volume.positions,
-        "attention": (14.0 + 4 * repeats) * matrices.attention * volume.squares,
+        "frozen": (4.0 + 2 * repeated_passes) * matrices.linear * volume.positions,
+        "low_rank": (6.0 + 2 * repeated_passes) * matrices.low_rank * volume.positions,
+        "attention": (14.0 + 4 * repeated_passes) * matrices.attention * volume.squares,
         "head": 4.0 * matrices.head * volume.label_count,
     }
     return flops_by_component | {"total": sum(flops_by_component.values())}
 
 
 def count_head_weights(base_dir: Path) -> int:
-    """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
+    """The number of weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
     shape = read_shape(base_dir)
     return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
 
@@ -88,12 +88,12 @@ def measure_stored_bytes(base_dir: Path) -> int:
 def read_base_identity(base_dir: Path) -> str:
     """A digest of the base's configuration and of its tensors' names, types and offsets; reads no weights."""
     config = (base_dir / "config.json").read_text(encoding="utf-8")
-    return digest(
-        [config, [[path.name, path.stat().st_size, _read_header(path)] for path in _list_weight_files(base_dir)]]
-    )
+    file_entries = [[path.name, path.stat().st_size, _read_header(path)] for path in _list_weight_files(base_dir)]
+    return digest([config, file_entries])
 
 
 def _list_weight_files(base_dir: Path) -> list[Path]:
+    """The safetensors files in `base_dir`, sorted by name. Raises DataError if there is none."""
     files = sorted(base_dir.glob("*.safetensors"))
     if not files:
         raise DataError(f"{base_dir} has no safetensors weights", "pull or import the model first")
@@ -121,8 +121,8 @@ class Shape:
 
 
 def read_shape(base_dir: Path) -> Shape:
-    """The shape of the model in `base_dir`, read through transformers: a published config leaves out values that
-    equal the defaults of its class, and the config of a multimodal wrapper has a separate section for the text model.
+    """The shape of the model in `base_dir`. It is read through transformers, because a published config leaves out
+    values that equal the defaults of its class, and a multimodal config has a separate section for the text model.
 
     Raises:
         DataError: transformers cannot read the configuration.
@@ -135,8 +135,8 @@ def read_shape(base_dir: Path) -> Shape:
     except (OSError, ValueError, KeyError) as error:
         fix = "import the model again; a newer transformers may know its architecture"
         raise DataError(f"{base_dir / 'config.json'} cannot be read: {error}", fix) from error
-    tensors = {name for path in _list_weight_files(base_dir) for name in _read_header(path)}
-    tied = not any(name.endswith("lm_head.weight") for name in tensors)
+    tensor_names = {name for path in _list_weight_files(base_dir) for name in _read_header(path)}
+    tied = not any(name.endswith("lm_head.weight") for name in tensor_names)
     return Shape(
         text_config.hidden_size,
         text_config.num_hidden_layers,
@@ -147,8 +147,9 @@ def read_shape(base_dir: Path) -> Shape:
 
 
 def estimate_flops(base_dir: Path, tokens: int, label_count: int, mean_length: float) -> float:
-    """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
-    the head, and attention for rows of `mean_length` tokens, forward and backward."""
+    """The FLOPs of one epoch, estimated before training: 4·N·D without embeddings and head, 4 per label and weight of
+    the head, and attention for rows of `mean_length` tokens, forward and backward.
+    """
     shape = read_shape(base_dir)
     head_weights = shape.vocabulary * shape.hidden
     inner_weights = count_parameters(base_dir) - count_head_weights(base_dir)

@@ -1,8 +1,8 @@
-"""The frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
+"""Loads the frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
 
-If bitsandbytes cannot work on this machine, the error says why. On a CPU, bitsandbytes repacks a layer when it is first
-used without gradients, and afterwards has no backward pass through it. A training run would therefore silently lose its
-gradients after the first validation; `keep_gradients` turns the repacking off.
+If bitsandbytes cannot work on this machine, the error says why. On a CPU, bitsandbytes repacks a layer at its first use
+without gradients, and a repacked layer has no backward pass. A training run would therefore silently lose its gradients
+after the first validation; `keep_gradients` turns the repacking off.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from nanoflux_models.offline import go_offline
 
 
 def build_quantization(dtype: torch.dtype) -> Any:
-    """The config with which transformers loads a base in four bits; its products are computed in `dtype`.
+    """The config with which transformers loads a base in four bits and computes its matrix products in `dtype`.
 
     Raises:
         RefusedError: bitsandbytes is not installed, or has no library for this machine.
@@ -39,6 +39,7 @@ def build_quantization(dtype: torch.dtype) -> Any:
 
 
 def _build_refusal(reason: str) -> RefusedError:
+    """The error that says why bitsandbytes cannot be used."""
     fix = "install bitsandbytes with a build for this machine, or train without qlora"
     return RefusedError(f"QLoRA needs bitsandbytes, which cannot be used here: {reason}", fix)
 
@@ -56,7 +57,7 @@ def is_four_bit(layer: Any) -> bool:
 
 
 def find_unpacker(layer: Any) -> Callable[[Tensor], Tensor] | None:
-    """The function that turns the stored weight of a layer into its matrix; None if it is stored unpacked."""
+    """The function that turns the stored weight of a layer into its matrix; None if the matrix itself is stored."""
     if not is_four_bit(layer):
         return None
     from bitsandbytes.functional import dequantize_4bit

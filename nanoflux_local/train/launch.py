@@ -1,4 +1,4 @@
-"""Training in several processes, started by `accelerate launch`; each process resumes the same training run.
+"""Trains in several processes that `accelerate launch` starts; all of them resume the same training run.
 
 If this process is stopped, it terminates the others. Machines, devices and ports are configured by accelerate.
 """
@@ -13,7 +13,7 @@ from nanoflux_local.errors import UsageError
 from nanoflux_models.child import build_module_command, make_safe_environment
 
 TERMINATE_TIMEOUT_S = 60.0
-"""The launcher itself gives its processes 30 seconds to end."""
+"""Seconds from SIGTERM to SIGKILL for the launcher, which itself gives its processes 30 seconds to end."""
 
 
 def launch(home: Path, training: str, arguments: str) -> int:
@@ -29,7 +29,7 @@ def launch(home: Path, training: str, arguments: str) -> int:
         raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
     resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
     command = build_module_command("accelerate.commands.launch", *launcher_arguments, *resume_command)
-    environment = make_safe_environment(os.environ)  # accelerate starts Python processes without our flags
+    environment = make_safe_environment(os.environ)  # accelerate starts Python without our option -P
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
         return process.wait()

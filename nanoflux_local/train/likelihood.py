@@ -1,7 +1,7 @@
-"""How likely a completion is under an untuned model: its mean log-probability per token, with teacher forcing.
+"""Scores how likely a completion is under an untuned model: its mean log-probability per token, with teacher forcing.
 
-A score is committed to the ledger, under the hash of model, prompt and completion, before it is used, so that a
-repeated or resumed choice recomputes no score.
+Each score is stored in the ledger, under the hash of model, prompt and completion, before it is used. Therefore a
+repeated or resumed choice of solutions computes no score twice.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 SCORES = "scores"
-"""The value of the ledger's `run` column for these calls, which belong to no run."""
+"""The value of the column `run` in the ledger's table of calls: scores belong to no run."""
 COMPLETIONS_PER_PASS = 8
 """The number of completions in one forward pass."""
 POSITIONS_PER_SLICE = 128
@@ -25,8 +25,8 @@ POSITIONS_PER_SLICE = 128
 
 
 class Likelihoods:
-    """Scores completions under one installed model, in float32 on a CPU. The weights are loaded for the first score
-    that the ledger lacks.
+    """Scores completions under one installed model, in float32 on a CPU. The weights are loaded only if a score is
+    missing from the ledger.
 
     Raises:
         ModelsError: the model is not installed.
@@ -51,12 +51,12 @@ class Likelihoods:
         requests = [ScoreRequest(self._identity, example.prompt, example.completion) for example in group]
         stored_calls = [self._ledger.recall(request) for request in requests]
         replies = [stored_call[1] for stored_call in stored_calls if stored_call is not None]
-        if len(replies) < len(requests):  # score the whole group again, since its scores depend on its padding
+        if len(replies) < len(requests):  # score the whole group, because padding changes its scores slightly
             new_replies: list[ScoreReply] = []
             for start in range(0, len(group), COMPLETIONS_PER_PASS):
                 new_replies += self._score_batch(group[start : start + COMPLETIONS_PER_PASS])
-            calls = [(request, reply, "") for request, reply in zip(requests, new_replies, strict=True)]
-            replies = [reply for _, reply in self._ledger.remember_all(SCORES, calls)]
+            new_calls = [(request, reply, "") for request, reply in zip(requests, new_replies, strict=True)]
+            replies = [reply for _, reply in self._ledger.remember_all(SCORES, new_calls)]
         return [reply.mean_log_probability for reply in replies if isinstance(reply, ScoreReply)]
 
     @cached_property
@@ -75,27 +75,27 @@ class Likelihoods:
 
         from nanoflux_local.train.model import has_plain_head
 
-        rows = [self._encode(example, number) for number, example in enumerate(batch)]
+        rows = [self._encode(example, index) for index, example in enumerate(batch)]
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
         ids = ids.to(self._device)
         head = self._model.get_output_embeddings()
-        with torch.no_grad():  # padding is on the right, and attention is causal: no token attends to it
+        with torch.no_grad():  # padding is on the right, and attention is causal, so no token attends to padding
             if has_plain_head(self._model, head):
                 outputs = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
             else:
                 outputs, head = self._model(input_ids=ids, use_cache=False).logits, torch.nn.Identity()
-            return [self._score_row(outputs[number], head, row) for number, row in enumerate(rows)]
+            return [self._score_row(outputs[index], head, row) for index, row in enumerate(rows)]
 
-    def _encode(self, example: TrainingExample, number: int) -> EncodedExample:
+    def _encode(self, example: TrainingExample, index: int) -> EncodedExample:
         """Encode an example. Raises DataError if the tokenizer cannot encode its text."""
         try:
-            return self._codec.encode(example, number)
+            return self._codec.encode(example, index)
         except UnicodeEncodeError as error:
             fix = "choose another solution with --solution, or leave the example out with --where"
             raise DataError(f"a solution of {example.id} contains a lone surrogate", fix) from error
 
     def _score_row(self, outputs: Any, head: Any, row: EncodedExample) -> ScoreReply:
-        """Score the completion and its end of turn. `head` turns `outputs`, (tokens, width), into logits."""
+        """Score a row's completion and end of turn. `head` turns the row's `outputs`, (tokens, width), into logits."""
         import torch
 
         label_outputs = outputs[row.prompt_length - 1 : len(row.ids) - 1]

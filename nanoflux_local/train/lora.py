@@ -47,22 +47,23 @@ class OptimizerStep:
 
 
 def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[OptimizerStep]:
-    """All steps of a training run. They depend only on the settings and the row lengths, so they do not change when
-    training resumes.
+    """All steps of a training run, given the rows' lengths in tokens. Equal arguments give equal steps, so the steps do
+    not change when training resumes.
     """
     steps: list[OptimizerStep] = []
     for epoch in range(1, settings.epochs + 1):
         batches = [tuple(batch) for batch in draw_batches(lengths, settings.batch, settings.seed, epoch)]
-        size = settings.gradient_accumulation
-        groups = [tuple(batches[start : start + size]) for start in range(0, len(batches), size)]
-        steps += [
-            OptimizerStep(epoch, group, ends_epoch=number == len(groups)) for number, group in enumerate(groups, 1)
-        ]
+        batches_per_step = settings.gradient_accumulation
+        for start in range(0, len(batches), batches_per_step):
+            end = start + batches_per_step
+            steps.append(OptimizerStep(epoch, tuple(batches[start:end]), ends_epoch=end >= len(batches)))
     return steps
 
 
 def compute_learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """The rate of `step` (from 0): a linear rise over the warm-up, then a linear fall to zero at `steps`."""
+    """The learning rate of a step, counted from 0: a linear rise over the warm-up, then a linear fall to zero after
+    `steps` steps.
+    """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
     return settings.learning_rate * (steps - step) / max(1, steps - settings.warmup_steps)
@@ -92,7 +93,7 @@ def train(
         NanofluxError: the loss is not finite, memory ran out or the disk is full; the last good checkpoint is kept.
     """
     usable, held_out = prepare_rows(settings, examples, validation, Codec.load(base_dir))
-    resolve_targets(base_dir, settings.target_modules)  # refuses unusable targets before weights are read
+    resolve_targets(base_dir, settings.target_modules)  # raises UsageError for unusable targets before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
     with (
@@ -107,8 +108,8 @@ def train(
 
 
 def _compute_fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """A digest of everything that determines the weights: a checkpoint with a different digest belongs to a different
-    training run. How often checkpoints are written does not matter.
+    """A digest of everything that determines the weights. A checkpoint with a different digest belongs to a different
+    training run. The setting `checkpoint_every` does not change the weights and is left out.
     """
     relevant_settings = settings.model_dump(mode="json", exclude={"checkpoint_every"})
     inputs: list[object] = [relevant_settings, digests, read_base_identity(base_dir)]
@@ -147,6 +148,7 @@ def _explain_shortages(out_dir: Path) -> Iterator[None]:
 
 
 def _describe_checkpoint(out_dir: Path) -> str:
+    """The end of an error message if there is a checkpoint, otherwise ""."""
     return "; the last good checkpoint is kept" if (out_dir / checkpoint.NAME).exists() else ""
 
 
@@ -157,12 +159,15 @@ memory.
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that memory is exhausted, on a GPU or a CPU."""
     is_memory_error = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_memory_error or any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
 
 
 class _TrainingLoop:
-    """A training run in progress."""
+    """Trains a model and holds its state: the optimizer, the planned steps and the progress through them. `usable` has
+    the training rows, `held_out` the validation rows. `fingerprint` is set after construction, before `run`.
+    """
 
     def __init__(
         self,
@@ -189,10 +194,12 @@ class _TrainingLoop:
         self.progress = checkpoint.TrainingProgress()
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
-        """Take the remaining steps. Returns False if the training run was stopped before the end."""
+        """Take the remaining steps and write the adapter. Returns False if the training run was stopped before the
+        end.
+        """
         self._resume()
         if self.progress.step == 0 and not self.progress.val_losses:
-            self._record_epoch(0)  # validates before the first step
+            self._record_epoch(0)  # measures the validation loss before the first step
         while self.progress.step < len(self.steps) and not self._is_patience_exhausted():
             self._advance()
             if self.progress.step < len(self.steps) and self.group.broadcast(should_stop):
@@ -202,7 +209,9 @@ class _TrainingLoop:
         return True
 
     def _advance(self) -> None:
-        """Take the next step, with the validation and the checkpoint that are due after it."""
+        """Take the next step. At the end of an epoch, validate and save a checkpoint; otherwise save a checkpoint every
+        `checkpoint_every` steps.
+        """
         step = self.steps[self.progress.step]
         self._take_optimizer_step(step)
         if step.ends_epoch:
@@ -211,16 +220,16 @@ class _TrainingLoop:
             self._save_checkpoint()
 
     def _take_optimizer_step(self, step: OptimizerStep) -> None:
-        """Take one optimizer step and report it as a StepEvent."""
+        """Take one optimizer step, add it to the progress and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
-        rate = compute_learning_rate(self.settings, progress.step, len(self.steps))
+        learning_rate = compute_learning_rate(self.settings, progress.step, len(self.steps))
         rank_seed = [self.group.rank] if self.group.rank else []  # rank 0 uses the seed of a single process
         torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank_seed))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
         norm = float(nn.utils.clip_grad_norm_(self.model.trainable_weights, self.settings.max_grad_norm))
         self._require_finite(loss, norm, step)
-        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - start
@@ -232,7 +241,9 @@ class _TrainingLoop:
             progress.flops += round(self.group.sum_values(counter.total))
             progress.counted += tokens
         progress.losses.append(loss)
-        self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
+        self.on_event(
+            StepEvent(progress.step, len(self.steps), step.epoch, loss, learning_rate, norm, tokens, tokens / seconds)
+        )
 
     def _accumulate(self, step: OptimizerStep) -> float:
         """Accumulate the gradients of the step's mean loss over all label tokens, and return that loss."""
@@ -254,12 +265,14 @@ class _TrainingLoop:
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
         """Raise a NanofluxError that names the step and its rows if the loss or the gradient norm is not finite."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            rows = sorted(row.row for row in self._list_rows(step))
-            position = f"step {self.progress.step + 1} of {len(self.steps)} (rows {rows})"
+            row_numbers = sorted(row.index for row in self._list_rows(step))
+            position = f"step {self.progress.step + 1} of {len(self.steps)} (rows {row_numbers})"
             self._raise_diverged(f"loss {loss} and gradient norm {norm} at {position}")
 
     def _raise_diverged(self, problem: str) -> None:
-        """Raise a NanofluxError that suggests stabler settings; the last checkpoint is not changed."""
+        """Raise a NanofluxError that suggests settings with which training is more stable. The last checkpoint is not
+        changed.
+        """
         fix = "lower learning_rate, add warmup_steps, or set dtype=float32"
         raise NanofluxError(f"the training diverged: {problem}{_describe_checkpoint(self.out_dir)}", fix)
 
@@ -267,22 +280,19 @@ class _TrainingLoop:
         """Validate, keep the best weights for early stopping, and report the epoch (0: before the first step)."""
         progress = self.progress
         step_count = sum(step.epoch == epoch for step in self.steps)
-        losses = progress.losses[-step_count:] if step_count else []
+        step_losses = progress.losses[-step_count:] if step_count else []
         val_loss = self._validate()
         progress.val_losses.append(val_loss)
-        if losses:
-            progress.epoch_losses.append(sum(losses) / len(losses))
+        if step_losses:
+            progress.epoch_losses.append(sum(step_losses) / len(step_losses))
         earlier_val_losses = [loss for loss in progress.val_losses[:-1] if loss is not None]
-        if (
-            val_loss is not None
-            and self.settings.early_stopping
-            and val_loss < min(earlier_val_losses, default=math.inf)
-        ):
+        is_best_epoch = val_loss is not None and val_loss < min(earlier_val_losses, default=math.inf)
+        if is_best_epoch and self.settings.early_stopping:
+            weights = collect_lora_weights(self.model.peft_model)
             progress.best_epoch = epoch
-            progress.best_weights = {
-                name: weight.clone() for name, weight in collect_lora_weights(self.model.peft_model).items()
-            }
-        self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, val_loss))
+            progress.best_weights = {name: weight.clone() for name, weight in weights.items()}
+        train_loss = progress.epoch_losses[-1] if step_losses else None
+        self.on_event(EpochEvent(epoch, progress.step, train_loss, val_loss))
 
     def _validate(self) -> float | None:
         """The mean loss per label token of the held-out rows, without dropout."""
@@ -290,56 +300,62 @@ class _TrainingLoop:
         if not rows:
             return None
         size = self.settings.batch
-        own_batches = self.group.select_own_share([rows[start : start + size] for start in range(0, len(rows), size)])
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        own_batches = self.group.select_own_share(batches)
         with self.model.inference_mode():
             total_loss = sum(float(self.model.compute_loss(batch)) for batch in own_batches)
         return self.group.sum_values(total_loss) / sum(row.label_count for row in rows)
 
     def _is_patience_exhausted(self) -> bool:
-        """Whether early stopping applies: no better validation loss for `early_stopping` epochs."""
-        patience, epochs = self.settings.early_stopping, len(self.progress.epoch_losses)
-        return bool(patience) and bool(self.held_out.rows) and epochs - self.progress.best_epoch >= patience
+        """Whether early stopping applies: the validation loss has not fallen below its minimum for `early_stopping`
+        epochs.
+        """
+        patience = self.settings.early_stopping
+        epochs_since_best = len(self.progress.epoch_losses) - self.progress.best_epoch
+        return bool(patience) and bool(self.held_out.rows) and epochs_since_best >= patience
 
     def _save_checkpoint(self) -> None:
         """Save a checkpoint in the main process. Raises NanofluxError in every process if a weight is not finite."""
         weights, optimizer_state = collect_lora_weights(self.model.peft_model), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._raise_diverged(f"weights are not finite after step {self.progress.step} of {len(self.steps)}")
-        if self.group.rank:
+        if self.group.rank != 0:
             return
         path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer_state)
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
         """Load the state of the last checkpoint, if there is one."""
-        saved = self.group.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
-        if saved is None:
+        saved_state = self.group.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
+        if saved_state is None:
             return
-        self.progress, weights, optimizer_state = saved
+        self.progress, weights, optimizer_state = saved_state
         load_lora_weights(self.model.peft_model, weights)
         self.optimizer.load_state_dict(optimizer_state)
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
 
     def _write_adapter(self) -> None:
-        if self.group.rank:
+        """Write the adapter in the main process, with the weights of the best epoch if early stopping keeps them."""
+        if self.group.rank != 0:
             return
         weights = self.progress.best_weights or collect_lora_weights(self.model.peft_model)
         write_weights(self.out_dir / "adapter", weights, self.model.peft_model.peft_config["default"].to_dict())
 
     def _measure_volume(self) -> TrainingVolume:
         """The amount of data that the steps so far have processed, with padding."""
-        micro_batches = [batch for step in self.steps[: self.progress.step] for batch in step.micro_batches]
-        row_groups = [
-            [self.rows[index] for index in share] for batch in micro_batches for share in self.group.list_shares(batch)
-        ]
-        padded_shapes = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
-        return TrainingVolume(
-            positions=sum(count * longest for count, longest in padded_shapes),
-            squares=sum(count * longest**2 for count, longest in padded_shapes),
-            label_count=sum(row.label_count for rows in row_groups for row in rows),
-        )
+        positions = squares = label_count = 0
+        for step in self.steps[: self.progress.step]:
+            for micro_batch in step.micro_batches:
+                for share in self.group.list_shares(micro_batch):  # each process pads its own share
+                    rows = [self.rows[index] for index in share]
+                    longest = max(len(row.ids) for row in rows)
+                    positions += len(rows) * longest
+                    squares += len(rows) * longest**2
+                    label_count += sum(row.label_count for row in rows)
+        return TrainingVolume(positions, squares, label_count)
 
     def build_result(self, finished: bool, examples_digest: str) -> TrainResult:
+        """The result so far. The FLOPs measured in the first epoch are scaled to the tokens of all epochs."""
         progress = self.progress
         return TrainResult(
             finished=finished,

@@ -67,29 +67,30 @@ def parse_mix(text: str) -> Mix:
 
 def draw_mixed_rows(
     home: Home, mixes: Iterable[Mix], domain: Domain, budgets: dict[str, int], held_out: Iterable[str],
-    count: int, seed: int,
+    run_row_count: int, seed: int,
 ) -> list[MixedRows]:  # fmt: skip
-    """Draw `ratio` × `count` rows for each mix, where `count` is the number of the run's rows. `held_out` names further
-    benchmarks whose test items are excluded.
+    """Draw `ratio` × `run_row_count` rows for each mix, rounded, and at least one. `held_out` names further benchmarks
+    whose test items are excluded.
 
     Raises:
         NothingMatchedError: a benchmark is missing, or has too few usable rows.
     """
     excluded_stems = _list_excluded_stems(home, domain, held_out)
-    drawn_questions: set[str] = set()
+    drawn_questions: set[str] = set()  # the questions of all mixes so far
     mixed_rows: list[MixedRows] = []
     for mix in mixes:
         dataset_stems = _list_stems(home, [mix.dataset], ("dev", "test"))
         items = _select_unique_items(load_items(home.ledger, mix.dataset, "train"), excluded_stems | dataset_stems)
         usable_items = [item for item in items if _normalize(item.question) not in drawn_questions]
-        size = max(1, round(mix.ratio * count))
+        size = max(1, round(mix.ratio * run_row_count))
         if size > len(usable_items):
             raise NothingMatchedError(
                 f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable_items)} "
                 "usable train rows (with a solution, and repeating no dev, test or other mixed item)",
-                f"use a ratio of at most {len(usable_items) / count:.2f}, or import more items",
+                f"use a ratio of at most {len(usable_items) / run_row_count:.2f}, or import more items",
             )
-        positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable_items)), size)
+        rng = random.Random(derive_seed(seed, "mix", mix.dataset))
+        positions = rng.sample(range(len(usable_items)), size)
         drawn_items = [usable_items[position] for position in sorted(positions)]
         drawn_questions |= {_normalize(item.question) for item in drawn_items}
         rows = _build_rows(home, mix.dataset, drawn_items, domain, budgets)
@@ -98,35 +99,37 @@ def draw_mixed_rows(
 
 
 def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) -> set[str]:
-    """The stems of the questions that no mixed row may restate, whatever benchmark the row comes from."""
+    """The stems of the questions that no mixed row may restate: those of the domain's dev and test items, and of the
+    test items of the benchmarks `held_out`.
+    """
     datasets = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
     return _list_stems(home, datasets, ("dev", "test")) | _list_stems(home, held_out, ("test",))
 
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
+    """The stems of all available questions in these splits of these benchmarks."""
     items = (item for name in datasets for split in splits for item in load_available_items(home.ledger, name, split))
     return {extract_stem(item.question) for item in items}
 
 
 def _select_unique_items(items: Sequence[Seed], excluded_stems: set[str]) -> list[Seed]:
     """The items that have a solution and whose question's stem is not excluded, each question once."""
-    by_question: dict[str, Seed] = {}
+    first_item_by_question: dict[str, Seed] = {}
     for item in items:
         if item.solution and extract_stem(item.question) not in excluded_stems:
-            by_question.setdefault(_normalize(item.question), item)
-    return list(by_question.values())
+            first_item_by_question.setdefault(_normalize(item.question), item)
+    return list(first_item_by_question.values())
 
 
 def _normalize(question: str) -> str:
+    """A question without differences of case and white space."""
     return " ".join(question.casefold().split())
 
 
 def _build_rows(
     home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
 ) -> tuple[TrainingExample, ...]:
-    """The items as rows with the prompt of `domain`, or, if `domain` does not use the benchmark, of a domain that
-    does.
-    """
+    """The items as rows with the prompt of `domain` if it uses the benchmark, otherwise of a domain that does."""
     if dataset not in (*seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)
         budgets = domain.budgets

@@ -1,7 +1,7 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-This module handles loading, precision, padding (none with FlashAttention, which accepts rows of any length) and the
-positions to which the head is applied. `lora` handles the optimizer and epochs.
+This module handles loading, precision, padding (which FlashAttention does not need) and the positions to which the head
+is applied. `lora` handles the optimizer and epochs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets_in
 
-# Configuration keys of models whose head does more than multiply by one matrix; they use their own forward pass.
-_HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_LOGIT_OPERATIONS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Configuration keys of operations on the logits. Models with such an operation use their own forward pass."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The base's precision: `auto` is bfloat16 if the hardware can multiply in it, otherwise float32."""
+    """The base's precision: for `auto`, bfloat16 if the hardware supports products in it, otherwise float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
@@ -51,9 +51,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The attention to load the model with, by its name in transformers. On a CPU, `auto` is this project's attention
-    (`train.attention`); on a GPU, it is FlashAttention if that is installed and the base is in bfloat16, otherwise
-    torch's own.
+    """The name, in transformers, of the attention to load the model with. On a CPU, `auto` is this project's attention
+    (`train.attention`); on a GPU, it is FlashAttention if FlashAttention is installed and the base is in bfloat16,
+    otherwise torch's own.
     """
     if name != "auto":
         return name
@@ -72,6 +72,7 @@ def collect_lora_weights(model: Any) -> dict[str, Tensor]:
 
 
 def load_lora_weights(model: Any, weights: dict[str, Tensor]) -> None:
+    """Set the adapter's tensors to those that `collect_lora_weights` returned."""
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, weights)
@@ -100,8 +101,8 @@ class TrainableModel:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
-        attends to padding, and no label is padding. If `padding_free`, the rows are joined into one row whose positions
-        restart at 0 for each of them, which shows the attention where each row begins.
+        attends to padding, and no label is padding. If `padding_free`, the rows are joined into a single one. Position
+        ids restart at 0 for each row, so that the attention can separate them.
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
@@ -113,25 +114,28 @@ class TrainableModel:
         return total
 
     def _pad_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
+        """The model's inputs, with token ids (rows, longest); the positions in the flattened ids whose next token is a
+        label; and the labels (one per position).
+        """
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
         longest = ids.shape[1]
         starts = [index * longest for index in range(len(rows))]
-        return {"input_ids": ids.to(self.device)}, *self._select_labels(rows, starts, ids)
+        positions, labels = self._select_labels(rows, starts, ids)
+        return {"input_ids": ids.to(self.device)}, positions, labels
 
     def _join_rows(self, rows: Sequence[EncodedExample]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Like `_pad_rows`, but for one row that joins all rows: ids and positions have the shape (1, tokens)."""
+        """Like `_pad_rows`, but with all rows joined into one: token and position ids have the shape (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
-        positions_in_rows = torch.tensor([[index for row in rows for index in range(len(row.ids))]])
+        position_ids = torch.tensor([[position for row in rows for position in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
-        inputs = {"input_ids": ids.to(self.device), "position_ids": positions_in_rows.to(self.device)}
-        return inputs, *self._select_labels(rows, starts, ids)
+        positions, labels = self._select_labels(rows, starts, ids)
+        return {"input_ids": ids.to(self.device), "position_ids": position_ids.to(self.device)}, positions, labels
 
     def _select_labels(
         self, rows: Sequence[EncodedExample], starts: Sequence[int], ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The positions in the flattened `ids` whose next token is a label, and these labels. Each row begins at its
-        position in `starts`.
+        """The positions in the flattened `ids` whose next token is a label, and these labels. `starts` are the
+        positions of the rows' first tokens.
         """
         position_list: list[int] = []
         for start, row in zip(starts, rows, strict=True):
@@ -144,27 +148,25 @@ class TrainableModel:
         from peft.tuners.lora import LoraLayer
 
         modules = list(self.causal_model.get_decoder().modules())
-        lora_layers = [layer for layer in modules if isinstance(layer, LoraLayer)]
-        low_rank_weights = [
-            weight
-            for layer in lora_layers
-            for matrices in (layer.lora_A, layer.lora_B)
-            for weight in matrices.parameters()
-        ]
+        low_rank_weights: list[Tensor] = []
+        for module in modules:
+            if isinstance(module, LoraLayer):
+                low_rank_weights += [*module.lora_A.parameters(), *module.lora_B.parameters()]
         low_rank_ids = {id(weight) for weight in low_rank_weights}
-        linear_layers = [
+        frozen_layers = [
             module for module in modules if isinstance(module, nn.Linear) and id(module.weight) not in low_rank_ids
         ]
+        layer_configs = self.causal_model.config.get_text_config().per_layer_config
         return Matrices(
-            linear=sum(layer.in_features * layer.out_features for layer in linear_layers),
+            linear=sum(layer.in_features * layer.out_features for layer in frozen_layers),
             low_rank=sum(weight.numel() for weight in low_rank_weights),
             head=self.head.in_features * self.head.out_features,
-            attention=sum(map(_compute_attention_width, self.causal_model.config.get_text_config().per_layer_config)),
+            attention=sum(_compute_attention_width(layer_config) for layer_config in layer_configs),
         )
 
     @contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """Switch off dropout and gradients."""
+        """Switch off dropout and gradients in the block."""
         self.peft_model.eval()
         try:
             with torch.no_grad():
@@ -174,21 +176,21 @@ class TrainableModel:
 
 
 def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in `base_dir` for inference, without adapter, dropout and gradients. Raises DataError if the folder has
-    no usable model.
+    """The model in `base_dir` for inference, without an adapter, dropout or gradients. Raises DataError if the folder
+    has no usable model.
     """
     model = _load_base(base_dir, dtype, device, choose_attention("auto", device, dtype), qlora=False)
     return model.eval().requires_grad_(False)
 
 
-def _compute_attention_width(layer: Any) -> int:
-    """Heads times head size of one layer's configuration: layers of a model may differ in both."""
-    head_size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-    return int(layer.num_attention_heads * head_size)
+def _compute_attention_width(layer_config: Any) -> int:
+    """The number of heads times the head size of one layer. Layers of a model may differ in both."""
+    head_size = getattr(layer_config, "head_dim", None) or layer_config.hidden_size // layer_config.num_attention_heads
+    return int(layer_config.num_attention_heads * head_size)
 
 
 def _load_base(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
-    """The model in `base_dir` on `device`, with the attention `attention`; in four bits if `qlora`."""
+    """The model in `base_dir` on `device`, with the attention of that name in transformers; in four bits if `qlora`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -231,6 +233,6 @@ def _add_lora(base: Any, settings: TrainSettings) -> Any:
 def has_plain_head(causal_model: Any, head: Any) -> bool:
     """Whether logits are hidden states times one frozen matrix, with no further operation."""
     text_config = causal_model.config.get_text_config()
-    has_extra_operation = any(getattr(text_config, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
+    has_extra_operation = any(getattr(text_config, name, None) not in (None, 1.0) for name in _LOGIT_OPERATIONS)
     is_plain_linear = type(head) is nn.Linear and getattr(head, "bias", None) is None
     return is_plain_linear and not head.weight.requires_grad and not has_extra_operation

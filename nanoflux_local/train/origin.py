@@ -1,19 +1,20 @@
-"""Describes the origin of the rows of a training run or an export: whose solutions they contain, what was left out or
-mixed in.
+"""Describes the origin of the rows of a training run or an export: whose solutions they contain, and which rows were
+left out or mixed in.
 
-The descriptions are made from the record that `run_rows` and `mixing` write into the source of a training run and the
-choice of an export.
+`run_rows` and `mixing` record the origin in the source of a training run and in the choice of an export. This module
+turns that record into text.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 _WRITERS = {"solver": "a blind solver", "own": "the defender"}
+"""The writer of the solutions that a rule chooses, by the rule. Only these rules can leave out examples."""
 
 
 def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The name and a description of each property that differs from the default. If the list is empty, the rows
-    contain the author's solutions, and nothing was left out or mixed in.
+    """The (name, description) pairs of the properties that differ from the default. If the list is empty, the rows
+    contain the author's solutions, and no rows were left out or mixed in.
     """
     entries = []
     if solution := record.get("solution"):

@@ -26,12 +26,12 @@ def publish(
     revision: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Publish the result of a finished training run as the folder `adapters_dir/<hash>`, with manifest and card, and
+    """Publish the adapter of a finished training run as the folder `adapters_dir/<hash>`, with manifest and card, and
     return the folder.
 
-    `base` and `revision` name the base model for people and loaders; `extra` is added to the manifest (for instance the
-    run and the query that chose the examples). If the folder already exists with the same content, it is not written
-    again.
+    `base` and `revision` name the base model in the config and the manifest; `extra` is added to the manifest (for
+    instance the run and the query that chose the examples). If the folder already exists with the same content, it is
+    not written again.
 
     Raises:
         DataError: the training run is not finished.
@@ -57,18 +57,19 @@ def _copy_adapter(source: Path, folder: Path, base: str, revision: str) -> None:
 
 
 def _build_record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
-    record = result.to_json()
-    losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
-    count_keys = ("examples", "validation_examples", "truncated", "dropped", "tokens")
+    """The record of a training run for the adapter's manifest."""
+    fields = result.to_json()
+    losses = {key: fields[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
+    counts = {key: fields[key] for key in ("examples", "validation_examples", "truncated", "dropped", "tokens")}
     return {
         "schema": 1,
         "base": {"name": base, "revision": revision},
-        "data": {"digest": result.data_digest, **{key: record[key] for key in count_keys}},
+        "data": {"digest": result.data_digest, **counts},
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
         "steps": result.steps,
         "losses": losses,
-        "flops": record["flops"],
+        "flops": fields["flops"],
         "seconds": result.seconds,
         "hardware": {"dtype": result.dtype, "device": result.device, "processes": result.processes},
         "versions": package_versions(),
@@ -76,14 +77,15 @@ def _build_record(result: TrainResult, settings: TrainSettings, base: str, revis
 
 
 def _format_card(manifest: Mapping[str, Any]) -> str:
-    """A short model card in the hub's format."""
+    """A short model card in the format of the Hugging Face hub."""
     settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
     base = manifest["base"]["name"]
     flops = manifest["flops"]
-    measured, predicted = flops["measured"] / flops["6nd"], flops["explained"]["total"] / flops["6nd"]
+    measured_share = flops["measured"] / flops["6nd"]
+    predicted_share = flops["explained"]["total"] / flops["6nd"]
     val_losses = [losses["initial_val_loss"], *losses["val_losses"]]
-    origin = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
-    curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val_losses)
+    origin_rows = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
+    loss_curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val_losses)
     noun = "example" if data["examples"] == 1 else "examples"
     return f"""---
 base_model: {base}
@@ -97,12 +99,12 @@ Trained by NanoFlux Local on {data["examples"]} {noun} ({data["tokens"]:,} token
 
 | setting | value |
 |---|---|
-{origin}| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
+{origin_rows}| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
 | learning rate | {settings["learning_rate"]:g}, linear to zero |
 | batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
-| validation loss, before and by epoch | {curve} |
+| validation loss, before and by epoch | {loss_curve} |
 | FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} |
-| share of 6·N·D: measured; predicted for a frozen base | {measured:.2f}; {predicted:.2f} |
+| share of 6·N·D: measured; predicted for a frozen base | {measured_share:.2f}; {predicted_share:.2f} |
 
 `{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
 """

@@ -1,4 +1,4 @@
-"""Training rows in a file: JSON lines in one of three shapes that other tools use too.
+"""Reads and writes files of training rows: JSON lines in one of three shapes that other training tools use too.
 
 A row in any other shape is an error that names the file and the line. Rows that can be read but not trained on (an
 empty answer, roles out of order, a lone surrogate) are reported later, by `audit`.
@@ -21,7 +21,7 @@ SHAPES = '{"messages": […]}, {"prompt": …, "completion": …} or {"instructi
 
 
 def read_rows(path: Path) -> list[TrainingExample]:
-    """The rows of a JSON lines file; blank lines are skipped, and a row without an id is named by its line.
+    """The rows of a JSON lines file. Blank lines are skipped. The id of a row without one is its line: "line 3".
 
     Raises:
         DataError: the file is missing or not UTF-8, or a line is not a row; the message names file and line.
@@ -74,8 +74,8 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_weight(entry: dict[str, Any], location: str) -> None:
-    """Refuse a row or an answer with a weight other than 1. Other trainers multiply the loss by the weight; this
-    trainer cannot.
+    """Raise DataError if a row or an answer has a weight other than 1. Other training tools multiply the loss by the
+    weight, which this project cannot do.
     """
     weight = entry.get("weight")
     if weight is None or weight == 1:
@@ -85,8 +85,8 @@ def _refuse_weight(entry: dict[str, Any], location: str) -> None:
 
 
 def _read_chat(row: dict[str, Any], location: str) -> PromptAndCompletion:
-    """Read a dialogue: its last answer is the completion, "" if the dialogue ends with a question. Earlier answers are
-    not trained on, so their weights do not matter.
+    """Read a dialogue. Its last answer is the completion, or "" if the dialogue ends with a question. Earlier answers
+    are not trained on, so their weights do not matter.
     """
     messages = _read_messages(row["messages"], f'{location}, "messages"')
     if messages and messages[-1].role == "assistant":
@@ -140,6 +140,7 @@ def _read_history(value: Any, location: str) -> tuple[Message, ...]:
 
 
 def _read_messages(value: Any, location: str) -> tuple[Message, ...]:
+    """Read a list of messages with role and content. Raises DataError for any other value."""
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise DataError(f"{location} is not a list of messages", 'write [{"role": "user", "content": "…"}, …]')
     return tuple(
@@ -152,6 +153,7 @@ def _read_messages(value: Any, location: str) -> tuple[Message, ...]:
 
 
 def _read_string(value: Any, location: str) -> str:
+    """`value` if it is a string; otherwise raises DataError."""
     if not isinstance(value, str):
         raise DataError(f"{location} is {type(value).__name__}, not a string", "write a JSON string")
     return value

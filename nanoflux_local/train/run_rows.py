@@ -1,6 +1,7 @@
-"""The training rows of a run: chosen examples, each with one of the example's right solutions.
+"""Loads the training rows of a run: chosen examples, each with one of the example's right solutions.
 
-A rule chooses the solution, and the choice is recorded. `train` trains on these rows, and `export` writes them.
+A rule chooses the solution, and the choice is recorded. The command `train` trains on these rows, and `export` writes
+them.
 """
 
 import json
@@ -22,13 +23,13 @@ from nanoflux_local.train.solutions import SolutionRule, collect_right_solutions
 from nanoflux_local.transcript import Attempt
 
 OnScore = Callable[[int, int], None]
-"""Called with the number of examples whose solutions have been compared, and the number of all examples."""
+"""A function that is called with the number of examples whose solutions have been scored, and the number of all."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A chosen example. `columns` are the columns of the table `examples` with the chosen solution and answer; under
-    any rule but "author" they include the solution's "origin". `attempt` is None if it was not loaded.
+    """A chosen example. `columns` are the columns of the table `examples` with the chosen solution and answer; if the
+    rule is not "author", they include the solution's "origin". `attempt` is None if attempts were not loaded.
     """
 
     columns: dict[str, Any]
@@ -38,7 +39,9 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """The rows of a run, its domain and token budgets, and the record of how the rows were chosen."""
+    """The rows of a run, with the run's row in the ledger, its domain, its token budgets, and the record of how the
+    rows were chosen.
+    """
 
     run: dict[str, Any]
     domain: Domain
@@ -48,6 +51,7 @@ class RunRows:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The configuration of the run."""
         config: dict[str, Any] = json.loads(self.run["config"])
         return config
 
@@ -64,8 +68,8 @@ def load_run_rows(
     with_attempts: bool = False,
     on_score: OnScore = lambda _done, _total: None,
 ) -> RunRows:
-    """The chosen examples of a run as rows. If the rule is "likeliest", the chosen solutions are the likeliest under
-    the model `base`. Attempts are loaded if the choice or the domain needs them, or `with_attempts` is true.
+    """The chosen examples of a run as rows. If the rule is "likeliest", each row has the example's likeliest solution
+    under the model `base`. Attempts are loaded if the choice or the domain needs them, or `with_attempts` is true.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
@@ -81,19 +85,22 @@ def load_run_rows(
         attempts_by_turn = load_attempts(view, run_row["id"]) if loads_attempts else {}
     budgets = json.loads(run_row["config"])["budgets"]
 
-    def build_row(row: dict[str, Any]) -> RunRow:
-        name = f"turn-{row['turn']}"
-        example = build_training_example(domain, budgets, row["question"], row["solution"], row["answer"], name)
-        attempt = attempts_by_turn[row["turn"]].attempt if attempts_by_turn else None
-        return RunRow(row, example, attempt)
+    def build_row(columns: dict[str, Any]) -> RunRow:
+        turn = columns["turn"]
+        example = build_training_example(
+            domain, budgets, columns["question"], columns["solution"], columns["answer"], f"turn-{turn}"
+        )
+        attempt = attempts_by_turn[turn].attempt if attempts_by_turn else None
+        return RunRow(columns, example, attempt)
+
+    def build_variants(columns: dict[str, Any]) -> list[RunRow]:
+        variants = _list_variants(columns, attempts_by_turn[columns["turn"]], choice.solution)
+        return [build_row(variant) for variant in variants]
 
     if choice.solution == "author":
-        rows = [build_row(row) for row in example_rows]
+        rows = [build_row(columns) for columns in example_rows]
     else:
-        variant_groups = [
-            [build_row(variant) for variant in _list_variants(row, attempts_by_turn[row["turn"]], choice.solution)]
-            for row in example_rows
-        ]
+        variant_groups = [build_variants(columns) for columns in example_rows]
         likelihoods = _score_variants(home, base, variant_groups, on_score) if choice.solution == "likeliest" else []
         rows = _choose_variants(variant_groups, choice.solution, likelihoods)
         count_by_origin = Counter(row.columns["origin"] for row in rows)
@@ -103,16 +110,19 @@ def load_run_rows(
     return RunRows(run_row, domain, budgets, tuple(rows), record)
 
 
-def _list_variants(row: dict[str, Any], kept_attempt: KeptAttempt, rule: SolutionRule) -> Iterator[dict[str, Any]]:
-    """The columns of an example once for each solution that the rule may choose, with that solution."""
-    for solution in list_candidates(collect_right_solutions(*kept_attempt), rule):
-        yield {**row, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
+def _list_variants(columns: dict[str, Any], kept: KeptAttempt, rule: SolutionRule) -> Iterator[dict[str, Any]]:
+    """The variants of an example: its columns with each solution that the rule may choose."""
+    solutions = collect_right_solutions(kept.attempt, kept.attacker, kept.defender)
+    for solution in list_candidates(solutions, rule):
+        yield {**columns, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
 
 
 def _choose_variants(
     variant_groups: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
 ) -> list[RunRow]:
-    """Each example's shortest or likeliest variant (ties go to the first); under other rules, its first variant."""
+    """One variant of each example: the shortest or the likeliest (the first of equals), or, if the rule is neither
+    "shortest" nor "likeliest", the first.
+    """
     if rule == "shortest":
         return [min(group, key=lambda row: len(row.columns["solution"])) for group in variant_groups]
     if rule == "likeliest":
@@ -124,7 +134,7 @@ def _choose_variants(
 def _score_variants(
     home: Home, base: str, variant_groups: Sequence[Sequence[RunRow]], on_score: OnScore
 ) -> list[list[float]]:
-    """The likelihood of every variant, by example. An example's only variant is not scored; its likelihood is 0."""
+    """The mean log-probability of every variant of each example. A single variant is not scored: its value is 0."""
     if not base:
         raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
     from nanoflux_local.train.likelihood import Likelihoods

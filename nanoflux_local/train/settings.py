@@ -1,7 +1,7 @@
 """The settings of a training run, with the paper's values as defaults (paper A.1).
 
-This module defines names, ranges and defaults, and refuses unknown keys and values out of range. Choices that depend on
-the hardware are made when the training run starts.
+This module defines names, ranges and defaults, and refuses unknown keys and values out of range. The value `auto` is
+resolved when the training run starts, because it depends on the hardware.
 """
 
 from collections.abc import Mapping
@@ -63,14 +63,15 @@ class TrainSettings(BaseModel):
 
 
 def parse_train_settings(values: Mapping[str, Any]) -> TrainSettings:
-    """`TrainSettings` from plain values, such as those of `--set KEY=VALUE` (strings are parsed as their key's type).
+    """Build settings from plain values, such as those of `--set KEY=VALUE`. Strings are converted to the type of the
+    key.
 
     Raises:
-        ConfigError: some keys are unknown or have unusable values; the message names each.
+        ConfigError: a key is unknown or has an unusable value; the message names all such keys.
     """
     try:
         return TrainSettings.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc'][:1]))}: {item['msg']}" for item in error.errors())
+        problems = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
         keys = ", ".join(TrainSettings.model_fields)
         raise ConfigError(f"training settings cannot be used: {problems}", f"choose among the keys: {keys}") from None

@@ -1,7 +1,7 @@
-"""The right solutions of a kept example, and the rules that choose one of them for training.
+"""Collects the right solutions of a kept example, and lists those that a rule may choose for training.
 
 Besides the author's solution, a run records solutions that reach the same answer and were written by blind solvers or
-by the defender. This module collects all of them from an attempt.
+by the defender.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from typing import Literal
 from nanoflux_local.transcript import Attempt, Defence
 
 Origin = Literal["author", "solver", "own"]
+"""Who wrote a solution: the attacker, a blind solver, or the defender."""
 SolutionRule = Literal["author", "solver", "own", "shortest", "likeliest"]
 SOLUTION_RULES: tuple[SolutionRule, ...] = SolutionRule.__args__  # type: ignore[attr-defined]
 BLIND = "blind"
@@ -19,8 +20,8 @@ BLIND = "blind"
 
 @dataclass(frozen=True, slots=True)
 class RightSolution:
-    """A solution with the right answer: by the attacker ("author"), by a blind solver, or by the defender ("own").
-    `author` is the endpoint that wrote the solution, "" if the endpoint was not recorded.
+    """A solution with the right answer. `author` is the endpoint that wrote the solution, "" if the endpoint was not
+    recorded.
     """
 
     origin: Origin
@@ -31,16 +32,17 @@ class RightSolution:
 
 def collect_right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
     """The right solutions of a kept attempt, the author's first. Of solutions that have the same origin and the same
-    words, only the first is listed. `attacker` and `defender` are the endpoints of the attempt.
+    words, only the first is listed. `attacker` and `defender` are the names of the endpoints.
     """
-    unique: dict[tuple[Origin, str], RightSolution] = {}
-    for solution in _list_solutions(attempt, attacker, defender):
+    first_by_origin_and_text: dict[tuple[Origin, str], RightSolution] = {}
+    for solution in _yield_right_solutions(attempt, attacker, defender):
         if solution.text.strip() and solution.answer.strip():
-            unique.setdefault((solution.origin, _join_words(solution.text)), solution)
-    return tuple(unique.values())
+            first_by_origin_and_text.setdefault((solution.origin, _join_words(solution.text)), solution)
+    return tuple(first_by_origin_and_text.values())
 
 
-def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[RightSolution]:
+def _yield_right_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[RightSolution]:
+    """Every right solution of an attempt, including blank and repeated ones."""
     if attempt.attack is not None:
         yield RightSolution("author", attempt.attack.solution, attempt.attack.answer, attacker)
     finding = attempt.finding(BLIND)
@@ -55,13 +57,13 @@ def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[
 
 
 def _yield_own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
-    """The defence as a solution, unless it was truncated at a token budget and is therefore incomplete."""
+    """Yield the defence as a solution, unless it is incomplete because it was truncated at a token budget."""
     if not defence.cut:
         yield RightSolution("own", defence.solution, defence.answer, defender)
 
 
 def list_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
-    """The defender's wrong answers to a kept question, each text once, in the order in which they were given."""
+    """The defender's wrong answers to a kept question in order, without repeated answers."""
     defences = [sample.defence for sample in attempt.samples if sample.right is False and sample.defence is not None]
     if attempt.defence is not None and attempt.evaluation is not None and not attempt.evaluation.positive:
         defences.insert(0, attempt.defence)
@@ -81,5 +83,5 @@ def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> t
 
 
 def _join_words(text: str) -> str:
-    """A text with single spaces between its words, so that texts compare without regard to white space."""
+    """A text with single spaces between its words, so that texts that differ only in white space are equal."""
     return " ".join(text.split())

@@ -1,6 +1,5 @@
-"""The state of a training run at any time, the outcome of a finished training run, and the JSON form of both.
-
-Both are read from the ledger.
+"""The state of a training run at any time, and the outcome of a finished training run. Both are read from the ledger
+and printed as JSON.
 """
 
 import sqlite3
@@ -16,7 +15,7 @@ from nanoflux_local.paths import Home
 
 @dataclass(frozen=True, slots=True)
 class StoredTraining:
-    """The row of a training run in the ledger, decoded. `plan` has what is fixed when the training run is created: the
+    """The row of a training run in the ledger, decoded. `plan` is written when the training run is created: it has the
     revision of the base, the source of the rows, the digest of the validation rows and TensorBoard's folder. `result`
     is {} until the training run is done.
     """
@@ -41,9 +40,9 @@ class StoredTraining:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The state of a training run, as `trainings show --json` prints it. `step` of `steps` steps are done; before the
-    first step both are 0, and the fields that describe the last step are None. `val_losses` has one entry before the
-    first step and one for each epoch. Losses are in nats per label token. `worker` is None if no process executes the
+    """The state of a training run, as `trainings show --json` prints it. `step` of the planned `steps` are done; before
+    the first step both are 0, and the fields that describe the last step are None. `val_losses` has the loss before the
+    first step and after each epoch. Losses are in nats per label token. `worker` is None if no process executes the
     training run.
     """
 
@@ -95,9 +94,9 @@ class TrainingOutcome:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        names = ("adapter", "base", "examples", "truncated", "steps", "tokens", "tokens_per_s", "train_loss",
-                 "val_loss", "initial_val_loss", "flops", "seconds")  # fmt: skip
-        values = {name: document[name] for name in names}
+        field_names = ("adapter", "base", "examples", "truncated", "steps", "tokens", "tokens_per_s", "train_loss",
+                       "val_loss", "initial_val_loss", "flops", "seconds")  # fmt: skip
+        values = {name: document[name] for name in field_names}
         return cls(**values, train_losses=tuple(document["train_losses"]), document=document)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Resolves LoRA targets, which are names and expressions, to layers of the base, and refuses unusable targets.
+"""Resolves LoRA targets, which are names or regular expressions, to layers of the base, and refuses unusable targets.
 
-Only the base's configuration is read, not its weights. Layers of vision encoders are refused: vLLM serves only adapters
-of the language model, and the prompts of a run are text.
+The layers are found from the base's configuration, without its weights. Layers of vision encoders are refused: vLLM
+serves only adapters of the language model, and the prompts of a run are text.
 """
 
 import re
@@ -13,18 +13,20 @@ from typing import Any
 from nanoflux_local.errors import UsageError
 
 ALL = "all-linear"
+"""PEFT's name for all linear layers without the head; here, only those of the text tower."""
 _EXPRESSION_CHARACTER = re.compile(r"[*+?()\[\]|\\^$]")
 """Characters that make a target an expression. A dot is part of a name: `self_attn.q_proj`."""
 _MAX_ENDINGS = 8
-"""The number of layer names in a suggested expression."""
+"""The maximum number of layer names in a suggested expression."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptedLayers:
     """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
-    `modules` is the value for PEFT: names, or one expression over full names. `tower` is the name of the language model
-    inside a multimodal wrapper, "" if the base has no encoders.
+    `modules` is the value of PEFT's `target_modules`: names, or one expression over full names. `layers` are the full
+    names of the adapted layers. `tower` is the name of the language model (the text tower) inside a multimodal wrapper,
+    "" if the base has no encoders.
     """
 
     modules: str | tuple[str, ...]
@@ -49,7 +51,7 @@ def resolve_targets(base_dir: Path, targets: str | Sequence[str]) -> AdaptedLaye
 
 
 def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers:
-    """The layers that `targets` adapt in `base`, a model of transformers, loaded or on the meta device.
+    """The layers that `targets` adapt in `base`: a model of transformers, loaded or on the meta device.
 
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
@@ -59,8 +61,8 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
         text_layers = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
         if len(text_layers) == len(layers):
             return AdaptedLayers(ALL, text_layers, tower)
-        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_list_endings(text_layers)))})"
-        return AdaptedLayers(modules, text_layers, tower)
+        endings = "|".join(sorted(_list_endings(text_layers)))
+        return AdaptedLayers(rf"{re.escape(tower)}\..*\.(?:{endings})", text_layers, tower)
     target_list = (targets,) if isinstance(targets, str) else tuple(targets)
     names = (*layers, *_list_embeddings(base))
     for target in target_list:
@@ -70,28 +72,28 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
                 f"choose among {', '.join(sorted(_list_endings(layers)))}, or give an expression over full names, "
                 f"such as {_suggest_expression(tower, layers)!r}",
             )
-    adapted = tuple(name for name in names if any(_matches(target, name) for target in target_list))
-    _refuse_other_towers(adapted, tower, layers)
-    return AdaptedLayers(_convert_for_peft(target_list), adapted, tower)
+    adapted_layers = tuple(name for name in names if any(_matches(target, name) for target in target_list))
+    _refuse_other_towers(adapted_layers, tower, layers)
+    return AdaptedLayers(_convert_for_peft(target_list), adapted_layers, tower)
 
 
 def is_expression(target: str) -> bool:
-    """Whether a target is a regular expression over full module names rather than the end of one."""
+    """Whether a target is a regular expression over full module names, rather than the end of a module's name."""
     return _EXPRESSION_CHARACTER.search(target) is not None
 
 
 def _convert_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
     """The targets as PEFT accepts them: a list of names, or one expression."""
-    if not any(map(is_expression, target_list)):
+    if not any(is_expression(target) for target in target_list):
         return target_list
     if len(target_list) == 1:
         return target_list[0]
-    patterns = (name if is_expression(name) else rf"(?:.*\.)?{re.escape(name)}" for name in target_list)
+    patterns = (target if is_expression(target) else rf"(?:.*\.)?{re.escape(target)}" for target in target_list)
     return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
 def _matches(target: str, name: str) -> bool:
-    """Whether PEFT would match this name: an expression matches the whole name, a plain name its end."""
+    """Whether PEFT would match a layer's name: an expression must match the whole name, a plain target its end."""
     if not is_expression(target):
         return name == target or name.endswith(f".{target}")
     try:
@@ -102,13 +104,13 @@ def _matches(target: str, name: str) -> bool:
         ) from error
 
 
-def _refuse_other_towers(adapted: Sequence[str], tower: str, layers: Sequence[str]) -> None:
+def _refuse_other_towers(adapted_layers: Sequence[str], tower: str, layers: Sequence[str]) -> None:
     """Raise UsageError if one of the adapted layers is outside the text tower."""
-    outside = [name for name in adapted if tower and not name.startswith(f"{tower}.")]
-    if outside:
+    other_layers = [name for name in adapted_layers if tower and not name.startswith(f"{tower}.")]
+    if other_layers:
         raise UsageError(
-            f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "
-            "an adapter of a vision tower",
+            f"target_modules match {len(other_layers)} layers outside the text tower, such as {other_layers[0]}: vLLM "
+            "refuses an adapter of a vision tower",
             f"choose only layers of the text tower: target_modules={_suggest_expression(tower, layers)!r}",
         )
 
@@ -137,23 +139,25 @@ def _find_tower(base: Any) -> str:
 
 
 def _list_linear_layers(base: Any) -> tuple[str, ...]:
-    """The full names of the linear layers in order, without the head, as PEFT chooses them for `all-linear`."""
+    """The full names of the linear layers in order, without the head: those that PEFT chooses for `all-linear`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    head, linear = base.get_output_embeddings(), (nn.Linear, Conv1D)
-    return tuple(name for name, module in base.named_modules() if isinstance(module, linear) and module is not head)
+    head, linear_types = base.get_output_embeddings(), (nn.Linear, Conv1D)
+    return tuple(
+        name for name, module in base.named_modules() if isinstance(module, linear_types) and module is not head
+    )
 
 
 def _list_embeddings(base: Any) -> tuple[str, ...]:
-    """The embedding layers, which PEFT adapts too if a target names them."""
+    """The full names of the embedding layers, which PEFT adapts as well if a target names them."""
     from torch import nn
 
     return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))
 
 
 def _build_outline(base_dir: Path) -> Any:
-    """The model of a folder on the meta device: modules without weights."""
+    """The model in `base_dir` on torch's meta device: modules without weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

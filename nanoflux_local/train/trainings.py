@@ -1,8 +1,8 @@
 """Creates, starts, resumes and lists training runs, and records their loss curves and outcomes in the ledger.
 
-The id of a training run is the digest of everything that determines its weights, and its rows are stored in its folder.
-Repeating its command therefore resumes it. `trainings resume ID` resumes it even if the run or file that supplied its
-examples no longer exists. Only one process at a time executes a training run.
+The id of a training run is derived from everything that determines its weights, so repeating the command resumes the
+training run. Its rows are stored in its folder, so `trainings resume ID` works even if the run or file that supplied
+the examples no longer exists. Only one process at a time executes a training run.
 """
 
 import _thread
@@ -50,16 +50,19 @@ if TYPE_CHECKING:
     from nanoflux_local.train.events import OnEvent, TrainEvent, TrainResult
 
 MAX_VALIDATION_ITEMS = 12
-"""The maximum number of validation items from one benchmark, since all of them are scored after every epoch."""
+"""The maximum number of validation items from one benchmark. It is small because their loss is measured after every
+epoch.
+"""
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-"""All linear layers of most text models: a manifest that names exactly these layers means `all-linear`."""
+"""All linear layers of most text models. A manifest that names exactly these layers means `all-linear`."""
 TRAIN_FILE, VALIDATION_FILE = "train.jsonl", "validation.jsonl"
+"""The files of the training rows and the validation rows in the folder of a training run."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Rows and their origin: `run` ("" for a file), `source` as recorded with the adapter, and the test questions that
-    no row may contain (`held_out`).
+    """The rows of a training run and their origin: `run` is "" for the rows of a file, and `source` is the record of
+    how the rows were chosen. `held_out` are the test questions that no row may contain.
     """
 
     rows: Sequence[TrainingExample]
@@ -78,8 +81,8 @@ def load_run_data(
     on_score: OnScore = lambda _done, _total: None,
 ) -> TrainingData:
     """Load a run's kept examples (all, or those that `choice` selects), add the benchmark rows of `mixes`, and load the
-    domain's dev items for validation. With the solution "likeliest", each example gets its likeliest solution under the
-    model `base`. The seed of `choice` also determines which benchmark rows are drawn.
+    domain's dev items for validation. If `choice.solution` is "likeliest", each row has the example's likeliest
+    solution under the model `base`. The seed of `choice` also determines which benchmark rows are drawn.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
@@ -99,11 +102,11 @@ def load_run_data(
 
 
 def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
-    """Load the rows of a file (docs/how-to/training.md), and all test questions, to find rows that leak one.
+    """Load the rows of a file (docs/how-to/training.md), and all test questions as held-out questions.
 
     Raises:
         DataError: the file or one of its rows cannot be read.
-        UsageError: the choice has conditions that need the ledger.
+        UsageError: `choice` has a condition that applies only to the examples of a run.
     """
     choice = choice or Choice()
     if choice.reason or choice.level or choice.where or choice.solution != "author":
@@ -137,13 +140,13 @@ def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
 def _list_all_test_questions(home: Home) -> list[str]:
     """The test questions of all imported benchmarks and of the built-in benchmark "starter"."""
     questions = list_held_out_questions(home, load_built_in("starter"))
-    with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
+    with suppress(NothingMatchedError), LedgerView(home.ledger) as view:  # raised if there is no ledger yet
         questions += [item.question for dataset in view.datasets() for item in view.items(dataset.name, "test")]
     return questions
 
 
 def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> TrainSettings:
-    """`settings` with the LoRA targets of the base's manifest, unless `settings` already state targets.
+    """`settings` with the LoRA targets of the base's manifest. Targets that were set explicitly are kept.
 
     Raises:
         ModelsError: the base has no manifest.
@@ -157,7 +160,7 @@ def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> Tr
 def create_training(
     home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard_dir: str = ""
 ) -> str:
-    """Record a training run with its rows and return its id. An existing training run is not changed.
+    """Record a training run with its rows and return its id. A training run that exists already is not changed.
 
     Raises:
         ModelsError: the base is not installed.
@@ -167,21 +170,21 @@ def create_training(
     settings = apply_manifest_targets(home, base, settings)
     rows_digest, validation_digest = data_digest(data.rows), data_digest(data.validation)
     # The id does not depend on the number of rows with the verdict `fix`, because that verdict changes no row.
-    source = {key: value for key, value in data.source.items() if key != "fix"}
-    inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, source]
+    source_without_fix = {key: value for key, value in data.source.items() if key != "fix"}
+    inputs = [base, revision, settings.model_dump(mode="json"), rows_digest, validation_digest, source_without_fix]
     training = f"train-{digest(inputs)[:12]}"
     folder = _training_folder(home, training)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / TRAIN_FILE, data.rows)
     write_rows(folder / VALIDATION_FILE, data.validation)
-    provenance = {
+    plan = {
         "source": data.source,
         "revision": revision,
         "validation_digest": validation_digest,
         "tensorboard": tensorboard_dir,
     }
     with Ledger(home.ledger) as ledger:
-        ledger.create_training(training, data.run, base, rows_digest, settings.model_dump(mode="json"), provenance)
+        ledger.create_training(training, data.run, base, rows_digest, settings.model_dump(mode="json"), plan)
     return training
 
 
@@ -197,13 +200,13 @@ def train_adapter(
 ) -> TrainingOutcome:
     """Train on these rows and publish the adapter under its hash.
 
-    `run` is the run that the rows come from ("" for none), `source` is recorded with the adapter. Called again with the
-    same arguments, it resumes a killed or stopped training run from its last checkpoint, and reads the outcome of a
-    finished training run from the ledger.
+    `run` is the run that the rows come from ("" for none), `source` is recorded with the adapter. If this function is
+    called again with the same arguments, it resumes a killed or stopped training run from its last checkpoint, and
+    reads the outcome of a finished training run from the ledger.
 
     Raises:
-        RefusedError: another process executes the training run, or the training run was paused or stopped; the last
-            checkpoint is kept.
+        RefusedError: another process executes the training run or requested to pause or stop it; the last checkpoint is
+            kept.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
     data = TrainingData(rows, validation, run, source or {"run": run})
@@ -237,7 +240,7 @@ def resume_training(
         outcome = _load_outcome(home, stored)
         if outcome is None:
             outcome = _TrainingWorker(home, stored, ledger, on_event).run(job)
-    return outcome or summarize_training(home, training)
+    return summarize_training(home, training) if outcome is None else outcome
 
 
 def _run_loop(
@@ -252,8 +255,8 @@ def _run_loop(
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
-    """Resume a training run in the processes that `accelerate launch ARGUMENTS` starts, on this and perhaps other
-    machines.
+    """Resume a training run in the processes that `accelerate launch ARGUMENTS` starts on this machine or several.
+    Returns the outcome of a finished training run, or the state of a paused or stopped training run.
 
     Raises:
         RefusedError: another process executes the training run.
@@ -272,11 +275,13 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     summary = summarize_training(home, training)
     if exit_code:
         fix = f"read the messages above; resume with `nanoflux trainings resume {training}` or the same command"
-        raise NanofluxError(f"accelerate launch exited with code {exit_code}: {summary.message or summary.status}", fix)
+        cause = summary.message or summary.status
+        raise NanofluxError(f"accelerate launch exited with code {exit_code}: {cause}", fix)
     return summary
 
 
 def _load_stored(home: Home, training: str) -> StoredTraining:
+    """The ledger's row of a training run."""
     with LedgerView(home.ledger) as view:
         return find_training(view, training)
 
@@ -299,10 +304,13 @@ class _TrainingWorker:
         self.in_main_thread = threading.current_thread() is threading.main_thread()
 
     def run(self, job: Job) -> TrainingOutcome | None:
-        """Train, and record the execution and outcome even after an error. None if a pause or stop was requested."""
+        """Train, and record the execution and outcome even after an error. Returns None if a pause or stop was
+        requested.
+        """
         execution_id = self.ledger.start_execution("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
-        status, message, start = "interrupted", "", time.monotonic()
+        start = time.monotonic()
+        status, message = "interrupted", ""
         outcome: TrainingOutcome | None = None
         try:
             with heartbeat_thread(self.home.ledger, execution_id, job, self._handle_request):
@@ -324,6 +332,7 @@ class _TrainingWorker:
         return outcome
 
     def _train_and_record(self) -> "TrainResult":
+        """Train, and report each event to the ledger, to TensorBoard and to the caller."""
         with _open_board(self.plan["tensorboard"], self.id) as write_to_board:
 
             def report_event(event: "TrainEvent") -> None:
@@ -335,6 +344,7 @@ class _TrainingWorker:
             return _run_loop(self.home, self.stored, report_event, lambda: bool(self.requests))
 
     def _publish(self, result: "TrainResult") -> TrainingOutcome:
+        """Publish the adapter and return the outcome, which is the same as if it were read from the ledger."""
         from nanoflux_local.train.publishing import publish
 
         base, run = self.stored.base, self.stored.run
@@ -342,12 +352,12 @@ class _TrainingWorker:
         folder = publish(result, self.settings, self.home.adapters, base, self.plan["revision"], extra)
         document = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **result.to_json()}
         document.pop("adapter_dir")
-        # The ledger stores tuples as lists, so the outcome has lists as well.
+        # The round trip through JSON turns tuples into lists, as in the ledger.
         return TrainingOutcome.from_json(json.loads(canonical_json(document)))
 
     def _handle_request(self, request: StopRequest) -> None:
-        """Record a request of another process; called from the heartbeat's thread. A pause or stop takes effect after
-        the current step; "end" interrupts the step as Ctrl-C does, if the training runs in the main thread.
+        """Record another process's request; the heartbeat's thread calls this method. A pause or stop takes effect
+        after the current step. If training runs in the main thread, "end" interrupts the step as Ctrl-C does.
         """
         if request:
             self.requests.append(request)
@@ -370,9 +380,8 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
         rows = read_rows(folder / TRAIN_FILE)
         validation = read_rows(folder / VALIDATION_FILE) if (folder / VALIDATION_FILE).stat().st_size else []
     except (NanofluxError, OSError) as error:
-        raise LedgerError(
-            f"the rows of {stored.id} cannot be read: {error}", "train again from the run or the file"
-        ) from error
+        fix = "train again from the run or the file"
+        raise LedgerError(f"the rows of {stored.id} cannot be read: {error}", fix) from error
     recorded_digests = (stored.data_hash, stored.plan["validation_digest"])
     if (data_digest(rows), data_digest(validation)) != recorded_digests:
         raise LedgerError(
@@ -382,7 +391,7 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
 
 
 def _open_board(folder: str, training: str) -> Any:
-    """Write TensorBoard's files in `folder`/`training`, or none if `folder` is "" (see `board.open_board`)."""
+    """The context manager `board.open_board` for the folder `folder/training`. If `folder` is "", it writes nothing."""
     from nanoflux_local.train.board import open_board
 
     return open_board(Path(folder) / training if folder else None)
@@ -405,7 +414,7 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
 
 
 def summarize_training(home: Home, name: str) -> TrainingSummary:
-    """The state of the training run that `find_training` finds. Raises NothingMatchedError."""
+    """The state of the training run that `find_training` finds. Raises NothingMatchedError if it finds none."""
     with LedgerView(home.ledger) as view:
         return summarize_stored(home, view, find_training(view, name))
 

@@ -37,7 +37,8 @@ def check_boundary(codec: Codec, count: int) -> None:
             add_generation_prompt=True,
             tokenize=True,
         )["input_ids"]
-        if not codec.find_controls(TrainingExample(prompt, "")):  # a server reads spelled control tokens as real ones
+        # At inference, a control token spelled out in a message becomes a real one, so such prompts are not compared.
+        if not codec.find_control_tokens(TrainingExample(prompt, "")):
             assert list(encoded.ids[: encoded.prompt_length]) == inference_ids
         special_ids = set(codec.tokenizer.all_special_ids)
         plain_example = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
@@ -74,7 +75,7 @@ def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> Non
     assert encoded.ids[encoded.prompt_length :].count(end) == 1 and encoded.ids[-1] == end
     read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt_length :], clean_up_tokenization_spaces=False)
     assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
-    assert codec.find_controls(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+    assert codec.find_control_tokens(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 def test_encode_truncates_the_tail_and_counts_the_removed_tokens(tiny_base: Path) -> None:
@@ -149,7 +150,7 @@ def test_system_messages_are_encoded_as_at_inference(
     encoded = codec.encode(WITH_SYSTEM, 0)
     assert list(encoded.ids[: encoded.prompt_length]) == inference_codec.encode(WITH_SYSTEM.prompt)
     is_merged = refusing or not system_role
-    assert codec.merges_system(WITH_SYSTEM) is is_merged
+    assert codec.merges_system_message(WITH_SYSTEM) is is_merged
     assert ("Be brief.\n\n1 and 2?" in codec.render_example(WITH_SYSTEM)) is is_merged
     report = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
     assert report.system_merged == (2 if is_merged else 0) and report.usable == 2 and not report.findings[1:]
