@@ -1,1 +1,1 @@
-"""Evaluation: score replies and compare models with paired statistics (paper §4, A.1)."""
+"""Evaluates models on benchmarks: scores replies, and compares models with paired statistics (paper §4, A.1)."""

@@ -1,9 +1,10 @@
-"""Agreement beyond chance: Krippendorff's alpha of a panel, and Cohen's kappa of a judge and a person."""
+"""Computes agreement beyond chance: Krippendorff's alpha of a panel, and Cohen's kappa of a judge and a person."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 Z95 = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
@@ -11,8 +12,9 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ReviewerAgreement:
-    """How one person's reviews compare with the judge: how often they gave each verdict, how often they agreed with the
-    judge among `reviewed`, and Cohen's kappa with its 95% interval (None: undefined).
+    """How one person's reviews compare with the judge's verdicts: how many of the `reviewed` examples have each
+    verdict, on how many the person agrees with the judge, and Cohen's kappa with its 95% interval (None if kappa is
+    undefined).
     """
 
     reviewed: int
@@ -34,9 +36,10 @@ class ReviewAgreement:
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:
     """Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
 
-    Each unit has one value per observer, None if it is missing. Returns None if fewer than two values can be paired, or
-    if all are equal.
+    A unit has the value that each observer gave it, None for a missing value. Returns None if fewer than two values can
+    be paired, or if all values are equal.
     """
+    # how often each ordered pair of values occurs within a unit, weighted so that every value counts once
     coincidences: defaultdict[tuple[Hashable, Hashable], float] = defaultdict(float)
     for unit in units:
         values = [value for value in unit if value is not None]
@@ -56,34 +59,32 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
 
 
 def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tuple[float, float]] | None:
-    """Kappa of two raters and its 95% interval by the large-sample standard error (Fleiss, Cohen and Everitt 1969,
-    formula 13). None if kappa is undefined because the raters agree by chance alone, for example with a single label.
+    """Cohen's kappa of two raters, given each unit's pair of labels, and the 95% interval of kappa by the large-sample
+    standard error (Fleiss, Cohen and Everitt 1969, formula 13). None if kappa is undefined: there are no pairs, or both
+    raters use only one and the same label, so that agreement by chance is certain.
     """
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)
-    joint = Counter(pairs)
-    row_counts = Counter(row_label for row_label, _ in pairs)
-    column_counts = Counter(column_label for _, column_label in pairs)
-    chance_agreement = sum(row_counts[label] * column_counts[label] for label in labels) / n**2 if n else 1.0
+    pair_counts = Counter(pairs)
+    first_counts = Counter(first_label for first_label, _ in pairs)
+    second_counts = Counter(second_label for _, second_label in pairs)
+    chance_agreement = sum(first_counts[label] * second_counts[label] for label in labels) / n**2 if n else 1.0
     if chance_agreement >= 1:
         return None
-    observed_agreement = sum(joint[label, label] for label in labels) / n
+    observed_agreement = sum(pair_counts[label, label] for label in labels) / n
     kappa = (observed_agreement - chance_agreement) / (1 - chance_agreement)
-    agreement_term = sum(
-        joint[label, label]
-        / n
-        * ((1 - chance_agreement) - (row_counts[label] + column_counts[label]) / n * (1 - observed_agreement)) ** 2
-        for label in labels
-    )
-    disagreement_term = sum(
-        joint[row_label, column_label] / n * ((column_counts[row_label] + row_counts[column_label]) / n) ** 2
-        for row_label in labels
-        for column_label in labels
-        if row_label != column_label
-    )
+    agreement_terms: list[float] = []
+    for label in labels:
+        label_share = (first_counts[label] + second_counts[label]) / n
+        weight = (1 - chance_agreement) - label_share * (1 - observed_agreement)
+        agreement_terms.append(pair_counts[label, label] / n * weight**2)
+    disagreement_terms: list[float] = []
+    for first_label, second_label in permutations(labels, 2):
+        label_share = (second_counts[first_label] + first_counts[second_label]) / n
+        disagreement_terms.append(pair_counts[first_label, second_label] / n * label_share**2)
     variance = (
-        agreement_term
-        + (1 - observed_agreement) ** 2 * disagreement_term
+        sum(agreement_terms)
+        + (1 - observed_agreement) ** 2 * sum(disagreement_terms)
         - (observed_agreement * chance_agreement - 2 * chance_agreement + observed_agreement) ** 2
     )
     standard_error = math.sqrt(max(0.0, variance) / n) / (1 - chance_agreement) ** 2

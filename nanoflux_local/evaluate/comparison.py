@@ -1,4 +1,4 @@
-"""Comparisons of finished evaluations, item by item: paired tests with Holm's correction and the detectable difference.
+"""Compares finished evaluations item by item, with paired tests, Holm's correction and the detectable difference.
 
 Both sides must have the same items. An item that one side could not score is left out on both sides and counted. Each
 difference is an evaluation minus its base (`items.order_base_first`).
@@ -23,7 +23,9 @@ ItemMarks = Mapping[str, Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a comparison: its marks, the accuracy of each of its runs, and a digest of all its items."""
+    """One side of a comparison: its marks, the accuracy of each of its runs (or seeds), and the digest of all its
+    items, scored or not.
+    """
 
     name: str
     marks: ItemMarks
@@ -33,11 +35,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The paired tests of two sides, b minus its base a, over the `n` items that both scored, and the `flips`.
+    """The paired tests of two sides, b minus its base a, over the `n` items that both sides scored, and the `flips`.
 
-    `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs;
-    `minimum_detectable` is None if all items have the same difference. `data` names the benchmark in an experiment,
-    which may have several benchmarks.
+    `left_out` counts the items that only one side scored. `holm_p` is McNemar's p corrected over the pairs of one
+    comparison. `paired_t_p` is None if there is no t-test over runs; `minimum_detectable` is None if all items have the
+    same difference. `data` names the benchmark in an experiment, which may have several benchmarks.
     """
 
     a: str
@@ -71,7 +73,7 @@ class Pair:
         return low > 0 or high < 0
 
     def to_json(self) -> dict[str, Any]:
-        """A pair in `experiment show --json`; `data` is left out if it is empty."""
+        """The pair as `experiment show --json` prints it, without flips; "data" is left out if it is empty."""
         values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
         del values["data"], values["flips"]
         return {"data": self.data, **values} if self.data else values
@@ -85,27 +87,23 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
-        return {
-            "pairs": [
-                {
-                    **pair.to_json(),
-                    "flips": [{"item": flip.item, "a": flip.base, "b": flip.other} for flip in pair.flips],
-                }
-                for pair in self.pairs
-            ]
-        }
+        pair_entries = []
+        for pair in self.pairs:
+            flip_entries = [{"item": flip.item, "a": flip.base, "b": flip.other} for flip in pair.flips]
+            pair_entries.append({**pair.to_json(), "flips": flip_entries})
+        return {"pairs": pair_entries}
 
 
 def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
     """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
 
-    Whatever the order of `evaluations`, those without an adapter come first, as the bases of the tuned models. Without
-    `partial`, evaluations with missing replies are refused; with it, the missing items are left out on both sides.
+    Evaluations without an adapter are the bases of the others, in any order of `evaluations`. If `partial` is true,
+    items whose replies are missing are left out on both sides; otherwise evaluations with missing replies are refused.
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
-        UsageError: fewer than two evaluations, different items, or only one item.
-        RefusedError: an evaluation is partial.
+        UsageError: there are fewer than two evaluations, they have different items, or they share only one item.
+        RefusedError: replies are missing, and `partial` is false.
     """
     if len(set(evaluations)) < 2:
         raise UsageError("a comparison needs two different evaluations", "list evaluations with `nanoflux eval list`")
@@ -116,10 +114,10 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
 
 
 def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
-    """Test one pair, b minus a; `holm_p` is not corrected yet (see `apply_holm_correction`).
+    """Test one pair, b minus a. Its `holm_p` is not corrected yet: `apply_holm_correction` corrects it.
 
     Raises:
-        UsageError: the items differ, or there is only one.
+        UsageError: the sides have different items or share only one.
     """
     shared_items = sorted(a.marks.keys() & b.marks.keys())
     all_items = a.marks.keys() | b.marks.keys()
@@ -135,20 +133,20 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         raise UsageError(
             f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
         )
-    paired = compare_paired([a.marks[item] for item in shared_items], [b.marks[item] for item in shared_items])
+    tests = compare_paired([a.marks[item] for item in shared_items], [b.marks[item] for item in shared_items])
     t_test = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
     return Pair(
         a=a.name,
         b=b.name,
-        n=paired.n,
-        difference=paired.difference,
-        ci95=paired.ci95,
-        bootstrap_p=paired.bootstrap_p,
-        mcnemar_p=paired.mcnemar_p,
-        minimum_detectable=paired.minimum_detectable,
+        n=tests.n,
+        difference=tests.difference,
+        ci95=tests.ci95,
+        bootstrap_p=tests.bootstrap_p,
+        mcnemar_p=tests.mcnemar_p,
+        minimum_detectable=tests.minimum_detectable,
         paired_t_p=t_test.p if t_test else None,
         left_out=len(all_items) - len(shared_items),
-        holm_p=paired.mcnemar_p,
+        holm_p=tests.mcnemar_p,
         data=data,
         flips=tuple(find_flips(_compute_shares(a.marks), _compute_shares(b.marks))),
     )
@@ -160,7 +158,7 @@ def _compute_shares(marks: ItemMarks) -> dict[str, float]:
 
 
 def apply_holm_correction(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The pairs with Holm's correction over all of them."""
+    """The pairs with a `holm_p` that is corrected over all of them."""
     adjusted_p_values = holm([pair.mcnemar_p for pair in pairs])
     return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted_p_values, strict=True))
 

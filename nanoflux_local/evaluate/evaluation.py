@@ -1,4 +1,4 @@
-"""One evaluation: a model, with or without an adapter, on the items of a benchmark, repeated with different seeds.
+"""Evaluates a model, with or without an adapter, on the items of a benchmark, repeatedly with different seeds.
 
 Every reply gets a strict mark and, if there is a judge, a soft mark. An evaluation's id is the hash of everything that
 determines its result, and the ledger stores every reply. An interrupted evaluation that is started again therefore
@@ -46,7 +46,7 @@ from nanoflux_local.transcript import Seed
 MAX_CONCURRENT = 64
 """The maximum number of concurrent requests, even if the endpoints could serve more."""
 PARTIAL = "partial"
-"""The status of an evaluation that ended with missing replies; the same command run again requests them."""
+"""The status of an evaluation that ended with missing replies. If the same command is run again, it requests them."""
 WAIT_S = 0.2
 """Seconds between checks whether another process still runs the same evaluation."""
 
@@ -70,17 +70,18 @@ class EvaluationPlan:
 
     @cached_property
     def item_digests(self) -> list[str]:
+        """The digest of each item."""
         return [digest(item.to_json()) for item in self.items]
 
     @property
     def items_digest(self) -> str:
-        """Equal digests mean the same items in the same order."""
+        """The digest of all items: two plans with the same items in the same order have equal digests."""
         return digest(self.item_digests)[:16]
 
     @cached_property
     def id(self) -> str:
-        """A hash of everything that determines the result. Do not change how it is computed: replies are stored under
-        it.
+        """A hash of everything that determines the result. Do not change how the hash is computed: the ledger stores
+        replies under it.
         """
         prompt_settings = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
         settings = [
@@ -98,7 +99,7 @@ class EvaluationPlan:
         return digest([*settings, prompt_settings])[:12]
 
     def build_request(self, item: Seed, repeat: int) -> ChatRequest:
-        """The request of one item in one repeat: the same conversation as the defender's in a run."""
+        """The request of one item in one repeat. The messages are those that the defender gets in a run."""
         messages = build_defender_messages(
             self.domain.with_letters(item.options), self.domain.budgets, format_question(item)
         )
@@ -111,8 +112,8 @@ def format_question(item: Seed) -> str:
 
 
 def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, preferred: str = "") -> Domain:
-    """The domain with the prompts and answer format of a benchmark: built-in, or defined in the home at `root`. If
-    several domains use the benchmark, the domain `preferred` is chosen.
+    """The domain with the prompts and answer format of a benchmark: a built-in domain, or one that is defined in the
+    home at `root`. If several domains use the benchmark, the domain `preferred` is chosen if it is among them.
 
     Raises:
         UsageError: no domain uses this benchmark, or its answers are free text and there is no judge to grade them.
@@ -150,11 +151,11 @@ def make_plan(
     domain_name: str = "",
     reasoning_tokens: int = 0,
 ) -> EvaluationPlan:
-    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`; top-p is 0.95 if
-    the temperature is above 0.
+    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`. Top-p is 0.95 if
+    the temperature is above 0, otherwise 1.
 
-    `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
-    benchmark, so that a model is evaluated with the prompts it was tuned on.
+    `root` is the home with the user's own domains. If the domain `domain_name` uses the benchmark, its prompts are
+    used, so that a model is evaluated with the prompts it was tuned on.
 
     Raises:
         UsageError: the items are passages of documents, which have no answers, or no domain uses the benchmark.
@@ -172,8 +173,8 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class ReplyMarks:
-    """The two marks of one reply; `soft` is "" without a judge. `cut_in_reasoning` means that the reply ended before
-    its answer, inside the reasoning, and is therefore unanswered.
+    """The two marks of one reply. `soft` is "" if there is no judge. If `cut_in_reasoning` is true, the reply was
+    truncated inside its reasoning and is therefore unanswered.
     """
 
     strict: Mark
@@ -184,10 +185,11 @@ class ReplyMarks:
 async def evaluate(
     ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> EvaluationSummary:
-    """Request every item in every repeat, commit each score as it arrives, and summarize the scores.
+    """Request the reply to every item in every repeat, commit each mark as it arrives, and summarize the marks.
 
-    If another process runs the same evaluation, wait for it and reuse its replies. If replies are missing, the summary
-    covers the scored ones and the evaluation's status is PARTIAL; another call requests only the missing ones.
+    If another process runs the same evaluation, this function waits for it and reuses its replies. If replies are
+    missing, the summary covers the scored replies, and the evaluation's status is PARTIAL. Another call then requests
+    only the missing replies.
 
     Raises:
         ConfigError: a request does not fit the endpoint's context.
@@ -215,7 +217,7 @@ async def evaluate(
 
 
 def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
-    """Refuse a plan whose longest request leaves too little context for reasoning."""
+    """Raise ConfigError if the plan's longest request leaves too little context for reasoning."""
     if not plan.reasoning_tokens or not plan.items:
         return
     longest_item = max(plan.items, key=lambda item: len(format_question(item)))
@@ -227,7 +229,7 @@ def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
 
 @asynccontextmanager
 async def _hold_evaluation(home: Home, job: Job) -> AsyncIterator[None]:
-    """Hold the lock of an evaluation; wait while another process holds it."""
+    """Hold the lock of an evaluation during the block. Waits while another process holds the lock."""
     with ExitStack() as stack:
         while True:
             try:
@@ -249,11 +251,11 @@ async def _collect_marks(
     calls = CachedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
     marker = _ReplyMarker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
-    # At most as many requests as the endpoints serve at once, so that few are sent before a refusal arrives.
+    # At most as many requests as the endpoints serve at once: if all are refused, only few were sent.
     slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
     done, total = 0, len(plan.items) * plan.runs
 
-    async def ask(item: Seed, repeat: int) -> tuple[str, int, ReplyMarks]:
+    async def ask_and_mark(item: Seed, repeat: int) -> tuple[str, int, ReplyMarks]:
         nonlocal done
         async with slots:
             if shortfall.should_stop:
@@ -266,7 +268,7 @@ async def _collect_marks(
 
     try:
         marked_replies = await asyncio.gather(
-            *(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items)
+            *(ask_and_mark(item, repeat) for repeat in range(plan.runs) for item in plan.items)
         )
     finally:
         await marker.calls.close()
@@ -297,8 +299,8 @@ class _ReplyMarker:
     shortfall: Shortfall
 
     async def mark(self, item: Seed, repeat: int) -> ReplyMarks:
-        """Request the reply to an item in one repeat, mark it and commit the marks; a missing reply is counted and
-        unscored.
+        """Request the reply to an item in one repeat, mark the reply and commit the marks. A missing reply is added to
+        the shortfall and is unscored.
         """
         try:
             call, reply = await self.calls.ask(self.plan.build_request(item, repeat))
@@ -318,7 +320,9 @@ class _ReplyMarker:
         return ReplyMarks(score.mark, soft, ends_in_reasoning(storable(reply.text), reply.finish))
 
     async def _call(self, request: Request[R]) -> R:
-        return (await self.calls.ask(request))[1]
+        """The reply to a request of the judge, from the ledger if it was stored there."""
+        _, reply = await self.calls.ask(request)
+        return reply
 
 
 def summarize(
@@ -329,12 +333,14 @@ def summarize(
     Raises:
         EndpointError: no reply was scored.
     """
-    strict = measure_accuracy([[reply.strict for reply in replies] for replies in marks_by_item.values()])
-    soft = measure_accuracy([[reply.soft or "unscored" for reply in replies] for replies in marks_by_item.values()])
-    if strict is None and soft is None:
+    strict_accuracy = measure_accuracy([[reply.strict for reply in replies] for replies in marks_by_item.values()])
+    soft_accuracy = measure_accuracy(
+        [[reply.soft or "unscored" for reply in replies] for replies in marks_by_item.values()]
+    )
+    if strict_accuracy is None and soft_accuracy is None:
         raise _build_no_score_error(shortfall)
-    replies = [reply for item_replies in marks_by_item.values() for reply in item_replies]
-    strict_marks = [reply.strict for reply in replies]
+    all_replies = [reply for replies in marks_by_item.values() for reply in replies]
+    strict_marks = [reply.strict for reply in all_replies]
     return EvaluationSummary(
         id=plan.id,
         model=plan.identity.model,
@@ -343,11 +349,11 @@ def summarize(
         split=plan.split,
         items=len(marks_by_item),
         runs=plan.runs,
-        strict=strict,
-        soft=soft if plan.judge else None,
+        strict=strict_accuracy,
+        soft=soft_accuracy if plan.judge else None,
         judge=plan.judge.endpoint.identity.model if plan.judge else "",
         unanswered=strict_marks.count("unanswered"),
-        cut_in_reasoning=sum(reply.cut_in_reasoning for reply in replies),
+        cut_in_reasoning=sum(reply.cut_in_reasoning for reply in all_replies),
         reasoning_tokens=plan.reasoning_tokens,
         unscored=strict_marks.count("unscored"),
         causes=shortfall.causes,
@@ -355,9 +361,11 @@ def summarize(
 
 
 def _build_no_score_error(shortfall: Shortfall) -> EndpointError:
+    """The error of an evaluation without any score, with the fix of the first missing reply."""
     if shortfall.first_error is None:
         return EndpointError("no reply could be scored: the judge gave no verdict", "use another judge")
-    fix = shortfall.first_error.fix.partition("; then `nanoflux run resume`")[0]  # there is no run to resume
+    # an evaluation has no run to resume, so that part of the fix is dropped
+    fix, _, _ = shortfall.first_error.fix.partition("; then `nanoflux run resume`")
     return EndpointError(
         f"none of {shortfall.missing} replies could be scored: {describe_causes(shortfall.causes)}",
         f"{fix or 'fix the cause'}; then run the same command again",

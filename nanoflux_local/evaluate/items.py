@@ -1,10 +1,10 @@
-"""The items of an evaluation with their marks and replies, and the items that flip between two evaluations.
+"""Loads the items of an evaluation with their marks and replies, and finds the items that flip between two evaluations.
 
 The command line, the report and the terminal application all follow one rule. Of two evaluations, the **base** is the
-reference: the one without an adapter if only one has none, otherwise the first of the two. An item **flips** if its
-share of right replies, over its scored repeats, differs between the two: it is **gained** if the share is higher than
-in the base, and **lost** if it is lower. The paired tests compare the same shares. Items that one side could not score
-are left out.
+evaluation without an adapter if exactly one of them has none, otherwise the first of the two. An item **flips** if its
+share of right replies, over its scored repeats, differs between the two evaluations: it is **gained** if the share is
+higher than in the base, and **lost** if the share is lower. The paired tests compare the same shares. Items that one
+evaluation could not score are left out.
 """
 
 import json
@@ -26,12 +26,13 @@ FLIP_RULE = (
 )
 """The rule of `list_flips` in one sentence, for every page that shows flips."""
 NO_QUESTION = "(the benchmark is no longer in this home)"
+"""The text that is shown in place of a question that is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """The marks of one item: `right` of `scored` replies are right. `asked` also counts replies without a mark, and
-    `readings` are the answers read from all replies.
+    """The marks of one item: `right` of `scored` replies are right. `asked` counts all replies, also those that could
+    not be scored, and `readings` are the answers read from them.
     """
 
     item: str
@@ -62,7 +63,9 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class ItemReply:
-    """One reply to an item: its strict mark, its soft mark ("" without a judge), the answer read from it, its text."""
+    """One reply to an item: its strict mark, its soft mark ("" if there is no judge), the answer that was read from it,
+    and its text.
+    """
 
     repeat: int
     mark: str
@@ -73,7 +76,9 @@ class ItemReply:
 
 @dataclass(frozen=True, slots=True)
 class ItemRecord:
-    """An item with its question (and options), its gold answer, and its replies in one evaluation."""
+    """An item with its question (and options), its gold answer ("" if the benchmark is missing), and its replies in one
+    evaluation.
+    """
 
     item: str
     question: str
@@ -114,7 +119,7 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
 
 
 def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
-    """Sort evaluations for a comparison: those without an adapter first, otherwise in the order of the argument."""
+    """Sort evaluations for a comparison: those without an adapter first, otherwise in their order in `evaluations`."""
     placeholders = ",".join("?" * len(evaluations))
     sql = f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({placeholders})"
     tuned_ids = {row["id"] for row in view.rows(sql, *evaluations)}
@@ -122,8 +127,8 @@ def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
 
 
 def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
-    """The base of an evaluation with an adapter: the newest evaluation of the same model without an adapter, over the
-    same items with the same settings. "" if `row` has no adapter, or if there is no such evaluation.
+    """The id of the base of an evaluation with an adapter: the newest evaluation of the same model without an adapter,
+    over the same items with the same settings. "" if the evaluation in `row` has no adapter, or if it has no base.
     """
     if not row["adapter"]:
         return ""
@@ -142,7 +147,7 @@ def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
 
 
 def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
-    """The items of an evaluation with their marks, ordered by name."""
+    """The items of an evaluation with their marks, ordered by id."""
     rows = view.rows(
         "SELECT item, verdict, reading FROM evaluation_items WHERE evaluation = ? ORDER BY item, repeat", evaluation
     )
@@ -153,6 +158,7 @@ def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
 
 
 def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
+    """The marks of one item from its rows in the ledger, one for each repeat."""
     marks = [row["verdict"] for row in rows]
     scored_count = len(marks) - marks.count("unscored")
     return ItemScore(item, marks.count("right"), scored_count, len(marks), tuple(row["reading"] for row in rows))
@@ -160,16 +166,16 @@ def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
 
 def list_flips(view: LedgerView, base: str, other: str) -> list[Flip]:
     """The items that flip from the evaluation `base` to the evaluation `other`, in the order of `find_flips`."""
-    base_shares, other_shares = (
-        {score.item: score.share for score in list_items(view, evaluation) if score.share is not None}
-        for evaluation in (base, other)
-    )
-    return find_flips(base_shares, other_shares)
+
+    def load_shares(evaluation: str) -> dict[str, float]:
+        return {score.item: score.share for score in list_items(view, evaluation) if score.share is not None}
+
+    return find_flips(load_shares(base), load_shares(other))
 
 
 def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Flip]:
-    """The flips between two sets of shares by item: lost items before gained ones, larger changes before smaller ones,
-    then by name.
+    """The flips between the shares of right replies in two evaluations, both by item. Lost items come before gained
+    ones, larger changes before smaller ones; ties are ordered by id.
     """
     shared_items = base.keys() & other.keys()
     flips = [Flip(item, base[item], other[item]) for item in shared_items if base[item] != other[item]]
@@ -183,7 +189,7 @@ def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
 
 
 def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[str, Seed] | None = None) -> ItemRecord:
-    """An item with all its replies; pass `questions` from `load_questions` to load several items.
+    """An item with all its replies. To load several items, load their `questions` once with `load_questions`.
 
     Raises:
         NothingMatchedError: the evaluation has no reply to this item.

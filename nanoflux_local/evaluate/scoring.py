@@ -1,8 +1,9 @@
-"""Strict scoring without a judge (paper A.1): the exact letter, or the number within tolerance.
+"""Scores replies without a judge (paper A.1): a reply is right if it has the exact letter, or the number within
+tolerance.
 
-An "unanswered" reply, from which no answer can be read, counts as not right and is also reported separately. "unscored"
-means that no reply came, or that the answer is free text, which only a judge can compare. Unscored replies are left out
-of the accuracy.
+A reply is "unanswered" if no answer can be read from it; it counts as not right and is also reported separately. A
+reply is "unscored" if it is missing, or if the answer is free text, which only a judge can compare. Unscored replies
+are left out of the accuracy.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ Mark = Literal["right", "wrong", "unanswered", "unscored"]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The answer read from a reply, and its mark."""
+    """The answer read from a reply ("" if none can be read), and the mark of the reply."""
 
     reading: str
     mark: Mark

@@ -1,6 +1,6 @@
-"""The missing replies of an evaluation: each cause with its count, in the order of their first occurrence.
+"""Counts the missing replies of an evaluation by cause.
 
-`Shortfall` also decides when to stop sending requests: when the endpoint refuses every request, or asks for a longer
+`Shortfall` also decides when to stop sending requests: if the endpoint refuses every request, or asks for a longer
 pause than calls may wait. A refused prompt or a lost reply affects only its own item.
 """
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 
 NOT_ASKED = "not asked: the evaluation stopped at the first cause"
+"""The reason of replies that were not requested."""
 MAX_CAUSES = 20
-"""The number of causes that are listed separately; without a limit, messages that differ only in a number would fill
-the ledger.
+"""The maximum number of causes that are listed separately. Without a limit, messages that differ only in a number would
+fill the ledger.
 """
 OTHER = "other causes"
 """The reason under which all further causes are counted together."""
@@ -20,8 +21,8 @@ OTHER = "other causes"
 
 @dataclass(slots=True)
 class ShortfallCause:
-    """Why `count` replies are missing. If `refused`, the endpoint refuses these prompts, so requesting them again does
-    not help.
+    """Why `count` replies are missing. If `refused` is true, the endpoint refuses these prompts, so requesting the
+    replies again does not help.
     """
 
     reason: str
@@ -30,13 +31,14 @@ class ShortfallCause:
 
 
 class Shortfall:
-    """The causes of missing replies, counted while an evaluation runs."""
+    """The causes of missing replies, counted while an evaluation runs. `should_stop` is true once further requests
+    would fail as well.
+    """
 
     def __init__(self) -> None:
         self._causes: dict[str, ShortfallCause] = {}
         self.first_error: EndpointError | None = None
         self.should_stop = False
-        """Whether further requests would fail too."""
 
     def add(self, error: EndpointError) -> None:
         """Count a reply that failed with `error`."""
@@ -44,26 +46,29 @@ class Shortfall:
             self.first_error = error
         if isinstance(error, EndpointRefusedError) or getattr(error, "pauses", False):
             self.should_stop = True
-        refusal = str(getattr(error, "cause", ""))
-        reason = refusal or error.message
+        refusal_cause = str(getattr(error, "cause", ""))  # only a PromptRefusedError has a cause
+        reason = refusal_cause or error.message
         if reason not in self._causes and len(self._causes) >= MAX_CAUSES:
             reason = OTHER
-        self._count(reason, refused=bool(refusal))
+        self._count(reason, refused=bool(refusal_cause))
 
     def skip(self) -> None:
         """Count a reply that was not requested."""
         self._count(NOT_ASKED)
 
     def _count(self, reason: str, refused: bool = False) -> None:
-        self._causes.setdefault(reason, ShortfallCause(reason, refused=refused)).count += 1
+        """Count one missing reply for this reason."""
+        cause = self._causes.setdefault(reason, ShortfallCause(reason, refused=refused))
+        cause.count += 1
 
     @property
     def missing(self) -> int:
+        """The number of missing replies."""
         return sum(cause.count for cause in self._causes.values())
 
     @property
     def causes(self) -> tuple[ShortfallCause, ...]:
-        """The causes in the order of their first occurrence."""
+        """Copies of the causes, in the order of their first occurrence."""
         return tuple(replace(cause) for cause in self._causes.values())
 
 

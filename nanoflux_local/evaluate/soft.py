@@ -1,4 +1,4 @@
-"""Soft scoring (paper §3): a judge's verdict on a reply, which accepts sound reasoning with minor slips.
+"""Scores replies with a judge (paper §3), which accepts sound reasoning with minor slips.
 
 If the judge's verdict cannot be read or stays in doubt, the reply is "unscored": neither right nor wrong.
 """
@@ -20,14 +20,16 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Seed, Verdict
 
 REPLY_TOKENS = 2048
-"""The maximum number of tokens of a judgement, without reasoning."""
+"""The maximum number of tokens of a judgement, not counting its reasoning."""
 RETRIES = 2
 """Retries of a judgement that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftJudge:
-    """A judge and the endpoint that serves it."""
+    """A judge model, the endpoint that serves it, and the form of its replies: JSON if `structured`, otherwise
+    sections, with at most `reply_tokens` tokens.
+    """
 
     name: str
     endpoint: Endpoint
@@ -36,7 +38,7 @@ class SoftJudge:
 
     @property
     def settings(self) -> list[Any]:
-        """The settings that determine a mark, besides the domain's prompts."""
+        """The settings that determine a mark, apart from the domain's prompts."""
         reasoning = self.endpoint.context.reasoning
         settings = [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
         return [*settings, reasoning] if reasoning else settings

@@ -1,4 +1,6 @@
-"""Statistics of comparisons: intervals, paired tests, corrections. Formulas are cited; tests come from scipy."""
+"""Computes the statistics of evaluations: intervals, paired tests, and corrections for multiple tests and for a
+fallible judge. Each formula is cited; Student's test comes from scipy.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +13,22 @@ from nanoflux_local.records import derive_seed
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 10_000
+"""The number of bootstrap resamples."""
 CONFIDENCE = 0.95
+"""The confidence level of all intervals."""
 POWER = 0.8
+"""The power of the test for which a difference is called detectable."""
 FOLDS = 5
 ROUNDING = 1e-12
-"""Differences of accuracies count as equal if they are closer than this, since they then differ by rounding alone."""
+"""Differences of accuracies that are closer than this count as equal: they differ only by rounding."""
 POSTERIOR_DRAWS = 2_000
 """The number of pairs of specificity and sensitivity that are drawn to predict a share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A paired comparison, b minus a, over the same `n` items. `minimum_detectable` is the smallest true difference
-    that the test detects with 80% power; None if it is unknown.
+    """The results of the paired tests of b minus a over the same `n` items. `minimum_detectable` is the smallest true
+    difference that a test detects with 80% power; None if all items have the same difference.
     """
 
     n: int
@@ -43,25 +48,27 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of a mean, items resampled (Efron and Tibshirani 1993, ch. 13)."""
+    """The 95% percentile bootstrap interval of a mean, from resampled values (Efron and Tibshirani 1993, ch. 13)."""
     means = _resample_means(np.asarray(values, dtype=np.float64), seed)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def accuracy_interval(rates: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of an accuracy, the mean of the items' shares of right replies, each in [0, 1].
+def accuracy_interval(shares: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of an accuracy: the mean of the items' shares of right replies, each in [0, 1].
 
-    The percentile bootstrap over items; if all items have the same share, resampling cannot show any uncertainty, and
-    the Wilson interval for the same number of items is used instead (Wilson 1927).
+    The interval is the percentile bootstrap over items. If all items have the same share, resampling cannot show any
+    uncertainty, and the Wilson interval for the same number of items is used instead (Wilson 1927).
     """
-    if len(set(rates)) > 1:
-        return bootstrap_interval(rates)
-    return _wilson_bounds(rates[0], len(rates))
+    if len(set(shares)) > 1:
+        return bootstrap_interval(shares)
+    return _wilson_bounds(shares[0], len(shares))
 
 
 def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a share of `n` items; share × n need not be a whole number."""
+    """The 95% Wilson score interval of a share of `n` items. Unlike in `wilson_interval`, share × n need not be a whole
+    number.
+    """
     z = _two_sided_z(CONFIDENCE)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
@@ -70,10 +77,11 @@ def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
 
 
 def _difference_interval(differences: Floats, means: Floats) -> tuple[float, float]:
-    """The 95% interval of a mean difference of paired shares: percentile bootstrap from the resampled `means`.
+    """The 95% interval of a mean difference of paired shares: the percentile bootstrap from the resampled `means`.
 
-    If all items have the same difference, resampling cannot show any uncertainty; the adjusted Wald interval is used
-    instead, which adds half an item to each of the four cells (Agresti and Min 2005, Statistics in Medicine 24:729).
+    If all items have the same difference, resampling cannot show any uncertainty. The adjusted Wald interval is used
+    instead, which adds half an item to each of the four cells of the 2 × 2 table (Agresti and Min 2005, Statistics in
+    Medicine 24:729).
     """
     if float(np.ptp(differences)) > 0.0:
         low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -88,24 +96,26 @@ def _difference_interval(differences: Floats, means: Floats) -> tuple[float, flo
 
 
 def _resample_means(values: Floats, seed: int) -> Floats:
-    """Means of `RESAMPLES` resamples, shape (RESAMPLES,); computed in blocks to bound memory."""
+    """The means of `RESAMPLES` resamples, shape (RESAMPLES,). They are computed in blocks to limit memory."""
     rng = np.random.default_rng(seed)
     block_size = max(1, 2_000_000 // max(1, len(values)))
-    means = [
-        values[rng.integers(0, len(values), (min(block_size, RESAMPLES - start), len(values)))].mean(axis=1)
-        for start in range(0, RESAMPLES, block_size)
-    ]
+    means: list[Floats] = []
+    for start in range(0, RESAMPLES, block_size):
+        resample_count = min(block_size, RESAMPLES - start)
+        drawn_indices = rng.integers(0, len(values), (resample_count, len(values)))
+        means.append(values[drawn_indices].mean(axis=1))
     return np.concatenate(means)
 
 
 def mcnemar_exact(differences: Sequence[int]) -> float:
-    """The exact two-sided McNemar test (McNemar 1947) on the items' differences, given as integers of one unit: the
-    probability that their sum is at least as far from zero if the sign of each is random. With one mark per item the
-    differences are -1, 0 or 1, and this is the binomial test on the discordant pairs; with several marks it is the
-    exact test of signs (Fisher 1935, The Design of Experiments, §21).
+    """The p-value of the exact two-sided McNemar test (McNemar 1947) on the items' differences, which are multiples of
+    one unit, as integers: the probability that their sum is at least as far from zero if each sign is random. With one
+    mark per item, the differences are -1, 0 or 1, and this is the binomial test on the discordant pairs. With several
+    marks, it is Fisher's exact test of random signs (Fisher 1935, The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
-    probabilities = np.ones(1, dtype=np.float64)  # probability of each sum, from the smallest in steps of two
+    # the probability of each possible sum, from the smallest sum in steps of two
+    probabilities = np.ones(1, dtype=np.float64)
     for size in sizes:
         next_probabilities = np.zeros(len(probabilities) + size, dtype=np.float64)
         next_probabilities[: len(probabilities)] += probabilities / 2
@@ -117,19 +127,20 @@ def mcnemar_exact(differences: Sequence[int]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order of `p_values`."""
-    adjusted = [0.0] * len(p_values)
+    adjusted_p_values = [0.0] * len(p_values)
     running_maximum = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+    ascending_indices = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    for rank, index in enumerate(ascending_indices):
         running_maximum = max(running_maximum, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, running_maximum)
-    return adjusted
+        adjusted_p_values[index] = min(1.0, running_maximum)
+    return adjusted_p_values
 
 
 def minimum_detectable(differences: Sequence[float]) -> float | None:
     """The smallest true mean difference that a two-sided 5% test on these n pairs detects with 80% power.
 
-    (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all differences are
-    equal, for instance if no item differs, because their spread is then unknown.
+    It is (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all
+    differences are equal, for instance if no item differs, because their spread is then unknown.
     """
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     if not spread:
@@ -175,14 +186,16 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def split_folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
-    """Split names into `count` parts whose sizes differ by at most one, independent of the order of `names`."""
-    ordered_names = sorted(names, key=lambda name: derive_seed("fold", name))
-    return [sorted(ordered_names[part::count]) for part in range(count)]
+    """Split names into `count` folds whose sizes differ by at most one. The folds do not depend on the order of
+    `names`.
+    """
+    shuffled_names = sorted(names, key=lambda name: derive_seed("fold", name))
+    return [sorted(shuffled_names[fold::count]) for fold in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Prevalence:
-    """A share that is corrected for the judge's errors, with its 95% interval; both lie in [0, 1]."""
+    """A share that is corrected for the errors of a judge, with its 95% interval; both lie in [0, 1]."""
 
     estimate: float
     ci95: tuple[float, float]
@@ -199,21 +212,25 @@ def correct_prevalence(
     Epidemiology 107:71). Its interval is the normal approximation with the variance of all three shares (ibid., eq. 6).
     Returns None if the judge is no better than chance.
     """
-    p, sensitivity, specificity = positives / n, right_accepted / right_count, wrong_rejected / wrong_count
-    youden = sensitivity + specificity - 1
-    if youden <= 0:
+    p = positives / n
+    sensitivity, specificity = right_accepted / right_count, wrong_rejected / wrong_count
+    youden_index = sensitivity + specificity - 1
+    if youden_index <= 0:
         return None
-    estimate = (p + specificity - 1) / youden
+    estimate = (p + specificity - 1) / youden_index
     variance = (
         p * (1 - p) / n
         + estimate**2 * sensitivity * (1 - sensitivity) / right_count
         + (1 - estimate) ** 2 * specificity * (1 - specificity) / wrong_count
-    ) / youden**2
+    ) / youden_index**2
     half_width = _two_sided_z(CONFIDENCE) * math.sqrt(variance)
-    low, middle, high = (
-        min(1.0, max(0.0, value)) for value in (estimate - half_width, estimate, estimate + half_width)
-    )
-    return Prevalence(middle, (low, high))
+    low, high = _clamp_to_share(estimate - half_width), _clamp_to_share(estimate + half_width)
+    return Prevalence(_clamp_to_share(estimate), (low, high))
+
+
+def _clamp_to_share(value: float) -> float:
+    """The nearest value in [0, 1]."""
+    return min(1.0, max(0.0, value))
 
 
 def predict_right_share(
@@ -223,21 +240,22 @@ def predict_right_share(
     kept: tuple[int, int] | None = None,
 ) -> tuple[Prevalence, Prevalence]:
     """Estimate the share of right questions among those that a fallible judge accepts, and among the accepted questions
-    that are kept. Each count is (hits, n).
+    that are kept. Each argument is a pair (hits, n).
 
-    A judge is a test for wrong solutions here. It accepted `right_accepted` of the solutions known to be right
-    (specificity Sp), rejected `wrong_rejected` of those known to be wrong (sensitivity Se), and accepted `accepted` of
-    the questions that are not known to be either. If a share π of these questions is right, the judge accepts the share
-    a = π·Sp + (1−π)·(1−Se), and by Bayes' rule ρ = π·Sp / a of the accepted questions are right. `kept` counts the
-    accepted questions that become examples. It is assumed that these include all wrong ones, so that (K − (1−ρ)·A) / K
-    of K kept out of A accepted questions are right. Without `kept`, it is assumed that right and wrong questions are
-    kept equally often.
+    Here, the judge is a test for wrong solutions. It accepted `right_accepted` of the solutions known to be right
+    (specificity Sp), rejected `wrong_rejected` of the solutions known to be wrong (sensitivity Se), and accepted
+    `accepted` of the questions for which this is not known. If a share π of these questions is right, the judge accepts
+    the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule the share ρ = π·Sp / a of the accepted questions is right.
+    `kept` counts the accepted questions that become examples. These are assumed to include all wrong questions, so that
+    of K questions kept out of A accepted ones, the share (K − (1−ρ)·A) / K is right. If `kept` is None, right and wrong
+    questions are assumed to be kept equally often.
 
     The estimates are posterior medians with 95% credible intervals. The priors are uniform on π and Jeffreys on Sp and
-    Se, and the likelihood of `accepted` is binomial; with `kept`, the prior on how often right questions are kept is
-    uniform.
+    Se, and the likelihood of `accepted` is binomial. If `kept` is given, the prior on how often right questions are
+    kept is uniform.
     """
     rng = np.random.default_rng(0)
+    # axis 0: draws of specificity and sensitivity; axis 1: values of π
     specificity, sensitivity = _draw_shares(rng, *right_accepted), _draw_shares(rng, *wrong_rejected)
     prevalence = np.linspace(0, 1, 201)[np.newaxis]
     accepted_share = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
@@ -248,7 +266,7 @@ def predict_right_share(
     right_share_of_kept = right_share
     if kept is not None:
         kept_count, candidate_count = kept
-        wrong_count = (1 - right_share) * candidate_count  # all of them are kept
+        wrong_count = (1 - right_share) * candidate_count  # all wrong questions are kept
         right_count = candidate_count - np.minimum(wrong_count, kept_count)
         log_weights += np.where(wrong_count <= kept_count, -np.log(right_count + 1), -np.inf)
         right_share_of_kept = (1 - wrong_count / kept_count).clip(0, 1)
@@ -263,8 +281,8 @@ def _draw_shares(rng: np.random.Generator, hits: int, n: int) -> Floats:
 
 def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
     """The median and the 95% credible interval of weighted values."""
-    low, middle, high = _weighted_quantiles(values, weights)
-    return Prevalence(middle, (low, high))
+    low, median, high = _weighted_quantiles(values, weights)
+    return Prevalence(median, (low, high))
 
 
 def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
@@ -272,9 +290,8 @@ def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
     order = np.argsort(values, axis=None)
     cumulative_weights = np.cumsum(weights.ravel()[order])
     tail_probability = (1 - CONFIDENCE) / 2
-    positions = np.searchsorted(
-        cumulative_weights, np.array([tail_probability, 0.5, 1 - tail_probability]) * cumulative_weights[-1]
-    )
+    probabilities = np.array([tail_probability, 0.5, 1 - tail_probability])
+    positions = np.searchsorted(cumulative_weights, probabilities * cumulative_weights[-1])
     return [float(value) for value in values.ravel()[order][positions]]
 
 
@@ -286,16 +303,18 @@ def _two_sided_z(confidence: float) -> float:
 
 
 def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], seed: int = 0) -> Paired:
-    """Compare two conditions item by item; each item has one mark per repeat.
+    """Compare two evaluations item by item, b minus a. Each element of `a` and `b` has an item's marks, one for each
+    repeat.
 
-    Both tests use the difference between an item's mean marks, in multiples of 1 / `unit`, which are whole numbers.
+    Both tests use the difference between an item's shares of right marks. All differences are multiples of
+    1 / `denominator`, so that McNemar's test can count with whole numbers.
     """
-    unit = math.lcm(*(len(marks) for marks in (*a, *b)))
-    unit_differences = [
-        sum(marks_b) * (unit // len(marks_b)) - sum(marks_a) * (unit // len(marks_a))
+    denominator = math.lcm(*(len(marks) for marks in (*a, *b)))
+    numerators = [
+        sum(marks_b) * (denominator // len(marks_b)) - sum(marks_a) * (denominator // len(marks_a))
         for marks_a, marks_b in zip(a, b, strict=True)
     ]
-    differences = np.array(unit_differences, dtype=np.float64) / unit
+    differences = np.array(numerators, dtype=np.float64) / denominator
     means = _resample_means(differences, seed)
     tail_count = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Paired(
@@ -303,6 +322,6 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
         difference=float(differences.mean()),
         ci95=_difference_interval(differences, means),
         bootstrap_p=min(1.0, 2 * (tail_count + 1) / (RESAMPLES + 1)),
-        mcnemar_p=mcnemar_exact(unit_differences),
+        mcnemar_p=mcnemar_exact(numerators),
         minimum_detectable=minimum_detectable(differences.tolist()),
     )

@@ -1,4 +1,4 @@
-"""The outcome of an evaluation as typed values, and its JSON form: that of `eval --json` and of the ledger."""
+"""The outcome of an evaluation, and the JSON that `eval --json` prints and the ledger stores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +12,13 @@ from nanoflux_local.evaluate.shortfall import ShortfallCause, describe_causes
 from nanoflux_local.evaluate.statistics import accuracy_interval
 
 NOT_RECORDED = "cause not recorded"
-"""The cause of missing replies in results of older versions, which stored only their number."""
+"""The cause of missing replies in the results of older versions, which stored only the number of missing replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """An accuracy over `n` items that have a mark: the mean of the items' shares of right replies, its bootstrap
-    interval, and the standard deviation over runs. `unscored` counts replies without a mark.
+    """The accuracy over the `n` items with a scored reply: the mean of the items' shares of right replies, its
+    bootstrap interval, and its standard deviation over runs. `unscored` counts the replies that could not be scored.
     """
 
     n: int
@@ -40,10 +40,11 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """An evaluation's outcome. Missing replies do not affect the accuracies; `causes` says why they are missing.
+    """The outcome of an evaluation. Missing replies do not affect the accuracies; `causes` says why replies are
+    missing.
 
-    `items` counts all items, and `n` those with a mark. `strict` is None if no answer can be graded without a judge,
-    `soft` is None without a judge.
+    `items` counts all items, and `n` the items with a scored reply. `strict` is None if no answer can be graded without
+    a judge; `soft` is None if there is no judge.
     """
 
     id: str
@@ -65,7 +66,7 @@ class EvaluationSummary:
 
     @property
     def n(self) -> int:
-        """The number of items with a mark."""
+        """The number of items with a scored reply."""
         return max(accuracy.n for accuracy in (self.strict, self.soft) if accuracy)
 
     @property
@@ -74,8 +75,8 @@ class EvaluationSummary:
         return not self.causes
 
     def require_whole(self, allow_refused: bool = False) -> None:
-        """Fail if replies are missing. With `allow_refused`, do not fail if the endpoint refused all of the missing
-        ones.
+        """Raise an error if replies are missing. If `allow_refused` is true, raise none if the endpoint refused all
+        prompts whose replies are missing.
 
         Raises:
             EndpointError: replies are missing; the message states the causes.
@@ -109,42 +110,45 @@ class EvaluationSummary:
         }
 
     def _build_soft_json(self) -> dict[str, Any] | None:
+        """The soft accuracy with its judge and its correction; None if there is no judge."""
         if self.soft is None:
             return None
         accuracy = {**asdict(self.soft), "ci95": list(self.soft.ci95), "by_run": list(self.soft.by_run)}
-        values: dict[str, Any] = {**accuracy, "judge": self.judge}
+        entry: dict[str, Any] = {**accuracy, "judge": self.judge}
         if self.corrected:
-            values["corrected"] = {**asdict(self.corrected), "ci95": list(self.corrected.ci95)}
-        return values
+            entry["corrected"] = {**asdict(self.corrected), "ci95": list(self.corrected.ci95)}
+        return entry
 
 
 def _build_strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
+    """The strict accuracy; None if there is none."""
     return {"mean": accuracy.mean, "sd": accuracy.sd, "ci95": list(accuracy.ci95)} if accuracy else None
 
 
 def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
-    """The accuracy of marks of shape (items, runs); None if no reply has a mark."""
-    rates = [
-        float(np.mean([mark == "right" for mark in item_marks if mark != "unscored"]))
-        for item_marks in marks
-        if set(item_marks) != {"unscored"}
-    ]
-    if not rates:
+    """The accuracy of marks of shape (items, runs); None if no reply is scored."""
+    shares_by_item = _compute_right_shares(marks)
+    if not shares_by_item:
         return None
-    scored_by_run = [[mark for mark in run_marks if mark != "unscored"] for run_marks in zip(*marks, strict=True)]
-    by_run = tuple(float(np.mean([mark == "right" for mark in scored])) for scored in scored_by_run if scored)
+    by_run = tuple(_compute_right_shares(list(zip(*marks, strict=True))))
     return Accuracy(
-        n=len(rates),
-        mean=float(np.mean(rates)),
+        n=len(shares_by_item),
+        mean=float(np.mean(shares_by_item)),
         sd=float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
-        ci95=accuracy_interval(rates),
+        ci95=accuracy_interval(shares_by_item),
         unscored=sum(mark == "unscored" for item_marks in marks for mark in item_marks),
         by_run=by_run,
     )
 
 
+def _compute_right_shares(mark_groups: Sequence[Sequence[Mark]]) -> list[float]:
+    """The share of right marks among the scored marks of each group. Groups without a scored mark are left out."""
+    scored_groups = [[mark for mark in marks if mark != "unscored"] for marks in mark_groups]
+    return [float(np.mean([mark == "right" for mark in marks])) for marks in scored_groups if marks]
+
+
 def read_missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]:
-    """Why replies are missing in a result that the ledger stores; () if none is missing."""
+    """Why replies are missing, from a result that the ledger stores; () if no reply is missing."""
     if "unscored_reasons" in result:
         return tuple(ShortfallCause(**entry) for entry in result["unscored_reasons"])
     if result["strict"] and result.get("unscored"):
@@ -153,6 +157,6 @@ def read_missing_causes(result: Mapping[str, Any]) -> tuple[ShortfallCause, ...]
 
 
 def describe_missing(causes: Sequence[ShortfallCause]) -> str:
-    """How many replies are missing, and why."""
+    """How many replies are missing, and why, in one line of text."""
     count = sum(cause.count for cause in causes)
     return f"{count} {'reply is' if count == 1 else 'replies are'} missing: {describe_causes(causes)}"

@@ -1,4 +1,4 @@
-"""The base model's own answers to train items of a benchmark: which items it solves, and what its solutions are.
+"""Collects the base model's own answers to train items of a benchmark, and chooses items by these answers.
 
 One cell of the experiment lets the model answer each item several times with different seeds, and stores the answers in
 the ledger as an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on
@@ -8,6 +8,7 @@ the model's right solutions.
 import asyncio
 import json
 import random
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +29,14 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Seed
 
 TEMPERATURE = 0.7
+"""The sampling temperature, high enough that the answers to an item differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The model's answers to one item: how many of the `tries` were right, and the texts of the right ones."""
+    """The model's answers to one item: the number of `tries`, how many of them were right, and the right replies'
+    texts.
+    """
 
     right: int
     tries: int
@@ -47,7 +51,7 @@ class Answers:
 
 
 def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, str]:
-    """Let the base model answer each train item `tries` times. Returns the evaluation's id as a cell's result.
+    """Let the base model answer each train item `tries` times. Returns the cell's result: the id of the evaluation.
 
     Raises:
         NanofluxError: replies are missing; the next start requests them.
@@ -56,6 +60,7 @@ def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, st
 
 
 async def _evaluate_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> str:
+    """Evaluate the base model on the sampled train items and return the id of the evaluation."""
     scale, items = plan.scale, sample_train_items(home, plan)
     endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
     try:
@@ -77,8 +82,9 @@ async def _evaluate_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> 
 def sample_train_items(home: Home, plan: GridPlan) -> list[Seed]:
     """The train items that the base model answers: all, or `sampled` of them, the same for every training seed."""
     items, _ = load_train_items(home, plan, load_domain(plan.scale.domain, home.root))
-    size = min(plan.scale.sampled or len(items), len(items))
-    positions = random.Random(derive_seed(0, "answers", plan.scale.domain)).sample(range(len(items)), size)
+    size = min(plan.scale.sampled, len(items)) if plan.scale.sampled else len(items)
+    rng = random.Random(derive_seed(0, "answers", plan.scale.domain))
+    positions = rng.sample(range(len(items)), size)
     return [items[position] for position in sorted(positions)]
 
 
@@ -96,37 +102,39 @@ def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
         " WHERE evaluation = ? ORDER BY item, repeat",
         json.loads(cell["result"])["evaluation"],
     )
-    marked_replies_by_item: dict[str, list[tuple[bool, str]]] = {}
+    tries_by_item: Counter[str] = Counter()
+    right_replies_by_item: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        text = json.loads(row["reply"])["text"] if row["reply"] else ""
-        marked_replies_by_item.setdefault(row["item"], []).append((row["verdict"] == "right", text))
-    return {
-        item: Answers(
-            sum(is_right for is_right, _ in marked_replies),
-            len(marked_replies),
-            tuple(text for is_right, text in marked_replies if is_right),
-        )
-        for item, marked_replies in marked_replies_by_item.items()
-    }
+        tries_by_item[row["item"]] += 1
+        if row["verdict"] == "right":
+            text = json.loads(row["reply"])["text"] if row["reply"] else ""
+            right_replies_by_item[row["item"]].append(text)
+    answers_by_item: dict[str, Answers] = {}
+    for item, tries in tries_by_item.items():
+        right_replies = right_replies_by_item[item]
+        answers_by_item[item] = Answers(len(right_replies), tries, tuple(right_replies))
+    return answers_by_item
 
 
 def choose_items(
     condition: Condition, items: Sequence[Seed], answers: dict[str, Answers], domain: Domain
 ) -> list[Seed]:
-    """The items that the condition selects by `solved`. With `solution` "own", these are only items that the model
-    answered right, and their solutions are the model's.
+    """The items that the condition selects by `solved`. If the condition's `solution` is "own", only items that the
+    model answered right are selected, with the model's solution in place of the benchmark's.
     """
-    chosen = [item for item in items if item.id in answers]
+    chosen_items = [item for item in items if item.id in answers]
     if condition.solved:
-        chosen = [item for item in chosen if _matches_solved(answers[item.id], condition.solved)]
+        chosen_items = [item for item in chosen_items if _matches_solved(answers[item.id], condition.solved)]
     if condition.solution == "author":
-        return chosen
-    item_solutions = ((item, find_own_solution(domain, answers[item.id])) for item in chosen)
-    return [replace(item, solution=solution) for item, solution in item_solutions if solution]
+        return chosen_items
+    own_solutions = [find_own_solution(domain, answers[item.id]) for item in chosen_items]
+    return [
+        replace(item, solution=solution) for item, solution in zip(chosen_items, own_solutions, strict=True) if solution
+    ]
 
 
 def _matches_solved(answers: Answers, solved: str) -> bool:
-    """Whether the item counts as `solved`, a value of `Condition.solved`."""
+    """Whether an item with these answers is selected by `solved`, a value of `Condition.solved`."""
     return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 

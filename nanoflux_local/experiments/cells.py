@@ -1,5 +1,5 @@
-"""Runs one cell: generates a run, lets the base model answer train items, or runs a condition as the experiment's kind
-defines it.
+"""Runs one cell of an experiment. A cell generates a run, lets the base model answer train items, or runs a condition
+as the experiment's kind defines it.
 
 Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from its committed
 turns, checkpoints and replies.

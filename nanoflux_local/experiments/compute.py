@@ -1,8 +1,8 @@
-"""The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
+"""Measures the compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
-The FLOPs of training are counted by `train`, both as 6·N·D and as measured. Generation takes 2·N FLOPs for every prompt
-or completion token of a local model (Kaplan et al. 2020, §2.1): a forward pass without attention; 6·N·D leaves
-attention out too. For a model of unknown size and for hosted models, only tokens and dollars are reported.
+The package `train` counts the FLOPs of training, both as 6·N·D and as measured. Generation takes 2·N FLOPs for every
+prompt or completion token of a local model (Kaplan et al. 2020, §2.1): a forward pass without attention, which 6·N·D
+leaves out as well. For hosted models and models of unknown size, only tokens and dollars are reported.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from nanoflux_models.weights import weights_dir
 
 @dataclass(frozen=True, slots=True)
 class GenerationCost:
-    """The cost of a run's calls to chat models; `unknown` lists the models of unknown size, whose FLOPs are not
-    counted. `seconds` is the run's duration.
+    """The cost of a run's calls to chat models. `unknown` lists the models of unknown size, whose FLOPs are not
+    counted. `seconds` is the duration of the run.
     """
 
     run: str
@@ -51,15 +51,15 @@ def measure_generation_cost(home: Home, view: LedgerView, run: str) -> Generatio
 
 
 def _count_parameters(home: Home, model: str) -> int:
-    """The model's number of weights, 0 if it is not installed."""
+    """The number of the model's weights; 0 if the model is not installed."""
     with suppress(ModelsError, OSError):
         return count_parameters(weights_dir(model, home.root))
     return 0
 
 
 def compare_compute(full: Mapping[str, Any] | None, subset: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """How many times less compute the condition `subset` took than the condition `full`, for training alone and
-    including generation. None if one of them was not trained; "with_generation" is missing if a model's size is
+    """The compute of the condition `full` as a multiple of that of the condition `subset`, for training alone and
+    including generation. None if one of them was not trained. "with_generation" is missing if a model's size is
     unknown.
     """
     if not full or not subset or not full.get("flops") or not subset.get("flops"):

@@ -1,4 +1,4 @@
-"""The evaluations of an experiment's cells."""
+"""Evaluates models on benchmark items for the cells of experiments."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,8 @@ async def evaluate_items(
     temperature: float,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> str:
-    """Evaluate an endpoint on items of one benchmark, unless this evaluation is done, and return its id.
+    """Evaluate an endpoint on items of the benchmark `data` and return the evaluation's id. If the same evaluation is
+    already done, it is not repeated.
 
     Raises:
         NanofluxError: replies are missing; the next start requests them.

@@ -1,7 +1,8 @@
-"""Creates, runs, resumes and finds experiments. The complete plan is stored first, then its cells run one by one.
+"""Creates, runs, resumes and finds experiments. The complete plan is stored first; then its cells run.
 
-One process runs an experiment at a time. If the data of a cell is missing (too few examples of a level), the cell is
-left out, the reason is recorded, and the other cells run. A failed cell is retried on the next start.
+One process runs an experiment at a time. If this home lacks the data of a cell (for example enough examples of a
+quality level), the cell is left out with the reason, and the other cells run. A failed cell is retried on the next
+start.
 """
 
 import json
@@ -30,9 +31,9 @@ from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
 
 PREPARATION = (GENERATE, ANSWERS)
-"""The conditions of the cells whose results other cells need."""
+"""The conditions of the cells whose results other cells need. These cells run first."""
 OnCell = Callable[[Cell, str], None]
-"""Called with a cell and its status whenever the cell starts or ends."""
+"""A function that is called with a cell and its status whenever the cell starts or ends."""
 
 
 class Workers(Protocol):
@@ -62,18 +63,18 @@ class LocalWorkers:
 
 
 def create_experiment(home: Home, plan: GridPlan) -> str:
-    """Store an experiment and return its id; an existing experiment is not changed."""
+    """Store an experiment and return its id. An experiment that exists already is not changed."""
     with Ledger(home.ledger) as ledger:
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     return plan.id
 
 
 def run_remaining_cells(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
-    """Run every cell that is not done, starting with the cells that generate runs.
+    """Run every cell that is not done, starting with the cells that other cells need.
 
     Raises:
         RefusedError: another process runs the experiment.
-        NanofluxError: cells failed; the others are done, and the next call retries the failed ones.
+        NanofluxError: cells failed; the next call retries them.
     """
     job = Job(EXPERIMENT, experiment)
     with hold_lock(home, job), Ledger(home.ledger) as ledger:
@@ -99,7 +100,7 @@ class _ExperimentWorker:
             with heartbeat_thread(self.home.ledger, execution.id, job, self._handle_request):
                 remaining_cells = self._list_remaining_cells()
                 self._run_cells([cell for cell in remaining_cells if cell.condition in PREPARATION])
-                if not self.failures:  # the other cells need finished runs and answers
+                if not self.failures:  # the other cells need the results of the preparation
                     self._run_cells([cell for cell in remaining_cells if cell.condition not in PREPARATION])
             status = status_after(self.requests[-1]) if self.requests else "done"
             execution.status = "failed" if self.failures and not self.requests else status
@@ -110,11 +111,13 @@ class _ExperimentWorker:
             raise NanofluxError(f"{cells} failed: {execution.message}", fix)
 
     def _list_remaining_cells(self) -> list[Cell]:
+        """The cells that are not done, in the plan's order."""
         rows = self.ledger.rows("SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id)
         done_ids = {cell_id for (cell_id,) in rows}
         return [cell for cell in self.plan.cells if cell.id not in done_ids]
 
     def _run_cells(self, cells: Sequence[Cell]) -> None:
+        """Run the cells and record their outcomes, until a pause or stop is requested."""
         for cell in cells:
             self.ledger.set_cell(self.id, cell.id, "waiting")
         if not cells or self.requests:
@@ -125,6 +128,7 @@ class _ExperimentWorker:
                 return
 
     def _record_outcome(self, cell: Cell, outcome: CellOutcome) -> None:
+        """Store a cell's status, message and result in the ledger, and report the status to the caller."""
         result = outcome if isinstance(outcome, dict) else {}
         status, message = _classify_outcome(cell, outcome)
         if status == "failed":
@@ -133,12 +137,13 @@ class _ExperimentWorker:
         self.on_cell(cell, status)
 
     def _handle_request(self, request: StopRequest) -> None:
+        """Record another process's request to pause or stop; the heartbeat's thread calls this method."""
         if request:
             self.requests.append(request)
 
 
 def _classify_outcome(cell: Cell, outcome: CellOutcome) -> tuple[str, str]:
-    """(status, message) of a cell. An error without a message for users is a defect and is raised."""
+    """The (status, message) of a cell. An error without a message for users is a defect and is raised."""
     if isinstance(outcome, dict):
         return "done", ""
     if isinstance(outcome, NothingMatchedError | RefusedError) and cell.condition not in PREPARATION:
@@ -176,7 +181,7 @@ class StoredExperiment:
 
     @property
     def plan(self) -> GridPlan:
-        """Raises pydantic's ValidationError if another version wrote the plan."""
+        """The decoded plan. Raises pydantic's ValidationError if another version wrote it in another format."""
         return GridPlan.model_validate_json(self.plan_json)
 
 
@@ -208,6 +213,7 @@ class ExperimentSummary:
 
 
 _SELECT_EXPERIMENTS = "SELECT *, plan AS plan_json FROM experiments"
+"""The columns of `StoredExperiment`."""
 
 
 def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
@@ -240,11 +246,11 @@ def list_experiments(home: Home) -> list[ExperimentSummary]:
     """All experiments, newest first."""
     with LedgerView(home.ledger) as view:
         rows = view.rows(f"{_SELECT_EXPERIMENTS} ORDER BY rowid DESC")
-        return [summarize(home, view, decode_row(StoredExperiment, row)) for row in rows]
+        return [summarize_experiment(home, view, decode_row(StoredExperiment, row)) for row in rows]
 
 
-def summarize(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
-    """The state of an experiment and the number of its cells by status."""
+def summarize_experiment(home: Home, view: LedgerView, experiment: StoredExperiment) -> ExperimentSummary:
+    """The summary of an experiment's row, with its current state."""
     stored_state = {
         "status": experiment.status,
         "message": experiment.message,
@@ -269,4 +275,4 @@ def load_summary(home: Home, name: str) -> ExperimentSummary:
         NothingMatchedError: no experiment matches.
     """
     with LedgerView(home.ledger) as view:
-        return summarize(home, view, find_experiment(view, name))
+        return summarize_experiment(home, view, find_experiment(view, name))

@@ -1,5 +1,6 @@
-"""The runs that an experiment uses, named by a hash of their settings, so that experiments with the same settings share
-a run.
+"""Generates and finds the runs that an experiment uses.
+
+A run's name contains a hash of its settings, so that experiments with the same settings share the run.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ def find_runs(home: Home, plan: GridPlan) -> dict[str, str]:
     with LedgerView(home.ledger) as view:
         for cell in plan.cells:
             if cell.condition == GENERATE:
-                row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell))
+                row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", _format_run_name(plan, cell))
                 if row:
                     run_by_key[cell.run_key] = row["id"]
         return {key: str(view.find_run(run)["id"]) for key, run in run_by_key.items()}
 
 
-def run_name(plan: GridPlan, cell: Cell) -> str:
+def _format_run_name(plan: GridPlan, cell: Cell) -> str:
     """The name of a cell's run; it contains a hash of the run's settings."""
     scale = plan.scale
     settings = [scale.domain, scale.profile, scale.examples, scale.run, cell.seed]
@@ -36,7 +37,7 @@ def run_name(plan: GridPlan, cell: Cell) -> str:
 
 def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str:
     """Start or resume the run of a cell and return its id. A finished run is used even if it missed its target."""
-    name = run_name(plan, cell)
+    name = _format_run_name(plan, cell)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, status FROM runs WHERE name = ? ORDER BY rowid DESC", name)
     if row is not None and row["status"] == "done":
@@ -48,7 +49,7 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
             cell_settings["seeds"] = {"min": cell.seed, "max": cell.seed}
         if cell.rules:
             cell_settings["rules"] = cell.rules
-        # Grids run unattended, and a run that misses its target is still useful, so it never pauses when saturated.
+        # An experiment runs unattended, and a run that misses its target is still useful: it need not pause.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
         settings = merge_tables(merge_tables(defaults, plan.scale.run), cell_settings)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)

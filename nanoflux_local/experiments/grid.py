@@ -1,6 +1,7 @@
 """Grids: the conditions that an experiment compares, declared in a TOML file, and the plan of a grid at one scale.
 
-Defines the names, ranges and defaults of grids. A plan and the ledger suffice to repeat an experiment.
+This module defines the names, ranges and defaults of the settings in a grid. A plan and the ledger suffice to repeat an
+experiment.
 """
 
 from importlib import resources
@@ -19,11 +20,12 @@ from nanoflux_local.train.solutions import SolutionRule
 RowSource = Literal["none", "benchmark", "run", "endpoint"]
 Solved = Literal["", "ever", "always", "sometimes", "never"]
 ScaleList = Literal["", "sizes", "seed_counts", "levels"]
+"""A list of the scale whose values a condition is repeated for."""
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
-"""The condition of the cells that generate a run; they run before all others."""
+"""The condition of the cells that generate a run. They run before all others."""
 ANSWERS = "answers"
-"""The condition and the id of the cell in which the base model answers train items; it also runs before the others."""
+"""The condition and the id of the cell in which the base model answers train items. It also runs before the others."""
 DEFAULT_RUN = "0"
 """The key of the run with the scale's own rules and the domain's numbers of seed questions."""
 
@@ -34,20 +36,21 @@ class Condition(Strict):
     are drawn by the training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level
     has ("least").
 
-    `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    With `size` "all", at most `full` benchmark rows (a setting of the scale) are used. `level` selects the run's
-    examples of one quality level (0: all levels). `seed_count` is the number of seed questions for each question of the
-    condition's run (0: the domain's numbers).
+    `each` names a list of the scale. The condition is repeated for every value of that list, which replaces "{value}"
+    in `name` and `title`. If `size` is "all", at most `full` benchmark rows (a setting of the scale) are used. `level`
+    selects the run's examples of one quality level (0: all levels). `seed_count` is the number of seed questions for
+    each question of the condition's run (0: the domain's numbers).
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
     of each example to train on: the author's, or one of another origin (`train.solutions`). For benchmark rows, the
     base model answers each train item `tries` times (a setting of the scale): the `solution` "own" is a right solution
     by that model, and `solved` selects the items that it solves at least once ("ever"), always, sometimes or never.
-    `mix` is the number of benchmark rows for each row of the run; `size` counts both. With `equal` "tokens", the
+    `mix` is the number of benchmark rows for each row of the run; `size` counts both. If `equal` is "tokens", the
     benchmark rows together have as many tokens as `size` rows of the run.
 
-    In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check
-    (`code_check`), or those with all checks (`check` "all"); any other `check` is measured by itself.
+    In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check (if
+    `code_check` is true), or its verdicts with all checks (if `check` is "all"). Any other `check` is measured by
+    itself.
     """
 
     name: str = Field(min_length=1)
@@ -86,7 +89,7 @@ class Condition(Strict):
 
 
 class Frontier(Strict):
-    """The reference model: an endpoint of a profile."""
+    """The frontier model that the conditions are compared with: an endpoint of a profile."""
 
     profile: str
     endpoint: str
@@ -97,11 +100,12 @@ class Scale(Strict):
 
     `run` holds the settings of generation, `train` those of training. Models are evaluated on the test items of the
     benchmarks in `test`; if the grid selects a condition, the selection uses the dev items of the benchmarks in `dev`.
-    At most `limit` items of each benchmark are used (0: all). `via` is the kind of endpoint: in this process, or a vLLM
-    server started with `args`, which loads the adapter next to the weights ("vllm") or merged into a copy of them
-    ("merged", much faster on a CPU). Benchmark rows are train items of `benchmark`, or of the domain if that is empty;
-    `full` limits their number in conditions that use "all" (0: no limit). For conditions that depend on the base
-    model's answers, the model answers each of `sampled` train items (0: all) `tries` times.
+    At most `limit` items of each benchmark are used (0: all), and each is asked `runs` times. `via` is the kind of
+    endpoint: in this process ("in_process"), or a vLLM server started with `args`, which loads the adapter in addition
+    to the weights ("vllm") or merged into a copy of them ("merged", much faster on a CPU). Benchmark rows are train
+    items of the benchmarks in `benchmark`, or, if it is empty, of the domain's benchmarks; `full` limits their number
+    in conditions whose `size` is "all" (0: no limit). For conditions that depend on the base model's answers, the model
+    answers each of `sampled` train items (0: all) `tries` times.
     """
 
     base: str
@@ -139,10 +143,11 @@ class Scale(Strict):
 
 
 class Grid(Strict):
-    """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
+    """The declaration of an experiment: its question, its conditions, and the compared pairs (a, b) whose differences,
+    b minus a, answer the question.
 
-    `paper` names the paper's results that are shown next to the measured ones. With `select`, dev accuracy chooses one
-    of the conditions that an `each` created.
+    `paper` names the paper's results that are shown next to the measured ones. If `select` is true, dev accuracy
+    chooses one of the conditions that `each` created.
     """
 
     title: str
@@ -172,7 +177,9 @@ class Cell(Strict):
 
 
 class GridPlan(Strict):
-    """A grid at one scale with expanded conditions. `run` is the run that supplies examples, or "" to generate one."""
+    """A grid at one scale, with a condition for every value of `each`. `run` is the run that supplies the examples, or
+    "" to generate one.
+    """
 
     name: str
     scale_name: str
@@ -187,19 +194,21 @@ class GridPlan(Strict):
         return f"{self.name}-{self.scale_name}-{digest(self.model_dump(mode='json'))[:8]}"
 
     def condition(self, name: str) -> Condition:
+        """The condition of that name."""
         return next(condition for condition in self.conditions if condition.name == name)
 
     @property
     def compared_pairs(self) -> list[tuple[str, str]]:
-        """The declared pairs whose conditions both exist; "{value}" stands for each value in turn."""
+        """The declared pairs whose conditions both exist. A pair with "{value}" is repeated for every value."""
         names = {condition.name for condition in self.conditions}
         pairs: list[tuple[str, str]] = []
         for a, b in self.grid.compare:
             values = self._list_values() if "{value}" in a + b else [""]
             pairs += [(a.replace("{value}", value), b.replace("{value}", value)) for value in values]
-        return [pair for pair in dict.fromkeys(pairs) if set(pair) <= names]
+        return [(a, b) for a, b in dict.fromkeys(pairs) if a in names and b in names]
 
     def _list_values(self) -> list[str]:
+        """The values of all the scale's lists, without repetitions."""
         values = (*self.scale.sizes, *self.scale.seed_counts, *self.scale.levels)
         return list(dict.fromkeys(str(value) for value in values))
 
@@ -211,7 +220,7 @@ def list_grids() -> list[str]:
 
 
 def load_grid(name: str) -> tuple[str, Grid]:
-    """Load a built-in grid by name, or a grid file by path; returns the name for its experiments and the grid.
+    """Load a built-in grid by name, or a grid file by its path. Returns the grid's name and the grid.
 
     Raises:
         ConfigError: the grid is unknown or invalid.

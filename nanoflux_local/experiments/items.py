@@ -1,6 +1,6 @@
-"""The benchmark items of an experiment: those to train on, and those to evaluate on.
+"""Loads the benchmark items of an experiment: the items to train on, and the items to evaluate on.
 
-Train items that repeat a test item are left out and counted. Dev and test items are never training rows.
+Train items that restate a test item are left out and counted. Dev and test items are never training rows.
 """
 
 from nanoflux_local.domains.base import Domain
@@ -14,12 +14,15 @@ from nanoflux_local.transcript import Seed
 
 
 def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
-    """The benchmark's train items with a solution, and the number of those left out because they repeat a test item."""
+    """The benchmark's train items with a solution, and the number of items left out because they restate a test item.
+
+    Raises:
+        NothingMatchedError: no item is left.
+    """
     datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
-    test_stems = {
-        extract_stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")
-    }
+    test_items = (item for dataset in plan.scale.test for item in load_items(home.ledger, dataset, "test"))
+    test_stems = {extract_stem(item.question) for item in test_items}
     kept_items = [item for item in items if extract_stem(item.question) not in test_stems]
     if not kept_items:
         fix = "set another `benchmark` in the grid: training needs solutions"
@@ -28,7 +31,8 @@ def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[S
 
 
 def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
-    """The items of a benchmark to evaluate on: those that do not repeat a seed of the domain (GSM-Hard restates GSM8K).
+    """The items of the benchmark `data` that do not restate a seed of the domain (GSM-Hard restates items of GSM8K), at
+    most `limit` of them (a setting of the scale).
 
     Raises:
         NothingMatchedError: no item is left.

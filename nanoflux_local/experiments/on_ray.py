@@ -1,8 +1,8 @@
 """Runs cells on a Ray cluster: each cell is a task, and Ray retries it on another worker if its node is lost.
 
-NanoFlux never starts a cluster, since Ray's ports are open to the network. All nodes must see the home under the same
-path, on a file system with working locks for SQLite. Nodes on one machine share such a file system; network file
-systems often have no working locks.
+NanoFlux Local never starts a cluster, because Ray's ports are open to the network. All nodes must see the home under
+the same path, on a file system with working locks for SQLite. Nodes on one machine share such a file system; network
+file systems often have no working locks.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from nanoflux_local.paths import Home
 from nanoflux_models import guard, offline
 
 MAX_RETRIES = 5
-"""Retries of a cell whose worker was lost; bounded, since a cell may kill every worker that runs it."""
+"""Retries of a cell whose worker was lost. They are limited because a cell may kill every worker that runs it."""
 
 
 class RayWorkers:
@@ -31,10 +31,12 @@ class RayWorkers:
         self._ray = _import_ray()
         self._owns_connection = not self._ray.is_initialized()
         if self._owns_connection:
-            self._join(address)
+            self._connect(address)
 
-    def _join(self, address: str) -> None:
-        guard.allow(urlsplit(f"//{address.rpartition('://')[2]}").hostname or address)
+    def _connect(self, address: str) -> None:
+        """Connect to the cluster. Raises ConfigError if no cluster answers."""
+        _, _, host_and_port = address.rpartition("://")
+        guard.allow(urlsplit(f"//{host_and_port}").hostname or address)
         try:
             with contextlib.chdir(self._home.root):  # Ray puts the driver's folder on its workers' module path
                 self._ray.init(address=address, log_to_driver=False, configure_logging=False)
@@ -45,7 +47,9 @@ class RayWorkers:
             ) from error
 
     def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
-        """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
+        """Submit all cells, and yield each with its outcome when it ends. If the caller stops, the remaining tasks are
+        cancelled.
+        """
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         remote_function = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
         cell_by_task = {}
@@ -62,6 +66,7 @@ class RayWorkers:
                 self._ray.cancel(task, force=True)
 
     def _fetch_outcome(self, task: Any) -> CellOutcome:
+        """The outcome of a finished task. If Ray lost the worker, it is an error with the end of Ray's message."""
         try:
             outcome: CellOutcome = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
@@ -75,7 +80,9 @@ class RayWorkers:
 
 
 def _run_cell(root: str, plan: str, cell: str) -> CellOutcome:
-    """Run one cell on a worker. An error is returned, so that Ray retries only lost workers."""
+    """Run one cell on a worker. An error is returned instead of raised, so that Ray retries a cell only if its worker
+    was lost.
+    """
     from nanoflux_local.experiments.cells import run_cell
 
     os.umask(0o077)
@@ -89,7 +96,7 @@ def _run_cell(root: str, plan: str, cell: str) -> CellOutcome:
 
 
 def _import_ray() -> Any:
-    """Import Ray with its usage statistics disabled. Raises ConfigError if it is not installed."""
+    """Import Ray with its usage statistics disabled. Raises ConfigError if Ray is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave this machine
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:

@@ -1,4 +1,4 @@
-"""The results that the paper reports, shown next to the measured results and kept separate from them."""
+"""Loads the results that the paper reports, which are shown next to the measured results."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 from nanoflux_local.config import read_toml
 
 BENCHMARKS = {"gsmhard": "GSMHard", "genomebench": "GenomeBench", "multimedqa": "MultiMedQA"}
-"""The paper's name for a domain's benchmark; other domains are shown next to all three."""
+"""The paper's name of a domain's benchmark. For other domains, the results of all three benchmarks are shown."""
 
 
 def load_paper_results(table: str, domain: str) -> dict[str, Any] | None:
-    """The paper's results for a table: those of the domain's benchmark, else all; None if the table is unknown."""
+    """The paper's results for a table: those of the domain's benchmark, or all if the paper lacks the domain. None if
+    the table is unknown.
+    """
     results = read_toml(Path(str(resources.files(__package__) / "paper.toml"))).get(table)
     if results is None:
         return None

@@ -25,7 +25,8 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
     if scale_name not in grid.scales:
         raise ConfigError(f"{grid_name} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
-    all_conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
+    all_conditions = [condition for declared in grid.conditions for condition in _expand_condition(declared, scale)]
+    # a condition that evaluates another model is left out if the scale names none
     conditions = [condition for condition in all_conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
@@ -50,10 +51,11 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
 
 
 def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
-    """The condition itself, or, if it names a list, one condition for each value of the list."""
+    """One condition for each value of the list that `each` names; the condition itself if `each` is empty."""
     if not condition.each:
         return [condition]
-    field = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}[condition.each]
+    field_by_list = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}
+    field = field_by_list[condition.each]
     return [
         condition.model_copy(
             update={
@@ -67,21 +69,22 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 
 
 def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
-    """The cells that generate the conditions' runs: one for each rule set and number of seed questions. With a given
-    `run`, no cell generates the default run.
+    """The cells that generate the conditions' runs: one for each rule set and number of seed questions. If `run` is not
+    empty, it is the default run, which no cell then generates.
     """
     run_key_by_settings = {
         (condition.rules, condition.seed_count): condition.run_key for condition in conditions if condition.needs_run
     }
-    return [
-        Cell(
-            id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=seed_count, rules=rules
-        )
-        for (rules, seed_count), key in sorted(run_key_by_settings.items())
-        if key != DEFAULT_RUN or not run
-    ]
+    cells: list[Cell] = []
+    for (rules, seed_count), key in sorted(run_key_by_settings.items()):
+        if key != DEFAULT_RUN:
+            cells.append(Cell(id=f"{GENERATE}-{key}", condition=GENERATE, seed=seed_count, rules=rules))
+        elif not run:
+            cells.append(Cell(id=GENERATE, condition=GENERATE, seed=seed_count, rules=rules))
+    return cells
 
 
 def _list_cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
+    """The cells of a condition: one for each seed."""
     seeds = find_kind(grid.kind).list_seeds(condition, scale)
     return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.experiments.experiment import ExperimentSummary, find_experiment, load_cells, summarize
+from nanoflux_local.experiments.experiment import ExperimentSummary, find_experiment, load_cells, summarize_experiment
 from nanoflux_local.experiments.generation import find_runs
 from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import (
@@ -26,7 +26,8 @@ from nanoflux_local.paths import Home
 @dataclass(frozen=True, slots=True)
 class ExperimentResults:
     """An experiment's conditions and their comparison. `summary` is its entry in the list of experiments, `cells` are
-    its cells by id, `runs` its runs by `Condition.run_key`, and `paper` the paper's results for it, if any.
+    its cells by id, `runs` are its runs by `Condition.run_key`, and `paper` has the paper's results for the same table,
+    None if there are none.
     """
 
     summary: ExperimentSummary
@@ -39,7 +40,9 @@ class ExperimentResults:
 
     def to_json(self) -> dict[str, Any]:
         """The results as `experiment show --json` prints them."""
-        plan, cells = self.plan, self.cells.items()
+        plan = self.plan
+        unfinished = [cell_id for cell_id, cell in self.cells.items() if cell.status not in ("done", "left out")]
+        left_out = {cell_id: cell.message for cell_id, cell in self.cells.items() if cell.status == "left out"}
         return {
             **self.summary.to_json(),
             "title": plan.grid.title,
@@ -52,8 +55,8 @@ class ExperimentResults:
             "conditions": [entry.to_json() for entry in self.conditions],
             **self.comparison.to_json(),
             "paper": self.paper,
-            "cells_left": [cell_id for cell_id, cell in cells if cell.status not in ("done", "left out")],
-            "left_out": {cell_id: cell.message for cell_id, cell in cells if cell.status == "left out"},
+            "cells_left": unfinished,
+            "left_out": left_out,
         }
 
 
@@ -64,9 +67,12 @@ def load_results(home: Home, name: str) -> ExperimentResults:
         NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
-        stored = find_experiment(view, name)
-        summary, plan = summarize(home, view, stored), stored.plan
-        kind, cells, runs = find_kind(plan.grid.kind), load_cells(view, stored.id), find_runs(home, plan)
+        stored_experiment = find_experiment(view, name)
+        summary = summarize_experiment(home, view, stored_experiment)
+        plan = stored_experiment.plan
+        kind = find_kind(plan.grid.kind)
+        cells = load_cells(view, stored_experiment.id)
+        runs = find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)
         entries = tuple(_build_entry(kind, experiment, condition) for condition in plan.conditions)
         comparison = kind.compare_conditions(experiment, entries)
@@ -75,6 +81,7 @@ def load_results(home: Home, name: str) -> ExperimentResults:
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:
+    """The entry of a condition, with the seeds of its finished cells and the measurements of the kind."""
     seeds = tuple(cell.seed for cell in experiment.done_cells(condition.name))
     title = condition.title or condition.name
     measurements = kind.measure_condition(experiment, condition)

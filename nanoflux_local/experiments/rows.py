@@ -1,4 +1,4 @@
-"""The training rows of a condition: the run's examples or the benchmark's train split, by size and seed."""
+"""Loads the training rows of a condition: examples of a run or train items of a benchmark, by size and seed."""
 
 import random
 from collections import Counter
@@ -28,7 +28,7 @@ from nanoflux_models.weights import weights_dir
 def load_condition_rows(
     home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[str, str]
 ) -> TrainingData:
-    """The rows of a condition under a training seed. `runs` are the runs by `Condition.run_key`.
+    """The rows of a condition under a training seed. `runs` are the experiment's runs by `Condition.run_key`.
 
     Raises:
         NothingMatchedError: there are fewer rows than the condition asks for.
@@ -51,8 +51,8 @@ def load_condition_rows(
     if condition.equal == "tokens":
         run_data = load_run_data(home, run, Choice(size=size, seed=seed))
         size = _count_rows_of_equal_tokens(home, plan, items, domain, run_data)
-    uses_all = condition.size == "all"  # then the rows are the same for every seed, and only the training varies
-    draw_seed = 0 if uses_all else seed
+    # If the size is "all", the rows are the same for every training seed, and only the training varies.
+    draw_seed = 0 if condition.size == "all" else seed
     rng = random.Random(derive_seed(draw_seed, "random", plan.scale.domain))
     drawn_indices = sorted(rng.sample(range(len(items)), size or len(items)))
     drawn_items = [items[index] for index in drawn_indices]
@@ -71,8 +71,8 @@ def load_condition_rows(
 
 
 def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
-    """A run's examples. With a mix, `size` includes the benchmark's rows, so that all conditions have the same number
-    of rows.
+    """Examples of a run, with benchmark rows mixed in if the condition has a `mix`. `size` counts both, so that all
+    conditions have the same number of rows.
     """
     run_row_count = round(size / (1 + condition.mix))
     choice = Choice(level=condition.level, size=run_row_count, seed=seed, solution=condition.solution)
@@ -84,38 +84,43 @@ def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, s
 def _count_rows_of_equal_tokens(
     home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
 ) -> int:
-    """How many of the items have about the same number of tokens as the rows of `reference`, by the base model's
+    """How many items of average length have about as many tokens as all rows of `reference`, by the base model's
     tokenizer.
     """
     counter = TokenCounter(weights_dir(plan.scale.base, home.root))
 
     def count_tokens(rows: Sequence[TrainingExample]) -> int:
-        texts = (text for row in rows for text in (*(message.content for message in row.prompt), row.completion))
-        return sum(map(counter.count, texts))
+        total = 0
+        for row in rows:
+            total += sum(counter.count(message.content) for message in row.prompt)
+            total += counter.count(row.completion)
+        return total
 
     mean_tokens = count_tokens(_build_examples(domain, items)) / len(items)
     return max(1, round(count_tokens(reference.rows) / mean_tokens))
 
 
 def _build_examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
+    """The items as training rows with the domain's prompt."""
     return [build_item_example(domain, domain.budgets, item) for item in items]
 
 
 def _count_rows(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
-    """The number of rows of a condition; 0 for all."""
+    """The number of rows of a condition; 0 stands for all rows."""
     if isinstance(condition.size, int):
         return condition.size
     if condition.size == "all":
         return plan.scale.full if condition.source == "benchmark" else 0
     with LedgerView(home.ledger) as view:
         if condition.size == "run":
-            return len(choose_rows(view, view.find_run(run)["id"], Choice())[0])
+            rows, _ = choose_rows(view, view.find_run(run)["id"], Choice())
+            return len(rows)
         return count_rarest_level(view, view.find_run(run)["id"], plan.scale.levels)
 
 
 def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int:
-    """The number of examples of the rarest of these quality levels: the size at which all levels are compared. Levels
-    without examples and examples that a reviewer dropped do not count.
+    """The number of examples of the rarest of these quality levels, at which all levels are compared. Levels without
+    examples and examples that a reviewer dropped do not count.
 
     Raises:
         NothingMatchedError: no example has a level.

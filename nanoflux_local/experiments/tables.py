@@ -1,5 +1,7 @@
-"""Table columns, cells and sentences for experiments and comparisons, shared by the command line, the terminal
-application and the report. It depends neither on a terminal nor on HTML.
+"""Formats experiments and comparisons as table columns, rows and sentences.
+
+The command line, the terminal application and the report share this module, which depends neither on a terminal nor on
+HTML.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +11,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column: its title, its width in characters, its share of the remaining width, whether it is aligned `right`,
-    and the table width from which it is shown.
+    """A column with its title and its width in characters. `share` is its share of the width that remains, and
+    `from_width` is the smallest width of the table at which it is shown. `right` aligns it to the right.
     """
 
     title: str
@@ -50,7 +52,7 @@ def format_pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
 
 
 def format_detectable(difference: float | None) -> str:
-    """The smallest true difference that the test detects with 80% power."""
+    """The smallest true difference that the test detects with 80% power, as a percentage."""
     return "not known" if difference is None else f"{difference:.1%}"
 
 
@@ -66,7 +68,7 @@ def list_notes(results: Mapping[str, Any]) -> list[str]:
 
 
 def format_compute(ratios: Mapping[str, float]) -> str:
-    """How many times less compute the run's examples took than the full set."""
+    """A sentence on how many times less compute training on the run's examples took than on the full set."""
     sentence = (
         f"training on the run's examples took {ratios['training_6nd']:.1f} times less compute than on the full set"
         f" (6ND; {ratios['training_measured']:.1f} times as measured)"

@@ -1,7 +1,7 @@
 """The protocol of experiment kinds, and their registry: every module of this package with a `KIND` defines one.
 
-A grid names its kind. Planning, running, `experiment show`, the report and the terminal application ask the kind for
-everything that differs between experiments.
+A grid names its kind. The rest of the program calls the kind for everything that differs between kinds of experiments:
+to plan and run cells, and to show results in `experiment show`, the report and the terminal application.
 """
 
 import pkgutil
@@ -24,7 +24,7 @@ CellResult = dict[str, Any]
 CellOutcome = CellResult | Exception
 """A cell's result, or the error with which the cell failed."""
 OnStep = Callable[[str, int, int], None]
-"""Called with a unit of progress ("steps", "items"), the number done, and the total."""
+"""A function that is called with a unit of progress ("steps", "items"), the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ class RecordedExperiment:
 
 @dataclass(frozen=True, slots=True)
 class ConditionEntry:
-    """A condition of an experiment, with what the experiment's kind measured (`measurements`, by JSON key)."""
+    """A condition of an experiment. `seeds` are those of its finished cells, and `measurements` are what the kind
+    measured, by JSON key.
+    """
 
     condition: str
     title: str
@@ -86,8 +88,8 @@ class ChosenCondition:
 
 @dataclass(frozen=True, slots=True)
 class ConditionComparison:
-    """What a kind concludes from all conditions. `compute_ratios` says how many times less compute the run's examples
-    took than the full training set, by the way of counting (see `compute.compare_compute`).
+    """What a kind concludes from all conditions: the paired tests, the condition chosen on dev items, and by how much
+    the run's examples saved compute (see `compute.compare_compute`).
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -95,7 +97,7 @@ class ConditionComparison:
     compute_ratios: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
+        """The keys `pairs`, `chosen` and `less_compute` of `experiment show --json`."""
         return {
             "pairs": [pair.to_json() for pair in self.pairs],
             "chosen": asdict(self.chosen) if self.chosen else None,
@@ -115,7 +117,7 @@ class ExperimentKind(Protocol):
     measures_accuracy: ClassVar[bool]
 
     def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
-        """The training seeds of a condition: one cell each."""
+        """The training seeds of a condition; each seed gives one cell."""
         ...
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
@@ -134,7 +136,7 @@ class ExperimentKind(Protocol):
     def compare_conditions(
         self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
     ) -> ConditionComparison:
-        """Compare the conditions; `NO_COMPARISON` if this kind compares none."""
+        """Compare the conditions. Returns `NO_COMPARISON` if this kind does not compare conditions."""
         ...
 
     def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
@@ -153,20 +155,21 @@ class ExperimentKind(Protocol):
 
 
 NO_COMPARISON = ConditionComparison()
+"""The comparison of a kind that does not compare conditions."""
 
 
 @cache
 def experiment_kinds() -> Mapping[str, ExperimentKind]:
     """All kinds by name."""
-    package = __name__.rpartition(".")[0]
-    paths = import_module(package).__path__
-    modules = [import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(paths)]
+    package_name = __name__.rpartition(".")[0]
+    package_paths = import_module(package_name).__path__
+    modules = [import_module(f"{package_name}.{entry.name}") for entry in pkgutil.iter_modules(package_paths)]
     kinds: list[ExperimentKind] = [module.KIND for module in modules if hasattr(module, "KIND")]
     return {kind.name: kind for kind in kinds}
 
 
 def find_kind(name: str) -> ExperimentKind:
-    """A kind by its name.
+    """The kind of that name.
 
     Raises:
         ConfigError: the kind is unknown.

@@ -1,8 +1,9 @@
-"""Example discriminativity (paper §5): the distance between right and wrong solutions to the same questions.
+"""Measures example discriminativity (paper §5): the distance between right and wrong solutions to the same questions.
 
-Right solutions are the references; wrong ones are a model's replies that were scored as wrong. The distance is one
-minus the cosine. It is measured between the two clusters' centres, as in the paper, and also within each question's
-pair, because the topics of the questions influence the distance of the centres, but not that of a pair.
+Right solutions are the reference solutions; wrong solutions are a model's replies that were scored as wrong. The
+distance is the cosine distance of their embeddings. It is measured between the centres of all right and all wrong
+solutions, as in the paper, and also between the right and the wrong solution to each question, because the topics of
+the questions influence the distance of the centres, but not that of such a pair.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
 """The keys of a cell's result that `experiment show --json` includes; "each" is the distance within pairs."""
 RESAMPLES = 2000
+"""The number of bootstrap resamples of the pairs."""
 MIN_PAIRS = 4
 """The smallest number of pairs for which the distance of the centres is meaningful."""
 
@@ -64,11 +66,11 @@ class DiscriminativityKind:
     )
 
     def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
-        del condition, scale  # nothing is trained
+        del condition, scale  # nothing is trained, so one cell is enough
         return (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        del seed, on_step  # embedding takes seconds, so there is no progress to report
+        del seed, on_step  # embedding takes only seconds, so no progress is reported
         return measure_discriminativity(home, plan, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
@@ -79,7 +81,7 @@ class DiscriminativityKind:
     def compare_conditions(
         self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
     ) -> ConditionComparison:
-        del experiment, entries  # the conditions have different questions and cannot be paired
+        del experiment, entries  # the conditions have different questions, which cannot be paired
         return NO_COMPARISON
 
     def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
@@ -91,7 +93,7 @@ class DiscriminativityKind:
 
 @dataclass(frozen=True, slots=True)
 class SolutionPair:
-    """One question's right and wrong solution."""
+    """A right and a wrong solution to one question."""
 
     right: str
     wrong: str
@@ -101,16 +103,16 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     """Both distances of a condition's solutions, with bootstrap intervals over questions.
 
     Raises:
-        NothingMatchedError: too few wrong solutions.
+        NothingMatchedError: there are fewer wrong solutions than `MIN_PAIRS`.
     """
-    pairs = (
-        load_run_solutions(home, run)
-        if condition.source == "run"
-        else asyncio.run(_collect_benchmark_solutions(home, plan, run))
-    )
+    if condition.source == "run":
+        pairs = load_run_solutions(home, run)
+    else:
+        pairs = asyncio.run(_collect_benchmark_solutions(home, plan, run))
     if len(pairs) < MIN_PAIRS:
         raise NothingMatchedError(
-            f"{condition.name}: {len(pairs)} wrong solutions, at least {MIN_PAIRS} needed", "generate more examples"
+            f"condition {condition.name} has {len(pairs)} wrong solutions, but at least {MIN_PAIRS} are needed",
+            "generate more examples",
         )
     right_vectors, wrong_vectors = asyncio.run(_embed_solutions(home, plan, pairs))
     distances = measure_distances(right_vectors, wrong_vectors)
@@ -131,11 +133,14 @@ def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
 
 
 async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> list[SolutionPair]:
-    """Solutions to random train items that the base model fails, at most as many as `load_run_solutions` returns."""
+    """Solutions to random train items that the base model answers wrong, at most as many as `load_run_solutions`
+    returns.
+    """
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
     solution_count = len(load_run_solutions(home, run))
-    sampled_items = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * solution_count))
+    sample_size = min(len(items), 3 * solution_count)  # the model answers many items right
+    sampled_items = random.Random(derive_seed(0, "discriminativity")).sample(items, sample_size)
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
         evaluation = await evaluate_items(
@@ -143,20 +148,20 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
         )
     finally:
         await endpoint.close()
-    references = {item.id: item.solution for item in sampled_items}
+    reference_by_item = {item.id: item.solution for item in sampled_items}
     with LedgerView(home.ledger) as view:
         rows = view.rows(
             f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS replies ON replies.id = call"
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
             evaluation,
         )
-        replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
-    solutions = [
-        SolutionPair(references[item], sections["SOLUTION"])
-        for item, sections in replies
+        item_sections = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
+    pairs = [
+        SolutionPair(reference_by_item[item], sections["SOLUTION"])
+        for item, sections in item_sections
         if not isinstance(sections, Unparsed)
     ]
-    return solutions[:solution_count]
+    return pairs[:solution_count]
 
 
 async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[SolutionPair]) -> tuple[Matrix, Matrix]:
@@ -168,12 +173,13 @@ async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[SolutionP
         with Ledger(home.ledger) as ledger:
             calls = CachedCalls(ledger, plan.id, {"embed": embedder.embed})
             texts = [text for pair in pairs for text in (pair.right, pair.wrong)]
-            replies = [calls.ask(EmbedRequest(embedder.identity, text)) for text in texts]
-            vectors = np.array([reply.vector for _, reply in await asyncio.gather(*replies)], dtype=np.float64)
+            answers = await asyncio.gather(*(calls.ask(EmbedRequest(embedder.identity, text)) for text in texts))
+            vectors = np.array([reply.vector for _, reply in answers], dtype=np.float64)
             await calls.close()
     finally:
         await embedder.close()
-    return vectors[::2], vectors[1::2]
+    right_vectors, wrong_vectors = vectors[::2], vectors[1::2]  # in `texts`, right and wrong solutions alternate
+    return right_vectors, wrong_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +199,14 @@ class Distances:
 
 
 def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances:
-    """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
+    """The distance of the centres and the mean distance of the pairs, each with the 95% interval of a percentile
+    bootstrap over the pairs. Row i of both arguments is the unit vector of a solution to question i.
+    """
     rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(right_vectors), (RESAMPLES, len(right_vectors)))
-    pair_distances = 1 - np.sum(right_vectors * wrong_vectors, axis=1)
+    pair_count = len(right_vectors)
+    draws = rng.integers(0, pair_count, (RESAMPLES, pair_count))
     resampled_centres = [_measure_centre_distance(right_vectors[draw], wrong_vectors[draw]) for draw in draws]
+    pair_distances = 1 - np.sum(right_vectors * wrong_vectors, axis=1)
     resampled_means = pair_distances[draws].mean(axis=1)
     return Distances(
         centres=Distance(_measure_centre_distance(right_vectors, wrong_vectors), _compute_interval(resampled_centres)),
@@ -206,10 +215,12 @@ def measure_distances(right_vectors: Matrix, wrong_vectors: Matrix) -> Distances
 
 
 def _measure_centre_distance(right_vectors: Matrix, wrong_vectors: Matrix) -> float:
+    """The cosine distance between the means of both sets of vectors."""
     return _cosine_distance(right_vectors.mean(axis=0), wrong_vectors.mean(axis=0))
 
 
 def _cosine_distance(a: Matrix, b: Matrix) -> float:
+    """One minus the cosine of the angle between two vectors, which need not have unit length."""
     return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
@@ -220,6 +231,7 @@ def _compute_interval(values: Sequence[float] | Matrix) -> list[float]:
 
 
 def _format_row(entry: Mapping[str, Any]) -> list[object]:
+    """A condition's row in the table of conditions."""
     if "centres" not in entry:
         return [entry["title"], entry.get("pairs", ""), "not done yet", ""]
     return [entry["title"], entry["pairs"], _format_distance(entry["centres"]), _format_distance(entry["each"])]
@@ -231,11 +243,12 @@ def _format_distance(distance: Mapping[str, Any]) -> str:
 
 
 def _format_sentence(entry: Mapping[str, Any]) -> str:
-    centres, within_pairs = entry["centres"], entry["each"]
+    """A sentence with both distances of a condition, as in the experiment's answer."""
+    centres = entry["centres"]
     low, high = centres["ci95"]
     between_centres = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
-    distance_within_pairs = f"{within_pairs['distance']:.4f} within pairs"
-    return f"{entry['title']}: {between_centres}, {distance_within_pairs}, over {entry['pairs']} questions."
+    within_pairs = f"{entry['each']['distance']:.4f} within pairs"
+    return f"{entry['title']}: {between_centres}, {within_pairs}, over {entry['pairs']} questions."
 
 
 KIND: ExperimentKind = DiscriminativityKind()

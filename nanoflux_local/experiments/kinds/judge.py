@@ -1,7 +1,7 @@
 """Experiments on the judge: the error rates of the judge alone, with its checks, and of each check by itself.
 
-The rates are read from a run's trial, which judged solutions known to be right or wrong (see `run.trials`); this module
-calls no judge itself.
+The rates are read from the trial of a run, which judged solutions known to be right or wrong (see `run.trials`). This
+module calls no judge.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,9 @@ from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measur
 KEYS = ("rates", "solutions", "unjudged", "findings")
 """The keys of a cell's result that `experiment show --json` includes."""
 MISTAKE_KINDS = ("mistake",)
+"""The kinds of solutions in a trial in which a model made a mistake."""
 BROKEN_KINDS = ("removed", "changed")
+"""The kinds of solutions in a trial whose question was broken on purpose."""
 ALL = "all"
 """The `check` of a condition that combines the judge's own verdict with all checks."""
 
@@ -49,11 +51,11 @@ class JudgeKind:
     )
 
     def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
-        del condition, scale  # nothing is trained
+        del condition, scale  # nothing is trained, so one cell is enough
         return (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        del seed, on_step  # the rates are only read from the ledger, so there is no progress to report
+        del seed, on_step  # the rates are only read from the ledger, so no progress is reported
         return load_judge_rates(home, condition, find_runs(home, plan)[DEFAULT_RUN])
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
@@ -64,7 +66,7 @@ class JudgeKind:
     def compare_conditions(
         self, experiment: RecordedExperiment, entries: Sequence[ConditionEntry]
     ) -> ConditionComparison:
-        del experiment, entries  # the conditions judge the same solutions with the same judge, so pairs are not tested
+        del experiment, entries  # the conditions are rules over the same verdicts, so their differences are not tested
         return NO_COMPARISON
 
     def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
@@ -75,11 +77,11 @@ class JudgeKind:
 
 
 def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
-    """The rates of a condition's rule in a run's trial, with Wilson intervals. A check by itself accepts every solution
-    that it does not contradict; `findings` counts its conclusions by kind of solution.
+    """The rates of a condition's rule in the trial of a run, with Wilson intervals. A check by itself accepts every
+    solution that it does not contradict; `findings` counts its conclusions by kind of solution.
 
     Raises:
-        NothingMatchedError: the run has no judge trial, or its judge lacks the checks.
+        NothingMatchedError: the run has no trial, its judge has no checks, or the condition's check has no conclusion.
     """
     with LedgerView(home.ledger) as view:
         trial, judged_solutions = summarize_trial(view, run), load_judged(view, run)
@@ -100,7 +102,9 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
 
 
 def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
-    """The rule by which a condition accepts a solution: the judge's own verdict, with or without checks."""
+    """The rule by which a condition accepts a solution: the judge's own verdict, with the code check or with all checks
+    if the condition includes them.
+    """
     if condition.check == ALL:
         return lambda solution: solution.accepted
     checks = ("code",) if condition.code_check else ()
@@ -108,6 +112,7 @@ def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
 
 
 def _format_row(entry: Mapping[str, Any]) -> list[object]:
+    """A condition's row in the table of conditions."""
     rates = entry.get("rates")
     if not rates:
         return [entry["title"], "not done yet", "", "", "", "", ""]
@@ -118,13 +123,16 @@ def _format_row(entry: Mapping[str, Any]) -> list[object]:
 
 
 def _format_rejected(share_by_kind: Mapping[str, Any], kinds: Sequence[str]) -> str:
-    """How many solutions of `kinds` are rejected, as "3 of 4"; "" if the trial has none."""
+    """How many solutions of `kinds` are rejected, as "3 of 4"; "" if the trial has no such solution."""
     shares = [share_by_kind[kind] for kind in kinds if kind in share_by_kind and share_by_kind[kind]["n"]]
-    rejected = sum(round(share["share"] * share["n"]) for share in shares)
-    return f"{rejected} of {sum(share['n'] for share in shares)}" if shares else ""
+    if not shares:
+        return ""
+    rejected_count = sum(round(share["share"] * share["n"]) for share in shares)
+    return f"{rejected_count} of {sum(share['n'] for share in shares)}"
 
 
 def _format_share(share: Mapping[str, Any]) -> str:
+    """A share with its number of solutions and its 95% interval."""
     if not share["n"]:
         return "none judged"
     low, high = share["ci95"]
@@ -132,11 +140,13 @@ def _format_share(share: Mapping[str, Any]) -> str:
 
 
 def _format_sentence(entry: Mapping[str, Any]) -> str:
+    """A sentence with the rates of a condition, as in the experiment's answer."""
+
+    def format_count(share: Mapping[str, Any]) -> str:
+        return f"{format_percent(share['share'])} of {share['n']}" if share["n"] else "none of 0"
+
     rates = entry["rates"]
-    shares = [rates[name] for name in ("sensitivity", "specificity")]
-    rejected, accepted = (
-        f"{format_percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares
-    )
+    rejected, accepted = format_count(rates["sensitivity"]), format_count(rates["specificity"])
     return (
         f"{entry['title']}: rejects {rejected} wrong solutions, accepts {accepted} right ones;"
         f" {rates['errors']} errors."

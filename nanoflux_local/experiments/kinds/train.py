@@ -1,6 +1,7 @@
 """Experiments that train: each condition is trained and evaluated, and declared pairs are compared (paper §4-5).
 
-A grid that selects a condition selects it by its accuracy on dev items; results on test items are only reported.
+If a grid selects a condition, the condition is selected by its accuracy on dev items; accuracies on test items are only
+reported.
 """
 
 import asyncio
@@ -42,11 +43,11 @@ from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.summary import TrainingSummary
 
 TRAINED_SOURCES = ("run", "benchmark")
-"""Sources of conditions that are trained."""
+"""The values of `Condition.source` for which a model is trained."""
 
 
 class TrainKind:
-    """Trains, evaluates and compares."""
+    """Trains and evaluates each condition, and compares the declared pairs."""
 
     name: ClassVar[str] = "train"
     measures_accuracy: ClassVar[bool] = True
@@ -61,17 +62,20 @@ class TrainKind:
     )
 
     def list_seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
-        """Every training seed of the scale; one cell for a condition that is not trained."""
+        """Every training seed of the scale; only seed 0 for a condition that is not trained."""
         return scale.train_seeds if condition.source in TRAINED_SOURCES else (0,)
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        result: CellResult = {}
+        training: CellResult = {}
         if condition.source in TRAINED_SOURCES:
-            result = train_condition(home, plan, condition, seed, on_step)
-        return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
+            training = train_condition(home, plan, condition, seed, on_step)
+        adapter = training.get("adapter", "")
+        evaluations = asyncio.run(_evaluate_condition(home, plan, condition, adapter, on_step))
+        return {**training, **evaluations}
 
     def measure_condition(self, experiment: RecordedExperiment, condition: Condition) -> Mapping[str, Any]:
-        view, scale, done_cells = experiment.view, experiment.plan.scale, experiment.done_cells(condition.name)
+        view, scale = experiment.view, experiment.plan.scale
+        done_cells = experiment.done_cells(condition.name)
         if not done_cells:
             return {"test": {}, "dev": {}}
         measurements: dict[str, Any] = {
@@ -96,48 +100,45 @@ class TrainKind:
         )
 
     def list_rows(self, experiment_json: Mapping[str, Any]) -> list[list[object]]:
-        return [
-            [
-                entry["title"],
-                data,
-                f"{entry['rows']:.0f}" if "rows" in entry else "",
-                *_format_accuracy(entry["test"].get(data)),
-            ]
-            for entry in experiment_json["conditions"]
-            for data in experiment_json["test"]
-        ]
+        table_rows: list[list[object]] = []
+        for entry in experiment_json["conditions"]:
+            row_count = f"{entry['rows']:.0f}" if "rows" in entry else ""
+            for data in experiment_json["test"]:
+                table_rows.append([entry["title"], data, row_count, *_format_accuracy(entry["test"].get(data))])
+        return table_rows
 
     def write_answer(self, experiment_json: Mapping[str, Any]) -> list[str]:
-        """A sentence for each declared pair: its difference, and whether the difference is settled."""
+        """A sentence for each declared pair: its difference, and whether the difference's interval excludes zero."""
         titles = {entry["condition"]: entry["title"] for entry in experiment_json["conditions"]}
         return [_format_pair(pair, titles) for pair in experiment_json["pairs"]]
 
 
 def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-    """Train on the condition's rows with a training seed; the result of a finished training run is read from the
-    ledger.
+    """Train on the condition's rows with a training seed, and return the part of the cell's result that describes the
+    training run. If the training run is finished, its result is read from the ledger.
     """
-    rows = load_condition_rows(home, plan, condition, seed, find_runs(home, plan))
+    data = load_condition_rows(home, plan, condition, seed, find_runs(home, plan))
     settings = parse_train_settings({**plan.scale.train, "seed": seed})
-    training = trainings.create_training(home, plan.scale.base, settings, rows)
+    training = trainings.create_training(home, plan.scale.base, settings, data)
     outcome = trainings.resume_training(home, training, lambda event: _report_step(event, on_step))
     if isinstance(outcome, TrainingSummary):
-        raise KeyboardInterrupt  # the training run was asked to pause or stop, so this cell ends too
+        raise KeyboardInterrupt  # a pause or stop of the training run was requested, so this cell ends too
     keys = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
     return {
         "training": training,
-        "rows": len(rows.rows),
-        "source": rows.source,
+        "rows": len(data.rows),
+        "source": data.source,
         **{key: outcome.document.get(key) for key in keys},
     }
 
 
 def _report_step(event: Any, on_step: OnStep) -> None:
+    """Report an event of the training run as progress if it is a step."""
     if hasattr(event, "steps"):  # a StepEvent; other events have no number of steps
         on_step("steps", event.step, event.steps)
 
 
-async def _evaluate_all(
+async def _evaluate_condition(
     home: Home, plan: GridPlan, condition: Condition, adapter: str, on_step: OnStep
 ) -> dict[str, dict[str, str]]:
     """Evaluate a condition on all benchmarks. Returns the evaluations' ids by split and benchmark."""
@@ -185,6 +186,7 @@ class TrainingMeans:
 
 
 def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
+    """The means over the training runs of these cells."""
     results = [cell.result for cell in done_cells]
 
     def compute_mean(key: str) -> float:
@@ -205,7 +207,9 @@ def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
 
 
 def _load_condition_side(view: LedgerView, name: str, cells: Sequence[StoredCell], split: str, data: str) -> Side:
-    """A condition's side of a comparison: each item with its marks under every seed and repeat."""
+    """A condition as one side of a comparison. Each item has its marks under every seed and repeat; only items that
+    were scored under every seed are included.
+    """
     sides = [load_side(view, cell.result[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
     marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
@@ -224,9 +228,9 @@ class FoldAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class ConditionAccuracy:
-    """A condition's mean accuracy over `n` items, its bootstrap interval, the standard deviation over training seeds
+    """A condition's mean accuracy over `n` items, its bootstrap interval, its standard deviation over training seeds
     (None for one seed), and the accuracies of five folds of the items (None if fewer than two folds have items).
-    `evaluations` are the ids of the evaluations, one for each seed.
+    `by_seed` has the accuracy and `evaluations` the evaluation's id for each seed.
     """
 
     n: int
@@ -245,7 +249,9 @@ def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str,
     shares = list(share_by_item.values())
     item_folds = [fold for fold in split_folds(list(share_by_item)) if fold]
     means = [float(np.mean([share_by_item[item] for item in fold])) for fold in item_folds]
-    folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means))) if len(means) > 1 else None
+    folds: FoldAccuracy | None = None
+    if len(means) > 1:
+        folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means)))
     return ConditionAccuracy(
         n=len(shares),
         mean=float(np.mean(shares)),
@@ -258,6 +264,7 @@ def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str,
 
 
 def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:
+    """The table cells `items`, `accuracy`, `95% interval` and `sd over seeds`."""
     if accuracy is None:
         return ["", "not done yet", "", ""]
     low, high = accuracy["ci95"]
@@ -281,7 +288,7 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
     return apply_holm_correction(pairs)
 
 
-def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
+def _choose_on_dev(plan: GridPlan, entries: Sequence[ConditionEntry]) -> ChosenCondition | None:
     """The condition with the best accuracy on dev items among those that an `each` created, with its accuracy on test
     items. None if the grid selects no condition, or if none of them is done.
     """
@@ -290,26 +297,28 @@ def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> Chos
         for condition in plan.conditions
         if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
     }
-    entries = [entry for entry in conditions if entry.condition in candidates and entry.measurements.get("dev")]
-    if not plan.grid.select or not entries:
+    measured_entries = [entry for entry in entries if entry.condition in candidates and entry.measurements.get("dev")]
+    if not plan.grid.select or not measured_entries:
         return None
 
     def compute_dev_accuracy(entry: ConditionEntry) -> float:
         return float(np.mean([accuracy["mean"] for accuracy in entry.measurements["dev"].values()]))
 
-    best = max(entries, key=compute_dev_accuracy)
+    best = max(measured_entries, key=compute_dev_accuracy)
     test_accuracies = {data: accuracy["mean"] for data, accuracy in best.measurements["test"].items()}
     return ChosenCondition(best.condition, best.title, compute_dev_accuracy(best), test_accuracies)
 
 
 def _format_pair(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
+    """A sentence on a declared pair. `titles` are the conditions' titles by name."""
     low, high = pair["ci95"]
     is_settled = low > 0 or high < 0
-    verdict = (
-        "the interval excludes zero" if is_settled else "the interval includes zero, so the difference is not settled"
-    )
-    if is_settled and pair["holm_p"] >= 0.05:
-        verdict += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
+    if not is_settled:
+        verdict = "the interval includes zero, so the difference is not settled"
+    elif pair["holm_p"] >= 0.05:
+        verdict = f"the interval excludes zero, though not after Holm's correction (p = {pair['holm_p']:.2g})"
+    else:
+        verdict = "the interval excludes zero"
     interval = f"95% interval {format_points(low)} to {format_points(high)}"
     difference = f"{format_points(pair['difference'])} points on {pair['data']} ({interval})"
     return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {verdict}."
