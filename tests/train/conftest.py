@@ -1,4 +1,4 @@
-"""Training examples for the suite's tiny base, and the real base."""
+"""Training examples that the tests' tiny base can learn from, and the folder of the real base."""
 
 import random
 from pathlib import Path
@@ -10,19 +10,20 @@ from nanoflux_local.train.data import TrainingExample
 
 
 def make_examples(count: int, seed: int = 0) -> list[TrainingExample]:
+    """Sums as training examples. Fillers of random length give the examples different numbers of tokens."""
     rng = random.Random(seed)
     examples = []
     for number in range(count):
         a, b = rng.randint(1, 99), rng.randint(1, 99)
         filler = "so " * rng.randint(0, 12)
-        examples.append(
-            TrainingExample((Message("user", f"{filler}{a} and {b}?"),), f"{filler}ANSWER: {a + b}", f"sum-{number}")
-        )
+        prompt = (Message("user", f"{filler}{a} and {b}?"),)
+        examples.append(TrainingExample(prompt, f"{filler}ANSWER: {a + b}", f"sum-{number}"))
     return examples
 
 
 @pytest.fixture
 def examples() -> list[TrainingExample]:
+    """18 different sums; by default, two of them are held out for validation."""
     return make_examples(18)
 
 

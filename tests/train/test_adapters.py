@@ -1,7 +1,8 @@
-"""Sealed adapters: named by content, never overwritten, loaded by plain PEFT."""
+"""Published adapters are named by their content, are never overwritten, and load in plain PEFT."""
 
 import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -24,35 +25,38 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.probe_record import PROBE, Probe, write_probe
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
+"""Settings of a short training run, in float32 so that plain PEFT can compute the same loss."""
 
 
 @pytest.fixture
 def result(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> TrainResult:
+    """The result of a finished training run whose adapter is not published yet."""
     return train(SETTINGS, examples, (), tiny_base, tmp_path / "work")
 
 
 def test_publishing_names_the_adapter_by_its_content(result: TrainResult, tmp_path: Path) -> None:
-    home = tmp_path / "adapters"
-    folder = publish(result, SETTINGS, home, "tiny", "rev", {"run": "r1"})
-    assert folder.name == adapter_hash(folder) and list(home.iterdir()) == [folder]
+    adapters_dir = tmp_path / "adapters"
+    folder = publish(result, SETTINGS, adapters_dir, "tiny", "rev", {"run": "r1"})
+    assert folder.name == adapter_hash(folder) and list(adapters_dir.iterdir()) == [folder]
     manifest = read_adapter(folder).manifest
     assert manifest["base"] == {"name": "tiny", "revision": "rev"} and manifest["run"] == "r1"
     assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
     assert manifest["data"]["digest"] == result.data_digest
-    assert str(tmp_path) not in "".join(path.read_text(errors="replace") for path in folder.iterdir())
-    assert [adapter.to_json() for adapter in list_adapters(home)] == [{**manifest, "probe": None}]
-    assert find_adapter(home, folder.name[:8]) == folder
+    published_text = "".join(path.read_text(errors="replace") for path in folder.iterdir())
+    assert str(tmp_path) not in published_text, "a published file names a path of this machine"
+    assert [adapter.to_json() for adapter in list_adapters(adapters_dir)] == [{**manifest, "probe": None}]
+    assert find_adapter(adapters_dir, folder.name[:8]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
 
-def test_publishing_never_overwrites(result: TrainResult, tmp_path: Path) -> None:
+def test_publishing_never_overwrites_an_adapter(result: TrainResult, tmp_path: Path) -> None:
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     modified_at = (folder / "nanoflux.json").stat().st_mtime_ns
     assert publish(result, SETTINGS, tmp_path / "adapters", "tiny") == folder
     assert (folder / "nanoflux.json").stat().st_mtime_ns == modified_at
     with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"\x7f")
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")  # change the last byte of the weights
     with pytest.raises(DataError, match="do not match its manifest"):
         read_adapter(folder)
     with pytest.raises(RefusedError, match="content was changed"):
@@ -68,9 +72,8 @@ def test_list_marks_damaged_adapters(result: TrainResult, tmp_path: Path, monkey
         file.write(b"\x7f")
     listing = CliRunner().invoke(nanoflux, ["adapters", "list"])
     assert listing.exit_code == 0, listing.output
-    assert re.search(
-        rf"^{intact.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$", listing.stdout, re.MULTILINE
-    ), listing.stdout
+    intact_line = rf"^{intact.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$"
+    assert re.search(intact_line, listing.stdout, re.MULTILINE), listing.stdout
     assert re.search(rf"^{damaged.name[:16]} +damaged", listing.stdout, re.MULTILINE)
     assert "do not match its manifest" in listing.stderr
 
@@ -80,31 +83,46 @@ def test_list_and_show_report_the_last_probe(
 ) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
-    working_probe = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
+    working_probe = make_working_probe(folder)
     failing_probe = replace(working_probe, difference=0.0)
     for probe, word, verdict in ((working_probe, "works", "it works"), (failing_probe, "fails", "it has no effect")):
         write_probe(folder, probe, "tiny")
         list_result = CliRunner().invoke(nanoflux, ["adapters", "list"])
         show_result = CliRunner().invoke(nanoflux, ["adapters", "show", folder.name])
-        assert word in list_result.stdout and verdict in show_result.stdout, "the last probe counts"
-        record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
+        assert word in list_result.stdout and verdict in show_result.stdout, "the last probe is not reported"
+        json_result = CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"])
+        record = json.loads(json_result.stdout)["probe"]
         assert (record["passed"], record["verdict"], record["base"]) == (probe.passed, probe.verdict, "tiny")
     assert adapter_hash(folder) == folder.name and read_adapter(folder).hash == folder.name
+
+
+def test_failed_write_of_a_probe_keeps_the_old_record(
+    result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_disk_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+    write_probe(folder, make_working_probe(folder), "tiny")
     record_before = (folder / PROBE).read_bytes()
     with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be written.*No space left"):
         patched.setattr(Path, "replace", raise_disk_full)
-        write_probe(folder, working_probe, "tiny")
-    assert (folder / PROBE).read_bytes() == record_before and not list(folder.glob(".probe*")), (
-        "the old record is unchanged"
-    )
+        write_probe(folder, replace(make_working_probe(folder), difference=0.0), "tiny")
+    assert (folder / PROBE).read_bytes() == record_before and not list(folder.glob(".probe*"))
+
+
+def test_probe_is_neither_exported_nor_read_if_it_is_damaged(result: TrainResult, tmp_path: Path) -> None:
+    folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+    write_probe(folder, make_working_probe(folder), "tiny")
     export_peft(read_adapter(folder), tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere" / PROBE).exists(), "a probe is valid for one machine"
+    assert not (tmp_path / "elsewhere" / PROBE).exists(), "a probe is valid for one machine only"
     (folder / PROBE).write_text("[1]")
     assert list_adapters(tmp_path / "adapters")[0].to_json()["probe"] is None
 
 
-def raise_disk_full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+def make_working_probe(folder: Path) -> Probe:
+    """A passed probe of the adapter in `folder`."""
+    return Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
 
 
 def test_unknown_adapters_and_folders_are_refused(tmp_path: Path) -> None:
@@ -131,13 +149,12 @@ def test_plain_peft_measures_the_recorded_loss(
 
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
-    codec, loss_sum, label_count = Codec.load(tiny_base), 0.0, 0
-    _, validation = prepare_rows(SETTINGS, examples, (), codec)
+    _, validation = prepare_rows(SETTINGS, examples, (), Codec.load(tiny_base))
+    loss_sum, label_count = 0.0, 0
     for row in validation.rows:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt_length - 1 : -1]
-        loss_sum += float(
-            torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt_length :]), reduction="sum")
-        )
+        labels = torch.tensor(row.ids[row.prompt_length :])
+        loss_sum += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         label_count += row.label_count
     assert loss_sum / label_count == pytest.approx(result.val_loss, rel=1e-5)

@@ -8,33 +8,34 @@ from nanoflux_local.train.attention import CausalAttention
 from nanoflux_local.train.fused import HeadLoss, LoraLinear, draw_dropped
 
 
-@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
-def test_attention_gradients_are_exact(heads: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("query_heads", "key_heads"), [(4, 4), (6, 2)])
+def test_attention_gradients_equal_numerical_ones(query_heads: int, key_heads: int) -> None:
     torch.manual_seed(0)
-    query_heads, key_heads = heads
     inputs = [
-        torch.randn(1, head_count, 5, 4, dtype=torch.float64, requires_grad=True)
-        for head_count in (query_heads, key_heads, key_heads)
+        torch.randn(1, heads, 5, 4, dtype=torch.float64, requires_grad=True)
+        for heads in (query_heads, key_heads, key_heads)
     ]
     assert torch.autograd.gradcheck(lambda q, k, v: CausalAttention.apply(q, k, v, 0.3), inputs)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_lora_layer_equals_the_formula(bias: bool) -> None:
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_lora_linear_equals_its_formula(has_bias: bool) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(3, 5, 6, requires_grad=True), torch.randn(7, 6)
-    bias_vector = torch.randn(7) if bias else None
+    bias = torch.randn(7) if has_bias else None
     a, b = torch.randn(2, 6, requires_grad=True), torch.randn(7, 2, requires_grad=True)
-    our_output = LoraLinear.apply(x, weight, bias_vector, a, b, 1.5, 0.0)
-    plain_output = F.linear(x, weight, bias_vector) + 1.5 * x @ a.T @ b.T
+    our_output = LoraLinear.apply(x, weight, bias, a, b, 1.5, 0.0)
+    plain_output = F.linear(x, weight, bias) + 1.5 * x @ a.T @ b.T
     torch.testing.assert_close(our_output, plain_output)
     output_grad = torch.randn_like(plain_output)
     our_grads = torch.autograd.grad(our_output, (x, a, b), output_grad)
-    for our_grad, plain_grad in zip(our_grads, torch.autograd.grad(plain_output, (x, a, b), output_grad), strict=True):
+    plain_grads = torch.autograd.grad(plain_output, (x, a, b), output_grad)
+    for our_grad, plain_grad in zip(our_grads, plain_grads, strict=True):
         torch.testing.assert_close(our_grad, plain_grad)
 
 
-def test_lora_drops_the_same_values_forward_and_backward() -> None:
+def test_lora_linear_drops_the_same_values_forward_and_backward() -> None:
+    """All inputs and LoRA weights are 1 and the frozen weights 0, so each output counts the values that were kept."""
     x = torch.ones(40, 50, requires_grad=True)
     a, b = torch.ones(1, 50, requires_grad=True), torch.ones(1, 1, requires_grad=True)
     torch.manual_seed(3)
@@ -47,17 +48,18 @@ def test_lora_drops_the_same_values_forward_and_backward() -> None:
     torch.testing.assert_close(grad_a, keep_mask.sum(0, keepdim=True))
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_dropout_zeroes_each_value_with_its_probability(share: float) -> None:
+@pytest.mark.parametrize("probability", [0.05, 0.5])
+def test_dropout_zeroes_each_value_independently_with_its_probability(probability: float) -> None:
     torch.manual_seed(0)
     dropped = torch.zeros(200, 500)
     for row in dropped:
-        row[draw_dropped(row, share)] = 1
-    standard_error = (share * (1 - share) / dropped.numel()) ** 0.5
-    assert float(dropped.mean()) == pytest.approx(share, abs=5 * standard_error)
-    variance_ratio = float(dropped.sum(1).var()) / (500 * share * (1 - share))
-    # values are dropped independently, so the counts per row vary like those of a binomial distribution
-    assert variance_ratio == pytest.approx(1, abs=0.5)
+        row[draw_dropped(row, probability)] = 1
+    standard_error = (probability * (1 - probability) / dropped.numel()) ** 0.5
+    assert float(dropped.mean()) == pytest.approx(probability, abs=5 * standard_error)
+    binomial_variance = 500 * probability * (1 - probability)
+    assert float(dropped.sum(1).var()) / binomial_variance == pytest.approx(1, abs=0.5), (
+        "if values are dropped independently, the counts per row have the variance of a binomial distribution"
+    )
 
 
 def test_head_loss_equals_cross_entropy() -> None:
@@ -68,5 +70,5 @@ def test_head_loss_equals_cross_entropy() -> None:
     plain_loss = F.cross_entropy(hidden @ head.T, labels, reduction="sum") * 0.1
     torch.testing.assert_close(our_loss, plain_loss)
     torch.testing.assert_close(torch.autograd.grad(our_loss, hidden), torch.autograd.grad(plain_loss, hidden))
-    with torch.no_grad():
+    with torch.no_grad():  # without a gradient, the forward pass takes another path
         torch.testing.assert_close(HeadLoss.apply(hidden, head, labels) * 0.1, plain_loss)

@@ -15,30 +15,34 @@ from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.lora import plan_steps, train
 from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 
-USER = (Message("user", "How many?"),)
+PROMPT = (Message("user", "How many?"),)
+FIRST_ROW_WITHOUT_LABELS = 7
+"""In `bad_rows`, this row and all later rows cannot be trained on."""
 
 
 @pytest.fixture
 def bad_rows(examples: list[TrainingExample]) -> list[TrainingExample]:
+    """Four good rows (0 to 3), and a row with each problem; the row ids name the problems."""
     return [
         *examples[:4],
-        TrainingExample(USER, " \n", "empty"),
-        TrainingExample(USER, "x" * 5000, "long"),
-        examples[1],
-        TrainingExample(USER, "half \ud83d of a smile", "surrogate"),
-        TrainingExample((*USER, Message("assistant", "Many.")), "Yes", "roles"),
+        TrainingExample(PROMPT, " \n", "empty"),
+        TrainingExample(PROMPT, "x" * 5000, "long"),
+        examples[1],  # a duplicate
+        TrainingExample(PROMPT, "half \ud83d of a smile", "surrogate"),
+        TrainingExample((*PROMPT, Message("assistant", "Many.")), "Yes", "roles"),
         TrainingExample((), "no prompt", "nothing"),
         TrainingExample((Message("user", "y" * 5000),), "never seen", "no-label"),
     ]
 
 
-def problems_by_row(report: Audit) -> dict[int, tuple[str, bool]]:
+def list_problems(report: Audit) -> dict[int, tuple[str, bool]]:
+    """The problem of each row with a finding, and whether the row is dropped, by row number."""
     return {finding.row: (finding.problem, finding.dropped) for finding in report.findings}
 
 
 def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     report = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
-    assert problems_by_row(report) == {
+    assert list_problems(report) == {
         4: ("empty answer", True),
         5: ("cut", False),
         6: ("duplicate", False),
@@ -48,15 +52,15 @@ def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingE
         10: ("no labels", True),
     }
     assert (report.rows, report.usable, report.cut_rows, report.tokens.most) == (11, 6, 1, 512)
-    assert report.cut_tokens == report.cut_most > 4400
+    assert report.cut_tokens == report.cut_most > 4400, "one row of about 5000 tokens is truncated at 512"
     assert "row 7 (surrogate): lone surrogate" in str(report.findings[3])
     json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_audit_reports_spelled_control_tokens(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    rows = [*examples[:3], TrainingExample(USER, "<|im_end|>\n<|im_start|>user", "spelled")]
+    rows = [*examples[:3], TrainingExample(PROMPT, "<|im_end|>\n<|im_start|>user", "spelled")]
     report = audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
-    assert problems_by_row(report) == {3: ("control token", False)} and report.usable == 4
+    assert list_problems(report) == {3: ("control token", False)} and report.usable == 4
     assert "row 3 (spelled): control token, <|im_end|>, <|im_start|> in a message" in str(report.findings[0])
 
 
@@ -74,15 +78,15 @@ def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples:
 
 def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     report = audit(TrainSettings(val_fraction=0, overlong="drop"), bad_rows, (), tiny_base)
-    assert problems_by_row(report)[5] == ("too long", True) and report.cut_rows == 0 and report.usable == 5
+    assert list_problems(report)[5] == ("too long", True) and report.cut_rows == 0 and report.usable == 5
     with pytest.raises(RefusedError, match=r"row 5 \(long\): too long"):
         audit(TrainSettings(val_fraction=0, overlong="refuse"), bad_rows, (), tiny_base)
     with pytest.raises(RefusedError, match=r"row 4 \(empty\): empty answer"):
         audit(TrainSettings(val_fraction=0, bad_rows="refuse"), bad_rows, (), tiny_base)
 
 
-def test_rows_without_labels_are_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
-    for rows in ([], bad_rows[7:]):
+def test_data_without_labels_are_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
+    for rows in ([], bad_rows[FIRST_ROW_WITHOUT_LABELS:]):
         with pytest.raises(DataError, match="no example has a label"):
             audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
         with pytest.raises(DataError, match="no example has a label"):
@@ -105,16 +109,15 @@ def test_audit_predicts_steps_tokens_and_flops(
 
 
 def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    """Equal rows are held out together, and a validation row is not trained on."""
+    """Equal rows are held out together, and a row that is passed for validation is not trained on."""
     doubled_examples = [*examples, *examples]
     for seed in range(4):
-        training_set, validation_set = prepare_rows(
-            TrainSettings(val_fraction=0.3, seed=seed), doubled_examples, (), Codec.load(tiny_base)
-        )
-        assert validation_set.rows and len(training_set.rows) + len(validation_set.rows) == len(doubled_examples)
-        assert not {row.ids for row in training_set.rows} & {row.ids for row in validation_set.rows}
+        settings = TrainSettings(val_fraction=0.3, seed=seed)
+        training, validation = prepare_rows(settings, doubled_examples, (), Codec.load(tiny_base))
+        assert validation.rows and len(training.rows) + len(validation.rows) == len(doubled_examples)
+        assert not {row.ids for row in training.rows} & {row.ids for row in validation.rows}
     report = audit(TrainSettings(), examples, examples[3:5], tiny_base)
-    assert problems_by_row(report) == {3: ("in validation", True), 4: ("in validation", True)}
+    assert list_problems(report) == {3: ("in validation", True), 4: ("in validation", True)}
     result = train(TrainSettings(epochs=1), examples, examples[3:5], tiny_base, tmp_path)
     assert report.usable == 16
     assert (result.examples, result.validation_examples) == (16, 2)
@@ -124,11 +127,12 @@ def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[Trai
 
 def test_audit_finds_test_questions_inside_other_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
     test_question = "If Ann has 3.5 apples, how many has she?"
-    rows = [*examples, TrainingExample(USER, f'He said: "{test_question.upper()}" Indeed.', "leak")]
-    rows.append(TrainingExample(USER, test_question.replace("Ann", "Bob"), "another question"))
+    rows = [*examples, TrainingExample(PROMPT, f'He said: "{test_question.upper()}" Indeed.', "leak")]
+    rows.append(TrainingExample(PROMPT, test_question.replace("Ann", "Bob"), "another question"))
     leaked_rows = audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?"]).leaked
     assert leaked_rows == (len(rows) - 2,), "only the row that quotes the question leaks it; '?' has no words"
-    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?", "many"]).leaked != ()
+    leaked_rows = audit(TrainSettings(val_fraction=0), rows, (), tiny_base, ["many"]).leaked
+    assert leaked_rows == (len(rows) - 2, len(rows) - 1), "a question of one word is found as well"
 
 
 def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
@@ -143,26 +147,28 @@ def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -
 
 MEMORY_SCRIPT = r"""
 import json, re, sys
+from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+tests_folder, base, out, settings_json = sys.argv[1:]
+sys.path.insert(0, tests_folder)
 from conftest import make_examples
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
-settings = TrainSettings(epochs=1, val_fraction=0, **json.loads(sys.argv[4]))
-rows, base = make_examples(4), Path(sys.argv[2])
-rows = [type(row)(row.prompt, row.completion + " word" * 150, row.id) for row in rows]
-expected = audit(settings, rows, (), base).memory_bytes
-train(settings, rows, (), base, Path(sys.argv[3]))
+settings = TrainSettings(epochs=1, val_fraction=0, **json.loads(settings_json))
+rows = [replace(row, completion=row.completion + " word" * 150) for row in make_examples(4)]
+expected = audit(settings, rows, (), Path(base)).memory_bytes
+train(settings, rows, (), Path(base), Path(out))
 peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(expected, peak)
 """
+"""Trains in a separate process, and prints the estimated and the measured peak of its memory in bytes."""
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("settings", ["{}", '{"dtype": "float32", "gradient_checkpointing": true}'])
-def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Path, settings: str) -> None:
-    arguments = [str(Path(__file__).parent), str(real_base), str(tmp_path), settings]
+@pytest.mark.parametrize("settings_json", ["{}", '{"dtype": "float32", "gradient_checkpointing": true}'])
+def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Path, settings_json: str) -> None:
+    arguments = [str(Path(__file__).parent), str(real_base), str(tmp_path), settings_json]
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEMORY_SCRIPT, *arguments], capture_output=True, text=True
     )
@@ -174,8 +180,8 @@ def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Pa
 def test_audit_renders_the_first_example_and_lists_leaked_rows(
     tiny_base: Path, examples: list[TrainingExample]
 ) -> None:
-    prompt = examples[2].prompt[0].content
-    report = audit(TrainSettings(val_fraction=0), examples, (), tiny_base, held_out=[prompt.upper() + " ", ""])
+    leaked_prompt = examples[2].prompt[0].content.upper() + " "
+    report = audit(TrainSettings(val_fraction=0), examples, (), tiny_base, held_out=[leaked_prompt, ""])
     assert report.leaked == (2,)
     assert report.rendered.startswith("<|im_start|>user\n") and report.rendered.endswith("<|im_end|>")
     assert examples[0].completion in report.rendered
@@ -185,6 +191,9 @@ def test_settings_error_names_wrong_keys_and_values() -> None:
     assert parse_train_settings({"r": "16", "learning_rate": "1e-4"}).r == 16
     with pytest.raises(ConfigError, match=r"dropout: .*epoch: "):
         parse_train_settings({"epoch": 3, "dropout": 1.5})
+
+
+def test_default_settings_are_those_of_the_paper() -> None:
     defaults = TrainSettings()
     assert (defaults.r, defaults.alpha, defaults.dropout, defaults.learning_rate) == (8, 32, 0.05, 2e-4)
     assert (defaults.batch, defaults.max_length, defaults.epochs) == (4, 512, 5)

@@ -1,8 +1,9 @@
-"""Tokens, labels and batches: the boundary between prompt and completion, the order, the padding."""
+"""The codec's tokens and labels are those of inference; batches contain every row once, with little padding."""
 
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,25 +14,26 @@ from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import Codec, TrainingExample, data_digest, draw_batches, split
 from nanoflux_local.train.settings import TrainSettings
 
-ALPHABET = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
-"""The pieces of random texts: characters, spelled control tokens and a section."""
+TEXT_PIECES = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
+"""The pieces of random texts: characters, control tokens that are spelled out, and the name of a section."""
 SETTINGS = TrainSettings(epochs=1, dtype="float32", val_fraction=0.0)
+"""Settings of audits in which no row is held out."""
 
 
-def draw_text(rng: random.Random, max_length: int) -> str:
-    return "".join(rng.choice(ALPHABET) for _ in range(rng.randint(1, max_length)))
+def draw_text(rng: random.Random, max_pieces: int) -> str:
+    return "".join(rng.choice(TEXT_PIECES) for _ in range(rng.randint(1, max_pieces)))
 
 
-def check_boundary(codec: Codec, count: int) -> None:
+def check_tokens_of_random_examples(codec: Codec, count: int) -> None:
     """Check for `count` random examples that the prompt's tokens are those of inference, and that the labels decode to
     the completion and the end of turn.
     """
     rng = random.Random(7)
-    for row in range(count):
+    for index in range(count):
         roles = rng.choice([("user",), ("system", "user"), ("user", "assistant", "user")])
         prompt = tuple(Message(role, draw_text(rng, 60)) for role in roles)
         example = TrainingExample(prompt, draw_text(rng, 60))
-        encoded = codec.encode(example, row)
+        encoded = codec.encode(example, index)
         inference_ids = codec.tokenizer.apply_chat_template(
             [{"role": message.role, "content": message.content} for message in prompt],
             add_generation_prompt=True,
@@ -40,11 +42,10 @@ def check_boundary(codec: Codec, count: int) -> None:
         # At inference, a control token spelled out in a message becomes a real one, so such prompts are not compared.
         if not codec.find_control_tokens(TrainingExample(prompt, "")):
             assert list(encoded.ids[: encoded.prompt_length]) == inference_ids
-        special_ids = set(codec.tokenizer.all_special_ids)
         plain_example = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
-        assert [token for token in encoded.ids if token in special_ids] == [
-            token for token in codec.encode(plain_example, row).ids if token in special_ids
-        ], "control tokens come from the template alone"
+        control_ids = list_control_ids(codec, encoded.ids)
+        template_control_ids = list_control_ids(codec, codec.encode(plain_example, index).ids)
+        assert control_ids == template_control_ids, "control tokens must come from the template alone"
         decoded_labels = codec.tokenizer.decode(
             encoded.ids[encoded.prompt_length :], clean_up_tokenization_spaces=False
         )
@@ -53,29 +54,36 @@ def check_boundary(codec: Codec, count: int) -> None:
         assert encoded.ids[-1] == codec.tokenizer.eos_token_id
 
 
+def list_control_ids(codec: Codec, ids: Sequence[int]) -> list[int]:
+    """The token ids in `ids` that are control tokens."""
+    special_ids = set(codec.tokenizer.all_special_ids)
+    return [token for token in ids if token in special_ids]
+
+
 def test_prompt_tokens_equal_those_of_inference(tiny_base: Path) -> None:
-    check_boundary(Codec.load(tiny_base), 300)
+    check_tokens_of_random_examples(Codec.load(tiny_base), 300)
 
 
 @pytest.mark.real_model
 def test_prompt_tokens_equal_those_of_inference_for_the_real_tokenizer(real_base: Path) -> None:
     codec = Codec.load(real_base)
     assert codec.end_of_turn == "<|im_end|>"
-    check_boundary(codec, 300)
+    check_tokens_of_random_examples(codec, 300)
 
 
 @pytest.mark.real_model
 def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> None:
     codec = Codec.load(real_base)
-    spelled_controls = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
-    encoded = codec.encode(spelled_controls, 0)
-    end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    plain_encoded = codec.encode(TrainingExample((Message("user", "Say"),), "No"), 0)
-    assert encoded.ids.count(end) == plain_encoded.ids.count(end)
-    assert encoded.ids[encoded.prompt_length :].count(end) == 1 and encoded.ids[-1] == end
-    read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt_length :], clean_up_tokenization_spaces=False)
-    assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
-    assert codec.find_control_tokens(spelled_controls) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+    example = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
+    plain_example = TrainingExample((Message("user", "Say"),), "No")
+    encoded, plain_encoded = codec.encode(example, 0), codec.encode(plain_example, 0)
+    end_id = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    labels = encoded.ids[encoded.prompt_length :]
+    assert encoded.ids.count(end_id) == plain_encoded.ids.count(end_id)
+    assert labels.count(end_id) == 1 and labels[-1] == end_id
+    decoded_labels = codec.tokenizer.decode(labels, clean_up_tokenization_spaces=False)
+    assert decoded_labels == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
+    assert codec.find_control_tokens(example) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 def test_encode_truncates_the_tail_and_counts_the_removed_tokens(tiny_base: Path) -> None:
@@ -102,11 +110,11 @@ def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
     assert draw_batches(lengths, size, 6, 1) != draw_batches(lengths, size, 5, 1)
 
 
-def test_split_depends_on_the_seed(examples: list[TrainingExample]) -> None:
+def test_split_holds_out_the_requested_share(examples: list[TrainingExample]) -> None:
     training_rows, validation_rows = split(examples, 0.1, 3)
     assert len(validation_rows) == 2
     assert sorted(row.id for row in (*training_rows, *validation_rows)) == sorted(example.id for example in examples)
-    assert split(examples, 0.1, 3) == (training_rows, validation_rows)
+    assert split(examples, 0.1, 3) == (training_rows, validation_rows), "equal seeds must give equal splits"
     assert split(examples, 0.0, 3) == (tuple(examples), ())
     assert split(examples[:1], 0.5, 3) == (tuple(examples[:1]), ())
 
@@ -117,50 +125,54 @@ def test_data_digest_depends_on_content_and_order_only(examples: list[TrainingEx
 
 
 REFUSE_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("user", "1 and 2?")), "3", "s")
+"""The start of a chat template that refuses system messages."""
+EXAMPLE_WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("user", "1 and 2?")), "3", "s")
 
 
 def install_base(base: Path, root: Path, template: str, system_role: bool) -> Path:
-    """Install the tiny base in the home `root`, with this chat template and with `system_role` in its manifest."""
+    """Install `base` in the home `root`, with this chat template and with `system_role` in its manifest. Returns the
+    folder of its weights.
+    """
     from nanoflux_models.weights import import_path
 
     source = shutil.copytree(base, root / "source")
     (source / "chat_template.jinja").write_text(template)
     import_path(source, "other", root)
-    manifest = root / "models" / "other.toml"
-    manifest_text = re.sub(r"(?m)^system_role = .*\n", "", manifest.read_text())
-    if "[chat]" not in manifest_text:
-        manifest_text += "\n[chat]\n"
-    manifest.write_text(manifest_text.replace("[chat]\n", f"[chat]\nsystem_role = {str(system_role).lower()}\n"))
+    manifest_file = root / "models" / "other.toml"
+    manifest = re.sub(r"(?m)^system_role = .*\n", "", manifest_file.read_text())
+    if "[chat]" not in manifest:
+        manifest += "\n[chat]\n"
+    manifest_file.write_text(manifest.replace("[chat]\n", f"[chat]\nsystem_role = {str(system_role).lower()}\n"))
     return root / "weights" / "other"
 
 
-@pytest.mark.parametrize(("refusing", "system_role"), [(True, True), (True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("template_refuses", [True, False])
+@pytest.mark.parametrize("system_role", [True, False])
 def test_system_messages_are_encoded_as_at_inference(
-    tiny_base: Path, tmp_path: Path, refusing: bool, system_role: bool
+    tiny_base: Path, tmp_path: Path, template_refuses: bool, system_role: bool
 ) -> None:
     """System messages are merged into the user's message if, and only if, the template refuses them or the manifest
-    advises against them."""
+    says that the model takes none.
+    """
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     plain_template = (tiny_base / "chat_template.jinja").read_text()
-    template = REFUSE_SYSTEM + plain_template if refusing else plain_template
+    template = REFUSE_SYSTEM + plain_template if template_refuses else plain_template
     folder = install_base(tiny_base, tmp_path, template, system_role)
     codec, inference_codec = Codec.load(folder), ChatCodec(folder, system_role)
-    encoded = codec.encode(WITH_SYSTEM, 0)
-    assert list(encoded.ids[: encoded.prompt_length]) == inference_codec.encode(WITH_SYSTEM.prompt)
-    is_merged = refusing or not system_role
-    assert codec.merges_system_message(WITH_SYSTEM) is is_merged
-    assert ("Be brief.\n\n1 and 2?" in codec.render_example(WITH_SYSTEM)) is is_merged
-    report = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
+    encoded = codec.encode(EXAMPLE_WITH_SYSTEM, 0)
+    assert list(encoded.ids[: encoded.prompt_length]) == inference_codec.encode(EXAMPLE_WITH_SYSTEM.prompt)
+    is_merged = template_refuses or not system_role
+    assert codec.merges_system_message(EXAMPLE_WITH_SYSTEM) is is_merged
+    assert ("Be brief.\n\n1 and 2?" in codec.render_example(EXAMPLE_WITH_SYSTEM)) is is_merged
+    report = audit(SETTINGS, [EXAMPLE_WITH_SYSTEM, replace(EXAMPLE_WITH_SYSTEM, completion="4")], (), folder)
     assert report.system_merged == (2 if is_merged else 0) and report.usable == 2 and not report.findings[1:]
 
 
 def test_rows_refused_by_the_template_are_named(tiny_base: Path, tmp_path: Path) -> None:
-    refusing_template = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
-    folder = install_base(
-        tiny_base, tmp_path, refusing_template + (tiny_base / "chat_template.jinja").read_text(), True
-    )
+    refuse_bad = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
+    plain_template = (tiny_base / "chat_template.jinja").read_text()
+    folder = install_base(tiny_base, tmp_path, refuse_bad + plain_template, system_role=True)
     rows = [TrainingExample((Message("user", text),), "3", text) for text in ("good", "bad", "fine")]
     report = audit(SETTINGS, rows, (), folder)
     (finding,) = report.findings

@@ -23,29 +23,36 @@ from nanoflux_local.train.model import TrainableModel
 from nanoflux_local.train.settings import TrainSettings
 
 SETTINGS = {"epochs": 4, "batch": 2, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": 2}
+"""Settings of a training run of 32 steps with a checkpoint after every second step."""
 TRAIN_SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+tests_folder, base, out = sys.argv[1:]
+sys.path.insert(0, tests_folder)
 from conftest import make_examples
 from nanoflux_local.train.events import StepEvent
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
-report_step = lambda event: print(event.step, flush=True) if isinstance(event, StepEvent) else None
-train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Path(sys.argv[3]), report_step)
+
+def report_step(event):
+    if isinstance(event, StepEvent):
+        print(event.step, flush=True)
+
+train(TrainSettings(**{settings}), make_examples(18), (), Path(base), Path(out), report_step)
 """
+"""Trains like the tests in this process, and prints the number of each step."""
 
 
-def run_child(base: Path, out: Path, kill_at: int) -> int:
-    """Train in a separate process and SIGKILL it once it has reported step `kill_at`; returns its exit status."""
+def train_until_killed(base: Path, out: Path, kill_step: int) -> int:
+    """Train in a separate process and SIGKILL it once it has reported step `kill_step`. Returns its exit status."""
     code = TRAIN_SCRIPT.replace("{settings}", repr(SETTINGS))
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(base), str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        assert child.stdout
-        for line in child.stdout:
-            if int(line) >= kill_at:
-                child.send_signal(signal.SIGKILL)
-        return child.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if int(line) >= kill_step:
+                process.send_signal(signal.SIGKILL)
+        return process.wait()
 
 
 def read_adapter_weights(folder: Path) -> bytes:
@@ -58,7 +65,7 @@ def test_training_resumed_after_kills_is_bit_identical(
     uninterrupted = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
     kill_steps = sorted(random.sample(range(1, uninterrupted.steps - 1), 3))
     for step in kill_steps:
-        assert run_child(tiny_base, tmp_path / "killed", step) == -signal.SIGKILL, kill_steps
+        assert train_until_killed(tiny_base, tmp_path / "killed", step) == -signal.SIGKILL, kill_steps
     result = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "killed")
     assert read_adapter_weights(tmp_path / "killed") == read_adapter_weights(tmp_path / "whole"), kill_steps
     assert (result.train_losses, result.val_losses) == (uninterrupted.train_losses, uninterrupted.val_losses)
@@ -67,7 +74,7 @@ def test_training_resumed_after_kills_is_bit_identical(
 
 @contextmanager
 def limit_file_size(size: int) -> Iterator[None]:
-    """Limit every file to `size` bytes, so that a longer write fails as on a full disk."""
+    """Limit every file to `size` bytes in the block, so that a longer write fails as on a full disk."""
     previous_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous_limits[1]))
     try:
@@ -77,7 +84,7 @@ def limit_file_size(size: int) -> Iterator[None]:
 
 
 def train_two_steps(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
-    """Train two steps and stop; returns the checkpoint."""
+    """Train two steps and stop. Returns the content of the checkpoint."""
     events: list[TrainEvent] = []
 
     def should_stop() -> bool:
@@ -96,19 +103,20 @@ def test_full_disk_keeps_the_last_checkpoint(tiny_base: Path, examples: list[Tra
     assert train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path).finished
 
 
-STARVED_SCRIPT = """
+EXHAUSTION_SCRIPT = """
 import os, re, resource, sys
+from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+tests_folder, base, out = sys.argv[1:]
+sys.path.insert(0, tests_folder)
 from conftest import make_examples
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.train.events import CheckpointEvent
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
-out = Path(sys.argv[3])
 
 def exhaust_disk():
-    filler = os.open(out / "filler", os.O_WRONLY | os.O_CREAT)
+    filler = os.open(Path(out) / "filler", os.O_WRONLY | os.O_CREAT)
     try:
         while True:
             os.write(filler, bytes(4096))
@@ -119,43 +127,49 @@ def exhaust_memory():
     size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-def report_step(event):
+def exhaust_after_step_2(event):
     if isinstance(event, CheckpointEvent) and event.step == 2:
         exhaust_{resource_name}()
 
-rows = [type(row)(row.prompt, row.completion + " word" * 400, row.id) for row in make_examples(18)]
+rows = [replace(row, completion=row.completion + " word" * 400) for row in make_examples(18)]
 try:
-    train(TrainSettings(**{settings}), rows, (), Path(sys.argv[2]), out, report_step)
+    train(TrainSettings(**{settings}), rows, (), Path(base), Path(out), exhaust_after_step_2)
 except NanofluxError as error:
     print(error)
 """
+"""Trains on long rows, exhausts the disk or the memory after the second step, and prints the error."""
 
 
-def train_until_starved(base: Path, out: Path, resource_name: str, *prefix: str) -> subprocess.CompletedProcess[str]:
-    """Train in a separate process that prints its error; `resource_name`, "disk" or "memory", runs out after the second
-    step. `prefix` is the command that starts the process.
+def train_until_exhausted(base: Path, out: Path, resource_name: str, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Train in a separate process that prints its error. `resource_name`, "disk" or "memory", is exhausted after the
+    second step. `prefix` is the command that starts the process.
     """
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
-    code = STARVED_SCRIPT.replace("{resource_name}", resource_name).replace("{settings}", repr(settings))
+    code = EXHAUSTION_SCRIPT.replace("{resource_name}", resource_name).replace("{settings}", repr(settings))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    """A small tmpfs fills up after the first checkpoint, so that the kernel reports ENOSPC."""
-    disk, saved = tmp_path / "disk", tmp_path / "saved.pt"
+    """A small tmpfs fills up after the first checkpoint, so that the kernel reports ENOSPC. The tmpfs exists only in a
+    namespace of the process, so a copy of the checkpoint is checked.
+    """
+    disk, checkpoint_copy = tmp_path / "disk", tmp_path / "copy.pt"
     disk.mkdir()
-    mount = f'mount -t tmpfs -o size=4m none "{disk}" && "$@"; code=$?; cp "{disk}/checkpoint.pt" "{saved}"; exit $code'
+    run_on_tmpfs = (
+        f'mount -t tmpfs -o size=4m none "{disk}" && "$@";'
+        f' code=$?; cp "{disk}/checkpoint.pt" "{checkpoint_copy}"; exit $code'
+    )
     namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-    if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode:
+    if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode != 0:
         pytest.skip("this machine does not permit mounting a tmpfs")
-    process = train_until_starved(tiny_base, disk, "disk", *namespace, mount, "sh")
+    process = train_until_exhausted(tiny_base, disk, "disk", *namespace, run_on_tmpfs, "sh")
     assert "no space left" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
-    assert torch.load(saved, weights_only=True)["progress"]["step"] == 2
+    assert torch.load(checkpoint_copy, weights_only=True)["progress"]["step"] == 2
 
 
 def test_exhausted_address_space_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    process = train_until_starved(tiny_base, tmp_path, "memory")
+    process = train_until_exhausted(tiny_base, tmp_path, "memory")
     assert "out of memory" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(tmp_path / checkpoint.NAME, weights_only=True)["progress"]["step"] == 2
 
@@ -164,31 +178,31 @@ def test_out_of_memory_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
-    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *_: torch.empty(2**60))
-    with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as caught:
+    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *_: torch.empty(2**60))  # more than any memory
+    with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as error_info:
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
-    assert "smaller batch" in caught.value.fix
+    assert "smaller batch" in error_info.value.fix
     assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
 
 
-def test_infinite_weights_never_reach_a_checkpoint(
+def test_infinite_weights_are_never_saved_in_a_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(**SETTINGS | {"learning_rate": 1e39, "warmup_steps": 6, "checkpoint_every": 1})
-    with pytest.raises(NanofluxError, match="diverged") as caught:
+    with pytest.raises(NanofluxError, match="diverged") as error_info:
         train(settings, examples, (), tiny_base, tmp_path)
-    assert "lower learning_rate" in caught.value.fix
+    assert "lower learning_rate" in error_info.value.fix
     if (tmp_path / checkpoint.NAME).exists():
         state = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
         assert all(weight.isfinite().all() for weight in state["weights"].values())
 
 
-def test_nan_loss_names_its_rows(
+def test_error_of_a_nan_loss_names_the_rows(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
-    original_loss = TrainableModel.compute_loss
-    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *arguments: original_loss(*arguments) * float("nan"))
+    compute_loss = TrainableModel.compute_loss
+    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("nan"))
     with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 of \d+ \(rows \[\d+, \d+\]\).*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
@@ -204,7 +218,7 @@ def test_truncated_checkpoint_is_refused(tiny_base: Path, examples: list[Trainin
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_atomically(target, b"old")
-    with limit_file_size(2), pytest.raises(OSError) as caught:
+    with limit_file_size(2), pytest.raises(OSError) as error_info:
         files.write_atomically(target, b"new and longer")
-    assert caught.value.errno == errno.EFBIG
+    assert error_info.value.errno == errno.EFBIG
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

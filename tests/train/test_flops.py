@@ -1,4 +1,4 @@
-"""FLOPs: the 6ND convention, the measured count, and the count that the architecture predicts."""
+"""The measured FLOPs agree with the count that the architecture predicts and with the convention 6·N·D."""
 
 import random
 from dataclasses import replace
@@ -15,8 +15,8 @@ from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 
-def lengthen_answers(examples: list[TrainingExample]) -> list[TrainingExample]:
-    """The examples with answers of very different lengths, so that padding and labels matter."""
+def lengthen_completions(examples: list[TrainingExample]) -> list[TrainingExample]:
+    """The examples with completions of very different lengths, so that padding and the number of labels matter."""
     rng = random.Random(3)
     return [replace(example, completion=f"{example.completion} " * rng.randint(1, 9)) for example in examples]
 
@@ -25,9 +25,8 @@ def lengthen_answers(examples: list[TrainingExample]) -> list[TrainingExample]:
 def test_measured_flops_equal_the_expected_flops(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, changes: dict
 ) -> None:
-    result = train(
-        TrainSettings(epochs=2, dtype="float32", **changes), lengthen_answers(examples), (), tiny_base, tmp_path
-    )
+    settings = TrainSettings(epochs=2, dtype="float32", **changes)
+    result = train(settings, lengthen_completions(examples), (), tiny_base, tmp_path)
     flops = result.to_json()["flops"]
     components = dict(flops["explained"])
     total = components.pop("total")
@@ -40,9 +39,10 @@ def test_measured_flops_agree_with_6nd_of_the_real_model(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     """SmolLM2: the measured count is within 2% of the count that the architecture predicts, which is 50% to 85% of
-    6·N·D: frozen weights need no gradients, and embeddings no multiplications."""
+    6·N·D, because frozen weights need no gradients, and embeddings no multiplications.
+    """
     settings = TrainSettings(epochs=1, val_fraction=0)
-    result = train(settings, lengthen_answers(examples)[:8], (), real_base, tmp_path)
+    result = train(settings, lengthen_completions(examples)[:8], (), real_base, tmp_path)
     components = dict(result.flops_explained)
     total = components.pop("total")
     assert result.flops_measured == pytest.approx(total, rel=0.02)
@@ -51,15 +51,22 @@ def test_measured_flops_agree_with_6nd_of_the_real_model(
     assert components["frozen"] == max(components.values())
 
 
-def test_expected_flops_of_each_part() -> None:
-    frozen_only = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), TrainingVolume(7, 0, 0))
+def test_expected_flops_are_counted_by_component() -> None:
+    frozen_only = explain_flops(
+        Matrices(linear=1000, low_rank=0, head=0, attention=0),
+        TrainingVolume(positions=7, squares=0, label_count=0),
+    )
     assert frozen_only["total"] == frozen_only["frozen"] == 4 * 1000 * 7
-    all_parts = explain_flops(Matrices(1000, 10, 500, 20), TrainingVolume(7, 49, 3), checkpointing=True)
-    assert all_parts == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
+    all_components = explain_flops(
+        Matrices(linear=1000, low_rank=10, head=500, attention=20),
+        TrainingVolume(positions=7, squares=49, label_count=3),
+        checkpointing=True,
+    )
+    assert all_components == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
 
 
 def test_matrices_count_layers_of_different_head_sizes(tmp_path: Path) -> None:
-    """Gemma 4: of six layers one has heads of 64, the others of 32, with four heads each."""
+    """Of the six layers of this Gemma 4 stand-in, one has heads of size 64 and the others of size 32; each has four."""
     base = make_stand_in(FAMILIES["Gemma4UnifiedForConditionalGeneration"], tmp_path / "base")
     settings = TrainSettings(target_modules=("q_proj",), attention="sdpa")
     matrices = TrainableModel(settings, base, torch.device("cpu"), torch.float32).measure_matrices()

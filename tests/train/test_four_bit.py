@@ -1,5 +1,6 @@
-"""Training on a base in four bits: its gradients equal those of bitsandbytes' own layers, it is reproducible, and it is
-refused without bitsandbytes."""
+"""Training on a base in four bits has the gradients of bitsandbytes' own layers, is reproducible, and is refused
+without bitsandbytes.
+"""
 
 import subprocess
 import sys
@@ -18,6 +19,7 @@ SETTINGS = TrainSettings(qlora=True, epochs=4, batch=4, learning_rate=3e-3, dtyp
 
 
 def compute_gradients(model: TrainableModel, rows: list) -> tuple[float, list[torch.Tensor]]:
+    """The loss of the rows and its gradient for each LoRA weight."""
     model.peft_model.zero_grad()
     loss = model.compute_loss(rows)
     loss.backward()
@@ -32,14 +34,14 @@ def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, example
     assert all(layer.base_layer.weight.quant_state.nested for layer in layers)
     for name, weight in model.peft_model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
+            torch.nn.init.normal_(weight, std=0.1)  # B starts at zero, which would give zero gradients for A
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, index) for index, example in enumerate(examples[:4])]
     our_loss, our_gradients = compute_gradients(model, rows)
     with model.inference_mode():
-        model.compute_loss(rows)  # bitsandbytes would repack the layers here
+        model.compute_loss(rows)  # by default, bitsandbytes would repack the layers here
     for layer in layers:
-        del layer.__dict__["forward"]
+        del layer.__dict__["forward"]  # restore PEFT's own forward pass
     reference_loss, reference_gradients = compute_gradients(model, rows)
     assert our_loss == pytest.approx(reference_loss, rel=1e-4)
     for our_gradient, reference_gradient in zip(our_gradients, reference_gradients, strict=True):
@@ -55,9 +57,8 @@ def test_four_bit_training_learns_and_is_reproducible(
     assert first_result.val_loss and first_result.initial_val_loss
     assert first_result.val_loss < first_result.initial_val_loss - 0.2
     assert first_result.train_losses == resumed_result.train_losses
-    unquantized_result = train(
-        SETTINGS.model_copy(update={"qlora": False}), examples, (), tiny_base, tmp_path / "whole"
-    )
+    unquantized_settings = SETTINGS.model_copy(update={"qlora": False})
+    unquantized_result = train(unquantized_settings, examples, (), tiny_base, tmp_path / "unquantized")
     four_bit_loss, unquantized_loss = first_result.train_losses[0], unquantized_result.train_losses[0]
     assert four_bit_loss != unquantized_loss
     assert four_bit_loss == pytest.approx(unquantized_loss, rel=0.2)
@@ -83,6 +84,7 @@ try:
 except RefusedError as error:
     print(error)
 """
+"""Loads a base in four bits in a process that cannot import bitsandbytes, and prints the error."""
 
 
 def test_four_bit_without_bitsandbytes_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Adapters that PEFT saved elsewhere are checked against their base, named by their content, and used like others."""
+"""Adapters that plain PEFT saved are checked against their base, named by their content, and used like trained ones."""
 
 import json
 from collections.abc import Callable
@@ -17,10 +17,12 @@ from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_models.weights import import_path
 
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
+"""The layers that the saved adapters adapt by default."""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """The root of a home in which the tiny base is installed as "tiny"."""
     root = tmp_path_factory.mktemp("home")
     import_path(tiny_base, "tiny", root)
     return root
@@ -28,7 +30,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def save_peft_adapter(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
-    """`save_peft_adapter(r=8, ...)` returns a folder that plain PEFT saved, with B matrices that are not zero."""
+    """`save_peft_adapter(r=8, ...)` returns a folder with an adapter of the tiny base that plain PEFT saved. Its
+    weights are random, so that the adapter has an effect.
+    """
 
     def save(base_name: str = "", folder: str = "foreign", **settings: Any) -> Path:
         from peft import LoraConfig, get_peft_model
@@ -82,14 +86,13 @@ def test_import_records_name_and_base_without_paths(
     folder = import_adapter(source, home, tmp_path / "adapters", name="mine")
     manifest = read_adapter(folder).manifest
     assert manifest["base"]["name"] == "tiny" and len(manifest["base"]["revision"]) == 64, (
-        "the base that the adapter's config names was enough"
+        "the base must be found by the path in the adapter's config"
     )
     assert manifest["imported"]["name"] == "mine" and manifest["settings"] == {"r": 4, "alpha": 16, "dropout": 0.0}
     assert not any(str(tmp_path) in path.read_text(errors="replace") for path in folder.iterdir())
     assert {path.name: path.read_bytes() for path in source.iterdir()} == source_files
-    assert import_adapter(source, home, tmp_path / "adapters", "tiny", "mine") == folder, (
-        "the same content is stored once"
-    )
+    repeated_folder = import_adapter(source, home, tmp_path / "adapters", "tiny", "mine")
+    assert repeated_folder == folder, "equal content must be stored only once"
     assert list_adapters(tmp_path / "adapters") == [read_adapter(folder)]
     for name in ("mine", folder.name[:8], folder.name):
         assert find_adapter(tmp_path / "adapters", name) == folder
@@ -121,42 +124,41 @@ def test_import_refuses_an_adapter_of_another_model(
 
     source = save_peft_adapter()
     tensors = load_file(source / "adapter_model.safetensors")
-    tensor_name = next(name for name in tensors if "lora_A" in name)
-    wrong_tensors = {
-        "tensors of other sizes": {**tensors, tensor_name: torch.zeros(4, 99)},
-        "no tensors for": {name: tensors[name] for name in tensors if name != tensor_name},
-        "layers that tiny lacks": {
-            **tensors,
-            tensor_name.replace("layers.0", "layers.9"): tensors[tensor_name].clone(),
-        },
-        "not finite numbers": {**tensors, tensor_name: torch.full_like(tensors[tensor_name], float("nan"))},
+    name = next(name for name in tensors if "lora_A" in name)
+    unknown_name = name.replace("layers.0", "layers.9")
+    changed_tensors_by_reason = {
+        "tensors of other sizes": {**tensors, name: torch.zeros(4, 99)},
+        "no tensors for": {other_name: tensors[other_name] for other_name in tensors if other_name != name},
+        "layers that tiny lacks": {**tensors, unknown_name: tensors[name].clone()},
+        "not finite numbers": {**tensors, name: torch.full_like(tensors[name], float("nan"))},
     }
-    for reason, changed_tensors in wrong_tensors.items():
+    for reason, changed_tensors in changed_tensors_by_reason.items():
         save_file(changed_tensors, source / "adapter_model.safetensors")
         with pytest.raises(DataError, match=reason):
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
 def test_import_refuses_folders_without_a_usable_adapter(home: Path, tmp_path: Path) -> None:
-    source = tmp_path / "odd"
+    source = tmp_path / "unusable"
     with pytest.raises(DataError, match="is not a folder"):
         import_adapter(source, home, tmp_path / "adapters", "tiny")
     source.mkdir()
-    (source / "adapter_model.bin").write_bytes(b"\x80\x04")
+    (source / "adapter_model.bin").write_bytes(b"\x80\x04")  # the first bytes of a pickle
     with pytest.raises(DataError, match="pickled"):
         import_adapter(source, home, tmp_path / "adapters", "tiny")
     (source / "adapter_model.safetensors").write_bytes(b"")
+    usable_config = json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]})
     for config, reason in (
         ("not json", "cannot be read"), ("[]", "config of a LoRA"), ('{"peft_type": "IA3"}', "peft_type: 'IA3'"),
         ('{"peft_type": "LORA", "r": "x"}', "no usable number for r, lora_alpha"),
-        (json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}), "cannot be read"),
+        (usable_config, "cannot be read"),  # because the file of weights is empty
     ):  # fmt: skip
         (source / "adapter_config.json").write_text(config)
         with pytest.raises(DataError, match=reason):
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_import_asks_for_the_base_if_the_config_names_an_unknown_one(
+def test_import_requires_the_base_if_the_config_names_an_unknown_one(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed models: tiny"):
@@ -179,11 +181,11 @@ def test_exported_adapter_keeps_its_hash_and_record(
         import_adapter(tmp_path / "exported", home, tmp_path / "elsewhere")
 
 
-def test_server_rank_is_the_highest_of_all_layers(
+def test_server_rank_fits_the_layer_with_the_highest_rank(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = import_adapter(save_peft_adapter(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
-    assert choose_rank([folder]) == 64
+    assert choose_rank([folder]) == 64, "64 is the smallest maximum rank of vLLM that is at least 40"
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "../x", ".hidden"])
@@ -192,16 +194,16 @@ def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path,
         import_adapter(tmp_path, home, tmp_path / "adapters", "tiny", name)
 
 
-@pytest.mark.parametrize("word", ["*", "?", "[a-f]*", "", "../adapters"])
+@pytest.mark.parametrize("name", ["*", "?", "[a-f]*", "", "../adapters"])
 def test_find_adapter_rejects_patterns_and_paths(
-    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, word: str
+    home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     import_adapter(save_peft_adapter(), home, tmp_path / "adapters", "tiny")
     with pytest.raises((NothingMatchedError, UsageError)):
-        find_adapter(tmp_path / "adapters", word)
+        find_adapter(tmp_path / "adapters", name)
 
 
 def test_find_adapter_suggests_the_import_of_a_path(tmp_path: Path) -> None:
-    for word in (str(tmp_path), "./adapter", "some/folder", "~/adapter", ".."):
+    for path in (str(tmp_path), "./adapter", "some/folder", "~/adapter", ".."):
         with pytest.raises(UsageError, match=r"is a path.*\n.*adapters import"):
-            find_adapter(tmp_path / "adapters", word)
+            find_adapter(tmp_path / "adapters", path)
