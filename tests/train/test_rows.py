@@ -1,4 +1,4 @@
-"""Rows in files: the three shapes, errors with file and line, and the stored rows of a training."""
+"""Files of rows are read in three shapes, their errors name the file and the line, and written rows read back equal."""
 
 import json
 from pathlib import Path
@@ -15,34 +15,37 @@ from nanoflux_local.train.settings import TrainSettings
 
 QUESTION = {"role": "user", "content": "How many?"}
 ANSWER = {"role": "assistant", "content": "Two."}
-USER_PROMPT = (Message("user", "How many?"),)
+PROMPT = (Message("user", "How many?"),)
+"""The prompt that consists of `QUESTION`."""
 
 
-def write_file(path: Path, *rows: Any) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+def write_lines(path: Path, *rows: Any) -> Path:
+    """Write rows as JSON lines and return the path. A string is written unchanged."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
     return path
 
 
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
-        ({"messages": [QUESTION, ANSWER]}, USER_PROMPT),
+        ({"messages": [QUESTION, ANSWER]}, PROMPT),
         (
             {"messages": [{"role": "system", "content": "Brief."}, QUESTION, ANSWER]},
-            (Message("system", "Brief."), *USER_PROMPT),
+            (Message("system", "Brief."), *PROMPT),
         ),
-        ({"prompt": "How many?", "completion": "Two."}, USER_PROMPT),
-        ({"prompt": [QUESTION], "completion": [ANSWER]}, USER_PROMPT),
-        ({"instruction": "How many?", "input": "", "output": "Two."}, USER_PROMPT),
+        ({"prompt": "How many?", "completion": "Two."}, PROMPT),
+        ({"prompt": [QUESTION], "completion": [ANSWER]}, PROMPT),
+        ({"instruction": "How many?", "input": "", "output": "Two."}, PROMPT),
         ({"instruction": "How many?", "input": "a b", "output": "Two."}, (Message("user", "How many?\n\na b"),)),
         (
             {"system": "Brief.", "instruction": "How many?", "output": "Two."},
-            (Message("system", "Brief."), *USER_PROMPT),
+            (Message("system", "Brief."), *PROMPT),
         ),
     ],
 )
 def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
-    path = write_file(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
+    path = write_lines(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
     assert read_rows(path) == [TrainingExample(prompt, "Two.", "line 2"), TrainingExample(prompt, "Two.", "mine")]
 
 
@@ -68,22 +71,22 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
         ({"prompt": [QUESTION], "completion": [{**ANSWER, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
     ],
 )
-def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
-    path = write_file(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
+def test_error_of_an_unreadable_row_names_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
     with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{message}"):
         read_rows(path)
 
 
 def test_weight_1_and_weights_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
     messages = [QUESTION, {**ANSWER, "weight": 0}, QUESTION, {**ANSWER, "weight": 1}]
-    (row,) = read_rows(write_file(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
+    (row,) = read_rows(write_lines(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
     assert (len(row.prompt), row.completion) == (3, "Two.")
 
 
 def test_byte_order_mark_is_skipped_and_utf_16_refused(tmp_path: Path) -> None:
     text = json.dumps({"prompt": "How many?", "completion": "Two."})
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
-    assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(USER_PROMPT, "Two.", "line 1")]
+    assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(PROMPT, "Two.", "line 1")]
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-16")
     with pytest.raises(DataError, match="the file is UTF-16, not UTF-8"):
         read_rows(tmp_path / "rows.jsonl")
@@ -96,11 +99,11 @@ def test_missing_empty_and_non_utf_8_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "latin.jsonl")
     with pytest.raises(NothingMatchedError, match="no rows"):
-        read_rows(write_file(tmp_path / "empty.jsonl", "", "  "))
+        read_rows(write_lines(tmp_path / "empty.jsonl", "", "  "))
 
 
 def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> None:
-    path = write_file(
+    path = write_lines(
         tmp_path / "rows.jsonl",
         {"prompt": "How many?", "completion": "Two."},
         {"prompt": "How many?", "completion": ""},
@@ -123,9 +126,9 @@ def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> N
 
 def test_written_rows_read_back_equal(tmp_path: Path) -> None:
     rows = [
-        TrainingExample((Message("system", "s"), *USER_PROMPT), "two\u2028lines\n", "one"),
-        TrainingExample(USER_PROMPT, "half \ud83d of a smile", "two"),
-        TrainingExample((), "", "three"),
+        TrainingExample((Message("system", "s"), *PROMPT), "two\u2028lines\n", "line separator"),
+        TrainingExample(PROMPT, "half \ud83d of a smile", "lone surrogate"),
+        TrainingExample((), "", "empty"),
     ]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert read_rows(tmp_path / "rows.jsonl") == rows

@@ -1,4 +1,6 @@
-"""The right solutions of kept examples: their collection, the choice among them, and what is left out."""
+"""The right solutions of kept examples are collected, one of them is chosen by a rule, and examples without one are
+left out.
+"""
 
 import json
 from pathlib import Path
@@ -29,6 +31,7 @@ ATTACK = Attack("What is 2 + 2?", "Two and two make four.", "4")
 
 
 def make_blind_verdict(*evidence: Exhibit) -> Verdict:
+    """A verdict with a finding of the blind check."""
     return Verdict(True, 0.95, "valid", findings=(Finding("blind", "supports", "", evidence),))
 
 
@@ -51,31 +54,35 @@ SOLVED_BY_ALL = Attempt(
         Sample(Defence("2 + 2 = 4, because", "4", cut=("SOLUTION",)), True),
     ),
 )  # fmt: skip
-SOLVED_BY_AUTHOR = Attempt(
+"""An attempt with right solutions by the author, by two blind solvers and by the defender, and with wrong, truncated
+and repeated solutions.
+"""
+SOLVED_BY_AUTHOR_ONLY = Attempt(
     0, ("s",), "kept_failed", "", ATTACK, None, RIGHT_VERDICT, Defence("No idea: 7.", "7"), WRONG_VERDICT
 )
 OTHER_ATTACK = Attack("How many are 2 and 2?", ATTACK.solution, "4")
-NOVEL_ATTEMPT = Attempt(
+SOLVED_BY_AUTHOR_AND_DEFENDER = Attempt(
     0, ("s",), "kept_novel", "", OTHER_ATTACK, None, RIGHT_VERDICT, Defence("Count on fingers: 4.", "4"), RIGHT_VERDICT
 )
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A run with three kept examples. The first has right solutions by the author, the solvers and the defender, the
-    second only by the author, the third by the author and the defender.
+    """A home with a run of three kept examples, in the turns 0 to 2. The first has right solutions by the author, the
+    solvers and the defender, the second only by the author, the third by the author and the defender.
     """
     home = Home(tmp_path / "home").prepare()
     config = configs.resolve("starter", "scripted", {"target": 3, "max_turns": 3}, home)
     with Ledger(home.ledger) as ledger:
         ledger.create_run("run", "a name", config.model_dump(mode="json"), {"identities": {}, "versions": {}})
-        for number, attempt in enumerate((SOLVED_BY_ALL, SOLVED_BY_AUTHOR, NOVEL_ATTEMPT)):
+        attempts = (SOLVED_BY_ALL, SOLVED_BY_AUTHOR_ONLY, SOLVED_BY_AUTHOR_AND_DEFENDER)
+        for number, attempt in enumerate(attempts):
             ledger.commit_turn("run", make_turn(number, attempt), [])
     return home
 
 
-def load_solutions(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
-    """The chosen solution by turn."""
+def load_chosen_solutions(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
+    """The chosen solution of each chosen example, by turn. `choice` has the fields of a `Choice`."""
     run_rows = load_run_rows(home, "run", Choice(**choice), base).rows
     return {row.columns["turn"]: row.columns["solution"] for row in run_rows}
 
@@ -84,45 +91,48 @@ def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
     solutions = collect_right_solutions(SOLVED_BY_ALL, "one", "other")
     assert [(solution.origin, solution.author, solution.answer) for solution in solutions] == [
         ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
-    ], "programs, wrong or truncated solutions and repetitions are left out"  # fmt: skip
+    ], "programs, wrong or truncated solutions and repetitions must be left out"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
-    assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], "the author's words count once"
-    assert [solution.origin for solution in collect_right_solutions(NOVEL_ATTEMPT)] == ["author", "own"]
+    assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], (
+        "the solution of solver-b repeats the author's words"
+    )
+    assert [solution.origin for solution in collect_right_solutions(SOLVED_BY_AUTHOR_AND_DEFENDER)] == ["author", "own"]
 
 
-def test_wrong_defences_are_those_judged_wrong() -> None:
+def test_list_wrong_defences_lists_those_judged_wrong() -> None:
     assert [defence.answer for defence in list_wrong_defences(SOLVED_BY_ALL)] == ["5", "6"]
-    assert list_wrong_defences(NOVEL_ATTEMPT) == ()
+    assert list_wrong_defences(SOLVED_BY_AUTHOR_AND_DEFENDER) == ()
 
 
 def test_solution_rule_chooses_the_completion(home: Home) -> None:
     author_solution = "Two and two make four."
-    assert load_solutions(home) == {0: author_solution, 1: author_solution, 2: author_solution}
-    assert load_solutions(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
-    assert load_solutions(home, solution="own") == {0: "2+2=4", 2: "Count on fingers: 4."}
-    assert load_solutions(home, solution="shortest") == {0: "2+2=4", 1: author_solution, 2: "Count on fingers: 4."}
+    assert load_chosen_solutions(home) == {0: author_solution, 1: author_solution, 2: author_solution}
+    assert load_chosen_solutions(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
+    assert load_chosen_solutions(home, solution="own") == {0: "2+2=4", 2: "Count on fingers: 4."}
+    assert load_chosen_solutions(home, solution="shortest") == {
+        0: "2+2=4",
+        1: author_solution,
+        2: "Count on fingers: 4.",
+    }
 
 
 def test_examples_without_the_chosen_solution_are_left_out_and_counted(home: Home) -> None:
     run_rows = load_run_rows(home, "run", Choice(solution="own"))
     assert run_rows.record["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
     assert (run_rows.record["matched"], run_rows.record["rows"]) == (2, 2)
-    assert load_solutions(home, solution="own", size=2).keys() == {0, 2}, "the size is drawn from those that have one"
+    assert load_chosen_solutions(home, solution="own", size=2).keys() == {0, 2}, (
+        "examples must be drawn from those that have a solution by the defender"
+    )
     with pytest.raises(NothingMatchedError, match="has a solver solution"):
-        load_solutions(home, solution="solver", where="turn > 0")
+        load_chosen_solutions(home, solution="solver", where="turn > 0")
 
 
-def test_default_choice_keeps_the_record_of_earlier_versions(home: Home) -> None:
+def test_record_of_the_default_choice_has_the_keys_of_earlier_versions(home: Home) -> None:
     record = load_run_rows(home, "run", Choice()).record
     assert list(record) == ["query", "values", "matched", "size", "seed", "rows", "ids_digest"]
-    assert record["ids_digest"] == digest([find_example_id(home, number) for number in range(3)])
-
-
-def find_example_id(home: Home, number: int) -> str:
     with LedgerView(home.ledger) as view:
-        row = view.row("SELECT id FROM examples WHERE turn = ?", number)
-    assert row is not None
-    return str(row["id"])
+        example_ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
+    assert record["ids_digest"] == digest(example_ids)
 
 
 def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
@@ -130,12 +140,12 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         ledger.add_reviews("run", [(0, 0, "drop", ""), (1, 0, "drop", "")], "ada", blind=False)
         ledger.add_reviews("run", [(1, 0, "keep", "")], "ada", blind=False)
         ledger.add_reviews("run", [(2, 7, "drop", "another attempt")], "bo", blind=True)
-    assert load_solutions(home).keys() == {1, 2}, "the newest verdict of a reviewer counts, on the kept attempt"
+    assert load_chosen_solutions(home).keys() == {1, 2}, "only a reviewer's newest verdict on the kept attempt counts"
     data = trainings.load_run_data(home, "run")
     assert data.source["dropped"] == {"included": False, "rows": 1}
-    assert load_solutions(home, include_dropped=True).keys() == {0, 1, 2}
+    assert load_chosen_solutions(home, include_dropped=True).keys() == {0, 1, 2}
     with pytest.raises(NothingMatchedError, match="dropped all 1 matching"):
-        load_solutions(home, where="turn = 0")
+        load_chosen_solutions(home, where="turn = 0")
 
 
 def test_verdict_fix_does_not_change_the_id_of_a_training_run(home: Home, tiny_base: Path) -> None:
@@ -157,7 +167,7 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
     from transformers import AutoModelForCausalLM
 
     with pytest.raises(UsageError, match="under a model"):
-        load_solutions(home, solution="likeliest")
+        load_chosen_solutions(home, solution="likeliest")
     import_path(tiny_base, "tiny", home.root)
     run_rows = load_run_rows(home, "run", Choice(solution="likeliest"), "tiny")
     assert run_rows.record["solution"]["model"] == "tiny" and run_rows.record["solution"]["without"] == 0
@@ -166,7 +176,7 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
             (json.loads(row["request"]), json.loads(row["reply"]))
             for row in view.rows("SELECT request, reply FROM calls WHERE kind = 'score' ORDER BY id")
         ]
-    assert len(calls) == 5, "three candidates and two; a single candidate needs no score"
+    assert len(calls) == 5, "the first example has three candidates and the third has two; a single one needs no score"
     model, codec = AutoModelForCausalLM.from_pretrained(tiny_base), Codec.load(tiny_base)
     for request, reply in calls:
         prompt = tuple(Message(**message) for message in request["messages"])
@@ -178,21 +188,23 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
             for position in range(row.prompt_length, len(row.ids))
         ]
         assert reply["mean_log_probability"] == pytest.approx(sum(scores) / len(scores), abs=2e-4)
-    for group, example in ((calls[:3], run_rows.examples[0]), (calls[3:], run_rows.examples[2])):
-        best, _ = max(group, key=lambda call: call[1]["mean_log_probability"])
-        assert example.completion == best["completion"]
+    for calls_of_example, example in ((calls[:3], run_rows.examples[0]), (calls[3:], run_rows.examples[2])):
+        best_request, _ = max(calls_of_example, key=lambda call: call[1]["mean_log_probability"])
+        assert example.completion == best_request["completion"]
 
 
 def test_likelihood_scores_are_reused(home: Home, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's weights are deleted before the second choice."""
+    """The model's weights are deleted before the second choice, so that it cannot compute scores."""
     folder = import_path(tiny_base, "tiny", home.root)
-    first_solutions = load_solutions(home, "tiny", solution="likeliest")
+    first_solutions = load_chosen_solutions(home, "tiny", solution="likeliest")
     (folder / "model.safetensors").unlink()
-    assert load_solutions(home, "tiny", solution="likeliest") == first_solutions
+    assert load_chosen_solutions(home, "tiny", solution="likeliest") == first_solutions
 
 
-def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
-    """The audit, the state of the training run and the adapter's card show them."""
+def test_origin_of_the_rows_is_shown_before_and_after_training(home: Home, tiny_base: Path) -> None:
+    """The audit, the state of the training run and the adapter's card show the rule for solutions, the examples left
+    out, the mixed-in rows and the examples to fix.
+    """
     import_path(tiny_base, "tiny", home.root)
     arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
     settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]
@@ -214,12 +226,13 @@ def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Pat
 
 
 def run_cli(home: Home, *arguments: str) -> str:
+    """Run a command in `home` and return its standard output."""
     result = CliRunner().invoke(nanoflux, ["--home", str(home.root), *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def test_rows_of_a_file_have_no_solutions_to_choose(home: Home) -> None:
+def test_options_for_runs_are_refused_for_the_rows_of_a_file(home: Home) -> None:
     file = home.root / "rows.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n')
     with pytest.raises(UsageError, match="--solution"):

@@ -1,5 +1,6 @@
-"""LoRA targets: by default only the language model inside a wrapper for images; names and regular expressions; and
-unusable targets, which are refused before weights are read."""
+"""LoRA targets are names or regular expressions. By default, only the language model inside a wrapper for images is
+adapted; unusable targets are refused before weights are read.
+"""
 
 import json
 import shutil
@@ -24,25 +25,30 @@ from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
 
 TEXTS = ["What is the number? ANSWER: 12 and 13"] * 3
+"""The texts on which the stand-in's tokenizer is trained."""
+TEXT_TOWER_TENSORS = 84
+"""Two LoRA tensors for each of the seven linear layers in the six layers of the stand-in's language model."""
 
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Gemma 3, a wrapper for images with random weights."""
     return make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma"), TEXTS)
 
 
 @pytest.fixture(scope="module")
 def home(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a home in which the stand-in is installed under the name of Gemma 3 4B and with its manifest."""
     root = tmp_path_factory.mktemp("home")
     import_path(gemma, "gemma-3-4b-it", root)
     return root
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [{"prompt": f"What is {n}?", "completion": f"ANSWER: {n}"} for n in range(6)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = [{"prompt": f"What is {n}?", "completion": f"ANSWER: {n}"} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -53,21 +59,27 @@ def run_cli(home: Path, *arguments: str) -> tuple[int, str]:
     return exit_code, f"{result.output}{result.exception}"
 
 
-def test_default_targets_are_those_of_the_manifest(home: Path, rows: Path) -> None:
-    code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--set", "epochs=1", "--json")
-    assert code == 0, output
+def test_default_targets_are_those_of_the_manifest(home: Path, rows_file: Path) -> None:
+    command = ("train", "--data", str(rows_file), "--base", "gemma-3-4b-it", "--set", "epochs=1", "--json")
+    exit_code, output = run_cli(home, *command)
+    assert exit_code == 0, output
     record = json.loads(output[output.index("{") : output.rindex("}") + 1])
     adapter = find_adapter(home / "adapters", record["adapter"])
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
-        names = list(weights.keys())
-    assert len(names) == 84 and all("language_model" in name for name in names)
+    tensor_names = list_tensors(adapter)
+    assert len(tensor_names) == TEXT_TOWER_TENSORS and all("language_model" in name for name in tensor_names)
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["target_modules"] == load_manifest("gemma-3-4b-it", home).lora.targets[0]
 
 
-def test_dry_run_counts_the_tensors_of_the_language_model(home: Path, rows: Path) -> None:
-    code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--dry-run")
-    assert code == 0 and "84 tensors of the text tower" in output
+def list_tensors(adapter: Path) -> list[str]:
+    """The names of the tensors in an adapter's folder."""
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
+        return list(weights.keys())
+
+
+def test_dry_run_counts_the_tensors_of_the_language_model(home: Path, rows_file: Path) -> None:
+    exit_code, output = run_cli(home, "train", "--data", str(rows_file), "--base", "gemma-3-4b-it", "--dry-run")
+    assert exit_code == 0 and f"{TEXT_TOWER_TENSORS} tensors of the text tower" in output
 
 
 @pytest.mark.parametrize(
@@ -86,11 +98,10 @@ def test_explicit_all_linear_stays_in_the_language_model(
     gemma: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=1, target_modules=ALL, max_length=256)
-    assert resolve_targets(gemma, ALL).tensors == 84
-    assert audit(settings, examples, (), gemma).adapted_tensors == 84
+    assert resolve_targets(gemma, ALL).tensors == TEXT_TOWER_TENSORS
+    assert audit(settings, examples, (), gemma).adapted_tensors == TEXT_TOWER_TENSORS
     train(settings, examples[:4], examples[4:5], gemma, tmp_path)
-    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as weights:
-        assert len(list(weights.keys())) == 84
+    assert len(list_tensors(tmp_path / "adapter")) == TEXT_TOWER_TENSORS
 
 
 @pytest.mark.parametrize(
@@ -116,15 +127,17 @@ def test_unusable_targets_are_refused_before_weights_are_read(
         train(settings, examples, (), base_without_weights, tmp_path / "out")
 
 
-def test_fused_projections_are_listed_if_a_name_is_missing(tmp_path: Path) -> None:
+def test_error_of_an_unknown_target_lists_the_layers_of_the_base(tmp_path: Path) -> None:
+    """Phi 3 has one layer "qkv_proj" in place of "q_proj", "k_proj" and "v_proj"."""
     from transformers import Phi3Config
 
-    Phi3Config(
+    config = Phi3Config(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64, pad_token_id=0
-    ).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="q_proj") as raised:
+    )
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="q_proj") as error_info:
         resolve_targets(tmp_path, ("q_proj",))
-    assert "qkv_proj" in raised.value.fix
+    assert "qkv_proj" in error_info.value.fix
     assert resolve_targets(tmp_path, ALL).tensors == 8
 
 
@@ -142,8 +155,8 @@ def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
     targets = resolve_targets(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
     assert isinstance(targets.modules, str)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=targets.modules))
-    names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
-    assert names == {f"base_model.model.{layer}" for layer in targets.layers}
+    adapted_layers = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    assert adapted_layers == {f"base_model.model.{layer}" for layer in targets.layers}
 
 
 def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
@@ -151,8 +164,9 @@ def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
     assert "num_attention_heads" not in config["text_config"] and "vocab_size" not in config["text_config"]
     shape = read_shape(gemma)
     assert (shape.heads, shape.vocabulary, shape.tied) == (8, 262_208, True) and shape.hidden and shape.layers
-    bare = shutil.copytree(gemma, gemma.parent / "bare")
+    defaults_only = shutil.copytree(gemma, gemma.parent / "defaults-only")
     config["text_config"] = {"model_type": "gemma3_text"}
-    (bare / "config.json").write_text(json.dumps(config))
-    assert (read_shape(bare).hidden, read_shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
+    (defaults_only / "config.json").write_text(json.dumps(config))
+    default_shape = read_shape(defaults_only)
+    assert (default_shape.hidden, default_shape.layers) == (2304, 26), "expected the defaults of Gemma3TextConfig"
     assert estimate_flops(gemma, 100, 10, 50.0) > 0
