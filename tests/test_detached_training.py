@@ -1,4 +1,4 @@
-"""A detached training keeps its id across processes, and is listed, paused, stopped and resumed like a run."""
+"""A training run in a detached process keeps its id, and is listed, paused, stopped and resumed like a run."""
 
 import asyncio
 import importlib.util
@@ -28,14 +28,14 @@ from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.summary import TrainingOutcome
 
 BASE = "tiny"
-QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
-LONG = QUICK.model_copy(update={"epochs": 400})
-"""So many epochs that no test has to wait for the training to end by itself."""
+SHORT_SETTINGS = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
+LONG_SETTINGS = SHORT_SETTINGS.model_copy(update={"epochs": 400})
+"""Settings with so many epochs that training does not end before a test interrupts it."""
 
 
-def load_train_support() -> Any:
-    """The module that makes the training tests' examples."""
-    spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
+def load_train_conftest() -> Any:
+    """The module tests/train/conftest.py, which makes training examples."""
+    spec = importlib.util.spec_from_file_location("train_conftest", Path(__file__).parent / "train" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -44,7 +44,9 @@ def load_train_support() -> Any:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A directory of weights with the imported tiny base, next to the directory with its manifest."""
+    """The directory of weights of a home in which the tiny base is installed. The base's manifest is in the directory
+    `models` next to it.
+    """
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("weights")
@@ -58,17 +60,20 @@ def home(tmp_path: Path, weights: Path) -> Home:
 
 
 def make_home(root: Path, weights: Path) -> Home:
+    """A new home with the tiny base, whose weights are a link to `weights`."""
     home = Home(root).prepare()
     (home.root / "weights").symlink_to(weights)
     shutil.copytree(weights.parent / "models", home.root / "models", dirs_exist_ok=True)
     return home
 
 
-def make_data(count: int = 12) -> trainings.TrainingData:
-    return trainings.TrainingData(load_train_support().make_examples(count), source={"file": "sums.jsonl"})
+def make_data() -> trainings.TrainingData:
+    """Twelve sums as training data from a file; equal in every call."""
+    return trainings.TrainingData(load_train_conftest().make_examples(12), source={"file": "sums.jsonl"})
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait until `condition()` is true, and fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true"
@@ -80,43 +85,45 @@ def make_job(training: str) -> jobs.Job:
 
 
 def resume_to_end(home: Home, training: str) -> TrainingOutcome:
+    """Resume a training run in this process and check that it is finished."""
     outcome = trainings.resume_training(home, training)
     assert isinstance(outcome, TrainingOutcome)
     return outcome
 
 
 def run_cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a separate process."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
-    training = trainings.create_training(home, BASE, QUICK, make_data())
+def test_killed_training_run_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
+    training = trainings.create_training(home, BASE, SHORT_SETTINGS, make_data())
     pid = jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not jobs.has_worker(home, make_job(training)))
-    assert trainings.create_training(home, BASE, QUICK, make_data()) == training
-    result = resume_to_end(home, training)
+    assert trainings.create_training(home, BASE, SHORT_SETTINGS, make_data()) == training
+    outcome = resume_to_end(home, training)
     summary = trainings.summarize_training(home, training)
-    assert (summary.status, summary.adapter, summary.step) == ("done", result.adapter, result.steps)
+    assert (summary.status, summary.adapter, summary.step) == ("done", outcome.adapter, outcome.steps)
     with LedgerView(home.ledger) as view:
         curve = view.training_curve(training)
-        events = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
+        event_count = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
     steps = [step.step for step in curve.steps]
-    assert steps == list(range(1, result.steps + 1))
-    assert events is not None and events["n"] >= len(steps)
+    assert steps == list(range(1, outcome.steps + 1)), "each step must be in the curve once"
+    assert event_count is not None and event_count["n"] >= len(steps)
     other_home = make_home(tmp_path / "other", weights)
-    uninterrupted_training = trainings.create_training(other_home, BASE, QUICK, make_data())
-    assert resume_to_end(other_home, uninterrupted_training).adapter == result.adapter
+    uninterrupted_training = trainings.create_training(other_home, BASE, SHORT_SETTINGS, make_data())
+    assert resume_to_end(other_home, uninterrupted_training).adapter == outcome.adapter
 
 
-def test_repeated_training_returns_the_stored_outcome(home: Home) -> None:
+def test_repeated_training_run_returns_the_stored_outcome(home: Home) -> None:
     data = make_data()
     events: list[object] = []
-    first_outcome = trainings.train_adapter(home, "", BASE, QUICK, data.rows, (), events.append, data.source)
+    first_outcome = trainings.train_adapter(home, "", BASE, SHORT_SETTINGS, data.rows, (), events.append, data.source)
     repeated_outcome = trainings.train_adapter(
-        home, "", BASE, QUICK, data.rows, (), lambda _: pytest.fail("the training ran again"), data.source
+        home, "", BASE, SHORT_SETTINGS, data.rows, (), lambda _: pytest.fail("the training ran again"), data.source
     )
     assert events and repeated_outcome == first_outcome
     manifest = read_adapter(home.adapters / first_outcome.adapter).manifest
@@ -124,33 +131,33 @@ def test_repeated_training_returns_the_stored_outcome(home: Home) -> None:
     assert first_outcome.document["attention"] == "nanoflux_cpu" and first_outcome.document["padding_free"] is False
 
 
-def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: Path) -> None:
+def test_paused_training_run_resumes_without_its_source_file(home: Home, tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
-    settings = [f"--set={key}={value}" for key, value in QUICK.model_dump(exclude_defaults=True).items()]
-    command = ("train", "--data", str(path), "--base", BASE, *settings, "--set=epochs=60", "--json")
-    started = run_cli(home, *command, "--detach")
+    short_settings = SHORT_SETTINGS.model_dump(exclude_defaults=True)
+    options = [*(f"--set={key}={value}" for key, value in short_settings.items()), "--set=epochs=60"]
+    started = run_cli(home, "train", "--data", str(path), "--base", BASE, *options, "--json", "--detach")
     assert started.returncode == 0, started.stderr
     training = json.loads(started.stdout)["training"]
-    path.unlink()  # the training has a copy of its rows
+    path.unlink()  # the folder of the training run has a copy of the rows
     assert "drains" in jobs.request_stop(home, make_job(training), "pause")
     wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     paused = trainings.summarize_training(home, training)
-    assert paused.status == "paused" and paused.worker is None and paused.step < 300
+    assert paused.status == "paused" and paused.worker is None and paused.step < 240
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
-    listed = json.loads(run_cli(home, "trainings", "list", "--json").stdout)
-    assert [entry["training"] for entry in listed] == [training]
+    entries = json.loads(run_cli(home, "trainings", "list", "--json").stdout)
+    assert [entry["training"] for entry in entries] == [training]
     resumed = run_cli(home, "trainings", "resume", training[:9], "--json")
     assert resumed.returncode == 0, resumed.stderr
-    result = json.loads(resumed.stdout)
+    outcome = json.loads(resumed.stdout)
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
-            "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
-    assert result["steps"] == 240 and {"6nd", "measured"} <= result["flops"].keys()
+            "tokens_per_s", "seconds"} <= outcome.keys()  # fmt: skip
+    assert outcome["steps"] == 240 and {"6nd", "measured"} <= outcome["flops"].keys()
     assert "already done" in jobs.request_stop(home, make_job(training), "stop")
 
 
 def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home) -> None:
-    training = trainings.create_training(home, BASE, LONG, make_data())
+    training = trainings.create_training(home, BASE, LONG_SETTINGS, make_data())
     jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     worker = trainings.summarize_training(home, training).worker
@@ -165,8 +172,8 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
-            with ledger.transaction():  # so that the suspended worker holds no lock of the ledger
-                os.kill(pid, signal.SIGSTOP)  # so that both requests are stored before the worker polls
+            with ledger.transaction():  # the worker cannot hold a lock of the ledger when it is suspended here
+                os.kill(pid, signal.SIGSTOP)  # the worker reads no request until both are stored
             assert "drains" in jobs.request_stop(home, make_job(training), "stop")
             assert "ends now" in jobs.request_stop(home, make_job(training), "stop")
         os.kill(pid, signal.SIGCONT)
@@ -175,8 +182,8 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home)
     assert stopped_again.status == "stopped" and stopped_again.step >= stopped.step
 
 
-def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
-    training = trainings.create_training(home, BASE, LONG, make_data())
+def test_sigterm_ends_a_training_run_as_interrupted(home: Home) -> None:
+    training = trainings.create_training(home, BASE, LONG_SETTINGS, make_data())
     pid = jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
@@ -185,7 +192,7 @@ def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
 
 
 def test_changed_rows_are_not_trained_on(home: Home) -> None:
-    training = trainings.create_training(home, BASE, QUICK, make_data())
+    training = trainings.create_training(home, BASE, SHORT_SETTINGS, make_data())
     rows_path = home.root / "trainings" / training / trainings.TRAIN_FILE
     rows_path.write_text(rows_path.read_text().replace("ANSWER", "GUESS"))
     with pytest.raises(LedgerError, match="differ from those recorded for"):
@@ -196,43 +203,43 @@ def test_changed_rows_are_not_trained_on(home: Home) -> None:
         trainings.resume_training(home, training)
 
 
-def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+def test_train_requires_either_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
     assert run_cli(home, "train").returncode == 2
-    assert run_cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
-    refused = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
+    assert run_cli(home, "train", "run", "--data", str(file)).returncode == 2
+    refused = run_cli(home, "train", "--data", str(file), "--where", "turn < 3")
     assert refused.returncode == 2 and "apply only to the examples of a run, not to a file" in refused.stderr
-    preview = run_cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
+    preview = run_cli(home, "train", "--data", str(file), "--base", BASE, "--dry-run")
     assert preview.returncode == 0, preview.stderr
     assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "0 for validation" in preview.stdout
     assert run_cli(home, "trainings", "show", "nothing").returncode == 4
 
 
 def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) -> None:
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    data = make_data()
-    training = trainings.create_training(home, BASE, QUICK, data, str(tmp_path / "board"))
-    result = resume_to_end(home, training)
-    board = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
-    losses = [point.value for point in board.Scalars("train/loss")]
-    assert losses == pytest.approx(list(result.train_losses))
-    assert len(board.Scalars("validation/loss")) == QUICK.epochs + 1
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    training = trainings.create_training(home, BASE, SHORT_SETTINGS, make_data(), str(tmp_path / "board"))
+    outcome = resume_to_end(home, training)
+    curves = event_accumulator.EventAccumulator(str(tmp_path / "board" / training)).Reload()
+    losses = [point.value for point in curves.Scalars("train/loss")]
+    assert losses == pytest.approx(list(outcome.train_losses))
+    assert len(curves.Scalars("validation/loss")) == SHORT_SETTINGS.epochs + 1, "one loss is measured before training"
 
 
 def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     asyncio.run(runs.execute(home, run))
-    kept_ids = [row.id for row in trainings.load_run_data(home, run).rows]
+    kept_ids = {row.id for row in trainings.load_run_data(home, run).rows}
     choice = Choice(reason="kept_failed", where="turn > 0", size=3)
     chosen_data = trainings.load_run_data(home, run, choice)
-    assert len(chosen_data.rows) == 3 and {row.id for row in chosen_data.rows} < set(kept_ids) - {"turn-0"}
-    one_epoch = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
-    result = resume_to_end(home, trainings.create_training(home, BASE, one_epoch, chosen_data))
-    source = read_adapter(home.adapters / result.adapter).manifest["source"]
+    assert len(chosen_data.rows) == 3 and {row.id for row in chosen_data.rows} < kept_ids - {"turn-0"}
+    one_epoch = SHORT_SETTINGS.model_copy(update={"epochs": 1, "max_length": 2048})
+    outcome = resume_to_end(home, trainings.create_training(home, BASE, one_epoch, chosen_data))
+    source = read_adapter(home.adapters / outcome.adapter).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
     command = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
     dry_run = run_cli(home, *command, "--where", "turn > 0", "--size", "2", "--json")
     assert dry_run.returncode == 0 and json.loads(dry_run.stdout)["rows"] == 2, dry_run.stderr
-    assert run_cli(home, *command, "--level", "4").returncode == 3
+    assert run_cli(home, *command, "--level", "4").returncode == 3, "the run's examples have no quality levels"

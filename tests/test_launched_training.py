@@ -1,4 +1,4 @@
-"""An adapter trained by two processes (`accelerate launch`) equals that of a single process up to rounding."""
+"""Two processes of `accelerate launch` train the same adapter as a single process, up to rounding."""
 
 import importlib.util
 import json
@@ -18,7 +18,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.train.rows import write_rows
 
-TWO_PROCESSES = "--multi_gpu --num_processes 2 --main_process_port 0"  # a CPU counts as a device
+TWO_PROCESSES = "--multi_gpu --num_processes 2 --main_process_port 0"
+"""The arguments of `accelerate launch` for two processes. `--multi_gpu` works on a CPU as well."""
 SETTINGS = (
     "epochs=2",
     "batch=4",
@@ -29,12 +30,14 @@ SETTINGS = (
     "dropout=0",
 )
 TOLERANCE = 2e-3
-"""Tolerance of losses and weights: the same sums in a different order, over 8 steps of Adam."""
+"""The tolerance of losses and weights. Two processes add the same summands in a different order, and eight steps of
+Adam enlarge the differences by rounding.
+"""
 
 
-def load_train_support() -> Any:
-    """The module that makes the training tests' examples."""
-    spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
+def load_train_conftest() -> Any:
+    """The module tests/train/conftest.py, which makes training examples."""
+    spec = importlib.util.spec_from_file_location("train_conftest", Path(__file__).parent / "train" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -43,16 +46,17 @@ def load_train_support() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A directory with the installed tiny base in `weights`, and an odd number of rows of different lengths."""
+    """A directory in which the tiny base is installed, with a file of an odd number of rows of different lengths."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("launched")
     import_path(tiny_base, "tiny", root)
-    write_rows(root / "rows.jsonl", load_train_support().make_examples(15))
+    write_rows(root / "rows.jsonl", load_train_conftest().make_examples(15))
     return root
 
 
-def new_home(folder: Path, name: str) -> Home:
+def make_home(folder: Path, name: str) -> Home:
+    """A new home in `folder` with the base that is installed there."""
     home = Home(folder / name).prepare()
     (home.root / "weights").symlink_to(folder / "weights")
     models = home.root / "models"
@@ -62,10 +66,13 @@ def new_home(folder: Path, name: str) -> Home:
     return home
 
 
-def start(
+def start_training(
     home: Home, folder: Path, *arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
 ) -> subprocess.Popen[str]:
-    settings = [word for key in SETTINGS for word in ("--set", key)]
+    """Start `nanoflux train` on the rows in `folder`, as the leader of a new process group. `prefix` is the command
+    that starts the process.
+    """
+    settings = [f"--set={setting}" for setting in SETTINGS]
     command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "train", "--data", str(folder / "rows.jsonl")]
     return subprocess.Popen(
         [*prefix, *command, "--base", "tiny", *settings, *arguments],
@@ -80,10 +87,17 @@ def start(
 
 
 def wait_for_result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err
-    result: dict[str, Any] = json.loads(out)
+    """Wait for the process to end, and return the JSON that it printed."""
+    stdout, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    result: dict[str, Any] = json.loads(stdout)
     return result
+
+
+def wait_for_checkpoint(home: Home, process: subprocess.Popen[str]) -> None:
+    while not list(home.root.glob("trainings/*/checkpoint.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
 
 
 def read_weights(home: Home, adapter: str) -> bytes:
@@ -92,9 +106,12 @@ def read_weights(home: Home, adapter: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def two_process_training(folder: Path, hostile_folder: Path) -> tuple[Home, dict[str, Any]]:
-    """A home in which two processes trained, and the printed result; no file of the working directory is executed."""
-    home = new_home(folder, "two")
-    return home, wait_for_result(start(home, folder, "--launch", TWO_PROCESSES, "--json", cwd=hostile_folder))
+    """A home in which two processes trained, and the result that they printed. They were started in a hostile
+    directory, whose modules they must not execute.
+    """
+    home = make_home(folder, "two")
+    process = start_training(home, folder, "--launch", TWO_PROCESSES, "--json", cwd=hostile_folder)
+    return home, wait_for_result(process)
 
 
 def test_two_processes_train_the_same_adapter_as_one(
@@ -102,24 +119,25 @@ def test_two_processes_train_the_same_adapter_as_one(
 ) -> None:
     from safetensors.torch import load
 
-    single_home = new_home(folder, "alone")
-    one_process = wait_for_result(start(single_home, folder, "--json"))
-    home, two_processes = two_process_training
-    assert (one_process["processes"], two_processes["processes"]) == (1, 2)
-    assert one_process["training"] == two_processes["training"]
-    assert all(one_process[key] == two_processes[key] for key in ("examples", "steps", "tokens", "truncated"))
+    one_process_home = make_home(folder, "one")
+    one_process_result = wait_for_result(start_training(one_process_home, folder, "--json"))
+    home, result = two_process_training
+    assert (one_process_result["processes"], result["processes"]) == (1, 2)
+    for key in ("training", "examples", "steps", "tokens", "truncated"):
+        assert result[key] == one_process_result[key], key
     for key in ("train_loss", "val_loss", "initial_val_loss"):
-        assert two_processes[key] == pytest.approx(one_process[key], abs=TOLERANCE), key
-    assert 0.8 < two_processes["flops"]["measured"] / one_process["flops"]["measured"] <= 1.01, (
-        "each process pads its share of a batch less"
+        assert result[key] == pytest.approx(one_process_result[key], abs=TOLERANCE), key
+    flops, one_process_flops = result["flops"], one_process_result["flops"]
+    assert 0.8 < flops["measured"] / one_process_flops["measured"] <= 1.01, (
+        "two processes need slightly fewer FLOPs, because each pads only its share of a batch"
     )
-    assert two_processes["flops"]["measured"] == pytest.approx(two_processes["flops"]["explained"]["total"], rel=0.05)
-    single_weights = load(read_weights(single_home, one_process["adapter"]))
-    double_weights = load(read_weights(home, two_processes["adapter"]))
-    assert single_weights.keys() == double_weights.keys()
-    for name, weight in single_weights.items():
-        assert float((weight - double_weights[name]).abs().max()) < TOLERANCE, name
-    assert read_adapter(home.adapters / two_processes["adapter"]).manifest["hardware"]["processes"] == 2
+    assert flops["measured"] == pytest.approx(flops["explained"]["total"], rel=0.05)
+    weights = load(read_weights(home, result["adapter"]))
+    one_process_weights = load(read_weights(one_process_home, one_process_result["adapter"]))
+    assert weights.keys() == one_process_weights.keys()
+    for name, weight in weights.items():
+        assert float((weight - one_process_weights[name]).abs().max()) < TOLERANCE, name
+    assert read_adapter(home.adapters / result["adapter"]).manifest["hardware"]["processes"] == 2
 
 
 def test_curve_is_recorded_once_and_a_repeat_returns_the_stored_adapter(
@@ -128,54 +146,51 @@ def test_curve_is_recorded_once_and_a_repeat_returns_the_stored_adapter(
     home, result = two_process_training
     with LedgerView(home.ledger) as view:
         steps = [row["step"] for row in view.rows("SELECT step FROM training_events WHERE kind = 'step' ORDER BY id")]
-        jobs = list(view.rows("SELECT state FROM jobs"))
-    assert steps == list(range(1, result["steps"] + 1)) and len(jobs) == 1
-    repeated_result = wait_for_result(start(home, folder, "--launch", "--no_such_option", "--json"))
+        executions = list(view.rows("SELECT state FROM jobs"))
+    assert steps == list(range(1, result["steps"] + 1)) and len(executions) == 1
+    # the unknown option would be an error if the launcher were started
+    repeated_result = wait_for_result(start_training(home, folder, "--launch", "--no_such_option", "--json"))
     assert repeated_result["adapter"] == result["adapter"]
 
 
 def test_resume_after_a_kill_of_all_processes_is_bit_identical(
     folder: Path, two_process_training: tuple[Home, dict[str, Any]]
 ) -> None:
-    home = new_home(folder, "killed")
-    process = start(home, folder, "--launch", TWO_PROCESSES, "--json")
-    while not list(home.root.glob("trainings/*/checkpoint.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    uninterrupted_home, uninterrupted_result = two_process_training
+    home = make_home(folder, "killed")
+    process = start_training(home, folder, "--launch", TWO_PROCESSES, "--json")
+    wait_for_checkpoint(home, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    result = wait_for_result(start(home, folder, "--launch", TWO_PROCESSES, "--json"))
-    assert result["adapter"] == two_process_training[1]["adapter"]
-    assert read_weights(home, result["adapter"]) == read_weights(two_process_training[0], result["adapter"])
+    result = wait_for_result(start_training(home, folder, "--launch", TWO_PROCESSES, "--json"))
+    assert result["adapter"] == uninterrupted_result["adapter"]
+    assert read_weights(home, result["adapter"]) == read_weights(uninterrupted_home, result["adapter"])
 
 
 def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(folder: Path) -> None:
     """The processes also end if SIGINT is ignored, as in background jobs of a shell."""
-    home = new_home(folder, "ended")
-    process = start(
-        home, folder, "--launch", TWO_PROCESSES, "--set", "epochs=9000", prefix=("sh", "-c", 'trap "" INT; "$@"', "sh")
-    )
-    while not list(home.root.glob("trainings/*/checkpoint.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    home = make_home(folder, "ended")
+    ignore_sigint = ("sh", "-c", 'trap "" INT; "$@"', "sh")
+    process = start_training(home, folder, "--launch", TWO_PROCESSES, "--set", "epochs=9000", prefix=ignore_sigint)
+    wait_for_checkpoint(home, process)
     with LedgerView(home.ledger) as view:
         main_process = view.row("SELECT pid FROM jobs")
     assert main_process is not None
     os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=200)
-    assert "interrupted" in err and not psutil.pid_exists(main_process["pid"]), err
+    _, stderr = process.communicate(timeout=200)
+    assert "interrupted" in stderr and not psutil.pid_exists(main_process["pid"]), stderr
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT status FROM trainings")
     assert row is not None and row["status"] == "interrupted"
 
 
 def test_launcher_errors_are_reported(folder: Path) -> None:
-    home = new_home(folder, "refused")
-    for arguments, code, message in (
+    home = make_home(folder, "refused")
+    for arguments, exit_code, message in (
         (("--launch", "--no_such_option"), 1, "accelerate launch exited with"),
         (("--launch", "'half"), 2, "cannot be read"),
         (("--launch", TWO_PROCESSES, "--detach"), 2, "cannot be combined"),
     ):
-        process = start(home, folder, *arguments)
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == code and message in err, err
+        process = start_training(home, folder, *arguments)
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == exit_code and message in stderr, stderr

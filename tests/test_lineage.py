@@ -1,4 +1,4 @@
-"""Lineage: the held-out items nearest to an example, by the embeddings of its run."""
+"""The lineage of an example names the held-out items that are nearest to it, by the embeddings of its run."""
 
 from pathlib import Path
 
@@ -20,14 +20,15 @@ def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
     execute_run(home, config)
     with LedgerView(home.ledger) as view:
-        row = view.row("SELECT id, question FROM examples")
-        assert row is not None
-        nearest_items = trace_lineage(home, view, row["id"]).near
+        example = view.row("SELECT id, question FROM examples")
+        assert example is not None
+        nearest_items = trace_lineage(home, view, example["id"]).near
         with pytest.raises(NothingMatchedError, match="no example 'x'"):
             trace_lineage(home, view, "x")
-    vector = HashingEmbedder("hashing-embedder").vector
+    embed = HashingEmbedder("hashing-embedder").vector
+    question_vector = embed(example["question"])
     similarity_by_item = {
-        item.id: similarity(vector(row["question"]), vector(item.question)) for item in make_easy_items("test")
+        item.id: similarity(question_vector, embed(item.question)) for item in make_easy_items("test")
     }
     assert [entry.similarity for entry in nearest_items] == sorted(similarity_by_item.values(), reverse=True)[:3]
     assert all(similarity_by_item[entry.item] == entry.similarity for entry in nearest_items)

@@ -1,4 +1,4 @@
-"""Training data is checked for leaked benchmark questions."""
+"""Training rows are checked for test questions that they leak."""
 
 from pathlib import Path
 
@@ -13,16 +13,18 @@ from nanoflux_local.train.settings import TrainSettings
 
 def test_leaked_test_question_is_named_before_training(tmp_path: Path, smollm2_dir: Path) -> None:
     domain, home = load_domain("starter"), Home(tmp_path)
-    held_out = trainings.list_held_out_questions(home, domain)
-    (test_item, *_), (train_item, *_) = (load_items(home.ledger, "starter", split) for split in ("test", "train"))
-    assert test_item.question in held_out and train_item.question not in held_out
-    assert any(item.question in held_out for item in load_items(home.ledger, "starter-easy", "test"))
+    held_out_questions = trainings.list_held_out_questions(home, domain)
+    train_item = load_items(home.ledger, "starter", "train")[0]
+    test_item = load_items(home.ledger, "starter", "test")[0]
+    assert test_item.question in held_out_questions and train_item.question not in held_out_questions
+    assert any(item.question in held_out_questions for item in load_items(home.ledger, "starter-easy", "test"))
     examples = [
         build_training_example(domain, domain.budgets, f"Think! {item.question}", item.solution, item.answer, "")
         for item in (train_item, test_item)
     ]
-    assert audit(TrainSettings(val_fraction=0), examples, (), smollm2_dir, held_out).leaked == (1,)
+    report = audit(TrainSettings(val_fraction=0), examples, (), smollm2_dir, held_out_questions)
+    assert report.leaked == (1,), "only the second example contains a test question"
 
 
-def test_missing_benchmark_is_not_searched_for_leaks(tmp_path: Path) -> None:
+def test_held_out_questions_of_a_benchmark_that_is_not_imported_are_empty(tmp_path: Path) -> None:
     assert trainings.list_held_out_questions(Home(tmp_path), load_domain("gsmhard")) == []

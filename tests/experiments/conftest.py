@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.weights import import_path
 
-GRID = """
+SMALL_GRID = """
 title = "A small grid"
 question = "Do the run's examples help more than random ones?"
 paper = "table1"
@@ -55,17 +55,18 @@ dev = ["starter-easy"]
 limit = 3
 sizes = [2, 99]
 """
+"""A grid that trains within seconds. Its run has three examples, so that the size 99 is impossible."""
 
 
 @pytest.fixture(scope="session")
 def create_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A function that creates a new home in which the small base is installed."""
-    original = tmp_path_factory.mktemp("home") / "home"
-    import_path(tiny_base, "tiny", Home(original).prepare().root)
+    """A function that creates a new home in which the tiny base is installed."""
+    installed_root = tmp_path_factory.mktemp("home") / "home"
+    import_path(tiny_base, "tiny", Home(installed_root).prepare().root)
 
     def copy_home() -> Home:
         root = tmp_path_factory.mktemp("home") / "home"
-        shutil.copytree(original, root)
+        shutil.copytree(installed_root, root)
         return Home(root)
 
     return copy_home
@@ -73,38 +74,40 @@ def create_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the grid "small"."""
     path = tmp_path_factory.mktemp("grids") / "small.toml"
-    path.write_text(GRID, encoding="utf-8")
+    path.write_text(SMALL_GRID, encoding="utf-8")
     return path
 
 
-def kill_after(home: Home, grid: Path, message: str) -> None:
+def run_until_killed(home: Home, grid: Path, message: str) -> None:
     """Start the experiment in a separate process, and kill the process once it has printed `message`."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert worker.stderr is not None
-    lines = []
-    for line in worker.stderr:
-        lines.append(line)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    printed_lines = []
+    for line in process.stderr:
+        printed_lines.append(line)
         if message in line:
-            worker.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             break
-    worker.communicate(timeout=300)
-    assert worker.returncode == -signal.SIGKILL, "".join(lines)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, "".join(printed_lines)
 
 
 @pytest.fixture(scope="session")
 def plan(grid_file: Path) -> GridPlan:
+    """The plan of the grid "small"."""
     return make_plan(str(grid_file), "tiny")
 
 
 @pytest.fixture(scope="session")
 def resumed_experiment(create_home, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
-    """The home of an experiment that was killed and then resumed to its end, and the times at which the cells that were
-    done before the kill were finished.
+    """The home of an experiment that was killed and then resumed to its end. The second value has the cells that were
+    done before the kill, with the times at which they were finished.
     """
     home = create_home()
-    kill_after(home, grid_file, "random-1: running")
+    run_until_killed(home, grid_file, "random-1: running")
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
         finished_at = {row["id"]: row["at"] for row in rows}

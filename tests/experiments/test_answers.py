@@ -1,4 +1,4 @@
-"""The base model's answers to train items select training rows by difficulty, or serve as the solutions of the rows."""
+"""The base model's answers to train items select training rows by difficulty, or become the rows' solutions."""
 
 import asyncio
 import random
@@ -18,6 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.seeds.benchmarks.starter_stories import make_story_items
+from nanoflux_local.transcript import Seed
 
 TRIES = 3
 ITEMS = make_story_items("train")[:9]
@@ -25,15 +26,17 @@ ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
 
 def write_answer(prompt: str, rng: random.Random) -> str:
-    """Right answers to the first three items, wrong ones to the last three, and random ones to the others."""
+    """A right answer to the first three items, a wrong one to the last three, and at random either to the others."""
     question = re.findall(r"Problem: (.*)", prompt)[-1]
     position = list(ANSWER_BY_QUESTION).index(question)
-    right = position < 3 or (position < 6 and rng.random() < 0.5)
-    return f"SOLUTION: my own words {position}\nANSWER: {ANSWER_BY_QUESTION[question] if right else 9999}"
+    is_right = position < 3 or (position < 6 and rng.random() < 0.5)
+    answer = ANSWER_BY_QUESTION[question] if is_right else "9999"
+    return f"SOLUTION: my own words {position}\nANSWER: {answer}"
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
+    """The answers of a scripted model to `ITEMS`, by item, as an experiment loads them from its answers cell."""
     home = Home(tmp_path_factory.mktemp("answers"))
     endpoint = ScriptedEndpoint("m", script=write_answer)
     evaluation_plan = make_plan(endpoint.identity, "starter-stories", "train", ITEMS, TRIES, 0.7, domain_name="starter")
@@ -48,24 +51,25 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
         return load_answers(view, plan.id)
 
 
-def select_items(answers: dict[str, Answers], **condition: object) -> list:
-    parsed_condition = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
-    return choose_items(parsed_condition, ITEMS, answers, load_domain("starter"))
+def choose_items_for(answers: dict[str, Answers], **settings: object) -> list[Seed]:
+    """The items that a condition with these settings selects."""
+    condition = Condition.model_validate({"name": "c", "source": "benchmark", **settings})
+    return choose_items(condition, ITEMS, answers, load_domain("starter"))
 
 
 def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
-    always, sometimes, never, ever = (
-        {item.id for item in select_items(answers, solved=solved)}
-        for solved in ("always", "sometimes", "never", "ever")
-    )
+    def choose_ids(solved: str) -> set[str]:
+        return {item.id for item in choose_items_for(answers, solved=solved)}
+
+    always, sometimes, never, ever = map(choose_ids, ("always", "sometimes", "never", "ever"))
     assert {item.id for item in ITEMS[:3]} <= always and {item.id for item in ITEMS[6:]} <= never
     assert sometimes and sorted([*always, *sometimes, *never]) == sorted(item.id for item in ITEMS)
     assert ever == always | sometimes
 
 
 def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
-    own_items = select_items(answers, solved="ever", solution="own")
-    benchmark_items = select_items(answers, solved="ever")
+    own_items = choose_items_for(answers, solved="ever", solution="own")
+    benchmark_items = choose_items_for(answers, solved="ever")
     assert [item.id for item in own_items] == [item.id for item in benchmark_items]
     assert {item.solution for item in own_items} <= {f"my own words {position}" for position in range(6)}
     assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own_items)
@@ -74,14 +78,14 @@ def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
 
 def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
     plan = make_grid_plan("worth", "tiny")
-    preparing_cells = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
-    assert [cell.id for cell in preparing_cells] == ["generate-paper", "generate-proven", "answers"]
-    assert [cell.rules for cell in preparing_cells[:2]] == ["paper", "proven"]
+    preparation_cells = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
+    assert [cell.id for cell in preparation_cells] == ["generate-paper", "generate-proven", "answers"]
+    assert [cell.rules for cell in preparation_cells[:2]] == ["paper", "proven"]
     assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
     assert ("paper-10", "proven-10") in plan.compared_pairs and ("gold-10", "own-10") in plan.compared_pairs
 
 
-def test_sampled_items_are_the_same_for_every_start(tmp_path: Path) -> None:
+def test_sampled_train_items_are_the_same_in_every_call(tmp_path: Path) -> None:
     home, plan = Home(tmp_path), make_grid_plan("worth", "tiny")
     items = sample_train_items(home, plan)
     assert len(items) == plan.scale.sampled and items == sample_train_items(home, plan)

@@ -1,4 +1,6 @@
-"""The grid `judge` measures the rates of a run's trial; `discriminativity` measures distances between solutions."""
+"""Experiments of the kind `judge` read the rates of a run's trial; those of the kind `discriminativity` measure
+distances between right and wrong solutions.
+"""
 
 import asyncio
 
@@ -16,64 +18,67 @@ from tests.executed_runs import execute_run
 
 
 def normalize(rows: list[list[float]]) -> np.ndarray:
+    """The rows as unit vectors."""
     vectors = np.array(rows, dtype=np.float64)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def test_distances_of_centres_and_pairs_differ() -> None:
+    """The wrong vectors are the right ones with both coordinates swapped."""
     right_vectors = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
-    unchanged = measure_distances(right_vectors, right_vectors)
-    assert unchanged.centres.distance == pytest.approx(0) and unchanged.within_pairs.distance == pytest.approx(0)
+    equal = measure_distances(right_vectors, right_vectors)
+    assert equal.centres.distance == pytest.approx(0) and equal.within_pairs.distance == pytest.approx(0)
     wrong_vectors = normalize([[0, 1], [1, 0], [1, 1], [2, 1]])
     swapped = measure_distances(right_vectors, wrong_vectors)
-    centre, swapped_centre = right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)
-    expected = 1 - centre @ swapped_centre / np.linalg.norm(centre) / np.linalg.norm(swapped_centre)
+    right_centre, wrong_centre = right_vectors.mean(axis=0), wrong_vectors.mean(axis=0)
+    expected = 1 - right_centre @ wrong_centre / np.linalg.norm(right_centre) / np.linalg.norm(wrong_centre)
     assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
     assert swapped.within_pairs.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
-    for measured in (swapped.centres, swapped.within_pairs):
-        low, high = measured.ci95
-        assert low <= measured.distance <= high
-    assert measure_distances(right_vectors, right_vectors[::-1]) == measure_distances(
-        right_vectors, right_vectors[::-1]
-    ), "two calls gave different intervals"
+    for distance in (swapped.centres, swapped.within_pairs):
+        low, high = distance.ci95
+        assert low <= distance.distance <= high
+    assert measure_distances(right_vectors, wrong_vectors) == swapped, "two calls gave different intervals"
 
 
 @pytest.fixture(scope="module")
 def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
-    """A scripted run whose judge writes programs and holds a trial."""
+    """The home and id of a scripted run whose judge has the code check and was measured by a trial."""
     home = Home(tmp_path_factory.mktemp("judged")).prepare()
     judge = {"trial": 3, "code_check": True}
     config = configs.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
     return home, execute_run(home, config)
 
 
-def test_judge_rates_of_a_check_by_itself(judged_run) -> None:
+def test_check_by_itself_rejects_the_solutions_that_it_contradicts(judged_run) -> None:
     home, run = judged_run
     result = load_judge_rates(home, Condition(name="c", check="code"), run)
-    assert sum(sum(counts.values()) for counts in result["findings"].values()) == result["solutions"]
-    contradicted = sum(counts["contradicts"] for counts in result["findings"].values())
-    rates = result["rates"]
-    assert sum(rates[name]["n"] for name in ("sensitivity", "specificity")) == result["solutions"]
-    rejected = round((rates["sensitivity"]["share"] or 0) * rates["sensitivity"]["n"])
-    assert 0 < rejected <= contradicted
+    counts_of_all_kinds = result["findings"].values()
+    assert sum(sum(counts.values()) for counts in counts_of_all_kinds) == result["solutions"]
+    contradicted_count = sum(counts["contradicts"] for counts in counts_of_all_kinds)
+    sensitivity, specificity = result["rates"]["sensitivity"], result["rates"]["specificity"]
+    assert sensitivity["n"] + specificity["n"] == result["solutions"]
+    rejected_wrong_count = round((sensitivity["share"] or 0) * sensitivity["n"])
+    assert 0 < rejected_wrong_count <= contradicted_count
     with pytest.raises(NothingMatchedError, match="the blind check reached no conclusion"):
         load_judge_rates(home, Condition(name="c", check="blind"), run)
 
 
 def test_judge_rates_exist_with_and_without_the_check(judged_run) -> None:
     home, run = judged_run
-    unchecked, checked = (load_judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
-    assert unchecked["solutions"] == checked["solutions"] == 6
-    for entry in (unchecked, checked):
-        rates = entry["rates"]
-        assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - entry["unjudged"]
-    unchecked_sensitivity, checked_sensitivity = (
-        entry["rates"]["sensitivity"]["share"] or 0 for entry in (unchecked, checked)
+    sensitivities = []
+    for code_check in (False, True):
+        result = load_judge_rates(home, Condition(name="c", code_check=code_check), run)
+        rates = result["rates"]
+        assert result["solutions"] == 6
+        assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - result["unjudged"]
+        sensitivities.append(rates["sensitivity"]["share"] or 0)
+    sensitivity_without_check, sensitivity_with_check = sensitivities
+    assert sensitivity_with_check >= sensitivity_without_check, (
+        "the check lowered the share of rejected wrong solutions, although a check can only reject more"
     )
-    assert checked_sensitivity >= unchecked_sensitivity, "a check lowered the sensitivity, although it can only reject"
 
 
-def test_run_without_a_trial_is_refused(tmp_path) -> None:
+def test_judge_rates_of_a_run_without_a_trial_are_refused(tmp_path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))

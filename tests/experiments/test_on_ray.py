@@ -11,10 +11,12 @@ from nanoflux_local.experiments.results import load_results
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+"""The resources of a node: it runs one cell at a time."""
 
 
 @pytest.fixture
 def cluster():
+    """A cluster with one node, to which tests can add nodes."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -24,23 +26,27 @@ def cluster():
 
 
 def format_results(results: dict) -> str:
-    """The measurements of an experiment as text, without the ids of evaluations and times."""
-    conditions = [
-        {
-            "condition": entry["condition"],
-            "rows": entry.get("rows"),
-            "tokens": entry.get("tokens"),
-            "test": {data: {**accuracy, "evaluations": 0} for data, accuracy in entry["test"].items()},
-        }
-        for entry in results["conditions"]
-    ]
-    return json.dumps([conditions, results["pairs"], results["left_out"]], indent=1, sort_keys=True)
+    """The measurements of an experiment as text, without times and without the ids of evaluations."""
+    entries = []
+    for entry in results["conditions"]:
+        accuracies = {data: {**accuracy, "evaluations": 0} for data, accuracy in entry["test"].items()}
+        entries.append(
+            {
+                "condition": entry["condition"],
+                "rows": entry.get("rows"),
+                "tokens": entry.get("tokens"),
+                "test": accuracies,
+            }
+        )
+    return json.dumps([entries, results["pairs"], results["left_out"]], indent=1, sort_keys=True)
 
 
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     create_home, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The experiment is started in a hostile directory, whose modules Ray's workers must not execute."""
+    """The second node is removed when the first random condition ends. The experiment is started in a hostile
+    directory, whose modules Ray's workers must not execute.
+    """
     from nanoflux_local.experiments.on_ray import RayWorkers
 
     monkeypatch.chdir(hostile_folder)
@@ -49,16 +55,15 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     workers = RayWorkers(home, cluster.address)
     finished_cells: list[str] = []
 
-    def on_cell(cell: Cell, status: str) -> None:
+    def remove_node_once(cell: Cell, status: str) -> None:
         finished_cells.append(cell.id)
-        if (
-            cell.id.startswith("random") and lost_node in cluster.worker_nodes
-        ):  # other cells of the node are in progress
+        if cell.id.startswith("random") and lost_node in cluster.worker_nodes:  # the node is running another cell
             cluster.remove_node(lost_node, allow_graceful=False)
 
-    run_remaining_cells(home, create_experiment(home, plan), workers, on_cell)
+    run_remaining_cells(home, create_experiment(home, plan), workers, remove_node_once)
     workers.close()
-    assert lost_node not in cluster.worker_nodes and sorted(finished_cells) == sorted(cell.id for cell in plan.cells)
-    assert format_results(load_results(home, "small").to_json()) == format_results(
-        load_results(resumed_experiment[0], "small").to_json()
-    )
+    assert lost_node not in cluster.worker_nodes
+    assert sorted(finished_cells) == sorted(cell.id for cell in plan.cells)
+    local_home, _ = resumed_experiment
+    local_results = format_results(load_results(local_home, "small").to_json())
+    assert format_results(load_results(home, "small").to_json()) == local_results

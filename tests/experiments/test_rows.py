@@ -1,4 +1,4 @@
-"""The training rows that an experiment takes from a benchmark."""
+"""The training rows that an experiment takes from a benchmark have the prompts of its evaluations."""
 
 from pathlib import Path
 
@@ -26,6 +26,7 @@ test = ["medqa"]
 
 
 def make_item(letters: str, split: str) -> Seed:
+    """An item with an option for each letter; the last option is right."""
     options = {letter: f"remedy {letter}" for letter in letters}
     question = f"Which remedy of {split} list {letters} helps?"
     return Seed(f"{split}-{letters}", "medqa", question, letters[-1], f"The last of {len(letters)}.", options=options)
