@@ -1,4 +1,4 @@
-"""Agreement is compared with published values: Krippendorff's examples and a table of Fleiss."""
+"""Measures of agreement match published values: Krippendorff's examples and a table of Fleiss."""
 
 import random
 
@@ -8,24 +8,22 @@ from nanoflux_local.evaluate.agreement import cohen_kappa, krippendorff_alpha
 
 
 def group_by_unit(*observers: str) -> list[list[str | None]]:
-    """The values of each unit; an observer's values are one string, in which "." is a missing value."""
+    """The values of each unit. An argument has one observer's values, a character each; "." is a missing value."""
     return [[None if value == "." else value for value in unit] for unit in zip(*observers, strict=True)]
 
 
-PUBLISHED = {
-    "four observers, values missing (Krippendorff, Content Analysis, chapter 12)": (
-        group_by_unit("123321412..", "1233224125.", ".3332342251", "12332441251"), 0.743,
-    ),
-    "three observers, most values missing (Wikipedia, Krippendorff's alpha)": (
-        group_by_unit(".....34121133.3", "1.213343.......", "..21344.21133.4"), 0.691,
-    ),
-}  # fmt: skip
+FOUR_OBSERVERS = group_by_unit("123321412..", "1233224125.", ".3332342251", "12332441251")
+"""Krippendorff, Content Analysis, chapter 12: some values are missing."""
+THREE_OBSERVERS = group_by_unit(".....34121133.3", "1.213343.......", "..21344.21133.4")
+"""Wikipedia, "Krippendorff's alpha": most values are missing."""
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_alpha_matches_published_values(name: str) -> None:
-    alpha, expected = krippendorff_alpha(PUBLISHED[name][0]), PUBLISHED[name][1]
-    assert alpha is not None and round(alpha, 3) == expected
+@pytest.mark.parametrize(
+    ("units", "published_alpha"), [(FOUR_OBSERVERS, 0.743), (THREE_OBSERVERS, 0.691)], ids=["four", "three"]
+)
+def test_alpha_matches_published_values(units: list[list[str | None]], published_alpha: float) -> None:
+    alpha = krippendorff_alpha(units)
+    assert alpha is not None and round(alpha, 3) == published_alpha
 
 
 def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> None:
@@ -36,7 +34,9 @@ def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> Non
 
 
 def list_pairs(table: list[list[int]]) -> list[tuple[int, int]]:
-    """The (row, column) pairs of ratings that a table of counts summarizes."""
+    """The pairs of ratings that a table of counts summarizes: the first rater's label is the row, the second's the
+    column.
+    """
     pairs = []
     for row, counts in enumerate(table):
         for column, count in enumerate(counts):
@@ -45,7 +45,8 @@ def list_pairs(table: list[list[int]]) -> list[tuple[int, int]]:
 
 
 def test_kappa_and_its_standard_error_match_published_values() -> None:
-    result = cohen_kappa(list_pairs([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))  # Fleiss, Levin and Paik 2003, table 18.1
+    """Fleiss, Levin and Paik 2003, table 18.1."""
+    result = cohen_kappa(list_pairs([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))
     assert result is not None
     kappa, (low, high) = result
     assert round(kappa, 3) == 0.676
@@ -55,9 +56,14 @@ def test_kappa_and_its_standard_error_match_published_values() -> None:
 def test_kappa_interval_matches_the_bootstrap() -> None:
     pairs = list_pairs([[40, 10], [5, 45]])
     result = cohen_kappa(pairs)
-    rng = random.Random(1)
-    kappas = sorted(cohen_kappa(rng.choices(pairs, k=len(pairs)))[0] for _ in range(1500))
-    bootstrap_interval = kappas[37], kappas[1462]  # the 2.5% and 97.5% quantiles
     assert result is not None
-    assert result[1] == pytest.approx(bootstrap_interval, abs=0.03)
-    assert cohen_kappa([]) is None and cohen_kappa([("a", "a")] * 5) is None
+    _, interval = result
+    rng = random.Random(1)
+    resampled_kappas = sorted(cohen_kappa(rng.choices(pairs, k=len(pairs)))[0] for _ in range(1500))
+    bootstrap_interval = resampled_kappas[37], resampled_kappas[1462]  # the 2.5% and 97.5% quantiles
+    assert interval == pytest.approx(bootstrap_interval, abs=0.03)
+
+
+def test_kappa_is_undefined_without_pairs_or_with_a_single_label() -> None:
+    assert cohen_kappa([]) is None
+    assert cohen_kappa([("a", "a")] * 5) is None

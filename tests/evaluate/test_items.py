@@ -1,4 +1,4 @@
-"""Items of evaluations and flips between evaluations, read from a real ledger with repeats and missing marks."""
+"""The items of evaluations and the flips between evaluations are read from a ledger with repeats and missing marks."""
 
 from pathlib import Path
 
@@ -23,38 +23,35 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sa
 from nanoflux_local.seeds.datasets import load_available_items
 
 SETTINGS = {"n": 4, "runs": 2, "items": "same"}
-MARKS = {
+EVALUATIONS = {
     "tuned0": ("adapter0", {"a": "rr", "b": "rw", "c": "ww", "d": "r?"}),
     "base00": ("", {"a": "rr", "b": "ww", "c": "rr", "d": "??"}),
     "tuned1": ("adapter1", {"a": "wr", "b": "ww", "c": "rr", "d": "rr"}),
 }
-MARK_BY_LETTER = {"r": "right", "w": "wrong", "?": "unscored"}
+"""For each evaluation, the adapter, and for each of four items (a to d) the marks of two repeats, a character each."""
+MARK_BY_CHARACTER = {"r": "right", "w": "wrong", "?": "unscored"}
 
 
 @pytest.fixture
 def evaluations(tmp_path: Path):
-    """A view of three evaluations of four items, with two replies to each item, and the items' ids by letter. Item d is
-    unscored in the base.
-    """
+    """A view of a ledger with `EVALUATIONS`, and the items' ids by letter."""
     path = tmp_path / "ledger.db"
     item_ids = [item.id for item in load_available_items(path, "starter-easy", "test")[:4]]
     item_by_letter = dict(zip("abcd", item_ids, strict=True))
     with Ledger(path) as ledger:
-        for evaluation, (adapter, marks) in MARKS.items():
+        for evaluation, (adapter, marks_by_letter) in EVALUATIONS.items():
+            identity = Identity("scripted", "m", adapter=adapter)
             ledger.start_evaluation(evaluation, "m", adapter, "starter-easy", "test", SETTINGS)
-            for letter, item_marks in marks.items():
-                for repeat, mark in enumerate(item_marks):
-                    request = ChatRequest(
-                        Identity("scripted", "m", adapter=adapter), (Message("user", letter),), Sampling(), repeat
-                    )
-                    reply = ChatReply(f"ANSWER: {mark}", "stop", 1, 1)
+            for letter, marks in marks_by_letter.items():
+                for repeat, character in enumerate(marks):
+                    request = ChatRequest(identity, (Message("user", letter),), Sampling(), repeat)
+                    reply = ChatReply(f"ANSWER: {character}", "stop", 1, 1)
                     call, _ = ledger.remember(evaluation, request, reply)
-                    ledger.add_evaluation_item(
-                        evaluation, repeat, item_by_letter[letter], call, f"read {mark}", MARK_BY_LETTER[mark]
-                    )
+                    item, mark = item_by_letter[letter], MARK_BY_CHARACTER[character]
+                    ledger.add_evaluation_item(evaluation, repeat, item, call, f"read {character}", mark)
             ledger.finish_evaluation(evaluation, "done", {"strict": {"mean": 0.5}, "unscored_reasons": []})
-    with LedgerView(path) as ledger_view:
-        yield ledger_view, item_by_letter
+    with LedgerView(path) as view:
+        yield view, item_by_letter
 
 
 def test_items_have_their_share_of_right_replies(evaluations) -> None:
@@ -63,10 +60,10 @@ def test_items_have_their_share_of_right_replies(evaluations) -> None:
     assert scores[item_by_letter["b"]] == ItemScore(item_by_letter["b"], 1, 2, 2, ("read r", "read w"))
     assert [scores[item_by_letter[letter]].share for letter in "abcd"] == [1.0, 0.5, 0.0, 1.0]
     base_shares = {score.item: score.share for score in list_items(view, "base00")}
-    assert base_shares[item_by_letter["d"]] is None
+    assert base_shares[item_by_letter["d"]] is None, "no reply to item d was scored"
 
 
-def test_flips_are_lost_first_and_leave_out_items_without_a_mark(evaluations) -> None:
+def test_flips_list_lost_items_first_and_leave_out_unscored_ones(evaluations) -> None:
     view, item_by_letter = evaluations
     assert list_flips(view, "base00", "tuned0") == [
         Flip(item_by_letter["c"], 1.0, 0.0),
@@ -75,21 +72,21 @@ def test_flips_are_lost_first_and_leave_out_items_without_a_mark(evaluations) ->
     assert list_flips(view, "base00", "base00") == []
 
 
-def test_base_is_the_reference_whatever_the_order(evaluations) -> None:
+def test_comparison_takes_the_evaluation_without_an_adapter_as_the_base(evaluations) -> None:
     view, _ = evaluations
     assert order_base_first(view, ["tuned1", "tuned0", "base00"]) == ["base00", "tuned1", "tuned0"]
-    for order in (["tuned0", "base00"], ["base00", "tuned0"]):
-        (pair,) = compare(view, order).pairs
+    for compared in (["tuned0", "base00"], ["base00", "tuned0"]):
+        (pair,) = compare(view, compared).pairs
         assert (pair.a, pair.b, pair.n, pair.left_out) == ("base00", "tuned0", 3, 1)
         assert pair.difference == pytest.approx((0.5 - 1.0) / 3) and (pair.gained, pair.lost) == (1, 1)
         assert list(pair.flips) == list_flips(view, "base00", "tuned0")
 
 
-def test_mean_difference_equals_the_sum_of_the_flips(evaluations) -> None:
+def test_mean_difference_equals_the_mean_change_of_the_flips(evaluations) -> None:
     view, _ = evaluations
-    for pair in compare(view, list(MARKS)).pairs:
-        shift = sum(flip.other - flip.base for flip in pair.flips)
-        assert pair.difference == pytest.approx(shift / pair.n)
+    for pair in compare(view, list(EVALUATIONS)).pairs:
+        total_change = sum(flip.other - flip.base for flip in pair.flips)
+        assert pair.difference == pytest.approx(total_change / pair.n)
 
 
 def test_item_has_its_question_gold_answer_and_replies(evaluations) -> None:
@@ -101,7 +98,7 @@ def test_item_has_its_question_gold_answer_and_replies(evaluations) -> None:
         (0, "right", "read r", "ANSWER: r"),
         (1, "wrong", "read w", "ANSWER: w"),
     ]
-    assert load_item(view, "tuned0", item_by_letter["b"], {}).question == NO_QUESTION
+    assert load_item(view, "tuned0", item_by_letter["b"], questions={}).question == NO_QUESTION
     with pytest.raises(NothingMatchedError, match="has no item 'nothing'"):
         load_item(view, "tuned0", "nothing")
 

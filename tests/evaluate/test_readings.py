@@ -1,7 +1,7 @@
-"""Readings of the section ANSWER: more than 450 answers in forms that models write, with the expected reading of each.
+"""The strict scorer reads the section ANSWER as expected, for more than 450 answers in forms that models write.
 
-The expected readings were written down before the scorer was run on them. "" means that no answer can be read; strict
-scoring then marks the reply "unanswered".
+The expected readings were written down before the scorer was run on them. The reading "" means that no answer can be
+read, and that the reply is marked "unanswered".
 """
 
 import json
@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.evaluate.scoring import score_reply
+from nanoflux_local.evaluate.scoring import Score, score_reply
 from nanoflux_local.transcript import Seed
 
-LM_EVAL = json.loads(Path(__file__).with_name("lm_eval.json").read_text(encoding="utf-8"))["replies"]
-"""Replies, what the GSM8K rules of lm-evaluation-harness read in them (recorded by bench/lm_eval_rules.py), and the
-reason for each difference."""
+LM_EVAL_RECORDS = json.loads(Path(__file__).with_name("lm_eval.json").read_text(encoding="utf-8"))["replies"]
+"""Replies with the readings of the GSM8K rules of lm-evaluation-harness (recorded by bench/lm_eval_rules.py), and the
+reason ("why") if this project's scorer marks the reply differently.
+"""
 NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medicine")
+# The readings of answers, grouped by the form of the answer. `NUMBERS` is read in a domain with numbers as answers,
+# `LETTERS` in a domain with the options A to D.
 NUMBERS: dict[str, dict[str, str]] = {
     "plain": {
         "18": "18", "18.": "18", "18.0": "18", "0": "0", "-3": "-3", "−3": "-3", "+3": "3", "3.14": "3.14",
@@ -199,41 +202,52 @@ LETTERS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def list_cases(table: dict[str, dict[str, str]]) -> list[object]:
-    return [
-        pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in table.items() for text, value in row.items()
-    ]
+def list_cases(readings_by_form: dict[str, dict[str, str]]) -> list[object]:
+    """The parameters (answer, reading) of a test, with an id for each answer."""
+    cases: list[object] = []
+    for form, reading_by_answer in readings_by_form.items():
+        for answer, reading in reading_by_answer.items():
+            cases.append(pytest.param(answer, reading, id=f"{form}:{answer!r}"))
+    return cases
 
 
 @pytest.mark.parametrize(("answer", "reading"), list_cases(NUMBERS))
 def test_score_reply_reads_numbers(answer: str, reading: str) -> None:
     score = score_reply(NUMBER_DOMAIN, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
+    mark_of_answer = "right" if reading == "18" else "wrong"
     assert score.reading == reading
-    assert score.mark == ("right" if reading == "18" else "wrong" if reading else "unanswered")
+    assert score.mark == (mark_of_answer if reading else "unanswered")
 
 
 @pytest.mark.parametrize(("answer", "reading"), list_cases(LETTERS))
 def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     options = {"A": "ant", "B": "bee", "C": "cat", "D": "dog"}
-    score = score_reply(
-        LETTER_DOMAIN, f"SOLUTION: s\nANSWER: {answer}", Seed("c", "starter-medicine", "Q", "B", options=options)
-    )
+    item = Seed("c", "starter-medicine", "Q", "B", options=options)
+    score = score_reply(LETTER_DOMAIN, f"SOLUTION: s\nANSWER: {answer}", item)
     assert score.reading == reading
     assert score.mark == ("right" if reading == "B" else "unanswered")
 
 
 def test_tables_have_at_least_450_answers() -> None:
-    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 450
+    reading_tables = [*NUMBERS.values(), *LETTERS.values()]
+    assert sum(len(reading_by_answer) for reading_by_answer in reading_tables) >= 450
 
 
-@pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
-def test_flexible_rule_differences_have_a_recorded_reason(row: dict[str, Any]) -> None:
-    """docs/explanation/evaluation.md gives the reasons; without a reason, the scorers agree."""
-    score = score_reply(NUMBER_DOMAIN, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
-    assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
+def score_recorded_reply(record: dict[str, Any]) -> Score:
+    return score_reply(NUMBER_DOMAIN, record["reply"], Seed("n", "gsm8k", "Q", record["answer"]))
+
+
+@pytest.mark.parametrize("record", LM_EVAL_RECORDS, ids=lambda record: repr(record["reply"][-24:]))
+def test_differences_from_the_flexible_rule_have_a_recorded_reason(record: dict[str, Any]) -> None:
+    """The reasons are those in docs/explanation/evaluation.md. If no reason is recorded, the scorers must agree."""
+    score = score_recorded_reply(record)
+    _, is_right_by_flexible_rule = record["flexible-extract"]
+    differs = (score.mark == "right") != is_right_by_flexible_rule
+    assert differs == bool(record["why"]), score
 
 
 def test_reply_that_the_strict_rule_accepts_is_never_wrong() -> None:
-    for row in LM_EVAL:
-        if row["strict-match"][1]:
-            assert score_reply(NUMBER_DOMAIN, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"
+    for record in LM_EVAL_RECORDS:
+        _, is_right_by_strict_rule = record["strict-match"]
+        if is_right_by_strict_rule:
+            assert score_recorded_reply(record).mark != "wrong"

@@ -1,4 +1,4 @@
-"""Strict scoring reads only a reply's section ANSWER, and marks the reply right, wrong or unanswered (paper A.1)."""
+"""The strict scorer reads only a reply's section ANSWER, and marks the reply right, wrong or unanswered (paper A.1)."""
 
 import pytest
 
@@ -10,7 +10,8 @@ NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medi
 TEXT_DOMAIN = NUMBER_DOMAIN.model_copy(update={"answer": "text"})
 LARGE_ITEM = Seed("l", "gsmhard", "Q", "9000000000000")
 
-NUMBERS = {
+# The expected reading and mark of each reply: to an item with the answer 1234.5, and to an item with the answer B.
+NUMBER_REPLIES = {
     "SOLUTION: s\nANSWER: 1234.5": ("1234.5", "right"),
     "ANSWER: $1,234.50": ("1234.5", "right"),
     "**Answer:** 1234.50 dollars": ("1234.5", "right"),
@@ -32,7 +33,7 @@ NUMBERS = {
     "<think>ANSWER: 1234.5": ("", "unanswered"),
     "": ("", "unanswered"),
 }
-LETTERS = {
+LETTER_REPLIES = {
     "ANSWER: B": ("B", "right"),
     "ANSWER: (b) bee": ("B", "right"),
     "ANSWER: **B.**\n\nBees sting.": ("B", "right"),
@@ -44,12 +45,12 @@ LETTERS = {
 }
 
 
-@pytest.mark.parametrize(("reply", "reading_and_mark"), NUMBERS.items(), ids=repr)
+@pytest.mark.parametrize(("reply", "reading_and_mark"), NUMBER_REPLIES.items(), ids=repr)
 def test_score_reply_marks_numbers(reply, reading_and_mark):
     assert score_reply(NUMBER_DOMAIN, reply, Seed("n", "gsmhard", "Q", "1234.5")) == Score(*reading_and_mark)
 
 
-@pytest.mark.parametrize(("reply", "reading_and_mark"), LETTERS.items(), ids=repr)
+@pytest.mark.parametrize(("reply", "reading_and_mark"), LETTER_REPLIES.items(), ids=repr)
 def test_score_reply_marks_letters(reply, reading_and_mark):
     item = Seed("c", "starter-medicine", "Q", "B", options={"A": "ant", "B": "bee", "C": "cat", "D": "dog"})
     assert score_reply(LETTER_DOMAIN, reply, item) == Score(*reading_and_mark)
@@ -63,7 +64,6 @@ def test_large_numbers_agree_within_a_relative_tolerance(answer, mark):
 
 
 def test_free_text_is_unscored_without_a_judge():
-    """Only a judge can grade free text."""
     assert score_reply(TEXT_DOMAIN, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
 
 
@@ -71,6 +71,6 @@ def test_free_text_is_unscored_without_a_judge():
 def test_accepted_letters_are_those_of_the_items_options(options: str, answer: str, mark: str) -> None:
     """Items of MedQA have four or five options, those of PubMedQA three."""
     item = Seed("m", "medqa", "Q", options[-1], options={letter: letter for letter in options})
-    medicine = load_domain("multimedqa")
-    assert medicine.letters == "ABCD" and score_reply(medicine, f"ANSWER: {answer}", item).mark == mark
-    assert f"({', '.join(options)})" in medicine.with_letters(item.options).answer_rule
+    domain = load_domain("multimedqa")
+    assert domain.letters == "ABCD" and score_reply(domain, f"ANSWER: {answer}", item).mark == mark
+    assert f"({', '.join(options)})" in domain.with_letters(item.options).answer_rule
