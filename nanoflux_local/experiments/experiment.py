@@ -39,9 +39,13 @@ OnCell = Callable[[Cell, str], None]
 class Workers(Protocol):
     """Runs cells, possibly remotely and in parallel, and yields each with its result or error."""
 
-    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]: ...
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
+        """Yield each cell with its outcome when it ends."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the workers' resources."""
+        ...
 
 
 class LocalWorkers:

@@ -63,10 +63,12 @@ class Selection:
 
     @property
     def dropped(self) -> int:
+        """The number of rows that cannot be trained on."""
         return len({finding.row for finding in self.findings if finding.dropped})
 
     @property
     def truncated(self) -> int:
+        """The number of rows that are truncated."""
         return sum(row.truncated_tokens > 0 for row in self.rows)
 
 
@@ -111,8 +113,8 @@ def prepare_rows(
     """
     usable = select_rows(examples, codec, settings)
     if validation:
-        held_out = select_rows(validation, codec, settings)
-        return _drop_validation_rows(usable, held_out, examples), held_out
+        validation_selection = select_rows(validation, codec, settings)
+        return _drop_validation_rows(usable, validation_selection, examples), validation_selection
     distinct_token_ids = list(dict.fromkeys(row.ids for row in usable.rows))
     _, drawn_token_ids = split(distinct_token_ids, settings.val_fraction, settings.seed)
     held_out_token_ids = set(drawn_token_ids)

@@ -52,6 +52,7 @@ class EncodedExample:
 
     @property
     def label_count(self) -> int:
+        """The number of labels: the tokens of the completion that were not cut off."""
         return max(0, len(self.ids) - self.prompt_length)
 
 
@@ -117,7 +118,7 @@ class Codec:
 
     def _encode_text(self, text: str) -> list[int]:
         """The tokens of a text with placeholders; a placeholder's control token is encoded as ordinary text."""
-        text.encode()  # raises an error with the position of a lone surrogate; the tokenizer's error has none
+        text.encode()  # raises UnicodeEncodeError with the position of a lone surrogate, before the tokenizer fails
         ids: list[int] = []
         # `split` returns text at even positions, and the numbers of the placeholders between them at odd positions
         for position, piece in enumerate(_PLACEHOLDER.split(text)):

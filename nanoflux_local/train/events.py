@@ -53,6 +53,7 @@ class ResumeEvent:
 
 TrainEvent = StepEvent | EpochEvent | CheckpointEvent | ResumeEvent
 OnEvent = Callable[[TrainEvent], None]
+"""A function to which the training loop reports its events."""
 
 
 @dataclass(frozen=True, slots=True)

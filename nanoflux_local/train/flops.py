@@ -111,7 +111,9 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes that determine a model's FLOPs and memory, from its configuration and its tensors."""
+    """The sizes that determine a model's FLOPs and memory, from its configuration and its tensors. If `tied` is true,
+    the head uses the matrix of the embeddings.
+    """
 
     hidden: int
     layers: int

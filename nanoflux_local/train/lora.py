@@ -92,7 +92,7 @@ def train(
             training run.
         NanofluxError: the loss is not finite, memory ran out or the disk is full; the last good checkpoint is kept.
     """
-    usable, held_out = prepare_rows(settings, examples, validation, Codec.load(base_dir))
+    usable, validation_selection = prepare_rows(settings, examples, validation, Codec.load(base_dir))
     resolve_targets(base_dir, settings.target_modules)  # raises UsageError for unusable targets before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
@@ -101,7 +101,7 @@ def train(
         _explain_shortages(out_dir),
         join_process_group(choose_device(settings.device).type == "cpu") as group,
     ):
-        loop = _TrainingLoop(settings, usable, held_out, base_dir, out_dir, on_event, group)
+        loop = _TrainingLoop(settings, usable, validation_selection, base_dir, out_dir, on_event, group)
         loop.fingerprint = _compute_fingerprint(settings, digests, base_dir, group.size)
         finished = loop.run(should_stop)
         return loop.build_result(finished, digests[0])
@@ -166,20 +166,20 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 class _TrainingLoop:
     """Trains a model and holds its state: the optimizer, the planned steps and the progress through them. `usable` has
-    the training rows, `held_out` the validation rows. `fingerprint` is set after construction, before `run`.
+    the training rows, `validation` the validation rows. `fingerprint` is set after construction, before `run`.
     """
 
     def __init__(
         self,
         settings: TrainSettings,
         usable: Selection,
-        held_out: Selection,
+        validation: Selection,
         base_dir: Path,
         out_dir: Path,
         on_event: OnEvent,
         group: ProcessGroup,
     ) -> None:
-        self.settings, self.usable, self.held_out, self.group = settings, usable, held_out, group
+        self.settings, self.usable, self.validation, self.group = settings, usable, validation, group
         self.base_dir, self.out_dir = base_dir, out_dir
         self.on_event: OnEvent = on_event if group.rank == 0 else lambda _: None
         self.rows = usable.rows
@@ -263,7 +263,9 @@ class _TrainingLoop:
         return [self.rows[index] for micro_batch in step.micro_batches for index in micro_batch]
 
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:
-        """Raise a NanofluxError that names the step and its rows if the loss or the gradient norm is not finite."""
+        """Raise a NanofluxError that names the step and its rows if the loss or gradient norm is infinite or not a
+        number.
+        """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             row_numbers = sorted(row.index for row in self._list_rows(step))
             position = f"step {self.progress.step + 1} of {len(self.steps)} (rows {row_numbers})"
@@ -295,8 +297,8 @@ class _TrainingLoop:
         self.on_event(EpochEvent(epoch, progress.step, train_loss, val_loss))
 
     def _validate(self) -> float | None:
-        """The mean loss per label token of the held-out rows, without dropout."""
-        rows = sorted(self.held_out.rows, key=lambda row: len(row.ids))
+        """The mean loss per label token of the validation rows, without dropout. None if there are no such rows."""
+        rows = sorted(self.validation.rows, key=lambda row: len(row.ids))
         if not rows:
             return None
         size = self.settings.batch
@@ -312,7 +314,7 @@ class _TrainingLoop:
         """
         patience = self.settings.early_stopping
         epochs_since_best = len(self.progress.epoch_losses) - self.progress.best_epoch
-        return bool(patience) and bool(self.held_out.rows) and epochs_since_best >= patience
+        return bool(patience) and bool(self.validation.rows) and epochs_since_best >= patience
 
     def _save_checkpoint(self) -> None:
         """Save a checkpoint in the main process. Raises NanofluxError in every process if a weight is not finite."""
@@ -361,7 +363,7 @@ class _TrainingLoop:
             finished=finished,
             adapter_dir=self.out_dir / "adapter",
             examples=len(self.rows),
-            validation_examples=len(self.held_out.rows),
+            validation_examples=len(self.validation.rows),
             truncated=self.usable.truncated,
             dropped=self.usable.dropped,
             steps=progress.step,

@@ -32,7 +32,7 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class MixedRows:
-    """The rows drawn for one mix. `usable` is the number of train items from which they were drawn."""
+    """The rows that were drawn for one mix, and the number of train items from which they were drawn (`usable`)."""
 
     mix: Mix
     rows: tuple[TrainingExample, ...]

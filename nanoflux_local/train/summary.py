@@ -42,8 +42,8 @@ class StoredTraining:
 class TrainingSummary:
     """The state of a training run, as `trainings show --json` prints it. `step` of the planned `steps` are done; before
     the first step both are 0, and the fields that describe the last step are None. `val_losses` has the loss before the
-    first step and after each epoch. Losses are in nats per label token. `worker` is None if no process executes the
-    training run.
+    first step and after each epoch. Losses are in nats per label token. `note` is the user's newest note, and `worker`
+    is None if no process executes the training run.
     """
 
     training: str
