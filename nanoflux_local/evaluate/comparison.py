@@ -133,7 +133,8 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         raise UsageError(
             f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
         )
-    tests = compare_paired([a.marks[item] for item in shared_items], [b.marks[item] for item in shared_items])
+    marks_a, marks_b = [a.marks[item] for item in shared_items], [b.marks[item] for item in shared_items]
+    tests = compare_paired(marks_a, marks_b)
     t_test = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
     return Pair(
         a=a.name,

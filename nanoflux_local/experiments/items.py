@@ -20,9 +20,12 @@ def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[S
         NothingMatchedError: no item is left.
     """
     datasets = plan.scale.benchmark or seed_datasets(domain)
-    items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
-    test_items = (item for dataset in plan.scale.test for item in load_items(home.ledger, dataset, "test"))
-    test_stems = {extract_stem(item.question) for item in test_items}
+    items: list[Seed] = []
+    for dataset in datasets:
+        items += [item for item in load_items(home.ledger, dataset, "train") if item.solution]
+    test_stems: set[str] = set()
+    for dataset in plan.scale.test:
+        test_stems |= {extract_stem(item.question) for item in load_items(home.ledger, dataset, "test")}
     kept_items = [item for item in items if extract_stem(item.question) not in test_stems]
     if not kept_items:
         fix = "set another `benchmark` in the grid: training needs solutions"
@@ -37,11 +40,9 @@ def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> 
     Raises:
         NothingMatchedError: no item is left.
     """
-    seed_dataset_names = seed_datasets(load_domain(plan.scale.domain, home.root))
-    seed_items = (
-        item for dataset in seed_dataset_names for item in load_available_items(home.ledger, dataset, "train")
-    )
-    seed_stems = {extract_stem(item.question) for item in seed_items}
+    seed_stems: set[str] = set()
+    for dataset in seed_datasets(load_domain(plan.scale.domain, home.root)):
+        seed_stems |= {extract_stem(item.question) for item in load_available_items(home.ledger, dataset, "train")}
     items = [item for item in load_items(home.ledger, data, split) if extract_stem(item.question) not in seed_stems]
     if not items:
         raise NothingMatchedError(

@@ -41,16 +41,17 @@ class Choice:
 
     def build_query(self, run: str) -> tuple[str, tuple[object, ...]]:
         """The SQL and its parameters. A line break follows `where`, so that a comment in it cannot hide the rest."""
-        clauses: list[tuple[str, tuple[object, ...]]] = [("run = ?", (run,))]
+        conditions: list[str] = ["run = ?"]
+        parameters: list[object] = [run]
         if self.reason:
-            clauses.append(("reason = ?", (self.reason,)))
+            conditions.append("reason = ?")
+            parameters.append(self.reason)
         if self.level:
-            clauses.append(("level = ?", (self.level,)))
+            conditions.append("level = ?")
+            parameters.append(self.level)
         if self.where:
-            clauses.append((f"({self.where}\n)", ()))
-        condition = " AND ".join(clause for clause, _ in clauses)
-        parameters = tuple(value for _, values in clauses for value in values)
-        return f"SELECT * FROM examples WHERE {condition} ORDER BY turn", parameters
+            conditions.append(f"({self.where}\n)")
+        return f"SELECT * FROM examples WHERE {' AND '.join(conditions)} ORDER BY turn", tuple(parameters)
 
     def draw(self, items: Sequence[Item]) -> list[Item]:
         """Draw `size` of the items and keep their order; all items if `size` is 0.
@@ -109,8 +110,9 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
         **exclusions,
     }
     turns_to_fix = find_turns_with_verdict(view, run, "fix")
-    if count := sum(row["turn"] in turns_to_fix for row in drawn_rows):
-        record["fix"] = {"rows": count}
+    fix_count = sum(row["turn"] in turns_to_fix for row in drawn_rows)
+    if fix_count:
+        record["fix"] = {"rows": fix_count}
     return [dict(row) for row in drawn_rows], record
 
 

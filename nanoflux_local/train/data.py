@@ -183,7 +183,11 @@ def _accepts_system(base_dir: Path) -> bool:
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:
     """SHA-256 of prompts and completions in order, without the ids."""
-    return digest([[[asdict(message) for message in example.prompt], example.completion] for example in examples])
+    contents: list[list[object]] = []
+    for example in examples:
+        messages = [asdict(message) for message in example.prompt]
+        contents.append([messages, example.completion])
+    return digest(contents)
 
 
 Item = TypeVar("Item")

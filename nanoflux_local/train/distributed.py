@@ -77,8 +77,9 @@ class _AccelerateGroup(ProcessGroup):
         from accelerate.utils import reduce
 
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        sums = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        for weight, gradient_sum in zip(weights, sums.split([weight.numel() for weight in weights]), strict=True):
+        flat_sums = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        gradient_sums = flat_sums.split([weight.numel() for weight in weights])
+        for weight, gradient_sum in zip(weights, gradient_sums, strict=True):
             weight.grad = gradient_sum.view_as(weight)
 
     def broadcast(self, make: Callable[[], Item]) -> Item:

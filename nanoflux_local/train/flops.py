@@ -28,9 +28,10 @@ def six_nd(parameters: int, tokens: int) -> float:
 
 def count_parameters(base_dir: Path) -> int:
     """The number of weights in `base_dir`'s safetensors files, from the files' headers. Tied weights count once."""
-    return sum(
-        math.prod(tensor["shape"]) for path in _list_weight_files(base_dir) for tensor in _read_header(path).values()
-    )
+    total = 0
+    for path in _list_weight_files(base_dir):
+        total += sum(math.prod(tensor["shape"]) for tensor in _read_header(path).values())
+    return total
 
 
 @dataclass(frozen=True, slots=True)

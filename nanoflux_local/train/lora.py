@@ -260,6 +260,7 @@ class _TrainingLoop:
         return self.group.sum_values(total_loss) / label_count
 
     def _list_rows(self, step: OptimizerStep) -> list[EncodedExample]:
+        """The rows of all forward passes of a step."""
         return [self.rows[index] for micro_batch in step.micro_batches for index in micro_batch]
 
     def _require_finite(self, loss: float, norm: float, step: OptimizerStep) -> None:

@@ -108,8 +108,11 @@ def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) ->
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
     """The stems of all available questions in these splits of these benchmarks."""
-    items = (item for name in datasets for split in splits for item in load_available_items(home.ledger, name, split))
-    return {extract_stem(item.question) for item in items}
+    stems: set[str] = set()
+    for dataset in datasets:
+        for split in splits:
+            stems |= {extract_stem(item.question) for item in load_available_items(home.ledger, dataset, split)}
+    return stems
 
 
 def _select_unique_items(items: Sequence[Seed], excluded_stems: set[str]) -> list[Seed]:

@@ -45,9 +45,10 @@ def describe_left_out(record: Mapping[str, Any]) -> list[str]:
 def describe_included(record: Mapping[str, Any]) -> list[str]:
     """A phrase for each group of examples that are included although a reviewer objected to them."""
     phrases = []
-    if (dropped := record.get("dropped")) and dropped["included"]:
+    dropped, to_fix = record.get("dropped"), record.get("fix")
+    if dropped and dropped["included"]:
         phrases.append(f"{dropped['rows']} that a reviewer dropped")
-    if to_fix := record.get("fix"):
+    if to_fix:
         pronoun = "it" if to_fix["rows"] == 1 else "them"
         phrases.append(f"{to_fix['rows']} that a reviewer marked `fix`: correct or drop {pronoun}")
     return phrases

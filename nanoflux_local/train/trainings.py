@@ -95,7 +95,8 @@ def load_run_data(
     if mixes:
         held_out = run_rows.config.get("held_out", ())
         drawn_mixes = draw_mixed_rows(home, mixes, domain, run_rows.budgets, held_out, len(rows), choice.seed)
-        rows += [row for mixed_rows in drawn_mixes for row in mixed_rows.rows]
+        for mixed_rows in drawn_mixes:
+            rows += mixed_rows.rows
         source["mix"] = [mixed_rows.to_json() for mixed_rows in drawn_mixes]
     validation = load_validation_examples(home, domain)
     return TrainingData(rows, validation, run_rows.run["id"], source, list_held_out_questions(home, domain))

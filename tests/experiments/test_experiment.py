@@ -63,7 +63,9 @@ def test_condition_is_chosen_on_dev_items_only(resumed_experiment) -> None:
     home, _ = resumed_experiment
     chosen_condition = load_results(home, "small").to_json()["chosen"]["condition"]
     assert chosen_condition == "run-2", "the chosen condition is not one of the sizes"
-    ids_by_split = {split: {item.id for item in make_easy_items(split)[:3]} for split in ("dev", "test")}
+    ids_by_split = {}
+    for split in ("dev", "test"):
+        ids_by_split[split] = {item.id for item in make_easy_items(split)[:3]}
     assert not ids_by_split["dev"] & ids_by_split["test"]
     with LedgerView(home.ledger) as view:
         for split, item_ids in ids_by_split.items():

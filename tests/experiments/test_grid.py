@@ -66,7 +66,8 @@ def test_plan_with_an_existing_run_generates_none() -> None:
 
 def test_experiment_id_is_determined_by_its_plan() -> None:
     assert make_plan("table1", "tiny").id == make_plan("table1", "tiny").id
-    assert len({make_plan("table1", scale, run).id for scale in ("tiny", "paper") for run in ("", "r")}) == 4
+    plans = [make_plan("table1", scale, run) for scale in ("tiny", "paper") for run in ("", "r")]
+    assert len({plan.id for plan in plans}) == 4, "the id depends on the scale and on the run"
 
 
 def test_paper_results_are_those_of_the_domain_or_of_all_benchmarks() -> None:

@@ -92,8 +92,8 @@ def test_plan_contains_every_row_once_per_epoch() -> None:
     settings = TrainSettings(epochs=3, batch=4, gradient_accumulation=2)
     steps = plan_steps(settings, list(range(18)))
     for epoch in (1, 2, 3):
-        rows = [row for step in steps if step.epoch == epoch for batch in step.micro_batches for row in batch]
-        assert sorted(rows) == list(range(18))
+        micro_batches = [batch for step in steps if step.epoch == epoch for batch in step.micro_batches]
+        assert sorted(row for batch in micro_batches for row in batch) == list(range(18))
     assert [step.ends_epoch for step in steps] == [False, False, True] * 3
 
 

@@ -192,14 +192,15 @@ def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
     def compute_mean(key: str) -> float:
         return float(np.mean([result[key] for result in results]))
 
+    def compute_mean_flops(method: str) -> float:
+        return float(np.mean([result["flops"][method] for result in results]))
+
     return TrainingMeans(
         rows=compute_mean("rows"),
         tokens=compute_mean("tokens"),
         seconds=compute_mean("seconds"),
         truncated=compute_mean("truncated"),
-        flops={
-            method: float(np.mean([result["flops"][method] for result in results])) for method in ("6nd", "measured")
-        },
+        flops={method: compute_mean_flops(method) for method in ("6nd", "measured")},
         trainings=[result["training"] for result in results],
         adapters=[result["adapter"] for result in results],
         val_losses=[result["val_losses"] for result in results],
@@ -212,9 +213,16 @@ def _load_condition_side(view: LedgerView, name: str, cells: Sequence[StoredCell
     """
     sides = [load_side(view, cell.result[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
-    marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
-    by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)
-    return Side(name, marks, by_seed, sides[0].items_digest)
+    marks: dict[str, list[bool]] = {item: [] for item in sorted(items)}
+    for side in sides:
+        for item in marks:
+            marks[item] += side.marks[item]
+
+    def compute_accuracy(side: Side) -> float:
+        return float(np.mean([np.mean(side.marks[item]) for item in items]))
+
+    accuracy_by_seed = tuple(compute_accuracy(side) for side in sides)
+    return Side(name, marks, accuracy_by_seed, sides[0].items_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,20 +255,26 @@ def _measure_accuracy(view: LedgerView, cells: Sequence[StoredCell], split: str,
     side = _load_condition_side(view, "", cells, split, data)
     share_by_item = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
     shares = list(share_by_item.values())
-    item_folds = [fold for fold in split_folds(list(share_by_item)) if fold]
-    means = [float(np.mean([share_by_item[item] for item in fold])) for fold in item_folds]
-    folds: FoldAccuracy | None = None
-    if len(means) > 1:
-        folds = FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means)))
     return ConditionAccuracy(
         n=len(shares),
         mean=float(np.mean(shares)),
         sd=float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
         ci95=list(accuracy_interval(shares)),
         by_seed=list(side.by_run),
-        folds=folds,
+        folds=_measure_folds(share_by_item),
         evaluations=[cell.result[split][data] for cell in cells],
     )
+
+
+def _measure_folds(share_by_item: Mapping[str, float]) -> FoldAccuracy | None:
+    """The accuracies of the folds of the items; None if fewer than two folds have items."""
+    means: list[float] = []
+    for fold in split_folds(list(share_by_item)):
+        if fold:
+            means.append(float(np.mean([share_by_item[item] for item in fold])))
+    if len(means) < 2:
+        return None
+    return FoldAccuracy(means, float(np.std(means, ddof=1)), list(t_interval(means)))
 
 
 def _format_accuracy(accuracy: dict[str, Any] | None) -> list[object]:
