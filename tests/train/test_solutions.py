@@ -36,7 +36,7 @@ def make_blind_verdict(*evidence: Exhibit) -> Verdict:
 
 
 def make_turn(number: int, attempt: Attempt) -> TurnRecord:
-    return TurnRecord(number, "one", "other", "judge", (attempt,))
+    return TurnRecord(number, "attacker", "defender", "judge", (attempt,))
 
 
 SOLVED_BY_ALL = Attempt(
@@ -88,12 +88,13 @@ def load_chosen_solutions(home: Home, base: str = "", **choice: Any) -> dict[int
 
 
 def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
-    solutions = collect_right_solutions(SOLVED_BY_ALL, "one", "other")
+    solutions = collect_right_solutions(SOLVED_BY_ALL, "attacker", "defender")
     assert [(solution.origin, solution.author, solution.answer) for solution in solutions] == [
-        ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
+        ("author", "attacker", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"),
+        ("own", "defender", "4"),
     ], "programs, wrong or truncated solutions and repetitions must be left out"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
-    assert [solution.author for solution in candidates] == ["one", "solver-a", "other"], (
+    assert [solution.author for solution in candidates] == ["attacker", "solver-a", "defender"], (
         "the solution of solver-b repeats the author's words"
     )
     assert [solution.origin for solution in collect_right_solutions(SOLVED_BY_AUTHOR_AND_DEFENDER)] == ["author", "own"]
