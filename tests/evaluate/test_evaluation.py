@@ -60,6 +60,7 @@ def test_choose_domain_takes_the_preferred_domain_and_refuses_free_text():
 
 ITEMS = [Seed(f"i{number}", "starter", f"Item {number}?", str(number), f"It is {number}.") for number in range(6)]
 ITEM_NUMBER = re.compile(r"Item (\d)")
+"""The number of an item in the text of a prompt. The last match is the item that is asked."""
 
 
 def write_answer(prompt: str, _: random.Random) -> str:
@@ -73,7 +74,9 @@ def write_answer(prompt: str, _: random.Random) -> str:
 def write_verdict(prompt: str, _: random.Random) -> str:
     """An unreadable verdict on item 0, SOUND on the items 1 to 3, and UNSOUND on the others."""
     number = int(ITEM_NUMBER.findall(prompt)[-1])
-    quality = "Hm" if number == 0 else "SOUND" if number < 4 else "UNSOUND"
+    quality = "SOUND" if number < 4 else "UNSOUND"
+    if number == 0:
+        quality = "Hm"
     first_lines = f"ANALYSIS: a\nREASONING QUALITY: {quality}\nCALCULATION ACCURACY: c\n"
     return f"{first_lines}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
 

@@ -21,6 +21,7 @@ from nanoflux_local.seeds.benchmarks.starter_stories import make_story_items
 from nanoflux_local.transcript import Seed
 
 TRIES = 3
+"""The number of answers to each item."""
 ITEMS = make_story_items("train")[:9]
 ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
