@@ -80,8 +80,8 @@ def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tupl
         agreement_terms.append(pair_counts[label, label] / n * weight**2)
     disagreement_terms: list[float] = []
     for first_label, second_label in permutations(labels, 2):
-        label_share = (second_counts[first_label] + first_counts[second_label]) / n
-        disagreement_terms.append(pair_counts[first_label, second_label] / n * label_share**2)
+        weight = (second_counts[first_label] + first_counts[second_label]) / n
+        disagreement_terms.append(pair_counts[first_label, second_label] / n * weight**2)
     variance = (
         sum(agreement_terms)
         + (1 - observed_agreement) ** 2 * sum(disagreement_terms)

@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 """The power of the test for which a difference is called detectable."""
 FOLDS = 5
+"""The number of folds into which the paper splits test items."""
 ROUNDING = 1e-12
 """Differences of accuracies that are closer than this count as equal: they differ only by rounding."""
 POSTERIOR_DRAWS = 2_000
@@ -175,7 +176,7 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of a mean over few runs or folds: mean ± t₀.₉₇₅,ₙ₋₁ · sd / √n. (nan, nan) for one value."""
+    """Student's 95% interval of a mean over runs or folds: mean ± t₀.₉₇₅,ₙ₋₁ · sd / √n. (nan, nan) for one value."""
     from scipy.stats import t
 
     if len(values) < 2:

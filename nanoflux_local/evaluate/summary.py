@@ -127,15 +127,15 @@ def _build_strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
 
 def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
     """The accuracy of marks of shape (items, runs); None if no reply is scored."""
-    shares_by_item = _compute_right_shares(marks)
-    if not shares_by_item:
+    item_shares = _compute_right_shares(marks)
+    if not item_shares:
         return None
     by_run = tuple(_compute_right_shares(list(zip(*marks, strict=True))))
     return Accuracy(
-        n=len(shares_by_item),
-        mean=float(np.mean(shares_by_item)),
+        n=len(item_shares),
+        mean=float(np.mean(item_shares)),
         sd=float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
-        ci95=accuracy_interval(shares_by_item),
+        ci95=accuracy_interval(item_shares),
         unscored=sum(mark == "unscored" for item_marks in marks for mark in item_marks),
         by_run=by_run,
     )

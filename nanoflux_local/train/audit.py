@@ -21,7 +21,7 @@ from nanoflux_local.train.targets import resolve_targets
 _START_WORDS = 6
 """The number of first words by which a held-out prompt is looked up; few prompts share all of them."""
 _MAX_LISTED_ROWS = 10
-"""The number of unusable rows that an error message lists."""
+"""The maximum number of unusable rows that an error message lists."""
 
 RowProblem = Literal[
     "wrong role order",
@@ -35,6 +35,7 @@ RowProblem = Literal[
     "cut",
     "duplicate",
 ]
+"""What the audit reports about a row. "cut" stands for truncated at `max_length`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +195,22 @@ def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
 
 def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     """Raise DataError if no row is left, and RefusedError if the settings forbid dropping the unusable rows."""
-    dropped = [finding for finding in selection.findings if finding.dropped]
+    drop_findings = [finding for finding in selection.findings if finding.dropped]
     if not selection.rows:
-        reasons = "\n".join(f"  {finding}" for finding in dropped[:_MAX_LISTED_ROWS]) or "  there are no examples"
-        raise DataError(f"no example has a label to train on:\n{reasons}", "correct the rows, or raise max_length")
+        reasons = "\n".join(f"  {finding}" for finding in drop_findings[:_MAX_LISTED_ROWS])
+        problem = f"no example has a label to train on:\n{reasons or '  there are no examples'}"
+        raise DataError(problem, "correct the rows, or raise max_length")
     if settings.bad_rows == "refuse":
-        setting, refused = "bad_rows", dropped
+        setting, refused_findings = "bad_rows", drop_findings
     elif settings.overlong == "refuse":
-        setting, refused = "overlong", [finding for finding in dropped if finding.problem == "too long"]
+        setting = "overlong"
+        refused_findings = [finding for finding in drop_findings if finding.problem == "too long"]
     else:
         return
-    if refused:
-        reasons = "\n".join(f"  {finding}" for finding in refused[:_MAX_LISTED_ROWS])
+    if refused_findings:
+        reasons = "\n".join(f"  {finding}" for finding in refused_findings[:_MAX_LISTED_ROWS])
         raise RefusedError(
-            f"{setting}=refuse forbids dropping unusable rows, of which there are {len(refused)}:\n{reasons}",
+            f"{setting}=refuse forbids dropping unusable rows, of which there are {len(refused_findings)}:\n{reasons}",
             "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
         )
 
@@ -222,19 +225,21 @@ class CountSummary:
     total: int
 
     @classmethod
-    def of(cls, values: Sequence[int]) -> "CountSummary":
-        return cls(median(values), min(values), max(values), sum(values)) if values else cls(0.0, 0, 0, 0)
+    def of(cls, counts: Sequence[int]) -> "CountSummary":
+        """The summary of these counts; all zeros if there are none."""
+        return cls(median(counts), min(counts), max(counts), sum(counts)) if counts else cls(0.0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What a training run would do. Tokens and labels are those of the usable rows in one epoch, after truncation.
 
-    `system_merged` counts the rows whose system message is prepended to the user's message, since the base takes no
-    system messages. `max_length` truncates `cut_rows` rows by `cut_tokens` tokens in total, and by at most `cut_most`
-    each. `rendered` is the first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see
-    `estimate`. `adapted` names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is
-    the record of how the rows were chosen.
+    `leaked` are the numbers of the rows that contain a held-out prompt. `system_merged` counts the rows whose system
+    message is prepended to the user's message, because the base takes no system messages. `max_length` truncates
+    `cut_rows` rows by `cut_tokens` tokens in total, and each of them by at most `cut_most`. `rendered` is the first
+    usable example as the model sees it. `seconds` and `memory_bytes` are rough estimates (see `estimate`). `adapted`
+    names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of how the
+    rows were chosen.
     """
 
     rows: int
@@ -349,12 +354,13 @@ def _contains_prompt(
     """Whether `words` contain one of the prompts. The words from a position are compared only with prompts that start
     with the same words.
     """
-    return any(
-        words[position : position + len(prompt)] == prompt
-        for position in range(len(words))
-        for start_length in start_lengths
-        for prompt in prompts_by_start.get(tuple(words[position : position + start_length]), ())
-    )
+    for position in range(len(words)):
+        for start_length in start_lengths:
+            start = tuple(words[position : position + start_length])
+            for prompt_words in prompts_by_start.get(start, ()):
+                if words[position : position + len(prompt_words)] == prompt_words:
+                    return True
+    return False
 
 
 def _split_words(text: str) -> list[str]:

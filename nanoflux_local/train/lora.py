@@ -80,8 +80,8 @@ def train(
 ) -> TrainResult:
     """Train a LoRA adapter of the model in `base_dir` and leave it in `out_dir/adapter` (paper §3, A.1).
 
-    Without `validation`, `val_fraction` of the examples is held out. If `out_dir` has a checkpoint of the same training
-    run, training resumes from the checkpoint. `should_stop` is called after each step; if it returns True, this
+    If `validation` is empty, the share `val_fraction` of the examples is held out. If `out_dir` has a checkpoint of the
+    same training run, training resumes from it. `should_stop` is called after each step; if it returns True, this
     function writes a checkpoint and returns a result that is not `finished`. If several processes train
     (`distributed`), each takes a share of every batch; only the main process calls `should_stop`, reports events and
     writes files.
