@@ -81,6 +81,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def make_job(training: str) -> jobs.Job:
+    """The job of a training run, as the module `jobs` names it."""
     return jobs.Job(jobs.TRAINING, training)
 
 
@@ -132,8 +133,10 @@ def test_repeated_training_run_returns_the_stored_outcome(home: Home) -> None:
 
 
 def test_paused_training_run_resumes_without_its_source_file(home: Home, tmp_path: Path) -> None:
+    step_count = 240  # eight of the nine rows are trained on, in batches of two, for 60 epochs
     path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
+    rows = [{"prompt": f"{n} + 1?", "completion": str(n + 1)} for n in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     short_settings = SHORT_SETTINGS.model_dump(exclude_defaults=True)
     options = [*(f"--set={key}={value}" for key, value in short_settings.items()), "--set=epochs=60"]
     started = run_cli(home, "train", "--data", str(path), "--base", BASE, *options, "--json", "--detach")
@@ -143,7 +146,7 @@ def test_paused_training_run_resumes_without_its_source_file(home: Home, tmp_pat
     assert "drains" in jobs.request_stop(home, make_job(training), "pause")
     wait_until(lambda: not jobs.has_worker(home, make_job(training)))
     paused = trainings.summarize_training(home, training)
-    assert paused.status == "paused" and paused.worker is None and paused.step < 240
+    assert paused.status == "paused" and paused.worker is None and paused.step < step_count
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
     entries = json.loads(run_cli(home, "trainings", "list", "--json").stdout)
     assert [entry["training"] for entry in entries] == [training]
@@ -152,7 +155,7 @@ def test_paused_training_run_resumes_without_its_source_file(home: Home, tmp_pat
     outcome = json.loads(resumed.stdout)
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
             "tokens_per_s", "seconds"} <= outcome.keys()  # fmt: skip
-    assert outcome["steps"] == 240 and {"6nd", "measured"} <= outcome["flops"].keys()
+    assert outcome["steps"] == step_count and {"6nd", "measured"} <= outcome["flops"].keys()
     assert "already done" in jobs.request_stop(home, make_job(training), "stop")
 
 

@@ -95,6 +95,7 @@ def wait_for_result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def wait_for_checkpoint(home: Home, process: subprocess.Popen[str]) -> None:
+    """Wait until the training run has written a checkpoint, and fail if its process ends before that."""
     while not list(home.root.glob("trainings/*/checkpoint.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
