@@ -25,7 +25,7 @@ from pathlib import Path
 import kills
 from kills import Trial, disturb, find_differences, make_scripted_settings
 
-from nanoflux_local.jobs import RUN, Job, check_job
+from nanoflux_local.jobs import RUN, Job, load_job_state
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -283,7 +283,7 @@ def _read_status(trial: Trial) -> str:
     """The status with which the run is listed."""
     with LedgerView(trial.home / "ledger.db") as view:
         summary = view.summarize_run(kills.NAME).to_json()
-        return check_job(Home(trial.home), view, Job(RUN, summary["run"]), summary).status
+        return load_job_state(Home(trial.home), view, Job(RUN, summary["run"]), summary).status
 
 
 def _mount(folder: Path, kib: int, options: str = "") -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from nanoflux_local.reply_end import before_next_turn
+from nanoflux_local.reply_end import cut_at_next_turn
 
 TOLERANCE = 1e-6
 """Numbers a and b agree if |a − b| ≤ 1e-6 · max(1, |b|)."""
@@ -182,7 +182,7 @@ def read_number(text: str) -> float | None:
     """
     if len(text) > MAX_CHARS:
         return None
-    text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
+    text = _STRUCK_OUT.sub(" ", cut_at_next_turn(text.translate(_FULL_WIDTH)))
     line = _BRACKETED_REMARK.sub("", _to_plain_spelling(_find_answer_line(text)))
     first_value = None if _FIRST_LIST_ITEM.match(line) else _NUMBER.match(line, _find_lead_in_end(line))
     boxes = _BOX.findall(text) if first_value is None else []
@@ -300,7 +300,7 @@ def read_choice(text: str, letters: str) -> str | None:
     Several letters ("A, C") or a repeated list of the options yield None. "A) is incorrect. B) is correct." states B:
     if the answer opens with an option that it calls wrong, the result is the only option that it calls right.
     """
-    text = _STRUCK_OUT.sub(" ", before_next_turn(text.translate(_FULL_WIDTH)))
+    text = _STRUCK_OUT.sub(" ", cut_at_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
     right_letters, wrong_letters = _find_verdicts(plain)
     answer = _LEAD_IN.sub("", plain)

@@ -321,7 +321,7 @@ class JobState:
         return asdict(self)
 
 
-def check_job(home: Home, view: LedgerView, job: Job, row: Mapping[str, Any]) -> JobState:
+def load_job_state(home: Home, view: LedgerView, job: Job, row: Mapping[str, Any]) -> JobState:
     """The state of `job`, whose row in the ledger has the `status`, `message` and `seconds` in `row`.
 
     If the row's status is "running" but no process works on the job, the job was killed: its state is "interrupted". If

@@ -67,7 +67,7 @@ def find_opening_tag(prompt: str) -> str:
     return opening_tag[0] if opening_tag else ""
 
 
-def answer_start(text: str) -> int:
+def find_answer_start(text: str) -> int:
     """The index at which a raw reply's answer begins: after its reasoning and the whitespace that follows. 0 for a
     reply without reasoning; the length of the text if the reasoning is not closed.
     """
@@ -83,7 +83,7 @@ def cut_answer(text: str, stop: Sequence[str]) -> str:
     can occur there: models reason in paragraphs, and a blank line is a common stop string. A blank line directly below
     a heading ("## ANSWER") is skipped as well.
     """
-    start = answer_start(text)
+    start = find_answer_start(text)
     stop_indices = [_find_stop(text, stop_string, start) for stop_string in stop]
     end = min((index for index in stop_indices if index >= 0), default=len(text))
     return text[:end]

@@ -29,7 +29,7 @@ _NEXT_SPEAKER = _compile_next_turn(_SPEAKER_LABELS)
 _NEXT_TURN = _compile_next_turn(f"{_SPEAKER_LABELS}|{_TASK_LABELS}")
 
 
-def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
+def cut_at_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
     """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
 
     Control tokens before the first word are dropped. `sections` are the names of the reply's sections in upper case; a

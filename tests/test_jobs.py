@@ -45,7 +45,7 @@ def read_state(home: Home, run: str) -> dict[str, Any]:
     """A run's summary and the state of its worker, with the keys that `run show --json` prints."""
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run).to_json()
-        return {**summary, **jobs.check_job(home, view, make_job(run), summary).to_json()}
+        return {**summary, **jobs.load_job_state(home, view, make_job(run), summary).to_json()}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

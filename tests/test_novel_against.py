@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError
-from nanoflux_local.ledger.earlier_questions import freeze, read_questions
+from nanoflux_local.ledger.earlier_questions import freeze_questions, read_questions
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -33,7 +33,7 @@ def execute(
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **settings}
     if against:
         with LedgerView(home.ledger) as view:
-            questions_by_run = freeze(view, against)
+            questions_by_run = freeze_questions(view, against)
         overrides["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
     return execute_run(home, configs.resolve("starter-genetics", "scripted", overrides, home), name)
 
@@ -139,6 +139,6 @@ def test_freeze_refuses_missing_runs_and_runs_without_questions(home: Home) -> N
     asyncio.run(runs.start(home, config, "empty"))
     with LedgerView(home.ledger) as view:
         with pytest.raises(NothingMatchedError, match="has no questions yet"):
-            freeze(view, ("empty",))
+            freeze_questions(view, ("empty",))
         with pytest.raises(NothingMatchedError, match="there is no run"):
-            freeze(view, ("nobody",))
+            freeze_questions(view, ("nobody",))

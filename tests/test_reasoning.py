@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoflux_local.reasoning import answer_start, cut_answer, ends_in_reasoning, find_opening_tag, with_reasoning
+from nanoflux_local.reasoning import cut_answer, ends_in_reasoning, find_answer_start, find_opening_tag, with_reasoning
 
 STOP_STRINGS = ("\n\n", "\nProblem:")
 """The stop strings with which replies are cut."""
@@ -26,7 +26,7 @@ HARMONY_REASONING = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>a
     ],
 )
 def test_answer_begins_after_the_reasoning(text: str, answer: str) -> None:
-    assert text[answer_start(text) :] == answer
+    assert text[find_answer_start(text) :] == answer
 
 
 @pytest.mark.parametrize(

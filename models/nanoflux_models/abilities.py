@@ -29,7 +29,7 @@ print(json.dumps({"architectures": architectures, "torchvision_error": torchvisi
 which the import of torchvision fails ("" if it succeeds)."""
 
 
-def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
+def explain_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
     """Find the models that this vLLM cannot serve. Returns the reason for each, by the model's name.
 
     A model whose manifest names no architecture is assumed to work.

@@ -113,14 +113,14 @@ def _print_call(call: "StoredCall") -> None:
 def problems(run: str, as_json: bool) -> None:
     """List the faults (failed requests) and warnings (e.g. unreadable replies) of RUN, each with a fix."""
     from nanoflux_local.jobs import RUN as RUN_KIND
-    from nanoflux_local.jobs import Job, check_job
+    from nanoflux_local.jobs import Job, load_job_state
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.problems import list_problems
 
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = dict(view.find_run(run))
-        state = check_job(home, view, Job(RUN_KIND, row["id"]), row)
+        state = load_job_state(home, view, Job(RUN_KIND, row["id"]), row)
         run_problems = list_problems(view, row["id"], state)
     if as_json:
         print_json([problem.to_json() for problem in run_problems])

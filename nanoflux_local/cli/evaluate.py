@@ -39,9 +39,9 @@ class AdapterKind(click.ParamType[str]):
 
     @staticmethod
     def _names() -> tuple[str, ...]:
-        from nanoflux_local.endpoints.kinds.base import adapter_kinds
+        from nanoflux_local.endpoints.kinds.base import list_adapter_kinds
 
-        return adapter_kinds()
+        return list_adapter_kinds()
 
 
 @click.group(name="eval", invoke_without_command=True, subcommand_metavar="[list | show | items]")
@@ -152,7 +152,7 @@ def command(
         print_json(summary.to_json())
     else:
         show_evaluation(summary)
-    summary.require_whole()
+    summary.require_all_replies()
 
 
 def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
@@ -285,7 +285,7 @@ def evaluate(
         runs,
         temperature,
     )
-    summary.require_whole()
+    summary.require_all_replies()
     return summary
 
 

@@ -35,7 +35,7 @@ def list_evaluations(as_json: bool) -> None:
     entries = []
     if home.ledger.exists():
         with LedgerView(home.ledger) as view:
-            entries = [_build_entry(home, view, line) for line in board.evaluations(view)]
+            entries = [_build_entry(home, view, line) for line in board.list_evaluations(view)]
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -73,9 +73,9 @@ def _build_entry(home: Home, view: "LedgerView", stored: "StoredEvaluation | Eva
     """The entry of an evaluation. Its status depends on its process: if the process was killed, the status is
     "interrupted", although the ledger still says "running".
     """
-    from nanoflux_local.jobs import EVALUATION, Job, check_job
+    from nanoflux_local.jobs import EVALUATION, Job, load_job_state
 
-    state = check_job(home, view, Job(EVALUATION, stored.id), asdict(stored))
+    state = load_job_state(home, view, Job(EVALUATION, stored.id), asdict(stored))
     settings, strict = stored.settings, stored.result.get("strict")
     return EvaluationEntry(
         stored.id, stored.model, stored.adapter, stored.data, stored.split, state.status, state.message,

@@ -261,10 +261,10 @@ def _start_rounds(
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.run import rounds
-    from nanoflux_local.seeds.datasets import seed_datasets
+    from nanoflux_local.seeds.datasets import list_seed_datasets
 
     domain = load_domain(config.domain, home.root)
-    benchmarks = (*domain.evaluates, *seed_datasets(domain))
+    benchmarks = (*domain.evaluates, *list_seed_datasets(domain))
     series_settings = rounds.SeriesSettings(
         config=config,
         rounds=max_rounds,
@@ -280,11 +280,11 @@ def _start_rounds(
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
     """A reference to the questions that each run has asked so far, as the setting `novel_against` of a new run."""
-    from nanoflux_local.ledger.earlier_questions import freeze
+    from nanoflux_local.ledger.earlier_questions import freeze_questions
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(home.ledger) as view:
-        return {run: questions.model_dump() for run, questions in freeze(view, runs).items()}
+        return {run: questions.model_dump() for run, questions in freeze_questions(view, runs).items()}
 
 
 def _execute_or_detach(home: Home, run: str, detach: bool) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from nanoflux_local import packages
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.paths import Home
-from nanoflux_models.abilities import find_unservable
+from nanoflux_models.abilities import explain_unservable
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import describe_gpus
 from nanoflux_models.interpreter import VARIABLE, find_interpreter
@@ -65,7 +65,7 @@ def check_vllm(home: Home) -> MachineCheck:
         chat_models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]
     except ModelsError as error:
         return MachineCheck("vllm", True, summary, error.fix)
-    reasons = find_unservable(interpreter, chat_models)  # why a model cannot be served, by the model's name
+    reasons = explain_unservable(interpreter, chat_models)  # why a model cannot be served, by the model's name
     if not reasons:
         return MachineCheck("vllm", True, f"{summary}, serves all {len(chat_models)} chat models of the catalog")
     unservable_models = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())

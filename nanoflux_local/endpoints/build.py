@@ -65,7 +65,7 @@ def build_model_endpoint(
 ) -> Endpoint:
     """Build an endpoint for an installed model, with the adapter whose hash is `adapter` ("": without an adapter).
 
-    `interface` is the name of a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM.
+    `interface` is the name of a kind that takes adapters (`list_adapter_kinds`). `args` are passed to vLLM.
     `reasoning_tokens` limits the reasoning of a reply; None uses the limit in the model's manifest.
     """
     reasoning_limit = load_manifest(model, home.root).reasoning_limit if reasoning_tokens is None else reasoning_tokens

@@ -39,8 +39,8 @@ from nanoflux_local.records import (
     storable,
 )
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.defender import build_defender_messages, reply_budget
-from nanoflux_local.seeds.datasets import seed_datasets
+from nanoflux_local.roles.defender import build_defender_messages, compute_reply_budget
+from nanoflux_local.seeds.datasets import list_seed_datasets
 from nanoflux_local.transcript import Seed
 
 MAX_CONCURRENT = 64
@@ -122,7 +122,7 @@ def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, 
     preferred_first = sorted(names, key=lambda name: name != preferred)
     for name in preferred_first:
         domain = load_domain(name, root)
-        uses_data = data in (*seed_datasets(domain), *domain.evaluates)
+        uses_data = data in (*list_seed_datasets(domain), *domain.evaluates)
         is_free_text = data in domain.free_text or (uses_data and domain.answer == "text")
         if is_free_text and has_judge:
             return domain.model_copy(update={"answer": "text"})
@@ -166,7 +166,7 @@ def make_plan(
             "evaluate on questions: import them with `nanoflux data import`",
         )
     domain = choose_domain(data, root, has_judge=judge is not None, preferred=domain_name)
-    max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
+    max_tokens = compute_reply_budget(domain, domain.budgets) + reasoning_tokens
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, max_tokens, domain.stop)
     return EvaluationPlan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge, reasoning_tokens)
 

@@ -74,7 +74,7 @@ class EvaluationSummary:
         """Whether no reply is missing. Free text, which only a judge can grade, is unscored without being missing."""
         return not self.causes
 
-    def require_whole(self, allow_refused: bool = False) -> None:
+    def require_all_replies(self, allow_refused: bool = False) -> None:
         """Raise an error if replies are missing. If `allow_refused` is true, raise none if the endpoint refused all
         prompts whose replies are missing.
 

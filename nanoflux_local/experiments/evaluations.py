@@ -41,5 +41,5 @@ async def evaluate_items(
     with Ledger(home.ledger) as ledger:
         if ledger.rows("SELECT status FROM evaluations WHERE id = ?", evaluation_plan.id) != [("done",)]:
             summary = await evaluate(ledger, endpoint, evaluation_plan, on_progress)
-            summary.require_whole(allow_refused=True)
+            summary.require_all_replies(allow_refused=True)
     return evaluation_plan.id

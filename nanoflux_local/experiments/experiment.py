@@ -19,9 +19,9 @@ from nanoflux_local.jobs import (
     Job,
     JobState,
     StopRequest,
-    check_job,
     heartbeat_thread,
     hold_lock,
+    load_job_state,
     record_execution,
     status_after,
 )
@@ -260,8 +260,8 @@ def summarize_experiment(home: Home, view: LedgerView, experiment: StoredExperim
         "message": experiment.message,
         "seconds": round(experiment.seconds, 3),
     }
-    state = check_job(home, view, Job(EXPERIMENT, experiment.id), stored_state)
-    cells = board.cells_by_status(view, experiment.id)
+    state = load_job_state(home, view, Job(EXPERIMENT, experiment.id), stored_state)
+    cells = board.count_cells_by_status(view, experiment.id)
     return ExperimentSummary(
         experiment=experiment.id,
         name=experiment.name,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from nanoflux_local.config import Strict, read_toml, validate_model
-from nanoflux_local.endpoints.kinds.base import adapter_kinds
+from nanoflux_local.endpoints.kinds.base import list_adapter_kinds
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
 from nanoflux_local.suggestions import suggest
@@ -137,8 +137,8 @@ class Scale(Strict):
             raise ValueError(
                 "with temperature 0 every run gives the same replies: set a temperature above 0, or one run"
             )
-        if self.via not in adapter_kinds():
-            raise ValueError(f"via is {self.via!r}, and should be one of: {', '.join(adapter_kinds())}")
+        if self.via not in list_adapter_kinds():
+            raise ValueError(f"via is {self.via!r}, and should be one of: {', '.join(list_adapter_kinds())}")
         return self
 
 

@@ -8,7 +8,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.paths import Home
-from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import list_seed_datasets, load_available_items, load_items
 from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.transcript import Seed
 
@@ -19,7 +19,7 @@ def load_train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[S
     Raises:
         NothingMatchedError: no item is left.
     """
-    datasets = plan.scale.benchmark or seed_datasets(domain)
+    datasets = plan.scale.benchmark or list_seed_datasets(domain)
     items: list[Seed] = []
     for dataset in datasets:
         items += [item for item in load_items(home.ledger, dataset, "train") if item.solution]
@@ -41,7 +41,7 @@ def load_evaluation_items(home: Home, plan: GridPlan, data: str, split: str) -> 
         NothingMatchedError: no item is left.
     """
     seed_stems: set[str] = set()
-    for dataset in seed_datasets(load_domain(plan.scale.domain, home.root)):
+    for dataset in list_seed_datasets(load_domain(plan.scale.domain, home.root)):
         seed_stems |= {extract_stem(item.question) for item in load_available_items(home.ledger, dataset, "train")}
     items = [item for item in load_items(home.ledger, data, split) if extract_stem(item.question) not in seed_stems]
     if not items:

@@ -15,7 +15,7 @@ from nanoflux_local.experiments.items import load_train_items
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.datasets import seed_datasets
+from nanoflux_local.seeds.datasets import list_seed_datasets
 from nanoflux_local.train.choice import Choice, choose_rows, find_turns_with_verdict
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample
@@ -57,7 +57,7 @@ def load_condition_rows(
     drawn_indices = sorted(rng.sample(range(len(items)), size or len(items)))
     drawn_items = [items[index] for index in drawn_indices]
     source: dict[str, Any] = {
-        "benchmark": list(plan.scale.benchmark or seed_datasets(domain)),
+        "benchmark": list(plan.scale.benchmark or list_seed_datasets(domain)),
         "split": "train",
         "domain": domain.name,
     }
@@ -76,7 +76,7 @@ def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, s
     """
     run_row_count = round(size / (1 + condition.mix))
     choice = Choice(level=condition.level, size=run_row_count, seed=seed, solution=condition.solution)
-    datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
+    datasets = plan.scale.benchmark or list_seed_datasets(load_domain(plan.scale.domain, home.root))
     mixes = [Mix(dataset, condition.mix / len(datasets)) for dataset in datasets if condition.mix]
     return load_run_data(home, run, choice, plan.scale.base, mixes)
 

@@ -71,7 +71,7 @@ class BoardLine:
     updated_at: str
 
 
-def keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
+def list_line_keys(view: LedgerView, moment: datetime | None = None) -> list[LineKey]:
     """The keys of all lines by urgency as of `moment` (by default now): recent failures, running jobs, waiting jobs,
     then the rest; within each group, the most recently updated first.
     """
@@ -86,7 +86,7 @@ def _freshness_cutoff(moment: datetime | None = None) -> str:
     return ((moment or datetime.now(UTC)) - FAILURE_AGE_LIMIT).isoformat(timespec="milliseconds")
 
 
-def is_fresh(updated_at: str) -> bool:
+def is_recent(updated_at: str) -> bool:
     """Whether a failure of a job last updated at this time still stays at the top of the board."""
     return updated_at >= _freshness_cutoff()
 
@@ -98,7 +98,7 @@ def _rank_status(status: str, is_recent: bool) -> int:
     return _RANKS.get(status, _ENDED_RANK)
 
 
-def lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
+def load_lines(view: LedgerView, board_keys: Iterable[LineKey]) -> list[BoardLine]:
     """The lines with these keys, in order. Rows deleted since the keys were read are skipped."""
     format_line_by_kind = {
         "run": _format_run_line,
@@ -130,7 +130,7 @@ def _format_training_line(view: LedgerView, row_id: int) -> BoardLine | None:
     training = view.row("SELECT * FROM trainings WHERE rowid = ?", row_id)
     if training is None:
         return None
-    step = last_step(view, training["id"])
+    step = load_last_step(view, training["id"])
     about = f"{training['base']} on {training['run'] or 'a file'}"
     return BoardLine(
         "training", training["id"], training["id"], about, training["status"], training["message"], step.step,
@@ -158,7 +158,7 @@ class LastStep:
         return cls(**{field.name: event[field.name] for field in fields(cls) if field.name in event})
 
 
-def last_step(view: LedgerView, training: str) -> LastStep:
+def load_last_step(view: LedgerView, training: str) -> LastStep:
     """The newest recorded step of a training."""
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
@@ -187,7 +187,7 @@ def _format_evaluation_line(view: LedgerView, row_id: int) -> BoardLine | None:
 
 def _format_experiment_line(view: LedgerView, row_id: int) -> BoardLine | None:
     id_row = view.row("SELECT id FROM experiments WHERE rowid = ?", row_id)
-    overview = experiment(view, id_row["id"]) if id_row else None
+    overview = load_experiment(view, id_row["id"]) if id_row else None
     if overview is None:
         return None
     return BoardLine(
@@ -222,7 +222,7 @@ class ExperimentOverview:
         return sum(self.cells.values())
 
 
-def experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview | None:
+def load_experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview | None:
     """The overview of an experiment by its id."""
     row = view.row(
         "SELECT id, name, scale, status, message, seconds, updated_at,"
@@ -230,10 +230,10 @@ def experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview | Non
         " iif(json_valid(plan), json_extract(plan, '$.grid.question'), '') AS question FROM experiments WHERE id = ?",
         experiment_id,
     )
-    return ExperimentOverview(**dict(row), cells=cells_by_status(view, experiment_id)) if row else None
+    return ExperimentOverview(**dict(row), cells=count_cells_by_status(view, experiment_id)) if row else None
 
 
-def cells_by_status(view: LedgerView, experiment_id: str) -> dict[str, int]:
+def count_cells_by_status(view: LedgerView, experiment_id: str) -> dict[str, int]:
     """The number of an experiment's cells by status; a status comes first if its first cell does."""
     sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
     return {row["status"]: row["n"] for row in view.rows(sql, experiment_id)}
@@ -250,7 +250,7 @@ class CellLine:
     result: Mapping[str, Any]
 
 
-def cells(view: LedgerView, experiment_id: str) -> list[CellLine]:
+def list_cells(view: LedgerView, experiment_id: str) -> list[CellLine]:
     """The cells of an experiment in the order of its plan."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment_id)
     return [decode_row(CellLine, row, ("result",)) for row in rows]
@@ -286,7 +286,7 @@ class ExampleSelection:
     descending: bool = False
 
 
-def example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
+def list_example_keys(view: LedgerView, selection: ExampleSelection) -> "array[int]":
     """The row ids of the selected examples, in order."""
     clauses = ["1"]  # so that the WHERE clause is never empty
     values: list[object] = []
@@ -352,7 +352,7 @@ class ExampleLine:
     answer: str
 
 
-def example_lines(view: LedgerView, row_ids: Sequence[int]) -> dict[int, ExampleLine]:
+def load_example_lines(view: LedgerView, row_ids: Sequence[int]) -> dict[int, ExampleLine]:
     """The lines of the examples with these row ids, by row id."""
     placeholders = ",".join("?" * len(row_ids))
     rows = view.rows(
@@ -394,7 +394,7 @@ class FullExample:
     tool_calls: tuple[ToolCall, ...]
 
 
-def full_example(view: LedgerView, row_id: int) -> FullExample | None:
+def load_example(view: LedgerView, row_id: int) -> FullExample | None:
     """The example with this row id; None if there is no such example."""
     example = view.row(
         f"SELECT examples.*, {_REVIEW_COLUMNS}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
@@ -437,7 +437,7 @@ class EvaluationLine:
         return int(self.settings.get("n", 0)) * int(self.settings.get("runs", 1))
 
 
-def evaluations(view: LedgerView) -> list[EvaluationLine]:
+def list_evaluations(view: LedgerView) -> list[EvaluationLine]:
     """All evaluations, newest first."""
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"

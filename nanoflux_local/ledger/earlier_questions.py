@@ -13,7 +13,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import digest
 
 
-def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
+def freeze_questions(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
     """Freeze the questions that these runs have asked so far. `runs` are names, ids or beginnings of ids; the result is
     by id.
 

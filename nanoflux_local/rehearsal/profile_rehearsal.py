@@ -15,7 +15,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig, merge_tables
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
-from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
+from nanoflux_local.endpoints.kinds.base import find_kind, list_adapter_kinds
 from nanoflux_local.endpoints.managed.launches import (
     Workload,
     assign_resources,
@@ -37,7 +37,7 @@ from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.run.rule_sets import PAPER, RULE_SETS
-from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import build_seed_source, list_seed_datasets, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.targets import resolve_targets
@@ -257,7 +257,7 @@ def _write_exchanges(
 ) -> list[Exchange]:
     """The exchanges of a model's stand-in; only the stand-in that is trained also answers the items to evaluate."""
     domain = load_domain(DOMAIN, environment.home.root)
-    source = build_seed_source(environment.home.ledger, state.config.datasets or seed_datasets(domain), False)
+    source = build_seed_source(environment.home.ledger, state.config.datasets or list_seed_datasets(domain), False)
     items = load_items(environment.home.ledger, DOMAIN, "test")[:ITEM_COUNT] if model == state.base else ()
     return write_exchanges(state.config, domain, source, stand_in_number, items)
 
@@ -386,7 +386,7 @@ def _load(state: _ProfileState, environment: RehearsalEnvironment) -> str:
 def _evaluate(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
-    answers_by_kind = {kind: _evaluate_kind(state, environment, kind, args) for kind in adapter_kinds()}
+    answers_by_kind = {kind: _evaluate_kind(state, environment, kind, args) for kind in list_adapter_kinds()}
     in_process_answers = answers_by_kind["in_process"]
     for kind, answers in answers_by_kind.items():
         differing_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]

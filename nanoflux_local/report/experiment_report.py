@@ -20,7 +20,7 @@ from nanoflux_local.report import plots
 from nanoflux_local.report.flips import FlipSection, gather_flips
 from nanoflux_local.report.page import render_page, write_atomically
 from nanoflux_local.report.run_report import list_outcomes
-from nanoflux_local.report.tables import as_csv, as_markdown
+from nanoflux_local.report.tables import format_csv, format_markdown
 
 TableRows = list[list[object]]
 """The rows of a table, each a list of its cells."""
@@ -49,8 +49,8 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
     """
     contents = gather_contents(home, experiment)
     write_atomically(out / "report.md", render_markdown(contents))
-    write_atomically(out / "conditions.csv", as_csv(HEADINGS, list_condition_rows(contents)))
-    write_atomically(out / "pairs.csv", as_csv(PAIR_HEADINGS, list_pair_rows(contents)))
+    write_atomically(out / "conditions.csv", format_csv(HEADINGS, list_condition_rows(contents)))
+    write_atomically(out / "pairs.csv", format_csv(PAIR_HEADINGS, list_pair_rows(contents)))
     return write_atomically(out / "index.html", render_page("experiment.html", contents))
 
 
@@ -159,9 +159,9 @@ def render_markdown(contents: dict[str, Any]) -> str:
     condition_rows = _format_cells(list_condition_rows(contents))
     pair_rows = _format_cells(list_pair_rows(contents))
     if condition_rows:
-        sections += ["## Conditions", as_markdown(HEADINGS, condition_rows)]
+        sections += ["## Conditions", format_markdown(HEADINGS, condition_rows)]
     if pair_rows:
-        sections += ["## Paired tests", as_markdown(PAIR_HEADINGS, pair_rows)]
+        sections += ["## Paired tests", format_markdown(PAIR_HEADINGS, pair_rows)]
     if contents["paper_rows"]:
         paper_rows: TableRows = []
         for row in contents["paper_rows"]:
@@ -171,7 +171,7 @@ def render_markdown(contents: dict[str, Any]) -> str:
         sections += [
             f"## The paper's results ({contents['paper']['where']})",
             "Not measured here: the paper used other models and data.",
-            as_markdown(("benchmark", "condition", "paper, %", "measured here"), paper_rows),
+            format_markdown(("benchmark", "condition", "paper, %", "measured here"), paper_rows),
         ]
     if contents["left_out"]:
         reasons = "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())

@@ -10,7 +10,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 """Characters that start a formula in a spreadsheet (OWASP, CSV injection)."""
 
 
-def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in CSV (RFC 4180). Text that a spreadsheet would evaluate gets a leading apostrophe; numbers do not."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
@@ -27,7 +27,7 @@ def _escape_cell(value: object) -> object:
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
 
 
-def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in Markdown; characters with a meaning in Markdown are escaped in the rows."""
     escaped_rows = [[_escape_markdown(value) for value in row] for row in rows]
     table = [headings, ["---"] * len(headings), *escaped_rows]

@@ -8,7 +8,7 @@ from nanoflux_local.answers import answer_number, read_choice, read_number
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
-from nanoflux_local.reply_end import before_next_turn
+from nanoflux_local.reply_end import cut_at_next_turn
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.sections import (
     RefusedPrompt,
@@ -89,4 +89,4 @@ def normalize_answer(domain: Domain, text: str) -> str | None:
         return None if number is None else answer_number(number)
     if domain.answer == "choice":
         return read_choice(text, domain.letters)
-    return before_next_turn(text, speakers_only=True).strip() or None
+    return cut_at_next_turn(text, speakers_only=True).strip() or None

@@ -36,7 +36,7 @@ def _build_prompt_message(domain: Domain, budgets: dict[str, int], question: str
     return Message("user", domain.render("defender", values))
 
 
-def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
+def compute_reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
     """The maximum number of tokens of a whole reply; `budgets` are those of its sections."""
     return sum(budgets.get(name, DEFAULT_BUDGET) for name in domain.sections.defender) + OVERHEAD_TOKENS
 

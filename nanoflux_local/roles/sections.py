@@ -11,7 +11,7 @@ from functools import cache
 
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import storable
-from nanoflux_local.reply_end import before_next_turn
+from nanoflux_local.reply_end import cut_at_next_turn
 
 SplitNames = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
@@ -62,9 +62,9 @@ def _choose_reading(visible_text: str, names: Sequence[str], once: Sequence[str]
     part of a section's text.
     """
     candidates = (
-        before_next_turn(visible_text, names, speakers_only=True),
+        cut_at_next_turn(visible_text, names, speakers_only=True),
         visible_text,
-        before_next_turn(visible_text, names),
+        cut_at_next_turn(visible_text, names),
     )
     readings = [
         read(candidate, names)

@@ -36,12 +36,12 @@ from nanoflux_local.roles.attacker import ModelAttacker
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.build import build_judge, build_rater
 from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, list_needed_tools
-from nanoflux_local.roles.defender import Defender, reply_budget
+from nanoflux_local.roles.defender import Defender, compute_reply_budget
 from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Rules, TurnRoles
-from nanoflux_local.seeds.datasets import build_seed_source, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import build_seed_source, list_seed_datasets, load_items
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, build_search_tool
 from nanoflux_models.errors import ModelNotFoundError
@@ -155,7 +155,7 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     domain = load_domain(config.domain, home.root)
     _refuse_changed_domain(config, domain)
     stitches_seeds = config.roles.attacker.endpoint == PROGRAM
-    datasets = config.datasets or seed_datasets(domain)
+    datasets = config.datasets or list_seed_datasets(domain)
     source = build_seed_source(home.ledger, datasets, stitches_seeds)
 
     def build_player(role: str, name: str, answer_tokens: int, stop: tuple[str, ...] = ()) -> Player:
@@ -170,7 +170,7 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
         return ModelAttacker(domain, build_player("attacker", name, config.reply_tokens))
 
     def build_defender(name: str) -> Defender:
-        player = build_player("defender", name, reply_budget(domain, config.budgets), domain.stop)
+        player = build_player("defender", name, compute_reply_budget(domain, config.budgets), domain.stop)
         return Defender(domain, player, config.budgets, config.retries.parse)
 
     def build_judge_player(name: str) -> Player:

@@ -29,7 +29,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
 from nanoflux_local.run.rule_sets import PAPER, find_rule_settings
-from nanoflux_local.seeds.datasets import choose_held_out, list_datasets_with_seeds, seed_datasets
+from nanoflux_local.seeds.datasets import choose_held_out, list_datasets_with_seeds, list_seed_datasets
 from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import load_manifest
 
@@ -96,10 +96,10 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     config = validate_run(merge_tables(values, overrides))
     _refuse_unsuitable(config, domain)
     # The names of the seed and held-out datasets are recorded, so that datasets imported later do not affect the run.
-    datasets = config.datasets or list_datasets_with_seeds(home.ledger, seed_datasets(domain))
+    datasets = config.datasets or list_datasets_with_seeds(home.ledger, list_seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
-        held_out = choose_held_out(home.ledger, datasets, (*seed_datasets(domain), *domain.evaluates))
+        held_out = choose_held_out(home.ledger, datasets, (*list_seed_datasets(domain), *domain.evaluates))
     return config.model_copy(update={"datasets": datasets, "held_out": held_out})
 
 

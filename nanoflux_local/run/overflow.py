@@ -15,7 +15,7 @@ from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Message
 from nanoflux_local.roles.attacker import build_attacker_messages
-from nanoflux_local.roles.defender import build_defender_messages, reply_budget
+from nanoflux_local.roles.defender import build_defender_messages, compute_reply_budget
 from nanoflux_local.run.binding import RunEndpoints
 from nanoflux_local.run.turn import Rules
 from nanoflux_local.transcript import Attack, Defence, Seed
@@ -61,7 +61,7 @@ def make_typical_requests(config: RunConfig, domain: Domain, seeds: tuple[Seed, 
         if name != PROGRAM:
             messages = build_attacker_messages(domain, seeds)
             yield TypicalRequest("attacker", name, messages, config.reply_tokens)
-    answer_tokens = reply_budget(domain, config.budgets)
+    answer_tokens = compute_reply_budget(domain, config.budgets)
     defenders = (defender, attacker) if roles_swap else (defender,)
     for name in defenders:
         messages = build_defender_messages(domain, config.budgets, longest_seed.question)

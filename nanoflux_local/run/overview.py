@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanoflux_local.evaluate.agreement import ReviewAgreement
-from nanoflux_local.jobs import RUN, Job, Worker, check_job
+from nanoflux_local.jobs import RUN, Job, Worker, load_job_state
 from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -41,7 +41,7 @@ def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary,
     """
     summary = view.summarize_run(run)
     row = {"status": summary.status, "message": summary.message, "seconds": summary.seconds}
-    state = check_job(home, view, Job(RUN, summary.run), row)
+    state = load_job_state(home, view, Job(RUN, summary.run), row)
     return replace(summary, status=state.status, message=state.message, seconds=state.seconds), state.worker
 
 

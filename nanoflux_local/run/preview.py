@@ -21,7 +21,7 @@ from nanoflux_local.roles.checks.base import list_enabled_checks
 from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.forecast import Forecast, RunPosition, Span, load_newest_turns, predict
 from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
-from nanoflux_local.seeds.datasets import build_seed_source, seed_datasets
+from nanoflux_local.seeds.datasets import build_seed_source, list_seed_datasets
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import list_gpu_gib, survey_gpus
 from nanoflux_models.placement import Placement
@@ -125,7 +125,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     """The cost of one attempt that passes validation, one entry for each role that a model plays."""
     domain = load_domain(config.domain, home.root)
     stitches_seeds = config.roles.attacker.endpoint == PROGRAM
-    seed_source = build_seed_source(home.ledger, config.datasets or seed_datasets(domain), stitches_seeds)
+    seed_source = build_seed_source(home.ledger, config.datasets or list_seed_datasets(domain), stitches_seeds)
     seeds = seed_source.draw(config.seeds.max, Random(0), set())
     judge_count = 1 + len(config.judge.panel)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from nanoflux_local import jobs
 from nanoflux_local.config import RunConfig, Settings, Strict, validate_model
-from nanoflux_local.endpoints.kinds.base import adapter_kinds
+from nanoflux_local.endpoints.kinds.base import list_adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.summary import EvaluationSummary
@@ -28,13 +28,13 @@ from nanoflux_local.jobs import (
     TRAINING,
     Job,
     StopRequest,
-    check_job,
     heartbeat_thread,
     hold_lock,
+    load_job_state,
     record_execution,
     status_after,
 )
-from nanoflux_local.ledger.earlier_questions import freeze
+from nanoflux_local.ledger.earlier_questions import freeze_questions
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -78,7 +78,7 @@ def create(home: Home, settings: SeriesSettings) -> str:
         UsageError: the defender cannot use an adapter, or there are no dev items.
     """
     interface = settings.config.endpoints[settings.config.roles.defender.endpoint].interface
-    suitable_interfaces = adapter_kinds(in_profiles=True)
+    suitable_interfaces = list_adapter_kinds(in_profiles=True)
     if interface not in suitable_interfaces:
         fix = f"bind the defender to an endpoint whose interface is {' or '.join(suitable_interfaces)}"
         raise UsageError(
@@ -233,7 +233,7 @@ class _SeriesWorker:
         if earlier_rounds:
             changes |= self._bind_tuned_defender(earlier_rounds[-1].adapter)
             with LedgerView(self.home.ledger) as view:
-                questions_by_run = freeze(view, [round_.run for round_ in earlier_rounds])
+                questions_by_run = freeze_questions(view, [round_.run for round_ in earlier_rounds])
             changes["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
         return derive_config(config, changes, self.home)
 
@@ -273,7 +273,7 @@ class _SeriesWorker:
                 domain_name=self.settings.config.domain, reasoning_tokens=endpoint.context.reasoning,
             )  # fmt: skip
             summary = await evaluate(self.ledger, endpoint, plan, on_progress)
-            summary.require_whole(allow_refused=True)
+            summary.require_all_replies(allow_refused=True)
             return summary
         finally:
             await run_endpoints.close()
@@ -395,7 +395,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
             "base": settings.base, "dev": settings.dev, "of": settings.rounds, "rounds": rounds,
             "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(stored.seconds, 3),
         }  # fmt: skip
-        state = check_job(home, view, Job(SERIES, stored.id), values)
+        state = load_job_state(home, view, Job(SERIES, stored.id), values)
         return SeriesSummary(**{**values, **state.to_json()})  # the state has the current status, message and seconds
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from nanoflux_local.jobs import RUN, TRAINING, Job, check_job
+from nanoflux_local.jobs import RUN, TRAINING, Job, load_job_state
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -95,7 +95,7 @@ def compare_runs(
         )
         if run_id not in cache or cache[run_id].newest_row_ids != newest_row_ids:
             cache[run_id] = _read_run(view, run_id, _describe_run(run_id, row["name"]), newest_row_ids)
-        state = check_job(home, view, Job(RUN, run_id), dict(row))
+        state = load_job_state(home, view, Job(RUN, run_id), dict(row))
         figures_of_both.append({"status": state.status, **cache[run_id].figures, "seconds": round(state.seconds, 1)})
     settings = diff_settings(*(json.loads(row["config"]) for row in rows))
     ids = [row["id"] for row in rows]
@@ -149,7 +149,7 @@ def compare_trainings(
         )
         if training_id not in cache or cache[training_id].newest_row_ids != newest_row_ids:
             cache[training_id] = _read_training(view, training_id, newest_row_ids)
-        state = check_job(home, view, Job(TRAINING, training_id), asdict(training))
+        state = load_job_state(home, view, Job(TRAINING, training_id), asdict(training))
         figures_of_both.append({
             "status": state.status, "base": training.base, "data": training.run or "a file",
             **cache[training_id].figures, "seconds": round(state.seconds, 1),
@@ -163,7 +163,7 @@ def compare_trainings(
 def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object, ...]) -> CachedSide:
     """Read the figures of a training and its loss curves; a curve without points is left out."""
     train_curve, dev_curve = _load_loss_curves(view, training)
-    last_step = board.last_step(view, training)
+    last_step = board.load_last_step(view, training)
     figures = {
         "step": last_step.step, "steps": last_step.steps, "train loss": last_step.loss,
         "dev loss": dev_curve.y[-1] if dev_curve.y else None, "tokens/s": last_step.tokens_per_s,

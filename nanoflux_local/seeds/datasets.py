@@ -52,7 +52,7 @@ def load_available_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     return []
 
 
-def seed_datasets(domain: Domain) -> tuple[str, ...]:
+def list_seed_datasets(domain: Domain) -> tuple[str, ...]:
     """The benchmarks from which a domain's runs draw seeds: those that the domain's file lists, in that order, then
     those whose modules list the domain.
     """

@@ -15,7 +15,7 @@ from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.evaluate.evaluation import choose_domain
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.datasets import load_available_items, load_items, seed_datasets
+from nanoflux_local.seeds.datasets import list_seed_datasets, load_available_items, load_items
 from nanoflux_local.seeds.splits import extract_stem
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -102,7 +102,7 @@ def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) ->
     """The stems of the questions that no mixed row may restate: those of the domain's dev and test items, and of the
     test items of the benchmarks `held_out`.
     """
-    datasets = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
+    datasets = dict.fromkeys([*list_seed_datasets(domain), *domain.evaluates])
     return _list_stems(home, datasets, ("dev", "test")) | _list_stems(home, held_out, ("test",))
 
 
@@ -133,7 +133,7 @@ def _build_rows(
     home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
 ) -> tuple[TrainingExample, ...]:
     """The items as rows with the prompt of `domain` if it uses the benchmark, otherwise of a domain that does."""
-    if dataset not in (*seed_datasets(domain), *domain.evaluates):
+    if dataset not in (*list_seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)
         budgets = domain.budgets
     return tuple(build_item_example(domain, budgets, item) for item in items)

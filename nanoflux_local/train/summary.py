@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from nanoflux_local.jobs import TRAINING, Job, Worker, check_job
+from nanoflux_local.jobs import TRAINING, Job, Worker, load_job_state
 from nanoflux_local.ledger.board import LastStep
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
@@ -109,7 +109,7 @@ def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> Tr
     curve = view.training_curve(stored.id)
     last_step = LastStep.from_event(curve.steps[-1].event if curve.steps else {})
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
-    state = check_job(home, view, Job(TRAINING, stored.id), recorded_state)
+    state = load_job_state(home, view, Job(TRAINING, stored.id), recorded_state)
     return TrainingSummary(
         training=stored.id,
         run=stored.run,

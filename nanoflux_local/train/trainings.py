@@ -32,7 +32,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
-from nanoflux_local.seeds.datasets import load_available_items, seed_datasets
+from nanoflux_local.seeds.datasets import list_seed_datasets, load_available_items
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -126,7 +126,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
     benchmark. [] if there are none.
     """
     rows: list[TrainingExample] = []
-    for dataset in seed_datasets(domain):
+    for dataset in list_seed_datasets(domain):
         items = [item for item in load_available_items(home.ledger, dataset, "dev") if item.solution]
         rows += [build_item_example(domain, domain.budgets, item) for item in items[:MAX_VALIDATION_ITEMS]]
     return rows
@@ -134,7 +134,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
 
 def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
     """The questions of the test splits on which an adapter of this domain is evaluated, if they are imported."""
-    datasets = (*seed_datasets(domain), *domain.evaluates)
+    datasets = (*list_seed_datasets(domain), *domain.evaluates)
     return [item.question for dataset in datasets for item in load_available_items(home.ledger, dataset, "test")]
 
 

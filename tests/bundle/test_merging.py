@@ -20,7 +20,7 @@ from nanoflux_local.bundle.merging import merge_bundle
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger import merging
-from nanoflux_local.ledger.earlier_questions import freeze
+from nanoflux_local.ledger.earlier_questions import freeze_questions
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -220,7 +220,9 @@ def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: C
     target = Home(tmp_path / "target").prepare()
     earlier_run = run_scripted(origin, "first", 7)
     with LedgerView(origin.ledger) as view:
-        frozen_questions = {run: questions.model_dump() for run, questions in freeze(view, ("first",)).items()}
+        frozen_questions = {
+            run: questions.model_dump() for run, questions in freeze_questions(view, ("first",)).items()
+        }
     later_run = run_scripted(origin, "second", 8, novel_against=frozen_questions)
     run_scripted(origin, "other", 9)
     bundle_contents = gather(BundleRequest(runs=("second",), software=False), origin, tmp_path / "scratch")

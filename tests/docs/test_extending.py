@@ -20,12 +20,12 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
-from nanoflux_local.roles.checks.base import check_kinds
+from nanoflux_local.roles.checks.base import list_check_classes
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.seeds import benchmarks
 from nanoflux_local.seeds.benchmarks.base import list_benchmarks
-from nanoflux_local.seeds.datasets import find_licence, seed_datasets
+from nanoflux_local.seeds.datasets import find_licence, list_seed_datasets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
@@ -43,7 +43,7 @@ AddModule = Callable[[ModuleType, str, str], None]
 
 def clear_registries() -> None:
     """Forget the modules that were found in the packages, so that the next use finds an added module."""
-    for registry in (check_kinds, experiment_kinds, endpoint_kinds, list_benchmarks):
+    for registry in (list_check_classes, experiment_kinds, endpoint_kinds, list_benchmarks):
         registry.cache_clear()
 
 
@@ -168,7 +168,7 @@ def test_benchmark_needs_only_one_new_module(
     code, output = run_data_command("import", "riddles", "--hub")
     assert code == 3 and "riddles is published on huggingface.co (example/riddles)" in output
     domain = load_domain("gsmhard", tmp_path / "home")
-    assert seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
+    assert list_seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
     config = configs.resolve("gsmhard", "scripted", {}, Home(tmp_path / "home"))
     assert config.datasets == ("riddles",)
 

@@ -19,7 +19,7 @@ from nanoflux_local.evaluate.evaluation import EvaluationPlan, choose_domain, ev
 from nanoflux_local.evaluate.shortfall import ShortfallCause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
-from nanoflux_local.jobs import EVALUATION, Job, JobState, check_job
+from nanoflux_local.jobs import EVALUATION, Job, JobState, load_job_state
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -153,14 +153,14 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
         plan = make_test_plan(endpoint)
         partial_summary = await evaluate(ledger, endpoint, plan)
         with pytest.raises(EndpointError, match="is partial: 1 reply is missing: no reply"):
-            partial_summary.require_whole(allow_refused=True)
+            partial_summary.require_all_replies(allow_refused=True)
         refused_summary = replace(partial_summary, causes=(ShortfallCause("too long", 1, refused=True),))
-        refused_summary.require_whole(allow_refused=True)
+        refused_summary.require_all_replies(allow_refused=True)
         with pytest.raises(EndpointError, match="too long"):
-            refused_summary.require_whole()
+            refused_summary.require_all_replies()
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
         complete_summary = await evaluate(ledger, CountingEndpoint("m"), plan)
-        complete_summary.require_whole()
+        complete_summary.require_all_replies()
 
 
 async def test_refused_judge_key_stops_the_evaluation(tmp_path):
@@ -212,7 +212,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     def read_state() -> JobState:
         with LedgerView(home.ledger) as view:
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
-            return check_job(home, view, Job(EVALUATION, plan.id), dict(row)) if row else JobState("not started")
+            return load_job_state(home, view, Job(EVALUATION, plan.id), dict(row)) if row else JobState("not started")
 
     process = subprocess.Popen([sys.executable, "-c", SLOW_EVALUATION_SCRIPT, str(home.ledger)])
     while read_state().status != "running":

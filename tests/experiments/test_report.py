@@ -17,7 +17,7 @@ from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import HEADINGS, write_experiment_report
-from nanoflux_local.report.tables import as_csv, as_markdown
+from nanoflux_local.report.tables import format_csv, format_markdown
 
 HOSTILE_TEXT = '=HYPERLINK("http://x") <script>alert(1)</script> {{ 7*7 }} \u202e|`'
 """A text with a spreadsheet formula, a script, a template expression, a direction override and Markdown characters."""
@@ -92,17 +92,17 @@ def parse_csv(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "|calc", "%0A"])
 def test_csv_strings_are_never_spreadsheet_formulas(text: str) -> None:
-    _, (cell,) = parse_csv(as_csv(["a"], [[text]]))
+    _, (cell,) = parse_csv(format_csv(["a"], [[text]]))
     assert cell.startswith("'")
 
 
 def test_csv_cells_with_plain_values_are_unchanged() -> None:
-    _, cells = parse_csv(as_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))
+    _, cells = parse_csv(format_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))
     assert cells == ["-1.5", "", "plain"]
 
 
 def test_markdown_cells_stay_in_their_table() -> None:
-    table = as_markdown(["a", "b"], [["x|y\nz", "<b>`"]])
+    table = format_markdown(["a", "b"], [["x|y\nz", "<b>`"]])
     assert table.count("\n") == 2 and table.splitlines()[2] == r"| x\|y z | \<b>\` |"
 
 

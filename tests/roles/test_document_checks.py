@@ -7,7 +7,7 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.checks.base import CheckContext, check_kinds
+from nanoflux_local.roles.checks.base import CheckContext, list_check_classes
 from nanoflux_local.roles.checks.cited import CitedCheck
 from nanoflux_local.roles.checks.grounded import GroundedCheck
 from nanoflux_local.roles.checks.open_book import OpenBookCheck
@@ -254,4 +254,4 @@ def test_document_check_is_refused_for_other_domains(player, name: str) -> None:
 
     context = CheckContext(JudgeConfig(), load_domain("gsmhard"), player, (player,), {})
     with pytest.raises(ConfigError, match=f"'{name}' needs passages"):
-        check_kinds()[name].build(context)
+        list_check_classes()[name].build(context)

@@ -7,7 +7,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.attacker import ModelAttacker, normalize_answer, read_attack
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, build_defender_messages, reply_budget
+from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, build_defender_messages, compute_reply_budget
 from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Seed
@@ -138,8 +138,8 @@ def test_worked_examples_are_earlier_messages():
 
 def test_reply_budget_covers_every_section():
     budgets = {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
-    assert reply_budget(GSMHARD, budgets) == 500 + 1500 + 100 + OVERHEAD_TOKENS
-    assert reply_budget(STARTER, budgets) == 1500 + 100 + OVERHEAD_TOKENS
+    assert compute_reply_budget(GSMHARD, budgets) == 500 + 1500 + 100 + OVERHEAD_TOKENS
+    assert compute_reply_budget(STARTER, budgets) == 1500 + 100 + OVERHEAD_TOKENS
     assert OVERHEAD_TOKENS >= 32
 
 

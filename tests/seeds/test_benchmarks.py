@@ -14,7 +14,7 @@ from nanoflux_local.domains.base import list_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.seeds.benchmarks.base import list_benchmarks, list_importable_benchmarks
-from nanoflux_local.seeds.datasets import seed_datasets
+from nanoflux_local.seeds.datasets import list_seed_datasets
 from nanoflux_local.seeds.importing import hash_content
 from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
@@ -92,7 +92,7 @@ def test_domain_lists_the_benchmarks_that_seed_it(name):
     """
     datasets = load_domain(name).datasets
     assert set(datasets) == {benchmark.name for benchmark in list_benchmarks().values() if name in benchmark.domains}
-    assert seed_datasets(load_domain(name)) == datasets
+    assert list_seed_datasets(load_domain(name)) == datasets
 
 
 def test_labels_of_official_files_are_read_correctly():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_models.abilities import find_unservable
+from nanoflux_models.abilities import explain_unservable
 from nanoflux_models.exits import find_exit_cause
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.manifest import list_manifests
@@ -65,7 +65,7 @@ def test_exit_cause_names_a_missing_module_in_the_fix() -> None:
 def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) -> None:
     models = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat" and manifest.architecture]
     assert {"gemma-3-4b-it", "gpt-oss-20b"} <= {manifest.name for manifest in models}
-    assert find_unservable(find_interpreter(vllm_python), models) == {}
+    assert explain_unservable(find_interpreter(vllm_python), models) == {}
 
 
 def write_python_without_torchvision(folder: Path, python: str) -> Path:
@@ -92,7 +92,7 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
 def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
     unknown_model = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
-    assert find_unservable(find_interpreter(vllm_python), [unknown_model]) == {
+    assert explain_unservable(find_interpreter(vllm_python), [unknown_model]) == {
         "mine": "this vLLM does not know MambaNineForCausalLM"
     }
 

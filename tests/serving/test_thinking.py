@@ -28,7 +28,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.evaluate.summary import EvaluationSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.reasoning import answer_start
+from nanoflux_local.reasoning import find_answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.run import runs
@@ -343,7 +343,7 @@ def test_stop_string_ends_the_answer_and_not_the_reasoning(home: Home, interface
     full_reply = asyncio.run(ask(()))
     stopped_reply = asyncio.run(ask(("\n\n", "\nProblem:", "\nANSWER:")))
     text = stopped_reply.text
-    reasoning, answer = text[: answer_start(text)], text[answer_start(text) :]
+    reasoning, answer = text[: find_answer_start(text)], text[find_answer_start(text) :]
     assert "Problem: nothing" in reasoning and reasoning.count("\n\n") >= 4
     assert answer.startswith("ANALYSIS:") and "SOLUTION:" in answer and "ANSWER" not in answer
     assert (full_reply.finish, stopped_reply.finish) == ("stop", "stop") and full_reply.text.startswith(text)

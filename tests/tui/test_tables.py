@@ -53,22 +53,22 @@ def test_arrangement_filters_and_sorts_rows(arrangement: Arrangement, expected: 
 
 def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
     with LedgerView(home.ledger) as view:
-        all_keys = list(board.example_keys(view, ExampleSelection()))
-        first_example = board.example_lines(view, all_keys[:1])[all_keys[0]]
+        all_keys = list(board.list_example_keys(view, ExampleSelection()))
+        first_example = board.load_example_lines(view, all_keys[:1])[all_keys[0]]
     record_review(home, first_example.id, "drop")
     with LedgerView(home.ledger) as view:
-        assert list(board.example_keys(view, ExampleSelection(review="drop"))) == all_keys[:1]
-        assert list(board.example_keys(view, ExampleSelection(review="none"))) == all_keys[1:]
+        assert list(board.list_example_keys(view, ExampleSelection(review="drop"))) == all_keys[:1]
+        assert list(board.list_example_keys(view, ExampleSelection(review="none"))) == all_keys[1:]
         assert board.find_unreviewed(view, all_keys) == all_keys[1]
         assert board.find_unreviewed(view, all_keys[:1]) is None
         for order in EXAMPLE_ORDERS:
-            keys = list(board.example_keys(view, ExampleSelection(order=order)))
+            keys = list(board.list_example_keys(view, ExampleSelection(order=order)))
             assert sorted(keys) == sorted(all_keys), order
-        keys_by_turn = list(board.example_keys(view, ExampleSelection(order="turn", descending=True)))
-        line_by_key = board.example_lines(view, keys_by_turn)
+        keys_by_turn = list(board.list_example_keys(view, ExampleSelection(order="turn", descending=True)))
+        line_by_key = board.load_example_lines(view, keys_by_turn)
         turns = [line_by_key[key].turn for key in keys_by_turn]
         assert turns == sorted(turns, reverse=True) and turns != turns[::-1]
-        assert board.example_keys(view, ExampleSelection(order="review"))[0] == all_keys[0]
+        assert board.list_example_keys(view, ExampleSelection(order="review"))[0] == all_keys[0]
     record_review(home, first_example.id, "open")
     with LedgerView(home.ledger) as view:
         assert board.find_unreviewed(view, all_keys) == all_keys[0], "the withdrawn review still counts"
@@ -160,8 +160,8 @@ def test_find_in_examples_searches_texts_that_the_table_does_not_show(drive: Dri
 
 def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, home: Home, find_run: FindRun) -> None:
     with LedgerView(home.ledger) as view:
-        keys = list(board.example_keys(view, ExampleSelection(find_run(home, "second"))))
-        line_by_key = board.example_lines(view, keys)
+        keys = list(board.list_example_keys(view, ExampleSelection(find_run(home, "second"))))
+        line_by_key = board.load_example_lines(view, keys)
     for key in keys[1:10]:  # so that the first and the last two of the 12 examples have no review
         record_review(home, line_by_key[key].id, "keep")
 

@@ -108,7 +108,7 @@ class TourApp(NanofluxApp):
     @work(exit_on_error=False)
     async def open_example(self) -> None:
         run = self.tour_run
-        keys = await self.reader.read(lambda view: board.example_keys(view, board.ExampleSelection(run)))
+        keys = await self.reader.read(lambda view: board.list_example_keys(view, board.ExampleSelection(run)))
         self.action_go("examples")
         if len(keys):
             self.push_screen(ExampleScreen(keys, 0))

@@ -100,7 +100,7 @@ def find_kind(interface: str) -> EndpointKind:
     return kinds[interface]
 
 
-def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
+def list_adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
     """The names of the kinds that take an adapter; with `in_profiles`, only those that a profile may select."""
     kinds = [kind for kind in endpoint_kinds().values() if kind.takes_adapter]
     return tuple(kind.name for kind in kinds if kind.in_profiles or not in_profiles)

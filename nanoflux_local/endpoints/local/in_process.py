@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.local.batcher import Batcher
 from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.endpoints.local.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError
-from nanoflux_local.reasoning import answer_start
+from nanoflux_local.reasoning import find_answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_models.offline import go_offline
 
@@ -72,7 +72,7 @@ class InProcessEndpoint:
             EndpointError: the prompt does not fit, the chat template refuses it, or the model cannot run.
         """
         reply = await asyncio.wrap_future(self._batcher.submit(request))
-        reasoning = reply.text[: answer_start(reply.text)]
+        reasoning = reply.text[: find_answer_start(reply.text)]
         return replace(reply, reasoning_tokens=self.count_tokens(reasoning)) if reasoning else reply
 
     def count_tokens(self, text: str) -> int:

@@ -119,14 +119,14 @@ def collect_workloads(endpoints: Iterable[EndpointConfig], concurrency: int, hom
         workload_by_model[config.model] = Workload(
             manifest,
             sequences=min(workload_so_far.sequences + config.capacity, concurrency),
-            context=max(workload_so_far.context, served_context(config, manifest)),
+            context=max(workload_so_far.context, compute_served_context(config, manifest)),
             rank=max(workload_so_far.rank, rank),
             shares=workload_so_far.shares or config.shares,
         )
     return workload_by_model
 
 
-def served_context(config: EndpointConfig, manifest: Manifest) -> int:
+def compute_served_context(config: EndpointConfig, manifest: Manifest) -> int:
     """The context of an endpoint's server in tokens, including the tokens for reasoning."""
     stated_reasoning = _stated_reasoning(config)
     reasoning_tokens = manifest.reasoning_limit if stated_reasoning is None else stated_reasoning

@@ -20,7 +20,7 @@ from nanoflux_local.endpoints.managed.fleet import ManagedServer
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import CAPACITY
 from nanoflux_local.errors import EndpointError, RefusedError
-from nanoflux_local.reasoning import answer_start
+from nanoflux_local.reasoning import find_answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, without_system
 from nanoflux_models.batch_probe import find_batch_dependence
 from nanoflux_models.errors import ModelsError, ServerRefusedError
@@ -187,7 +187,7 @@ class VllmEndpoint:
 
     def _count_reasoning(self, reply: ChatReply) -> ChatReply:
         """The reply with its number of reasoning tokens, which is counted here if the server reports none."""
-        reasoning = reply.text[: answer_start(reply.text)]
+        reasoning = reply.text[: find_answer_start(reply.text)]
         if not reasoning or reply.reasoning_tokens:
             return reply
         return replace(reply, reasoning_tokens=self.count_tokens(reasoning))

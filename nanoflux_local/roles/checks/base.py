@@ -92,7 +92,7 @@ class Check(Protocol):
 
 
 @cache
-def check_kinds() -> Mapping[str, type[Check]]:
+def list_check_classes() -> Mapping[str, type[Check]]:
     """The class of every check, by the check's name, in alphabetical order."""
     package_name = __name__.rpartition(".")[0]
     module_entries = pkgutil.iter_modules(import_module(package_name).__path__)
@@ -108,7 +108,7 @@ def list_enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
     """
-    class_by_name = check_kinds()
+    class_by_name = list_check_classes()
     unknown_names = [name for name in rules.checks if name not in class_by_name]
     if unknown_names:
         raise ConfigError(

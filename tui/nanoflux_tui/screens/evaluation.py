@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.evaluate.items import list_flips
-from nanoflux_local.jobs import EVALUATION, Job, check_job
+from nanoflux_local.jobs import EVALUATION, Job, load_job_state
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.manifest import list_manifests
@@ -87,9 +87,9 @@ an evaluation, those that flip against a marked one (or the untuned model) first
     def _read_evaluations(self, view: LedgerView) -> list[board.EvaluationLine]:
         """All evaluations. If an evaluation is recorded as running, its status takes its worker into account."""
         lines: list[board.EvaluationLine] = []
-        for line in board.evaluations(view):
+        for line in board.list_evaluations(view):
             if line.status == "running":
-                state = check_job(self.home, view, Job(EVALUATION, line.id), asdict(line))
+                state = load_job_state(self.home, view, Job(EVALUATION, line.id), asdict(line))
                 lines.append(replace(line, status=state.status))
             else:
                 lines.append(line)

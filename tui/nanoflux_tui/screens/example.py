@@ -76,7 +76,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     async def load(self) -> None:
         key = self._keys[self._position]
-        example = await self.read_ledger(lambda view: board.full_example(view, key))
+        example = await self.read_ledger(lambda view: board.load_example(view, key))
         if example == self._example and example is not None:
             return
         self._example = example

@@ -84,7 +84,7 @@ undoes your last review. w opens the examples without a review one after the oth
 
     async def load(self) -> None:
         table, selection = self.query_one(WindowTable), self._build_selection()
-        self._keys = await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
+        self._keys = await self.read_ledger(lambda view: board.list_example_keys(view, selection)) or array("q")
         await table.show(self._keys)
         example_count = len(self._keys)
         scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
@@ -105,7 +105,7 @@ undoes your last review. w opens the examples without a review one after the oth
         """
         current_selection = self._build_selection()
         selection = replace(current_selection, words=f"{current_selection.words} {words}")
-        return await self.read_ledger(lambda view: board.example_keys(view, selection)) or array("q")
+        return await self.read_ledger(lambda view: board.list_example_keys(view, selection)) or array("q")
 
     def _build_selection(self) -> ExampleSelection:
         """The examples that the filters select, in the order of the table's sorted column."""
@@ -126,7 +126,7 @@ undoes your last review. w opens the examples without a review one after the oth
 
     async def _fetch_rows(self, keys: Sequence[int]) -> list[Cells]:
         fetched_keys = list(keys)
-        line_by_key = await self.read_ledger(lambda view: board.example_lines(view, fetched_keys)) or {}
+        line_by_key = await self.read_ledger(lambda view: board.load_example_lines(view, fetched_keys)) or {}
         return [self._format_cells(line_by_key[key]) if key in line_by_key else ["deleted"] for key in keys]
 
     def _format_cells(self, line: board.ExampleLine) -> Cells:
@@ -184,7 +184,7 @@ undoes your last review. w opens the examples without a review one after the oth
             panel.show("")
             return
         try:
-            example = await self.read_ledger(lambda view: board.full_example(view, key))
+            example = await self.read_ledger(lambda view: board.load_example(view, key))
         except NanofluxError as error:
             self.show_error(error)
             return

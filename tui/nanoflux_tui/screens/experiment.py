@@ -18,7 +18,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.tables import list_notes
-from nanoflux_local.jobs import EXPERIMENT, Job, JobState, check_job
+from nanoflux_local.jobs import EXPERIMENT, Job, JobState, load_job_state
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -108,12 +108,12 @@ def read_experiment(view: LedgerView, home: Home, experiment: str) -> CurrentExp
     Raises:
         NothingMatchedError: the ledger does not contain the experiment.
     """
-    overview = board.experiment(view, experiment)
+    overview = board.load_experiment(view, experiment)
     if overview is None:
         raise NothingMatchedError(
             f"experiment {experiment} is no longer in the ledger", "return to the list with Escape"
         )
-    return CurrentExperiment(overview, check_job(home, view, Job(EXPERIMENT, experiment), asdict(overview)))
+    return CurrentExperiment(overview, load_job_state(home, view, Job(EXPERIMENT, experiment), asdict(overview)))
 
 
 class ExperimentScreen(ExperimentBase):
@@ -166,7 +166,7 @@ cell by cell; after an interruption it resumes at its next cell."""
             self._update_results()
 
     def _read(self, view: LedgerView) -> tuple[CurrentExperiment, list[board.CellLine]]:
-        return read_experiment(view, self.home, self._experiment), board.cells(view, self._experiment)
+        return read_experiment(view, self.home, self._experiment), board.list_cells(view, self._experiment)
 
     def current_experiment(self) -> CurrentExperiment | None:
         return self._current

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Job, JobKind, check_job, has_worker
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Job, JobKind, has_worker, load_job_state
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, read_records
@@ -107,13 +107,13 @@ and the rest by time. Enter opens a line."""
         the status `interrupted`; if it changed recently, it moves to the top.
         """
         keys = list[board.LineKey]()
-        for key in board.keys(view):
+        for key in board.list_line_keys(view):
             if key.status == "running" and key.kind in JOB_KINDS:
                 kind = JOB_KINDS[key.kind]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
                 if row is not None and not has_worker(self.home, Job(kind, row["id"])):
                     key = replace(key, status="interrupted")
-                    if board.is_fresh(row["updated_at"]):
+                    if board.is_recent(row["updated_at"]):
                         keys.insert(0, key)
                         continue
             keys.append(key)
@@ -135,7 +135,7 @@ and the rest by time. Enter opens a line."""
         """The keys with their lines, except those of jobs that are no longer in the ledger."""
         lines: list[tuple[object, board.BoardLine]] = []
         for key in keys:
-            for line in board.lines(view, [key]):
+            for line in board.load_lines(view, [key]):
                 lines.append((key, self._add_worker_state(view, line)))
         return lines
 
@@ -144,7 +144,7 @@ and the rest by time. Enter opens a line."""
         if line.status != "running":
             return line
         recorded_state = {"status": line.status, "message": line.message, "seconds": line.seconds}
-        state = check_job(self.home, view, Job(JOB_KINDS[line.kind], line.id), recorded_state)
+        state = load_job_state(self.home, view, Job(JOB_KINDS[line.kind], line.id), recorded_state)
         has_stop_request = state.worker is not None and bool(state.worker.wish)
         status = "draining" if state.status == "running" and has_stop_request else state.status
         return replace(line, status=status, message=state.message, seconds=state.seconds)

@@ -22,7 +22,7 @@ from nanoflux_local.evaluate.items import (
     load_questions,
     order_base_first,
 )
-from nanoflux_local.jobs import EVALUATION, Job, check_job
+from nanoflux_local.jobs import EVALUATION, Job, load_job_state
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.transcript import Seed
 from nanoflux_tui.base import BaseScreen
@@ -84,7 +84,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         if self._base:
             self._base, self._evaluation = order_base_first(view, [self._base, self._evaluation])
         row = asdict(find_evaluation(view, self._evaluation))
-        state = check_job(self.home, view, Job(EVALUATION, row["id"]), row)
+        state = load_job_state(self.home, view, Job(EVALUATION, row["id"]), row)
         self._evaluation_row = {**row, **state.to_json()}
         self._base = self._base or find_base(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
-from nanoflux_local.jobs import RUN, Job, check_job
+from nanoflux_local.jobs import RUN, Job, load_job_state
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.problems import Problem, list_problems
 from nanoflux_tui.base import BaseScreen
@@ -42,7 +42,7 @@ ended; a warning is a reply that could not be used. Equal problems are counted t
 
     def _read_problems(self, view: LedgerView) -> list[Problem]:
         row = dict(view.find_run(self._run))
-        return list_problems(view, row["id"], check_job(self.home, view, Job(RUN, row["id"]), row))
+        return list_problems(view, row["id"], load_job_state(self.home, view, Job(RUN, row["id"]), row))
 
     def _format_problems(self, problems: list[Problem]) -> Text:
         text = Text()

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.jobs import RUN, Job, Worker, check_job
+from nanoflux_local.jobs import RUN, Job, Worker, load_job_state
 from nanoflux_local.ledger.history import RunHistory, RunMoment
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
@@ -172,7 +172,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         if row["status"] == "running" and not self._tally.steps:
             self._tally.steps = load_steps(self.home, config)
         has_more = self._tally.update(view)
-        job_state = check_job(self.home, view, Job(RUN, row["id"]), row)
+        job_state = load_job_state(self.home, view, Job(RUN, row["id"]), row)
         state = RunState(
             row,
             config,

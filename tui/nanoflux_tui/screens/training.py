@@ -15,7 +15,7 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.jobs import TRAINING, Job, JobState, check_job
+from nanoflux_local.jobs import TRAINING, Job, JobState, load_job_state
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView, TrainingCurve
 from nanoflux_local.run.side_by_side import CachedSide, SideBySide, compare_trainings
@@ -130,8 +130,8 @@ next to another one, and l shows the log of its worker."""
             raise NothingMatchedError(
                 f"training {training} is no longer in the ledger", "return to the list with Escape"
             )
-        state = check_job(self.home, view, Job(TRAINING, training), dict(row))
-        return CurrentTraining(StoredTraining.from_row(row), board.last_step(view, training), state)
+        state = load_job_state(self.home, view, Job(TRAINING, training), dict(row))
+        return CurrentTraining(StoredTraining.from_row(row), board.load_last_step(view, training), state)
 
     def _format_cells(self, training: CurrentTraining) -> Cells:
         stored, step, steps = training.stored, training.last_step.step, training.last_step.steps
