@@ -93,7 +93,7 @@ def print_results(home: Home) -> None:
         row = view.find_run(run)
     attempts = [attempt for record in records for attempt in record.attempts]
     kept_records = [record for record in records if record.kept]
-    kept_attempts = [record.last for record in kept_records]
+    kept_attempts = [record.last_attempt for record in kept_records]
     print(
         f"{len(records)} turns, {len(attempts)} attempts, {len(kept_attempts)} kept, {row['seconds'] / 60:.1f} minutes"
     )
@@ -134,11 +134,11 @@ def format_counts(names: Iterable[str]) -> str:
 
 def print_examples(records: Sequence[TurnRecord]) -> None:
     for record in records:
-        attack = record.last.attack
+        attack = record.last_attempt.attack
         assert attack is not None
         print(f"\nturn {record.number}: {attack.question}\n  answer: {attack.answer}")
         print("  solution:", " ".join(attack.solution.split()))
-        for citation in record.last.citations:
+        for citation in record.last_attempt.citations:
             print(f'  {citation.source}, {citation.place}: "{citation.quotation}"')
 
 

@@ -165,7 +165,7 @@ def measure_novelty(size: Size) -> dict[str, Any]:
     times_ms = []
     for vector in vectors[:9]:
         start = time.perf_counter()
-        history.nearest(vector)
+        history.nearest_similarity(vector)
         times_ms.append(1000 * (time.perf_counter() - start))
     query_ms = round(statistics.median(times_ms), 2)
     return {"questions": size.questions, "dimensions": size.dimensions, "query_ms": query_ms}

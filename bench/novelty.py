@@ -79,7 +79,7 @@ def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
     for query in queries:
         actions = {
             **build_readers(history),
-            "query": lambda query=query: history.nearest(query),
+            "query": lambda query=query: history.nearest_similarity(query),
             "product": lambda query=query: [block @ query for block in history.blocks],
         }
         for name, action in actions.items():

@@ -60,15 +60,15 @@ def _field_names(record_type: type[object]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record_type)) if is_dataclass(record_type) else ()
 
 
-def plain(value: Any) -> Any:
+def to_plain_json(value: Any) -> Any:
     """A record as nested dicts and lists, ready for JSON. `dataclasses.asdict` is not used because it also copies
     immutable values, which would take an eighth of the time of a call.
     """
     value_type = value.__class__
     field_names = () if value_type is str else _field_names(value_type)  # most values in a record are text
     if field_names:
-        return {name: plain(getattr(value, name)) for name in field_names}
-    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+        return {name: to_plain_json(getattr(value, name)) for name in field_names}
+    return [to_plain_json(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Reply:
     """Base of the replies, which are flat records that can be converted to JSON and back."""
 
     def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         return value
 
     @classmethod
@@ -172,7 +172,7 @@ class ChatReply(Reply):
         """Omits `reasoning_tokens` if it is 0, so that the JSON is the same as in ledgers written before the field
         existed.
         """
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         if not self.reasoning_tokens:
             del value["reasoning_tokens"]
         return value
@@ -272,7 +272,7 @@ class Request(Generic[R]):
     endpoint: Identity
 
     def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         return value
 
     def key(self) -> str:
@@ -308,7 +308,7 @@ class ChatRequest(Request[ChatReply]):
 
     def to_json(self) -> dict[str, Any]:
         """Omits `sections` if it is empty, so that requests of earlier ledgers keep their keys."""
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         if not self.sections:
             del value["sections"]
         return value

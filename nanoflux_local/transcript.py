@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nanoflux_local.records import digest, plain
+from nanoflux_local.records import digest, to_plain_json
 
 Outcome = Literal[
     "unparsed",
@@ -54,7 +54,7 @@ class Seed:
 
     def to_json(self) -> dict[str, Any]:
         """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digest."""
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         if not self.source:
             del value["source"], value["place"]
         return value
@@ -301,14 +301,14 @@ class TurnRecord:
     attempts: tuple[Attempt, ...]
 
     @property
-    def last(self) -> Attempt:
+    def last_attempt(self) -> Attempt:
         """The last attempt, which decides the turn."""
         return self.attempts[-1]
 
     @property
     def kept(self) -> bool:
         """Whether the question of the last attempt became an example."""
-        return self.last.outcome in KEPT
+        return self.last_attempt.outcome in KEPT
 
     @property
     def outcome(self) -> TurnOutcome:
@@ -317,12 +317,12 @@ class TurnRecord:
         """
         if self.kept:
             return "kept"
-        if self.last.outcome == "failed":
+        if self.last_attempt.outcome == "failed":
             return "failed"
-        return "exhausted" if self.last.rejected else "dropped"
+        return "exhausted" if self.last_attempt.rejected else "dropped"
 
     def to_json(self) -> dict[str, Any]:
-        value: dict[str, Any] = plain(self)
+        value: dict[str, Any] = to_plain_json(self)
         return value
 
 
@@ -341,19 +341,19 @@ class Example:
         """The example of a kept turn, with the attacker's validated solution (paper §3). Raises ValueError if the turn
         was not kept.
         """
-        attack = record.last.attack
+        attack = record.last_attempt.attack
         if not record.kept or attack is None:
             raise ValueError(f"turn {record.number} was not kept")
-        return cls(record.number, attack.question, attack.solution, attack.answer, record.last.outcome)
+        return cls(record.number, attack.question, attack.solution, attack.answer, record.last_attempt.outcome)
 
     def hash(self) -> str:
         """The SHA-256 of the example, in hex."""
-        return digest(plain(self))
+        return digest(to_plain_json(self))
 
 
 def dataset_digest(examples: Iterable[Example]) -> str:
     """The SHA-256 of the kept examples in order; equal digests mean equal datasets."""
-    return digest([plain(example) for example in examples])
+    return digest([to_plain_json(example) for example in examples])
 
 
 def turn_from_json(value: dict[str, Any]) -> TurnRecord:

@@ -109,7 +109,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
         chosen_rows, _ = choose_rows(view, run, Choice(level=first_level))
         panel = summarize_panel(view, run)
         assert list(verify_run(view, run)) == []
-    kept_attempts = [record.last for record in records if record.kept]
+    kept_attempts = [record.last_attempt for record in records if record.kept]
     assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept_attempts]
     assert all(attempt.quality or attempt.unrated for attempt in kept_attempts)
     assert sum(summary["levels"].values()) == len(kept_attempts) and 0 < len(chosen_rows) <= len(kept_attempts)

@@ -50,25 +50,25 @@ def test_nearest_equals_the_largest_exact_similarity(count):
     index = fill_index(vectors)
     assert len(index) == count
     for query in queries:
-        assert index.history().nearest(query) == compute_nearest(vectors, query)
+        assert index.history().nearest_similarity(query) == compute_nearest(vectors, query)
 
 
 def test_nearest_of_an_indexed_vector_is_one():
     vectors = draw_unit_vectors(300)
     history = fill_index(vectors).history()
-    assert [history.nearest(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
+    assert [history.nearest_similarity(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
 
 
 def test_nearest_of_opposite_vectors_is_negative():
     """A similarity below 0 is reported like any other."""
     vector = draw_unit_vectors(1)[0]
-    assert fill_index(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
-    assert EMPTY_HISTORY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
+    assert fill_index(-vector[None, :]).history().nearest_similarity(vector) == pytest.approx(-1.0, abs=1e-6)
+    assert EMPTY_HISTORY.plus(-vector).nearest_similarity(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_nearest_is_none_without_earlier_questions():
-    assert EMPTY_HISTORY.nearest(draw_unit_vectors(1)[0]) is None
-    assert NoveltyIndex().history().nearest(draw_unit_vectors(1)[0]) is None
+    assert EMPTY_HISTORY.nearest_similarity(draw_unit_vectors(1)[0]) is None
+    assert NoveltyIndex().history().nearest_similarity(draw_unit_vectors(1)[0]) is None
 
 
 def test_history_does_not_change_while_the_index_grows():
@@ -76,21 +76,21 @@ def test_history_does_not_change_while_the_index_grows():
     index, snapshots = NoveltyIndex(), []
     for count, vector in enumerate(vectors):
         if count % 50 == 0:
-            snapshots.append((count, index.history(), index.history().nearest(query)))
+            snapshots.append((count, index.history(), index.history().nearest_similarity(query)))
         index.append(vector)
     for count, history, expected in snapshots:
         rows = np.concatenate(history.blocks) if count else vectors[:0]
         assert np.array_equal(rows, vectors[:count])
-        assert history.nearest(query) == expected
+        assert history.nearest_similarity(query) == expected
 
 
 def test_earlier_questions_of_the_turn_itself_are_compared_too():
     vectors, own = draw_unit_vectors(5), draw_unit_vectors(3, seed=2)
     history = fill_index(vectors).history().plus(own[0]).plus(own[1])
     for query in draw_unit_vectors(10, seed=3):
-        assert history.nearest(query) == compute_nearest(np.vstack([vectors, own[:2]]), query)
-    assert history.nearest(own[1]) == pytest.approx(1.0, abs=1e-6)
-    assert history.plus(own[2]).nearest(own[2]) == pytest.approx(1.0, abs=1e-6)
+        assert history.nearest_similarity(query) == compute_nearest(np.vstack([vectors, own[:2]]), query)
+    assert history.nearest_similarity(own[1]) == pytest.approx(1.0, abs=1e-6)
+    assert history.plus(own[2]).nearest_similarity(own[2]) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_plus_leaves_the_original_history_unchanged():
@@ -135,13 +135,13 @@ def test_nearest_does_not_depend_on_other_rows():
     nearest = compute_nearest(near_vectors, query)
     # The index may be split at any row: the larger of the two similarities is the same.
     for count in (1, 2, 3, 7, 64, 599):
-        nearest_of_first = fill_index(near_vectors[:count]).history().nearest(query)
-        nearest_of_others = fill_index(near_vectors[count:]).history().nearest(query)
+        nearest_of_first = fill_index(near_vectors[:count]).history().nearest_similarity(query)
+        nearest_of_others = fill_index(near_vectors[count:]).history().nearest_similarity(query)
         assert max(nearest_of_first, nearest_of_others) == nearest
     # The rows may be in any order.
     for seed in range(5):
         shuffled = np.random.default_rng(seed).permutation(near_vectors)
-        assert fill_index(shuffled).history().nearest(query) == nearest
+        assert fill_index(shuffled).history().nearest_similarity(query) == nearest
 
 
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
@@ -162,4 +162,4 @@ def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pyte
             return (product + bound_rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)
 
     assert np.argmax(near_vectors.view(InexactArray) @ query) != np.argmax(near_vectors @ query)
-    assert History((near_vectors.view(InexactArray),)).nearest(query) == nearest
+    assert History((near_vectors.view(InexactArray),)).nearest_similarity(query) == nearest

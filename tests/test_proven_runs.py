@@ -42,7 +42,7 @@ def proven_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 def read_last_attempts(home: Home, run: str) -> list[Attempt]:
     """The last attempt of each turn, in the order of the turns."""
     with LedgerView(home.ledger) as view:
-        return [record.last for record in view.turn_records(run)]
+        return [record.last_attempt for record in view.turn_records(run)]
 
 
 def run_command(home: Home, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

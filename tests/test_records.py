@@ -176,7 +176,7 @@ def test_records_are_immutable():
         CHAT_REQUEST.messages[0],
         CHAT_REQUEST.sampling,
         make_turn(),
-        make_turn().last,
+        make_turn().last_attempt,
         Example.of(make_turn()),
     ):
         with pytest.raises(AttributeError):
@@ -212,10 +212,10 @@ def test_turn_stored_without_later_fields_takes_their_defaults():
 
 def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
     rejection = Verdict(False, 1.0, "wrong")
-    assert make_turn(samples=SAMPLES).last.pass_rate == (2, 3)
-    assert make_turn(samples=SAMPLES, evaluation=rejection).last.pass_rate == (1, 3)
-    assert make_turn(evaluation=rejection).last.pass_rate == (0, 1)
-    assert make_turn(evaluation=None).last.pass_rate is None
+    assert make_turn(samples=SAMPLES).last_attempt.pass_rate == (2, 3)
+    assert make_turn(samples=SAMPLES, evaluation=rejection).last_attempt.pass_rate == (1, 3)
+    assert make_turn(evaluation=rejection).last_attempt.pass_rate == (0, 1)
+    assert make_turn(evaluation=None).last_attempt.pass_rate is None
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outc
 
 async def test_kept_attempt_records_every_step(take_turn):
     script = Script(evaluation=[write_evaluation("INCORRECT", 0.6), write_evaluation("INCORRECT", 0.99)])
-    attempt = (await take_turn(script)).last
+    attempt = (await take_turn(script)).last_attempt
     assert attempt.attack == Attack("Question 0", "attacker's steps", "4", notes={"REFLECTION": "r"})
     assert attempt.validation == Verdict(True, 0.95, "e")
     assert (attempt.defence.answer, attempt.defence.solution) == ("5", "defender's steps")
@@ -260,7 +260,7 @@ async def test_kept_attempt_records_every_step(take_turn):
     ],
 )
 async def test_rejection_records_its_reason(take_turn, script, reason):
-    assert (await take_turn(script)).last.reason.startswith(reason)
+    assert (await take_turn(script)).last_attempt.reason.startswith(reason)
 
 
 async def test_limits_of_retries_strikes_and_confidence_come_from_the_configuration(take_turn):
@@ -339,7 +339,7 @@ async def test_correct_defence_is_kept_only_below_the_solution_threshold(take_tu
         evaluation=[write_evaluation()],
         vectors=place_solutions(cosine),
     )
-    attempt = (await take_turn(script)).last
+    attempt = (await take_turn(script)).last_attempt
     assert (attempt.outcome, attempt.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
@@ -360,8 +360,8 @@ async def test_seeds_are_drawn_without_replacement_within_a_turn(take_turn):
 async def test_attacker_sees_as_many_seeds_as_are_recorded(take_turn, tmp_path):
     script = Script()
     record = await take_turn(script)
-    assert len(record.last.seeds) in (1, 2)
-    assert script.list_prompts("attack")[0].count("Material ") == len(record.last.seeds)
+    assert len(record.last_attempt.seeds) in (1, 2)
+    assert script.list_prompts("attack")[0].count("Material ") == len(record.last_attempt.seeds)
 
 
 async def test_two_models_swap_roles_each_turn(tmp_path):
@@ -414,7 +414,7 @@ async def test_different_turn_or_run_makes_different_requests(take_turn, changes
     first_script, second_script = Script(), Script()
     first_record = await take_turn(first_script, number=7)
     second_record = await take_turn(second_script, **{"number": 7, **changes})
-    assert first_record.last.seeds != second_record.last.seeds
+    assert first_record.last_attempt.seeds != second_record.last_attempt.seeds
     first_sampling_seeds = {request.seed for _, request in first_script.requests}
     second_sampling_seeds = {request.seed for _, request in second_script.requests}
     assert not first_sampling_seeds & second_sampling_seeds
@@ -424,7 +424,7 @@ async def test_turn_does_not_change_its_history(take_turn):
     history, script = History((make_axis_vector(0)[None, :],)), Script()
     await take_turn(script, history=history)
     question = script.vectors[script.embedded[0]]
-    assert history.nearest(question) == 0.0, "the turn added its question to the history"
+    assert history.nearest_similarity(question) == 0.0, "the turn added its question to the history"
 
 
 # Several answers of the defender
@@ -452,11 +452,11 @@ async def test_provable_question_is_solved_sometimes_but_not_always(
 ):
     script = Script(defence=defences, evaluation=[evaluation])
     record = await take_turn(script, **PROVABLE_SETTINGS)
-    assert (record.last.outcome, record.last.pass_rate) == (outcome, pass_rate)
+    assert (record.last_attempt.outcome, record.last_attempt.pass_rate) == (outcome, pass_rate)
     assert record.outcome == ("kept" if outcome == "kept_failed" else "dropped")
     assert script.count("evaluation") == 1, "the judge was asked about further answers, which a program can compare"
     if outcome == "unproven":
-        assert record.last.reason == "0 of 3 answers are right; no blind solutions were written"
+        assert record.last_attempt.reason == "0 of 3 answers are right; no blind solutions were written"
 
 
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
@@ -475,9 +475,9 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
     base_rules = make_rules(tmp_path, **PROVABLE_SETTINGS)
     roles = replace(base_rules.find_roles(0), judge=JudgeWithBlindCheck())
     record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
-    assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
+    assert record.last_attempt.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
     if conclusion != "supports":
-        assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
+        assert record.last_attempt.reason == "0 of 3 answers are right; 2 of 4 agree"
 
 
 async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tmp_path):
@@ -495,7 +495,7 @@ async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tm
     base_rules = make_rules(tmp_path, **PROVABLE_SETTINGS)
     roles = replace(base_rules.find_roles(0), judge=ProgramJudge())
     record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
-    assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
+    assert (record.last_attempt.outcome, record.last_attempt.pass_rate) == ("kept_failed", (0, 3))
 
 
 async def test_further_answers_do_not_change_the_requests_of_the_first_answer(take_turn):
@@ -525,8 +525,8 @@ async def test_further_answers_of_a_greedy_defender_are_sampled(take_turn):
 
 async def test_further_answers_do_not_affect_the_outcome_under_the_paper_rules(take_turn):
     record = await take_turn(Script(defence=[WRONG_DEFENCE, RIGHT_DEFENCE]), samples=2)
-    assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
-    assert record.last.samples[0].right is True and record.last.samples[0].reason
+    assert (record.last_attempt.outcome, record.last_attempt.pass_rate) == ("kept_failed", (1, 2))
+    assert record.last_attempt.samples[0].right is True and record.last_attempt.samples[0].reason
 
 
 class EndpointFailure(Exception):
@@ -571,4 +571,4 @@ async def test_turn_calls_only_four_methods_of_its_roles(tmp_path):
         Script(),
     )
     assert [attempt.outcome for attempt in record.attempts] == ["invalid", "invalid", "kept_failed"]
-    assert record.last.attack.question.startswith("3-2-")
+    assert record.last_attempt.attack.question.startswith("3-2-")

@@ -33,7 +33,7 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
     `--json` includes each attempt's question, replies and verdicts in full.
     """
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.records import plain as to_json
+    from nanoflux_local.records import to_plain_json as to_json
     from nanoflux_local.run.attempts import list_attempts, load_turns
 
     with LedgerView(current_home().ledger) as view:

@@ -126,7 +126,7 @@ def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
     return sorted(evaluations, key=lambda evaluation: evaluation in tuned_ids)
 
 
-def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
+def find_base_evaluation(view: LedgerView, row: Mapping[str, Any]) -> str:
     """The id of the base of an evaluation with an adapter: the newest evaluation of the same model without an adapter,
     over the same items with the same settings. "" if the evaluation in `row` has no adapter, or if it has no base.
     """

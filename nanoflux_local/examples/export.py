@@ -30,7 +30,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.rule_sets import DESCRIPTIONS, PAPER
-from nanoflux_local.seeds.datasets import find_licence, list_seed_datasets
+from nanoflux_local.seeds.datasets import find_dataset_licence, list_seed_datasets
 from nanoflux_local.train.choice import Choice, build_example
 from nanoflux_local.train.conversation import format_completion
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -159,7 +159,7 @@ class _Dataset:
                 f"none of the chosen examples of run {source.run['id']} records a wrong answer of the defender", fix
             )
         dataset_names = source.config.get("datasets") or list_seed_datasets(source.domain)
-        seeds = {name: find_licence(name) or UNKNOWN_LICENCE for name in dataset_names}
+        seeds = {name: find_dataset_licence(name) or UNKNOWN_LICENCE for name in dataset_names}
         without_rejected = len(source.rows) - len(exported_examples)
         exported_source = replace(source, rows=tuple(exported_examples))
         return cls(exported_source, rows, without_rejected, seeds, _list_models(home, source))

@@ -307,7 +307,7 @@ class Ledger:
                 [(turn_id, position, call_id) for position, call_id in enumerate(calls)],
             )
             if record.kept:
-                self._insert_example(connection, run, Example.of(record), record.last)
+                self._insert_example(connection, run, Example.of(record), record.last_attempt)
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
 
     def _is_fresh(self, connection: sqlite3.Connection, run: str, call_id: int) -> bool:

@@ -125,7 +125,7 @@ class Tally:
             for verdict in (attempt.validation, attempt.evaluation):
                 if verdict is not None:
                     self.confidences.append(verdict.confidence)
-        self.events.append(Event(committed_at, record.last.outcome, _describe_turn(record)))
+        self.events.append(Event(committed_at, record.last_attempt.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
         """Add the calls made since the last update, and a sample of the number of tokens."""
@@ -229,7 +229,7 @@ class Tally:
 
 def _describe_turn(record: TurnRecord) -> str:
     """A committed turn as a line of the log."""
-    last_attempt = record.last
+    last_attempt = record.last_attempt
     attempt_suffix = f", attempt {last_attempt.number}" if len(record.attempts) > 1 else ""
     reason_suffix = f": {last_attempt.reason}" if last_attempt.reason else ""
     line = f"turn {record.number}{attempt_suffix} · {record.attacker} against {record.defender}{reason_suffix}"

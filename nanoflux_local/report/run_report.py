@@ -10,7 +10,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.evaluate.comparison import Pair, compare
-from nanoflux_local.evaluate.items import find_base
+from nanoflux_local.evaluate.items import find_base_evaluation
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
@@ -154,7 +154,7 @@ def _load_evaluations(view: LedgerView, adapter: str) -> list[ReportedEvaluation
     )
     if tuned is None:
         return []
-    base = view.row("SELECT * FROM evaluations WHERE id = ?", find_base(view, dict(tuned)))
+    base = view.row("SELECT * FROM evaluations WHERE id = ?", find_base_evaluation(view, dict(tuned)))
     rows = [row for row in (base, tuned) if row is not None]
     return [ReportedEvaluation(row["id"], json.loads(row["result"])) for row in rows]
 

@@ -142,14 +142,14 @@ class SpeculativeTurn:
         """
         self.questions.append(vector)
         if self._committed_history is not None:
-            return self._committed_history.plus(*own_questions).nearest(vector)
+            return self._committed_history.plus(*own_questions).nearest_similarity(vector)
         speculative_questions = [
             question
             for number, turn in self._speculative_turns.items()
             if number < self.number
             for question in turn.questions
         ]
-        similarity = self._index.history().plus(*speculative_questions, *own_questions).nearest(vector)
+        similarity = self._index.history().plus(*speculative_questions, *own_questions).nearest_similarity(vector)
         self._lookups.append(NearestLookup(vector, own_questions, similarity))
         return similarity
 
@@ -159,7 +159,7 @@ class SpeculativeTurn:
         """
         self._committed_history = history
         return all(
-            history.plus(*lookup.own_questions).nearest(lookup.question) == lookup.similarity
+            history.plus(*lookup.own_questions).nearest_similarity(lookup.question) == lookup.similarity
             for lookup in self._lookups
         )
 
@@ -186,7 +186,7 @@ class SpeculativeHistory:
     def plus(self, vector: Vector) -> "SpeculativeHistory":
         return SpeculativeHistory(self.turn, self.on_question, (*self.own_questions, vector))
 
-    def nearest(self, vector: Vector) -> float | None:
+    def nearest_similarity(self, vector: Vector) -> float | None:
         self.on_question(self.turn, vector)
         return self.turn.look_up_nearest(vector, self.own_questions)
 
@@ -226,7 +226,7 @@ class Engine:
             self._streaks.add(record, self._config.pause_after_unread)
             self._recent_attempts.add(record, self._config)
         self._any_reply_readable = any(has_readable_reply(record) for record in committed_turns)
-        self._last_reason = committed_turns[-1].last.reason if committed_turns else ""
+        self._last_reason = committed_turns[-1].last_attempt.reason if committed_turns else ""
         self._speculative_turns: dict[int, SpeculativeTurn] = {}
         self._confirmed_count = self._refuted_count = 0
         self._drain_at: int | None = None  # once draining: the number of committed turns at which `run` returns
@@ -315,7 +315,7 @@ class Engine:
         self._turns += 1
         self._kept += record.kept
         self._any_reply_readable = self._any_reply_readable or has_readable_reply(record)
-        self._last_reason = record.last.reason
+        self._last_reason = record.last_attempt.reason
         self._speculative_turns.pop(record.number, None)
         if self._all_started:
             self._calls.limiter.reorder()

@@ -60,7 +60,7 @@ class History:
         """This history with more questions of the current turn."""
         return History(self.blocks, (*self.own_questions, *vectors))
 
-    def nearest(self, vector: Vector) -> float | None:
+    def nearest_similarity(self, vector: Vector) -> float | None:
         """The largest cosine similarity to any earlier question, or None if there is no earlier question."""
         blocks = (*self.blocks, np.stack(self.own_questions)) if self.own_questions else self.blocks
         if not blocks:

@@ -46,7 +46,7 @@ class Streaks:
             unreadable_step = attempt.unreadable_step
             if unreadable_step:
                 self._attempts[unreadable_step, _find_endpoint(record, unreadable_step)] += 1
-        last_step = record.last.unreadable_step
+        last_step = record.last_attempt.unreadable_step
         if not last_step or not limit:
             return None
         endpoint = _find_endpoint(record, last_step)
@@ -57,7 +57,7 @@ class Streaks:
         if not reaches_new_multiple:
             return None
         self._attempts_at_report[key] = attempts
-        return Streak(last_step, endpoint, attempts, record.last.reason)
+        return Streak(last_step, endpoint, attempts, record.last_attempt.reason)
 
 
 def _find_endpoint(record: TurnRecord, step: AttemptStep) -> str:

@@ -41,7 +41,7 @@ PROVING_CHECKS = ("blind", "open_book")
 class EarlierQuestions(Protocol):
     """The questions asked before an attempt: a `History`, or the `SpeculativeHistory` of a turn that runs ahead."""
 
-    def nearest(self, vector: Vector) -> float | None:
+    def nearest_similarity(self, vector: Vector) -> float | None:
         """The largest similarity of `vector` to an earlier question, or None if there is no earlier question."""
 
     def plus(self, vector: Vector) -> "EarlierQuestions":
@@ -159,7 +159,7 @@ async def run_attempt(
         vector = await embed(rules, attack.question, call)
     except PromptRefusedError as error:
         return end_unreadable(attempt, "embedding", RefusedPrompt(error.message)), None
-    attempt = replace(attempt, nearest=history.nearest(vector))
+    attempt = replace(attempt, nearest=history.nearest_similarity(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
     # The question must not repeat a held-out evaluation item.

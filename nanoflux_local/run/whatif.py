@@ -83,9 +83,9 @@ class RecordingHistory:
     history: History
     questions: list[Vector]
 
-    def nearest(self, vector: Vector) -> float | None:
+    def nearest_similarity(self, vector: Vector) -> float | None:
         self.questions.append(vector)
-        return self.history.nearest(vector)
+        return self.history.nearest_similarity(vector)
 
     def plus(self, vector: Vector) -> "RecordingHistory":
         return RecordingHistory(self.history.plus(vector), self.questions)

@@ -60,7 +60,7 @@ def list_seed_datasets(domain: Domain) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*domain.datasets, *benchmarks_of_domain]))
 
 
-def find_licence(dataset: str) -> str:
+def find_dataset_licence(dataset: str) -> str:
     """The licence of a dataset's questions; "" if its publisher states none, or if it is a user's own data."""
     benchmark = list_benchmarks().get(dataset)
     return benchmark.licence if benchmark else ""

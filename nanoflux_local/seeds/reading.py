@@ -66,7 +66,7 @@ def read_benchmark(
         DataError: a file cannot be read, or it has a bad row and `skip_bad` is not set.
     """
     file_format = find_format(dataset)
-    name = check_name(dataset, name)
+    name = choose_name(dataset, name)
     content = BenchmarkContent()
     item_counts: Counter[str] = Counter()
     labels: dict[str, LocatedRow] = {}  # rows without a question, by item id
@@ -109,7 +109,7 @@ def find_format(dataset: str) -> Format:
     return OWN_FORMAT
 
 
-def check_name(dataset: str, name: str) -> str:
+def choose_name(dataset: str, name: str) -> str:
     """The name under which a dataset's items are imported: `name`, or `dataset` if `name` is "".
 
     Raises:

@@ -165,7 +165,7 @@ def load_attempts(view: LedgerView, run: str) -> dict[int, KeptAttempt]:
         turn_from_json(json.loads(row["record"]))
         for row in view.rows("SELECT record FROM turns WHERE run = ? AND kept ORDER BY number", run)
     ]
-    return {turn.number: KeptAttempt(turn.last, turn.attacker, turn.defender) for turn in turns}
+    return {turn.number: KeptAttempt(turn.last_attempt, turn.attacker, turn.defender) for turn in turns}
 
 
 def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:

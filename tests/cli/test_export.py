@@ -255,7 +255,7 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     exported, pairs = json.loads(result.out), read_json_lines(out)
     with LedgerView(Home(home).ledger) as view:
         kept_turns = [record for record in view.turn_records(exported["run"]) if record.kept]
-    last_attempts = {record.number: record.last for record in kept_turns}
+    last_attempts = {record.number: record.last_attempt for record in kept_turns}
     failed_turns = {turn for turn, attempt in last_attempts.items() if attempt.outcome == "kept_failed"}
     assert [pair["turn"] for pair in pairs] == sorted(failed_turns) and 0 < len(failed_turns) < len(kept_turns)
     row_by_id = {row.id: row for row in load_run_data(Home(home), "tour").rows}
@@ -339,9 +339,9 @@ def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, 
     assert result.code == 0, result.err
     with LedgerView(Home(tmp_path).ledger) as view:
         finding_by_turn = {
-            record.number: record.last.validation.finding("blind")
+            record.number: record.last_attempt.validation.finding("blind")
             for record in view.turn_records(json.loads(result.out)["run"])
-            if record.kept and record.last.validation
+            if record.kept and record.last_attempt.validation
         }
     rows = read_json_lines(out)
     solutions_by_turn = {

@@ -25,7 +25,7 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.seeds import benchmarks
 from nanoflux_local.seeds.benchmarks.base import list_benchmarks
-from nanoflux_local.seeds.datasets import find_licence, list_seed_datasets
+from nanoflux_local.seeds.datasets import find_dataset_licence, list_seed_datasets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
@@ -168,7 +168,7 @@ def test_benchmark_needs_only_one_new_module(
     code, output = run_data_command("import", "riddles", "--hub")
     assert code == 3 and "riddles is published on huggingface.co (example/riddles)" in output
     domain = load_domain("gsmhard", tmp_path / "home")
-    assert list_seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
+    assert list_seed_datasets(domain) == ("gsmhard", "riddles") and find_dataset_licence("riddles") == "CC-BY-4.0"
     config = configs.resolve("gsmhard", "scripted", {}, Home(tmp_path / "home"))
     assert config.datasets == ("riddles",)
 

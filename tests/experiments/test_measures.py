@@ -89,7 +89,8 @@ def test_judge_rates_of_a_run_without_a_trial_are_refused(tmp_path) -> None:
 def test_run_solutions_come_from_failed_defences(judged_run) -> None:
     home, run = judged_run
     with LedgerView(home.ledger) as view:
-        failed_attempts = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+        last_attempts = [record.last_attempt for record in view.turn_records(run)]
+    failed_attempts = [attempt for attempt in last_attempts if attempt.outcome == "kept_failed"]
     pairs = load_run_solutions(home, run)
     assert len(pairs) == len(failed_attempts) > 0
     assert [pair.right for pair in pairs] == [attempt.attack.solution for attempt in failed_attempts]

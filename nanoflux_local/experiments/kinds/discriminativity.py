@@ -124,7 +124,8 @@ def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
     defender's wrong one.
     """
     with LedgerView(home.ledger) as view:
-        attempts = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+        last_attempts = [record.last_attempt for record in view.turn_records(run)]
+    attempts = [attempt for attempt in last_attempts if attempt.outcome == "kept_failed"]
     return [
         SolutionPair(attempt.attack.solution, attempt.defence.solution)
         for attempt in attempts

@@ -88,7 +88,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     def _show(self, example: board.FullExample) -> None:
         self.query_one("#head", Panel).show(self._format_head(example))
         record = example.record or MISSING_RECORD
-        last_attempt = record.last
+        last_attempt = record.last_attempt
         attacker_text = f"{example.solution}\n\n= {example.answer}"
         defender_text = f"{_format_defence(last_attempt.defence)}{_format_samples(last_attempt)}"
         text_and_title_by_panel: dict[str, tuple[str | Text, str | None]] = {
@@ -162,7 +162,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
 
     def _format_origin(self, example: board.FullExample, record: TurnRecord) -> Text:
         """Where the example comes from: its seeds, its turn's attempts, its similarities, its run and its id."""
-        last_attempt = record.last
+        last_attempt = record.last_attempt
         question_similarity, solution_similarity = last_attempt.nearest, last_attempt.solution_similarity
         outcomes = [describe_outcome(attempt.outcome)[0] for attempt in record.attempts]
         rows = [

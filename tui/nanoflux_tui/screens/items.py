@@ -14,7 +14,7 @@ from nanoflux_local.evaluate.items import (
     Flip,
     ItemRecord,
     ItemScore,
-    find_base,
+    find_base_evaluation,
     find_evaluation,
     list_flips,
     list_items,
@@ -86,7 +86,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         row = asdict(find_evaluation(view, self._evaluation))
         state = load_job_state(self.home, view, Job(EVALUATION, row["id"]), row)
         self._evaluation_row = {**row, **state.to_json()}
-        self._base = self._base or find_base(view, row)
+        self._base = self._base or find_base_evaluation(view, row)
         self._scores = {score.item: score for score in list_items(view, self._evaluation)}
         flips = list_flips(view, self._base, self._evaluation) if self._base else []
         self._flips = {flip.item: flip for flip in flips}
