@@ -72,7 +72,8 @@ class JudgeRules(Strict):
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`
     is empty, the judge's endpoint writes all of them. The check supports an answer that at least `agreeing` solutions
-    reach; if any solutions are programs, at least one of those that agree must be a program.
+    reach; if any solutions are programs, at least one of those that agree must be a program. The defaults follow from
+    the trial in docs/explanation/judge.md.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
