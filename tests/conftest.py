@@ -30,7 +30,7 @@ guard.install()
 
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
 LONG_FILES = (
-    "test_served.py", "test_thinking.py", "test_attacks.py",
+    "test_served.py", "test_thinking.py", "test_exploits.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
 """Test files that take minutes. They start first, so that at the end no process still runs a long file while the others

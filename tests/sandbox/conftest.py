@@ -1,4 +1,4 @@
-"""Makes the attack suite importable: its programs also run in separate processes, as other users."""
+"""Makes the exploit suite importable: its programs also run in separate processes, as other users."""
 
 import sys
 from pathlib import Path

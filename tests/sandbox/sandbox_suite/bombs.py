@@ -1,8 +1,8 @@
-"""Attacks on time, memory, output, disk and processes. Each is bounded, so that it harms nothing without a sandbox."""
+"""Exploits on time, memory, output, disk and processes. Each is bounded, so that it harms nothing without a sandbox."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, Effects, changed_world, needed_a_kill
+from sandbox_suite.exploit import Effects, Exploit, changed_world, needed_a_kill
 
 _LOW_MEMORY = {"memory_mb": 256}
 
@@ -100,12 +100,12 @@ _DISK_BOMBS = {
 }
 
 BOMBS = [
-    *(Attack(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS_PROGRAMS.items()),
+    *(Exploit(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS_PROGRAMS.items()),
     *(
-        Attack(f"hungry {name}", code, statuses=("memory", "timeout"), limits=_LOW_MEMORY)
+        Exploit(f"hungry {name}", code, statuses=("memory", "timeout"), limits=_LOW_MEMORY)
         for name, code in _MEMORY_BOMBS.items()
     ),
-    *(Attack(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _OUTPUT_FLOODS.items()),
-    *(Attack(name, code) for name, code in _RESOURCE_BOMBS.items()),
-    *(Attack(name, code, changed_world) for name, code in _DISK_BOMBS.items()),
+    *(Exploit(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _OUTPUT_FLOODS.items()),
+    *(Exploit(name, code) for name, code in _RESOURCE_BOMBS.items()),
+    *(Exploit(name, code, changed_world) for name, code in _DISK_BOMBS.items()),
 ]

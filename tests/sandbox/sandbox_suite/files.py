@@ -1,8 +1,8 @@
-"""Attacks on files of the host and on information in /proc: reading, writing, deleting, listing, metadata, links."""
+"""Exploits on files of the host and on information in /proc: reading, writing, deleting, listing, metadata, links."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed_world, printed_secret
+from sandbox_suite.exploit import Exploit, changed_world, printed_secret
 
 _READS = {
     "read with open": "print(open(W['secret']).read())",
@@ -135,7 +135,7 @@ _PROBES = {
 }
 
 FILES = [
-    *(Attack(name, code, printed_secret) for name, code in _READS.items()),
-    *(Attack(name, code, changed_world) for name, code in _CHANGES.items()),
-    *(Attack(name, code) for name, code in _PROBES.items()),
+    *(Exploit(name, code, printed_secret) for name, code in _READS.items()),
+    *(Exploit(name, code, changed_world) for name, code in _CHANGES.items()),
+    *(Exploit(name, code) for name, code in _PROBES.items()),
 ]

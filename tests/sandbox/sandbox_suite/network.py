@@ -1,8 +1,8 @@
-"""Attacks through sockets of every kind."""
+"""Exploits through sockets of every kind."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed_world
+from sandbox_suite.exploit import Exploit, changed_world
 
 _SENDING_PROGRAMS = {
     "TCP": "import socket\nsocket.create_connection(('127.0.0.1', W['tcp'])).sendall(b'x')",
@@ -34,6 +34,6 @@ _PRINTING_PROGRAMS = {
     "an event loop": "import asyncio\nasyncio.run(asyncio.sleep(0))\nprint('BREACH')",
 }
 NETWORK = [
-    *(Attack(name, code, changed_world) for name, code in _SENDING_PROGRAMS.items()),
-    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
+    *(Exploit(name, code, changed_world) for name, code in _SENDING_PROGRAMS.items()),
+    *(Exploit(name, code) for name, code in _PRINTING_PROGRAMS.items()),
 ]

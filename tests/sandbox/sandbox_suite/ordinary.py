@@ -1,4 +1,4 @@
-"""Ordinary programs with their exact output, and failing ones with their error output; none is an attack."""
+"""Ordinary programs with their exact output, and failing ones with their error output; none is an exploit."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

@@ -1,8 +1,8 @@
-"""Attacks through processes: forks, daemons, other programs, signals to others, tracing."""
+"""Exploits through processes: forks, daemons, other programs, signals to others, tracing."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed_world
+from sandbox_suite.exploit import Exploit, changed_world
 
 _PRINTING_PROGRAMS = {
     "fork": "import os\nif os.fork() == 0:\n    os._exit(0)\nprint('BREACH')",
@@ -88,6 +88,6 @@ _CHANGING_PROGRAMS = {
 }
 
 PROCESSES = [
-    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
-    *(Attack(name, code, changed_world) for name, code in _CHANGING_PROGRAMS.items()),
+    *(Exploit(name, code) for name, code in _PRINTING_PROGRAMS.items()),
+    *(Exploit(name, code, changed_world) for name, code in _CHANGING_PROGRAMS.items()),
 ]

@@ -1,8 +1,8 @@
-"""Raw system calls: an attack succeeds if its call is not refused, even if the kernel then rejects the arguments."""
+"""Raw system calls: an exploit succeeds if its call is not refused, even if the kernel then rejects the arguments."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack
+from sandbox_suite.exploit import Exploit
 
 # A program that makes one system call.
 _CALL = """
@@ -92,8 +92,8 @@ _PRINTING_PROGRAMS = {
 
 SYSCALLS = [
     *(
-        Attack(f"call {name}", _CALL.format(numbers=(x86, arm), arguments=arguments))
+        Exploit(f"call {name}", _CALL.format(numbers=(x86, arm), arguments=arguments))
         for name, (x86, arm, arguments) in _NUMBERED_CALLS.items()
     ),
-    *(Attack(name, code) for name, code in _PRINTING_PROGRAMS.items()),
+    *(Exploit(name, code) for name, code in _PRINTING_PROGRAMS.items()),
 ]

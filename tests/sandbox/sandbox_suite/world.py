@@ -1,4 +1,4 @@
-"""The targets of the attacks on one machine: files, a victim process, listening sockets and descriptors."""
+"""The targets of the exploits on one machine: files, a victim process, listening sockets and descriptors."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ SECRET = "the secret of the host\n"
 
 
 class World:
-    """Files, a process and sockets to attack. `changes` lists the targets that an attack changed, and restores them."""
+    """Files, a process and sockets to attack. `changes` lists and restores the targets that an exploit changed."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
@@ -63,7 +63,7 @@ class World:
         self._state_before = self._read_state()
 
     def _read_state(self) -> dict[str, Any]:
-        """The files in the world's folder, with the properties and the content that an attack may change."""
+        """The files in the world's folder, with the properties and the content that an exploit may change."""
         state: dict[str, Any] = {path.name: None for path in self.folder.iterdir()}
         doomed = self.folder / "doomed"
         if doomed.exists():
@@ -75,7 +75,7 @@ class World:
         return state
 
     def describe(self) -> dict[str, Any]:
-        """The paths, process id, ports and other facts that an attack gets in its variable `W`."""
+        """The paths, process id, ports and other facts that an exploit gets in its variable `W`."""
         assert self._victim is not None
         return {
             "folder": str(self.folder),
@@ -92,7 +92,7 @@ class World:
         }
 
     def changes(self) -> list[str]:
-        """List the names of the targets that an attack changed, and restore these targets."""
+        """List the names of the targets that an exploit changed, and restore these targets."""
         before, after = self._state_before, self._read_state()
         file_names = {*before, *after}
         changed = [name for name in file_names if before.get(name, "absent") != after.get(name, "absent")]
@@ -119,7 +119,7 @@ class World:
 
 
 def _has_message(name: str, target_socket: socket.socket) -> bool:
-    """Whether an attack sent a datagram or connected to this socket. Consumes the message or connection."""
+    """Whether an exploit sent a datagram or connected to this socket. Consumes the message or connection."""
     try:
         if name == "udp":
             target_socket.recv(99)

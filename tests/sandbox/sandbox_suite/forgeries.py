@@ -1,13 +1,13 @@
-"""Attacks on the verdict: programs whose wrong answer, 7, should be accepted as 42. Without a sandbox, a naive judge
+"""Exploits on the grade: programs whose wrong answer, 7, should be accepted as 42. Without a sandbox, a naive grader
 compares the answers.
 
-In the sandbox, the verdict is derived as in the application: outside the child, from the status and the last line of
+In the sandbox, the grade is derived as in the application: outside the child, from the status and the last line of
 output. The child never has the expected number.
 """
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed_world, judged_right
+from sandbox_suite.exploit import Exploit, changed_world, graded_right
 
 _FORGERIES = {
     "the expected number from a frame": (
@@ -31,11 +31,11 @@ _FORGERIES = {
         "import builtins\n\nclass Same(float):\n    __eq__ = lambda s, o: True\n    __sub__ = __rsub__ = lambda s, o: 0.0\n\n"
         "builtins.float = lambda x: 42.0\nprint(7)"
     ),
-    "the verdict written before the judge": (
+    "the grade written before the grader": (
         "import os\nfor d in range(3, 1024):\n    try:\n        os.write(d, b'right\\n')\n    except OSError:\n        pass\n"
         "print(7)\nos._exit(0)"
     ),
-    "the verdict written to every open file": (
+    "the grade written to every open file": (
         "import gc, io, os\nfor o in gc.get_objects():\n    if isinstance(o, io.TextIOWrapper):\n        try:\n"
         "            o.write('right\\n'); o.flush()\n        except Exception:\n            pass\nprint(7)\nos._exit(0)"
     ),
@@ -43,11 +43,11 @@ _FORGERIES = {
         "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and 'announce' in o and 'compare' in o:\n"
         "        o['announce'] = lambda v, say=o['announce']: say('right')\nprint(7)"
     ),
-    "a verdict at exit": (
+    "a grade at exit": (
         "import atexit, os\n\ndef late():\n    for d in range(3, 1024):\n        try:\n            os.write(d, b'right\\n')\n"
         "        except OSError:\n            pass\n    os._exit(0)\n\natexit.register(late)\nprint(7)\nraise SystemExit"
     ),
-    "a verdict in a profiler": (
+    "a grade in a profiler": (
         "import sys\n\ndef p(frame, event, arg):\n    if event == 'call' and frame.f_code.co_name == 'compare':\n"
         "        frame.f_globals['EXPECTED'] = 7.0\n        frame.f_globals['math'].isclose = lambda *a, **k: True\n\n"
         "sys.setprofile(p)\nprint(7)"
@@ -67,7 +67,7 @@ _UNPICKLED = (
     "sys.stdout.write('pickle:' + pickle.dumps(R(), 0).decode('latin-1').encode('unicode_escape').decode() + '\\n')"
 )
 
-VERDICTS = [
-    *(Attack(f"verdict: {name}", code, judged_right, judged=True) for name, code in _FORGERIES.items()),
-    Attack("verdict: an answer that runs when read", _UNPICKLED, changed_world, judged=True),
+FORGERIES = [
+    *(Exploit(f"grade: {name}", code, graded_right, graded=True) for name, code in _FORGERIES.items()),
+    Exploit("grade: an answer that runs when read", _UNPICKLED, changed_world, graded=True),
 ]

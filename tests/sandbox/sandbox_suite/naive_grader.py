@@ -1,5 +1,5 @@
-"""The naive judge, which the attacks on verdicts defeat: it executes the program in its own process, and compares the
-answer there. `python judge.py PROGRAM DESCRIPTOR` writes "right" or "wrong" to the descriptor.
+"""The naive grader, which the forgeries defeat: it executes the program in its own process, and compares the
+answer there. `python naive_grader.py PROGRAM DESCRIPTOR` writes "right" or "wrong" to the descriptor.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 EXPECTED = 42.0
-_verdicts = os.fdopen(int(sys.argv[2]), "w")
+_grade_file = os.fdopen(int(sys.argv[2]), "w")
 
 
-def announce(verdict):
-    _verdicts.write(f"{verdict}\n")
-    _verdicts.flush()
+def announce(grade):
+    _grade_file.write(f"{grade}\n")
+    _grade_file.flush()
 
 
 def compare(printed, expected):
