@@ -174,13 +174,13 @@ def test_run_screen_shows_the_judges_trial(drive: Drive, empty_home: Home) -> No
 def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("2")
-        await driver.wait_for("36 examples of all runs")
+        await driver.wait_for("36 examples from all runs")
         await driver.press("slash", *"boxes zzz")
         await driver.wait_for("No example matches this filter")
         await driver.press("escape")
         await driver.wait_for("36 examples")
         await driver.press("r")
-        await driver.wait_for("of all runs, defender failed")
+        await driver.wait_for("from all runs, defender failed")
         await driver.press("down", "enter")
         await driver.wait_for(
             "example 2 of", "attacks: its own solution", "defends", "Is the question valid?", "seeds:"
@@ -190,7 +190,7 @@ def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home)
         await driver.press("left", "left", "left")
         await driver.wait_for("This is the first example.")
         await driver.press("escape")
-        await driver.wait_for("of all runs, defender failed")
+        await driver.wait_for("from all runs, defender failed")
 
     drive(home, flow)
 

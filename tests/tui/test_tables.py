@@ -1,4 +1,6 @@
-"""Tables can be filtered, sorted and searched; the keys of the queue, the footer and the menu work."""
+"""Tables can be filtered, sorted and searched; the key bindings of the queue, the footer and the command palette
+work.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +42,7 @@ ROWS = [
         (Arrangement(words="ALPHA 9"), "a"),
         (Arrangement(words="min beta"), "b"),
         (Arrangement(column=0), "abg"),
-        (Arrangement(column=1), "abg"),  # as numbers, not as texts
+        (Arrangement(column=1), "abg"),  # sorted as numbers, not as strings
         (Arrangement(column=1, descending=True), "bag"),  # rows without a value come last
         (Arrangement(column=2), "abg"),
         (Arrangement(column=2, words="a", descending=True), "bag"),
@@ -74,7 +76,7 @@ def test_example_selection_filters_and_sorts_in_the_ledger(home: Home) -> None:
         assert board.find_unreviewed(view, all_keys) == all_keys[0], "the withdrawn review still counts"
 
 
-def test_table_is_filtered_sorted_and_searched_by_keys(drive: Drive, home: Home) -> None:
+def test_table_is_filtered_sorted_and_searched_from_the_keyboard(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.wait_for("first", "second", "Filter", "Find", "Sort", "Reverse")
         table = driver.app.screen.query_one(WindowTable)
@@ -120,23 +122,23 @@ def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Ho
     drive(home, flow)
 
 
-def test_examples_of_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:
+def test_examples_from_all_runs_have_a_run_column_and_a_review_filter(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("2")
-        await driver.wait_for("36 examples of all runs", "run", "second")
+        await driver.wait_for("36 examples from all runs", "run", "second")
         await driver.press("enter")
         await driver.wait_for("example 1 of 36")
         await driver.press("d")
         await driver.wait_for("your review: drop")
         await driver.press("escape", "v")
-        await driver.wait_for("35 examples of all runs, without a review")
+        await driver.wait_for("35 examples from all runs, no review")
         await driver.press("v", "v")
-        await driver.wait_for("1 example of all runs, reviewed drop")
+        await driver.wait_for("1 example from all runs, review: drop")
 
     drive(home, flow, size=(80, 24))
 
 
-def test_find_in_examples_searches_texts_that_the_table_does_not_show(drive: Drive, home: Home) -> None:
+def test_find_in_examples_also_searches_solutions(drive: Drive, home: Home) -> None:
     with LedgerView(home.ledger) as view:
         rows = list(view.rows("SELECT rowid, solution FROM examples ORDER BY rowid DESC"))
     words = rows[20]["solution"].split(";")[0]  # the table does not show solutions
@@ -145,7 +147,7 @@ def test_find_in_examples_searches_texts_that_the_table_does_not_show(drive: Dri
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
-        await driver.wait_for("36 examples of all runs")
+        await driver.wait_for("36 examples from all runs")
         table = driver.app.screen.query_one(WindowTable)
         await driver.press("ctrl+f")
         driver.app.screen.query_one(Input).value = words
@@ -167,7 +169,7 @@ def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, h
 
     async def flow(driver: Any) -> None:
         driver.app.push_screen(ExamplesScreen(find_run(home, "second")))
-        await driver.wait_for("12 examples of ")
+        await driver.wait_for("12 examples from ")
         await driver.press("w")
         await driver.wait_for("queue: example 1 of 12")
         await driver.press("d")
@@ -179,7 +181,7 @@ def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, h
         await driver.press("k")
         await driver.wait_for("queue: example 12 of 12")
         await driver.press("f")
-        await driver.wait_for("Every other example", "your review: fix")
+        await driver.wait_for("All other examples", "your review: fix")
         await driver.press("escape", "w")
         await driver.wait_for("Every example in this list")
 
@@ -209,7 +211,9 @@ def test_run_and_example_scroll_without_a_change_of_focus(drive: Drive, home: Ho
     drive(home, flow, size=(80, 24))
 
 
-def test_keys_of_a_run_are_in_the_footer_and_the_menu(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_run_screen_key_bindings_are_in_the_footer_and_the_command_palette(
+    drive: Drive, home: Home, find_run: FindRun
+) -> None:
     descriptions = ("Export", "Report", "Verify", "Copy")
 
     async def flow(driver: Any) -> None:
@@ -262,9 +266,9 @@ def test_single_example_is_counted_in_the_singular(drive: Drive, home: Home) -> 
 
     async def flow(driver: Any) -> None:
         await driver.press("2")
-        await driver.wait_for("36 examples of all runs")
+        await driver.wait_for("36 examples from all runs")
         driver.app.screen.query_one(WindowTable).filter_rows(question)
-        await driver.wait_for("1 example of all runs")
+        await driver.wait_for("1 example from all runs")
 
     drive(home, flow)
 

@@ -192,7 +192,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         if unreviewed is not None:
             self.go_to(list(self._keys).index(unreviewed))
         else:
-            self.notify("Every other example in this list has a review.")
+            self.notify("All other examples in this list have a review.")
 
     def action_review(self, verdict: str) -> None:
         if self._example is not None:

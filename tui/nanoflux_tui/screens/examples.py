@@ -28,10 +28,10 @@ REASON_NAMES: dict[str, str] = {"": "", **{str(reason): describe_reason(reason) 
 """The filters by reason that r applies one after the other, with their words in the caption; "" is no filter."""
 REVIEW_NAMES = {
     "": "",
-    "none": "without a review",
-    "keep": "reviewed keep",
-    "drop": "reviewed drop",
-    "fix": "reviewed fix",
+    "none": "no review",
+    "keep": "review: keep",
+    "drop": "review: drop",
+    "fix": "review: fix",
 }
 """The filters by review that v applies one after the other, with their words in the caption; "" is no filter."""
 PREVIEW_FROM_WIDTH = 100
@@ -87,7 +87,7 @@ undoes your last review. w opens the examples without a review one after the oth
         self._keys = await self.read_ledger(lambda view: board.list_example_keys(view, selection)) or array("q")
         await table.show(self._keys)
         example_count = len(self._keys)
-        scope = f"of {format_line(self._run, 60)}" if self._run else "of all runs"
+        scope = f"from {format_line(self._run, 60)}" if self._run else "from all runs"
         filter_names = [REASON_NAMES[self._reason_filter], REVIEW_NAMES[self._review_filter]]
         filter_note = "".join(f", {name}" for name in filter_names if name)
         is_filtered = selection.words or self._reason_filter or self._review_filter

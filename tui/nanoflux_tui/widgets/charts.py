@@ -118,7 +118,7 @@ def _describe_action(turn: TurnInProgress, tally: Tally, first_endpoints: tuple[
     if not tally.steps:
         return "in progress"
     if turn.answered >= len(tally.steps):
-        return f"answered; waits for turn {tally.turns}" if turn.turn > tally.turns else "answered"
+        return f"answered, waiting for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
     # Attacker and defender swap after each turn, so the endpoints depend on whether the turn's number is even.
     attacker, defender = tally.role_endpoints.get(turn.turn % 2, first_endpoints)
