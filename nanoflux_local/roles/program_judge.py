@@ -20,7 +20,7 @@ class ProgramJudge:
     """Judges attacks that contain a program: those of the built-in attacker."""
 
     sandbox: Identity
-    wall_s: float
+    timeout_s: float
     name: str = PROGRAM
 
     async def validate(
@@ -33,7 +33,7 @@ class ProgramJudge:
     ) -> Verdict:
         """Accept the attack if its program runs and the last line that it prints is the answer (tolerance: SPEC §6)."""
         del draw, evidence, seeds  # this judge neither samples nor reads evidence
-        reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
+        reply = await call(PythonRequest(self.sandbox, attack.program, self.timeout_s))
         if reply.status != "ok":
             explanation = f"the program ended with {reply.status}"
             finding = _make_finding("not checked", reply.stderr.strip()[-400:])

@@ -53,11 +53,11 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class StitchingAttacker:
-    """Builds attacks from seeds that have programs; calls no model."""
+    """Builds attacks from seeds that have programs; calls no model. A chained program may run for `timeout_s`."""
 
     source: SeedSource
     sandbox: Identity
-    wall_s: float
+    timeout_s: float
     name: str = PROGRAM
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
@@ -65,7 +65,7 @@ class StitchingAttacker:
         parts = self.source.chain(seeds, draw.rng("chain"))
         if parts is None:
             return Unparsed("no order of these seeds lets each result feed the next")
-        reply = await call(PythonRequest(self.sandbox, build_tracing_program(parts), self.wall_s))
+        reply = await call(PythonRequest(self.sandbox, build_tracing_program(parts), self.timeout_s))
         trace = read_trace(parts, reply)
         if isinstance(trace, Unparsed):
             return trace

@@ -199,19 +199,19 @@ def test_links_are_positive_integers_of_limited_size(sandbox, first_answer, link
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
 
 
-WALL_S = 5.0
+TIMEOUT_S = 5.0
 """Seconds that a program of the attacker or the judge may run."""
 
 
 def write_attack(sandbox, source, seeds, turn: int = 0):
     """The attack that the stitching attacker writes in a turn."""
-    attacker = StitchingAttacker(source, sandbox.identity, WALL_S)
+    attacker = StitchingAttacker(source, sandbox.identity, TIMEOUT_S)
     return sandbox.wait(attacker.attack(seeds, Draw(run_seed=0, turn=turn, attempt=0), sandbox.call))
 
 
 def judge_attack(sandbox, attack):
     """The verdict of the program that judges attacks."""
-    judge = ProgramJudge(sandbox.identity, WALL_S)
+    judge = ProgramJudge(sandbox.identity, TIMEOUT_S)
     return sandbox.wait(judge.validate(attack, Draw(run_seed=0, turn=0, attempt=0), sandbox.call))
 
 

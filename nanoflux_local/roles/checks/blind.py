@@ -70,7 +70,7 @@ class BlindCheck:
     domain: Domain
     solvers: tuple[Player, ...]
     sandbox: Identity | None
-    wall_s: float
+    timeout_s: float
     solutions: int
     programs: int
     agreeing: int
@@ -83,7 +83,7 @@ class BlindCheck:
             domain=context.domain,
             solvers=tuple(player.vary() for player in context.solvers),
             sandbox=context.find_tool(SANDBOX, "checks", '["blind"]') if programs else None,
-            wall_s=context.config.sandbox_wall_s,
+            timeout_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,
             programs=programs,
             agreeing=rules.agreeing,
@@ -138,7 +138,7 @@ class BlindCheck:
         incomplete = solver.refuse_incomplete(reply)
         program = read_free_program(reply) if incomplete is None else incomplete
         if isinstance(program, str) and self.sandbox is not None:
-            result = await run_free_program(program, self.domain, self.sandbox, self.wall_s, call)
+            result = await run_free_program(program, self.domain, self.sandbox, self.timeout_s, call)
             answer, detail = _describe_result(result)
             return Exhibit("program", program, answer, detail, author=solver.name)
         text = storable(strip_reasoning(reply.text)).strip()

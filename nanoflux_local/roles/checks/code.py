@@ -37,7 +37,7 @@ class CodeCheck:
     domain: Domain
     player: Player
     sandbox: Identity
-    wall_s: float
+    timeout_s: float
     retries: int
 
     @classmethod
@@ -74,7 +74,7 @@ class CodeCheck:
                 problem = parsed_program.reason
                 continue
             program = parsed_program
-            answer = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
+            answer = await run_program(program, self.domain, self.sandbox, self.timeout_s, call)
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)
             problem = answer.reason

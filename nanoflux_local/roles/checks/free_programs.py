@@ -38,12 +38,12 @@ def read_free_program(reply: ChatReply) -> str | Unparsed:
 
 
 async def run_free_program(
-    program: str, domain: Domain, sandbox: Identity, wall_s: float, call: Call
+    program: str, domain: Domain, sandbox: Identity, timeout_s: float, call: Call
 ) -> str | Unparsed:
     """Run a program in the sandbox. Returns the answer: the last line that the program printed or, if it printed
     nothing, the value of its variable `answer`. If there is no answer, returns the reason.
     """
-    reply = await call(PythonRequest(sandbox, _append_answer_print(program), wall_s))
+    reply = await call(PythonRequest(sandbox, _append_answer_print(program), timeout_s))
     return _read_answer(program, domain, reply)
 
 

@@ -129,9 +129,9 @@ def make_marker(program: str) -> str:
     return f"answer-{digest(program)[:16]}"
 
 
-async def run_program(program: str, domain: Domain, sandbox: Identity, wall_s: float, call: Call) -> str | Unparsed:
+async def run_program(program: str, domain: Domain, sandbox: Identity, timeout_s: float, call: Call) -> str | Unparsed:
     """Run a program in the sandbox. Returns the answer that it printed, or why it gave none."""
-    reply = await call(PythonRequest(sandbox, append_answer_print(program), wall_s))
+    reply = await call(PythonRequest(sandbox, append_answer_print(program), timeout_s))
     return _read_answer(program, domain, reply)
 
 

@@ -67,7 +67,7 @@ def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
 
 
 def _contains(passage: str, quotation: str) -> bool:
-    """Whether a passage contains a quotation, perhaps with words that a hyphen divides in one of them."""
+    """Whether a passage contains a quotation, also if a line-break hyphen splits words in either text."""
     return is_quoted_from(quotation, passage) or is_quoted_from(_join_words(quotation), _join_words(passage))
 
 
