@@ -47,7 +47,7 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
 
 def show_comparison(comparison: "Comparison") -> None:
     """Print the pairs as a table, and how many items each comparison leaves out."""
-    from nanoflux_local.experiments.tables import format_detectable
+    from nanoflux_local.experiments.tables import format_detectable_difference
 
     print_table(
         (
@@ -77,7 +77,7 @@ def show_comparison(comparison: "Comparison") -> None:
                 f"{pair.holm_p:.3g}",
                 f"{pair.bootstrap_p:.3g}",
                 "" if pair.paired_t_p is None else f"{pair.paired_t_p:.3g}",
-                format_detectable(pair.minimum_detectable),
+                format_detectable_difference(pair.minimum_detectable),
             ]
             for pair in comparison.pairs
         ],

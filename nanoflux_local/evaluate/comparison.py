@@ -38,8 +38,9 @@ class Pair:
     """The paired tests of two sides, b minus its base a, over the `n` items that both sides scored, and the `flips`.
 
     `left_out` counts the items that only one side scored. `holm_p` is McNemar's p corrected over the pairs of one
-    comparison. `paired_t_p` is None if there is no t-test over runs; `minimum_detectable` is None if all items have the
-    same difference. `data` names the benchmark in an experiment, which may have several benchmarks.
+    comparison. `paired_t_p` is None if there is no t-test over runs; `minimum_detectable` is the minimum detectable
+    difference, None if all items have the same difference. `data` names the benchmark in an experiment, which may have
+    several benchmarks.
     """
 
     a: str
@@ -144,7 +145,7 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         ci95=tests.ci95,
         bootstrap_p=tests.bootstrap_p,
         mcnemar_p=tests.mcnemar_p,
-        minimum_detectable=tests.minimum_detectable,
+        minimum_detectable=tests.minimum_detectable_difference,
         paired_t_p=t_test.p if t_test else None,
         left_out=len(all_items) - len(shared_items),
         holm_p=tests.mcnemar_p,

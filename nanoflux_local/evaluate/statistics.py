@@ -28,8 +28,8 @@ POSTERIOR_DRAWS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The results of the paired tests of b minus a over the same `n` items. `minimum_detectable` is the smallest true
-    difference that a test detects with 80% power; None if all items have the same difference.
+    """The results of the paired tests of b minus a over the same `n` items. `minimum_detectable_difference` is
+    the smallest true difference that a test detects with 80% power; None if all items have the same difference.
     """
 
     n: int
@@ -37,7 +37,7 @@ class Paired:
     ci95: tuple[float, float]
     bootstrap_p: float
     mcnemar_p: float
-    minimum_detectable: float | None
+    minimum_detectable_difference: float | None
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -137,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted_p_values
 
 
-def minimum_detectable(differences: Sequence[float]) -> float | None:
+def minimum_detectable_difference(differences: Sequence[float]) -> float | None:
     """The smallest true mean difference that a two-sided 5% test on these n pairs detects with 80% power.
 
     It is (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all
@@ -324,5 +324,5 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
         ci95=_difference_interval(differences, means),
         bootstrap_p=min(1.0, 2 * (tail_count + 1) / (RESAMPLES + 1)),
         mcnemar_p=mcnemar_exact(numerators),
-        minimum_detectable=minimum_detectable(differences.tolist()),
+        minimum_detectable_difference=minimum_detectable_difference(differences.tolist()),
     )

@@ -45,13 +45,13 @@ def format_pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
             f"{pair['mcnemar_p']:.3g}",
             f"{pair['holm_p']:.3g}",
             "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-            format_detectable(pair["minimum_detectable"]),
+            format_detectable_difference(pair["minimum_detectable"]),
         ]
         for pair in pairs
     ]
 
 
-def format_detectable(difference: float | None) -> str:
+def format_detectable_difference(difference: float | None) -> str:
     """The smallest true difference that the test detects with 80% power, as a percentage."""
     return "not known" if difference is None else f"{difference:.1%}"
 

@@ -1,6 +1,4 @@
-"""Evaluations of scripted models get their marks, report missing replies, resume after an interruption, and can be
-compared.
-"""
+"""Evaluations of scripted models: scoring, missing replies, resuming after an interruption, and comparison."""
 
 import asyncio
 import random
@@ -18,7 +16,7 @@ from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.evaluate.evaluation import EvaluationPlan, choose_domain, evaluate, make_plan
 from nanoflux_local.evaluate.shortfall import ShortfallCause
 from nanoflux_local.evaluate.soft import SoftJudge
-from nanoflux_local.experiments.tables import format_detectable
+from nanoflux_local.experiments.tables import format_detectable_difference
 from nanoflux_local.jobs import EVALUATION, Job, JobState, load_job_state
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -60,11 +58,13 @@ def test_choose_domain_takes_the_preferred_domain_and_refuses_free_text():
 
 ITEMS = [Seed(f"i{number}", "starter", f"Item {number}?", str(number), f"It is {number}.") for number in range(6)]
 ITEM_NUMBER = re.compile(r"Item (\d)")
-"""The number of an item in the text of a prompt. The last match is the item that is asked."""
+"""The number of an item in the text of a prompt. The last match is the item that the prompt asks about: worked examples
+precede it.
+"""
 
 
 def write_answer(prompt: str, _: random.Random) -> str:
-    """A right answer to the items 0 to 2, a wrong one to 3 and 4, and an unreadable reply to 5."""
+    """A right answer to items 0 to 2, a wrong one to items 3 and 4, and an unreadable reply to item 5."""
     number = int(ITEM_NUMBER.findall(prompt)[-1])
     if number == 5:
         return "SOLUTION: none"
@@ -72,7 +72,7 @@ def write_answer(prompt: str, _: random.Random) -> str:
 
 
 def write_verdict(prompt: str, _: random.Random) -> str:
-    """An unreadable verdict on item 0, SOUND on the items 1 to 3, and UNSOUND on the others."""
+    """An unreadable verdict on item 0, SOUND on items 1 to 3, and UNSOUND on the others."""
     number = int(ITEM_NUMBER.findall(prompt)[-1])
     quality = "SOUND" if number < 4 else "UNSOUND"
     if number == 0:
@@ -144,10 +144,10 @@ async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
         working_endpoint = CountingEndpoint("a")
         complete_summary = await evaluate(ledger, working_endpoint, make_test_plan(working_endpoint))
         assert complete_summary.unscored == 0
-        assert working_endpoint.requests == 1, "other replies than the missing one were requested again"
+        assert working_endpoint.requests == 1, "replies other than the missing one were requested again"
 
 
-async def test_require_whole_allows_only_refused_prompts(tmp_path):
+async def test_require_all_replies_can_allow_refused_prompts(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         endpoint = CountingEndpoint("m", failing_item=4)
         plan = make_test_plan(endpoint)
@@ -163,7 +163,7 @@ async def test_require_whole_allows_only_refused_prompts(tmp_path):
         complete_summary.require_all_replies()
 
 
-async def test_refused_judge_key_stops_the_evaluation(tmp_path):
+async def test_refused_judge_key_leaves_the_evaluation_partial(tmp_path):
     class RefusingEndpoint(ScriptedEndpoint):
         async def chat(self, request: ChatRequest) -> ChatReply:
             raise EndpointRefusedError("answered 401: no such key", "")
@@ -171,7 +171,7 @@ async def test_refused_judge_key_stops_the_evaluation(tmp_path):
     model, judge = ScriptedEndpoint("m", script=write_answer), RefusingEndpoint("j")
     with Ledger(tmp_path / "ledger.db") as ledger:
         summary = await evaluate(ledger, model, make_test_plan(model, judge=SoftJudge("judge", judge)))
-        assert summary.strict.mean >= 0 and "no such key" in summary.causes[0].reason
+        assert not summary.is_whole and "no such key" in summary.causes[0].reason
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
 
 
@@ -252,7 +252,7 @@ async def test_evaluation_without_replies_fails_with_its_cause(tmp_path):
         assert status == "failed" and message.startswith("none of 6 replies could be scored: no reply (6) → ")
 
 
-async def test_minimum_detectable_is_unknown_if_no_item_differs(tmp_path):
+async def test_minimum_detectable_difference_is_unknown_if_no_item_differs(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         evaluations = []
@@ -262,7 +262,7 @@ async def test_minimum_detectable_is_unknown_if_no_item_differs(tmp_path):
             evaluations.append(summary.id)
     with LedgerView(path) as view:
         (pair,) = compare(view, evaluations).pairs
-    assert pair.minimum_detectable is None and format_detectable(pair.minimum_detectable) == "not known"
+    assert pair.minimum_detectable is None and format_detectable_difference(pair.minimum_detectable) == "not known"
 
 
 async def test_cancelled_evaluation_resumes(tmp_path):

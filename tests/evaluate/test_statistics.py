@@ -14,7 +14,7 @@ from nanoflux_local.evaluate.statistics import (
     correct_prevalence,
     holm,
     mcnemar_exact,
-    minimum_detectable,
+    minimum_detectable_difference,
     paired_t,
     predict_right_share,
     split_folds,
@@ -170,16 +170,16 @@ def test_bootstrap_interval_has_its_nominal_coverage():
     assert 88 <= covering_count <= 100
 
 
-def test_minimum_detectable_matches_its_formula():
+def test_minimum_detectable_difference_matches_its_formula():
     differences = [1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 1.0, 0.0]
     mean = 0.25
     sd = math.sqrt(sum((difference - mean) ** 2 for difference in differences) / 7)
-    assert minimum_detectable(differences) == pytest.approx((Z_975 + Z_80) * sd / math.sqrt(8))
+    assert minimum_detectable_difference(differences) == pytest.approx((Z_975 + Z_80) * sd / math.sqrt(8))
 
 
 @pytest.mark.parametrize("differences", [[0.0] * 8, [0.5]])
-def test_minimum_detectable_of_equal_differences_is_unknown(differences):
-    assert minimum_detectable(differences) is None
+def test_minimum_detectable_difference_of_equal_differences_is_unknown(differences):
+    assert minimum_detectable_difference(differences) is None
 
 
 def test_minimum_detectable_difference_has_80_percent_power():
@@ -188,7 +188,7 @@ def test_minimum_detectable_difference_has_80_percent_power():
     difference = (Z_975 + Z_80) * sd / math.sqrt(n)
     detected_count = sum(stats.ttest_1samp(rng.normal(difference, sd, n), 0).pvalue < 0.05 for _ in range(trials))
     assert detected_count / trials == pytest.approx(0.8, abs=0.06)
-    assert minimum_detectable(rng.normal(0, sd, n)) == pytest.approx(difference, rel=0.15)
+    assert minimum_detectable_difference(rng.normal(0, sd, n)) == pytest.approx(difference, rel=0.15)
 
 
 def parse_marks(pattern: str) -> list[list[bool]]:
@@ -201,7 +201,9 @@ def test_compare_paired_is_b_minus_a_by_item():
     tests = compare_paired(a, b)
     assert (tests.n, tests.difference) == (8, pytest.approx(4 / 8))
     assert tests.mcnemar_p == pytest.approx(compute_mcnemar_p(1, 5))
-    assert tests.minimum_detectable == pytest.approx(minimum_detectable([0, -1, 1, 1, 1, 1, 1, 0]))
+    assert tests.minimum_detectable_difference == pytest.approx(
+        minimum_detectable_difference([0, -1, 1, 1, 1, 1, 1, 0])
+    )
     assert tests.ci95[0] < tests.difference < tests.ci95[1]
     reversed_tests = compare_paired(b, a)
     assert reversed_tests.difference == -tests.difference and reversed_tests.mcnemar_p == tests.mcnemar_p
