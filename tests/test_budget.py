@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, FaultKind, Identity, Message, Reply
 from nanoflux_local.run import binding, configs, runs
-from nanoflux_local.run.budget import Cost, RunAccounts
+from nanoflux_local.run.budget import WHOLE_RUN, Cost, RunAccounts
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 """A request whose content does not matter: the functions that answer it set the cost."""
@@ -83,8 +83,8 @@ async def test_call_reserves_its_maximum_cost_and_releases_the_rest(tmp_path: Pa
         call = accounts.enforce_caps({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
     assert max_in_flight == 3
-    assert accounts.by_role[""].spent.usd == pytest.approx(1.0)
-    assert accounts.by_role[""].reserved == Cost()
+    assert accounts.by_role[WHOLE_RUN].spent.usd == pytest.approx(1.0)
+    assert accounts.by_role[WHOLE_RUN].reserved == Cost()
 
 
 async def test_cap_of_a_role_limits_only_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ async def test_cap_of_a_role_limits_only_its_calls_and_a_failed_call_releases_it
 async def test_cap_lowered_during_a_call_ends_its_retries_but_keeps_a_paid_reply(
     tmp_path: Path, kind: FaultKind, reply_is_kept: bool
 ) -> None:
-    """The refusal of a parameter is reported only after the reply to the second request has arrived, so it must not
-    discard that reply.
+    """An endpoint retries without a refused parameter, and reports the fault only once the retry's reply has arrived.
+    The report of that fault must not discard the paid reply.
     """
 
     async def answer(request: ChatRequest) -> Reply:

@@ -29,7 +29,7 @@ def find_runs(home: Home, plan: GridPlan) -> dict[str, str]:
 def _format_run_name(plan: GridPlan, cell: Cell) -> str:
     """The name of a cell's run; it contains a hash of the run's settings."""
     scale = plan.scale
-    settings = [scale.domain, scale.profile, scale.examples, scale.run, cell.seed]
+    settings = [scale.domain, scale.profile, scale.examples, scale.run, cell.seed_count]
     if cell.rules:
         settings.append(cell.rules)
     return f"experiment-{digest(settings)[:10]}"
@@ -45,8 +45,8 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
     run = str(row["id"]) if row else ""
     if not run:
         cell_settings: dict[str, object] = {}
-        if cell.seed:
-            cell_settings["seeds"] = {"min": cell.seed, "max": cell.seed}
+        if cell.seed_count:
+            cell_settings["seeds"] = {"min": cell.seed_count, "max": cell.seed_count}
         if cell.rules:
             cell_settings["rules"] = cell.rules
         # An experiment runs unattended, and a run that misses its target is still useful: it need not pause.

@@ -171,9 +171,14 @@ class Cell(Strict):
     rules: str = ""
 
     @property
+    def seed_count(self) -> int:
+        """The run's number of seed questions, in a cell that generates a run. Stored plans keep it as `seed`."""
+        return self.seed
+
+    @property
     def run_key(self) -> str:
         """The key of the run that the cell generates; see `Condition.run_key`."""
-        return Condition(name=self.id, seed_count=self.seed, rules=self.rules).run_key
+        return Condition(name=self.id, seed_count=self.seed_count, rules=self.rules).run_key
 
 
 class GridPlan(Strict):

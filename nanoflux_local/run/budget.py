@@ -64,6 +64,8 @@ class Account:
 
 CostBound = Callable[[ChatRequest], Cost]
 """A function that returns the maximum cost of a request."""
+WHOLE_RUN = ""
+"""The key of the whole run's account in `RunAccounts.by_role`, in place of a role."""
 
 
 def bound_prompt_tokens(request: ChatRequest) -> int:
@@ -73,8 +75,8 @@ def bound_prompt_tokens(request: ChatRequest) -> int:
 
 @dataclass(slots=True)
 class RunAccounts:
-    """The accounts of a run. `by_role` has an account for each role, and the account of the whole run under the key "".
-    `bound_cost` returns the maximum cost of a request.
+    """The accounts of a run. `by_role` has an account for each role, and the account of the whole run under the key
+    `WHOLE_RUN`. `bound_cost` returns the maximum cost of a request.
     """
 
     budget: Budget
@@ -106,7 +108,7 @@ class RunAccounts:
             total = total.plus(cost)
         for role in ROLES:
             accounts.by_role[role] = Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost()))
-        accounts.by_role[""] = Account("", Caps(), total)
+        accounts.by_role[WHOLE_RUN] = Account("", Caps(), total)
         accounts.set_budget(budget)
         return accounts
 
@@ -117,7 +119,7 @@ class RunAccounts:
         for role in ROLES:
             self.by_role[role].caps = getattr(budget.roles, role)
         # The hours of a run are wall-clock time, which `_refuse_spent_hours` limits.
-        self.by_role[""].caps = budget.model_copy(update={"hours": None})
+        self.by_role[WHOLE_RUN].caps = budget.model_copy(update={"hours": None})
         self._funds_changed.set()
 
     def enforce_caps(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
@@ -141,7 +143,7 @@ class RunAccounts:
 
     def _find_accounts(self, role: str) -> list[Account]:
         """The accounts that a call of `role` charges: the run's, and the role's if it has one."""
-        run_account = self.by_role[""]
+        run_account = self.by_role[WHOLE_RUN]
         return [run_account, self.by_role[role]] if role and role in self.by_role else [run_account]
 
     def _charge_failure(self, accounts: list[Account], fault: Fault, outer_listener: FaultListener) -> None:

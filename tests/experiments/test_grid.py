@@ -26,7 +26,7 @@ def test_built_in_grids_have_plans_at_every_scale() -> None:
             parse_train_settings(plan.scale.train)
 
 
-def test_table_1_has_a_control_with_as_many_random_rows() -> None:
+def test_table_1_has_a_random_control_as_large_as_the_run() -> None:
     plan = make_plan("table1", "paper")
     random_condition = plan.condition("random")
     assert (random_condition.source, random_condition.size) == ("benchmark", "run")
@@ -38,7 +38,8 @@ def test_table_1_has_a_control_with_as_many_random_rows() -> None:
 def test_quality_levels_and_their_control_have_equal_sizes() -> None:
     plan = make_plan("quality", "paper")
     sizes = {condition.name: condition.size for condition in plan.conditions if condition.source == "run"}
-    assert sizes == {"any": "least", **{f"level-{level}": "least" for level in range(1, 6)}}
+    size_of_rarest_level = "least"
+    assert sizes == {"any": size_of_rarest_level, **{f"level-{level}": size_of_rarest_level for level in range(1, 6)}}
     assert ("any", "level-4") in plan.compared_pairs
 
 
@@ -56,7 +57,7 @@ def test_grid_that_chooses_a_condition_has_dev_items(name: str) -> None:
 
 def test_each_number_of_seed_questions_has_a_separate_run() -> None:
     plan = make_plan("complexity", "paper")
-    assert [cell.seed for cell in plan.cells if cell.condition == GENERATE] == [5, 6, 7, 8, 9, 10]
+    assert [cell.seed_count for cell in plan.cells if cell.condition == GENERATE] == [5, 6, 7, 8, 9, 10]
 
 
 def test_plan_with_an_existing_run_generates_none() -> None:
@@ -67,10 +68,10 @@ def test_plan_with_an_existing_run_generates_none() -> None:
 def test_experiment_id_is_determined_by_its_plan() -> None:
     assert make_plan("table1", "tiny").id == make_plan("table1", "tiny").id
     plans = [make_plan("table1", scale, run) for scale in ("tiny", "paper") for run in ("", "r")]
-    assert len({plan.id for plan in plans}) == 4, "the id depends on the scale and on the run"
+    assert len({plan.id for plan in plans}) == 4, "plans with different scales or runs have the same id"
 
 
-def test_paper_results_are_those_of_the_domain_or_of_all_benchmarks() -> None:
+def test_paper_results_include_all_benchmarks_if_the_paper_lacks_the_domain() -> None:
     results = load_paper_results("table1", "gsmhard")
     assert results is not None and results["where"] == "Table 1"
     accuracy_by_condition = {row["condition"]: row["accuracy"] for row in results["rows"]}
@@ -81,7 +82,7 @@ def test_paper_results_are_those_of_the_domain_or_of_all_benchmarks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "wrong_line", "message"),
+    ("line", "invalid_line", "message"),
     [
         ('size = "run"', 'size = "some"', "conditions"),
         ("train_seeds = [0, 1]", "train_seeds = []", "train_seeds"),
@@ -90,18 +91,18 @@ def test_paper_results_are_those_of_the_domain_or_of_all_benchmarks() -> None:
         ('base = "tiny"', 'basis = "tiny"', "basis"),
     ],
 )
-def test_error_of_a_wrong_grid_names_the_fault(
-    grid_file: Path, tmp_path: Path, line: str, wrong_line: str, message: str
+def test_error_on_an_invalid_grid_names_the_problem(
+    grid_file: Path, tmp_path: Path, line: str, invalid_line: str, message: str
 ) -> None:
-    path = tmp_path / "wrong.toml"
+    path = tmp_path / "invalid.toml"
     text = grid_file.read_text()
     assert line in text
-    path.write_text(text.replace(line, wrong_line))
+    path.write_text(text.replace(line, invalid_line))
     with pytest.raises(ConfigError, match=message):
         make_plan(str(path), "tiny")
 
 
-def test_unknown_names_are_refused_with_the_available_ones(grid_file: Path) -> None:
+def test_error_on_an_unknown_grid_lists_the_available_grids(grid_file: Path) -> None:
     with pytest.raises(ConfigError, match="no grid 'table2'") as error_info:
         make_plan("table2", "tiny")
     assert "table1" in error_info.value.fix
