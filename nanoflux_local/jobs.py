@@ -431,7 +431,7 @@ def launch(home: Home, job: Job) -> int:
                 f"the worker of {job} ended at once with exit code {exit_code}: {log_tail}", f"read {log}"
             )
         if time.monotonic() > deadline:
-            message = f"the worker of {job} (pid {worker.pid}) has not started within {LAUNCH_S:.0f} s"
+            message = f"the worker of {job} (pid {worker.pid}) did not report its start within {LAUNCH_S:.0f} s"
             raise NanofluxError(message, f"read {log}")
         time.sleep(RETRY_S)
     return worker.pid

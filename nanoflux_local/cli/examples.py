@@ -257,7 +257,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
         print_json(asdict(summary))
     else:
         questions = format_quantity(summary.questions, "question")
-        say(f"{questions} of run {summary.run} written to {out}, accepted and rejected ones mixed")
+        say(f"wrote {questions} of run {summary.run} to {out}: accepted and rejected, in random order")
 
 
 @command.command("import-review")

@@ -69,6 +69,6 @@ def command(
         ("exported", summary.file),
         [("rows", f"{summary.rows} ({counts})"), ("digest", summary.digest), ("SHA-256", summary.sha256)],
     )
-    say(f"card: {summary.card}")
+    say(f"dataset card: {summary.card}")
     if summary.command:
         say(f"for {trainer}: {summary.description}; in its folder, run: {summary.command}")

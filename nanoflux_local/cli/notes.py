@@ -20,7 +20,9 @@ def show_or_change_note(
     from nanoflux_local.ledger.views import LedgerView
 
     if text is not None and edit:
-        raise click.UsageError("TEXT and --edit exclude each other: pass the note as TEXT or write it in the editor.")
+        raise click.UsageError(
+            "TEXT and --edit are mutually exclusive: pass the note as TEXT, or write it in the editor."
+        )
     home = current_home()
     subject_id = find_id()
     with LedgerView(home.ledger) as view:

@@ -40,11 +40,8 @@ def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer_toke
     total_tokens = prompt_tokens + answer_tokens + context.reasoning
     if total_tokens <= context.tokens:
         return ""
-    breakdown = (
-        f"{prompt_tokens:,} of the prompt, {answer_tokens:,} of the answer"
-        f" and {context.reasoning:,} of reasoning_tokens"
-    )
-    return f"{context.tokens:,} tokens of context are too few for a request of {total_tokens:,}: {breakdown}"
+    breakdown = f"prompt {prompt_tokens:,}, answer {answer_tokens:,}, reasoning {context.reasoning:,}"
+    return f"the request needs {total_tokens:,} tokens ({breakdown}), but the context holds {context.tokens:,}"
 
 
 def _count_tokens(endpoint: "Endpoint", text: str) -> int:

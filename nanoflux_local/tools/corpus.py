@@ -167,7 +167,9 @@ class Corpus:
         deadline = time.monotonic() + timeout_s
         words = extract_terms(query)
         if not words:
-            raise UsageError(f"the query {query!r} contains no word to search for", "search for a word")
+            raise UsageError(
+                f"the query {query!r} contains no word to search for", "write a query with at least one word"
+            )
         self._connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_CHECKS)
         with self._translate_errors():
             rows = self._connection.execute(

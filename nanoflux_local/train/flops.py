@@ -136,7 +136,7 @@ def read_shape(base_dir: Path) -> Shape:
     try:
         text_config = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        fix = "import the model again; a newer transformers may know its architecture"
+        fix = "import the model again, or upgrade transformers if it does not support this architecture"
         raise DataError(f"{base_dir / 'config.json'} cannot be read: {error}", fix) from error
     tensor_names = {name for path in _list_weight_files(base_dir) for name in _read_header(path)}
     tied = not any(name.endswith("lm_head.weight") for name in tensor_names)

@@ -50,7 +50,7 @@ def test_note_is_written_in_the_users_editor(
     assert invoke(home.root, "run", "note", "run-a", "--edit").code == 0
     assert invoke(home.root, "run", "note", "run-a").out == "first line\nsecond line\n"
     result = invoke(home.root, "run", "note", "run-a", "text", "--edit")
-    assert result.code == 2 and "exclude each other" in result.err
+    assert result.code == 2 and "mutually exclusive" in result.err
 
 
 def test_note_on_unknown_run_is_refused(home: Home, invoke: Callable) -> None:

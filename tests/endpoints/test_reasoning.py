@@ -158,7 +158,7 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
     messages = (Message("user", "one two three"),)
     assert find_overflow(CountingEndpoint(), messages, answer_tokens=57) == ""
     overflow = find_overflow(CountingEndpoint(), messages, answer_tokens=58)
-    assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in overflow
+    assert "needs 101 tokens (prompt 3, answer 58, reasoning 40), but the context holds 100" in overflow
 
 
 async def test_reasoning_ended_by_a_stop_string_names_the_setting(server) -> None:
