@@ -109,7 +109,7 @@ def test_experiment_kind_needs_only_one_new_module(
     with pytest.raises(SystemExit) as command_exit:
         main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
     assert command_exit.value.code == 0
-    assert re.search(r"examples of +words per question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
+    assert re.search(r"condition +words per question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
     page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
     assert "words per question" in page and re.search(r"the run: \d+\.\d words", page)
 
