@@ -345,7 +345,7 @@ def _count_faults(url: str) -> int:
 
     with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as reply:
         counts = json.load(reply)
-    return sum(count for name, count in counts.items() if name not in ("requests", "hung_up"))
+    return sum(count for name, count in counts.items() if name not in ("requests", "disconnects"))
 
 
 FAILURES: dict[str, str] = {

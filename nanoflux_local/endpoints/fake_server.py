@@ -1,7 +1,7 @@
 """A fake server that speaks the protocols of hosted models and answers with scripted replies.
 
-Tests, benchmarks and the tour use it. The server binds to loopback, runs no model and checks no key. With `Chaos`, it
-fails as real servers do.
+Tests, benchmarks and the TUI's guided tour use it. The server binds to loopback, runs no model and checks no key. With
+`Chaos`, it fails as real servers do.
 
     python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address
 """
@@ -105,7 +105,7 @@ class FakeServer:
         connection must be closed.
         """
         if path == "/stats":
-            counts = {"requests": self.requests, "hung_up": self.disconnects, **self.chaos.fault_counts}
+            counts = {"requests": self.requests, "disconnects": self.disconnects, **self.chaos.fault_counts}
             return _send(writer, 200, counts)
         if path == "/metrics":
             metrics = {"vllm:num_requests_waiting": self.queued_requests, "vllm:kv_cache_usage_perc": self.cache_usage}
@@ -188,7 +188,7 @@ def _send(
     although the header announces all of them.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    # Clients ignore the reason phrase after the status, so "-" stands for all of them.
+    # Clients ignore the reason phrase, so every status is sent with "-".
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     writer.write(head.encode() + content[:sent_bytes])
 

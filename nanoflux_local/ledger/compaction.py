@@ -1,7 +1,8 @@
 """Compaction: compress the texts of calls (`packing`) in short transactions, then optionally shrink the file.
 
-Each transaction moves complete calls, so every call stays readable if the process is killed at any moment; the next
-compaction packs the rest. No text and no hash changes: bytes that are no longer valid text are moved unchanged.
+Each transaction packs whole calls, so every call stays readable if the process is killed at any moment; the next
+compaction packs the rest. No text and no hash changes: stored bytes that are not valid UTF-8 (a damaged ledger) are
+packed byte for byte.
 """
 
 import fcntl
@@ -15,7 +16,7 @@ from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, read_stored_dic
 from nanoflux_local.ledger.store import Ledger, now
 
 CALLS_PER_BATCH = 1000
-"""The number of calls packed in one transaction. A transaction of this size delays a run's writes by some tens of
+"""The number of calls packed in one transaction. A transaction of this size delays a run's writes by tens of
 milliseconds.
 """
 DICTIONARY_SAMPLES = 2000
@@ -44,7 +45,8 @@ class Compaction:
 def compact(
     path: Path, shrink: bool = True, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Compaction:
-    """Pack every unpacked call. With `shrink`, then rebuild the file without the space that packing has freed.
+    """Pack every unpacked call. If `shrink` is true, rebuild the file afterwards, so that the freed space is returned
+    to the file system.
 
     Raises:
         RefusedError: another process is compacting the ledger.

@@ -44,12 +44,13 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run's state and sums. `rules` names its rule set. `seconds` is the wall-clock time that processes spent on the
-    run. `repeatable` says whether every endpoint always gives the same reply to a repeated request; it is None for runs
-    of older versions, which did not record this. `contaminated` and `cut_in_reasoning` list the attempts that ended for
-    that reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with each outcome; in
-    `faults`, failed requests by kind; in `levels`, kept examples by the level of their reasoning; in `pass_rates`, kept
-    examples by how often the defender answered correctly ("1 of 4").
+    """A run's state and sums. `rules` names its rule set. `message` says why the run has its `status`, for example the
+    error that ended it; it may be "". `seconds` is the wall-clock time that processes spent on the run. `repeatable`
+    says whether every endpoint always gives the same reply to a repeated request; it is None for runs of older
+    versions, which did not record this. `contaminated` and `cut_in_reasoning` list the attempts that ended for that
+    reason. The mappings are counts: in `funnel`, all attempts ("attempts") and those with each outcome; in `faults`,
+    failed requests by kind; in `levels`, kept examples by the level of their reasoning; in `pass_rates`, kept examples
+    by how often the defender answered correctly ("1 of 4").
     """
 
     run: str
@@ -80,5 +81,5 @@ class RunSummary:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of `run list --json`, the first part of `run show --json`."""
+        """The JSON object that `run list --json` prints for a run; `run show --json` prints the same keys first."""
         return asdict(self)

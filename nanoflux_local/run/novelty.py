@@ -1,8 +1,8 @@
 """Novelty (paper §3): is the question unlike every earlier question, and the defence unlike the attacker's solution?
 
-A matrix product of float32 unit vectors finds the rows that could be nearest, but the last bits of its results depend
-on shapes, threads and the processor, which could move a similarity across the threshold. The similarities that are
-compared and stored are therefore recomputed for those rows alone, correctly rounded.
+A float32 matrix product finds the rows that could be nearest: the candidates. Its last bits depend on shapes, threads
+and the processor, so a similarity near the threshold could fall on either side. The similarities of the candidates are
+therefore recomputed with correct rounding, and only these are compared with the threshold and stored.
 """
 
 from dataclasses import dataclass
@@ -75,8 +75,8 @@ class History:
 
 
 def bound_rounding_error(dimensions: int) -> float:
-    """An upper bound on the error of a float32 product of two unit vectors, in whatever order it is summed: the bound
-    n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for vectors that are not
-    quite of unit length.
+    """An upper bound on the rounding error of a float32 dot product of two unit vectors, whatever the order of
+    summation: the bound n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for
+    vectors whose length is not exactly 1.
     """
     return dimensions * float(np.finfo(np.float32).eps)

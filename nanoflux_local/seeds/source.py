@@ -34,7 +34,8 @@ class SeedSource(Protocol):
 
 
 class Items:
-    """The train items of benchmarks; with `chainable`, only those whose programs can be chained.
+    """The train items of benchmarks; with `chainable`, only those whose programs can be chained: the answer of one
+    question becomes a number in the next.
 
     All benchmarks contribute about the same number of seeds, whatever their sizes (paper §4: the seven of MultiMedQA).
     """

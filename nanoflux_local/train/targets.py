@@ -25,7 +25,7 @@ class AdaptedLayers:
     """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
     `modules` is the value of PEFT's `target_modules`: names, or one expression over full names. `layers` are the full
-    names of the adapted layers. `tower` is the name of the language model (the text tower) inside a multimodal wrapper,
+    names of the adapted layers. `tower` is the name of the language model (the text tower) inside a multimodal model,
     "" if the base has no encoders.
     """
 

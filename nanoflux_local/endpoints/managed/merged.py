@@ -61,8 +61,8 @@ class MergedCopy:
 
 
 class MergedEndpoint(VllmEndpoint):
-    """Chat with a model into which an adapter is merged. The identity names base and adapter; its variant ends in
-    "merged".
+    """A chat endpoint on a vLLM server whose weights contain a merged adapter. The identity names base and adapter;
+    its variant ends in "merged".
     """
 
     def __init__(self, launch: Launch, adapter: Path, home: Home, reasoning_tokens: int | None = None) -> None:
