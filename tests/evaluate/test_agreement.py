@@ -1,4 +1,4 @@
-"""Measures of agreement match published values: Krippendorff's examples and a table of Fleiss."""
+"""Measures of agreement match published values: Krippendorff's examples and a table from Fleiss et al."""
 
 import random
 
@@ -8,7 +8,7 @@ from nanoflux_local.evaluate.agreement import cohen_kappa, krippendorff_alpha
 
 
 def group_by_unit(*observers: str) -> list[list[str | None]]:
-    """The values of each unit. An argument has one observer's values, a character each; "." is a missing value."""
+    """The values of each unit. Each argument is one observer's values, one character per unit ("." is missing)."""
     return [[None if value == "." else value for value in unit] for unit in zip(*observers, strict=True)]
 
 

@@ -41,7 +41,7 @@ def make_line_without(key: str) -> bytes:
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a file of these lines and returns its path."""
+    """A function that writes the given lines to a file and returns its path."""
 
     def write_lines(*lines: bytes):
         path = tmp_path / "file.jsonl"
@@ -58,8 +58,8 @@ def test_good_row_becomes_a_seed_with_its_line(write):
     assert (location, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
-    assert last_item.location == f"{path}, line 4", "blank lines are counted as lines"
-    assert last_item.seed.id == "gsmhard-2", "blank lines are not counted as rows"
+    assert last_item.location == f"{path}, line 4", "the line number skips blank lines"
+    assert last_item.seed.id == "gsmhard-2", "the item number counts blank lines"
 
 
 BAD_ROWS = {
@@ -199,19 +199,20 @@ def test_split_ignores_numbers_case_and_punctuation():
 
 
 def test_official_file_of_gsm_hard_is_read_completely(gsmhard_path):
-    items = [item.seed for item in read_items(gsmhard_path)]
-    assert len(items) == 1319
-    assert len({item.id for item in items}) == 1319
-    assert items[0].answer == "-9867630"
-    assert len(split_into_parts("x", items[1].question, items[1].program)) == 1
+    seeds = [item.seed for item in read_items(gsmhard_path)]
+    assert len(seeds) == 1319
+    assert len({seed.id for seed in seeds}) == 1319
+    assert seeds[0].answer == "-9867630"
+    assert len(split_into_parts("x", seeds[1].question, seeds[1].program)) == 1
 
 
 def test_most_seeds_of_gsm_hard_can_be_chained(gsmhard_path):
-    items = [item.seed for item in read_items(gsmhard_path)]
+    """A chain inserts the answer of one question into the next."""
+    seeds = [item.seed for item in read_items(gsmhard_path)]
     rng = random.Random(0)
-    seeds = Items(items, chainable=True).draw(1000, rng)
-    assert len({seed.id for seed in seeds}) == 1000
-    for seed in seeds:
+    drawn_seeds = Items(seeds, chainable=True).draw(1000, rng)
+    assert len({seed.id for seed in drawn_seeds}) == 1000
+    for seed in drawn_seeds:
         first_part = split_into_parts(seed.id, seed.question, seed.program)[0]
         assert first_part.text() == seed.question
 
@@ -229,8 +230,7 @@ def test_draws_avoid_excluded_seeds_while_enough_others_are_left(source, count):
 
 
 def test_draws_are_uniform():
-    items = make_starter_items("train")[:10]
-    source = Items(items)
+    source = Items(make_starter_items("train")[:10])
     rng = random.Random(0)
     count_by_id: Counter[str] = Counter()
     for _ in range(4000):

@@ -1,4 +1,6 @@
-"""Benchmark rows mixed into training data: their number, their draw by seed, and the items that are excluded."""
+"""Mixing benchmark rows into training data: how many rows are added, that the random seed decides which, and which
+items are excluded.
+"""
 
 import asyncio
 import json
@@ -23,8 +25,9 @@ TEST_QUESTION = "Bob sells 7 lamps for 3 coins each. How many coins?"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a run of the starter domain (four examples) and a benchmark "gsm8k". Of its items for training, one
-    repeats another and some restate the test item with other numbers. Import moves one of the others to the dev split.
+    """A home with a run of the starter domain (four examples) and a benchmark "gsm8k". Its train items include one
+    duplicate, and four that restate the test item with different numbers. The import assigns one of the remaining
+    train items to the dev split.
     """
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     config = configs.resolve("starter", "scripted", {"target": 4, "max_turns": 40, "seed": 7}, home)

@@ -1,4 +1,4 @@
-"""LoRA targets are names or regular expressions. By default, only the language model inside a wrapper for images is
+"""LoRA targets are names or regular expressions. By default, only the language model of a multimodal model is
 adapted; unusable targets are refused before weights are read.
 """
 
@@ -27,12 +27,14 @@ from nanoflux_models.weights import import_path
 TEXTS = ["What is the number? ANSWER: 12 and 13"] * 3
 """The texts on which the stand-in's tokenizer is trained."""
 TEXT_TOWER_TENSORS = 84
-"""Two LoRA tensors for each of the seven linear layers in the six layers of the stand-in's language model."""
+"""Two LoRA tensors for each of the seven linear modules in each of the six decoder layers of the stand-in's language
+model.
+"""
 
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small Gemma 3, a wrapper for images with random weights."""
+    """The folder of a small multimodal Gemma 3 with random weights."""
     return make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma"), TEXTS)
 
 
@@ -107,7 +109,7 @@ def test_explicit_all_linear_stays_in_the_language_model(
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ("nowhere", "matches no linear layer.*|q_proj"),
+        ("nowhere", r"(?s)'nowhere' matches no linear layer.*q_proj"),
         (("q_proj", "qkv_proj"), "qkv_proj"),
         (("q_proj",), "vision tower"),
         (r".*\.fc1", "outside the text tower"),
@@ -127,7 +129,7 @@ def test_unusable_targets_are_refused_before_weights_are_read(
         train(settings, examples, (), base_without_weights, tmp_path / "out")
 
 
-def test_error_of_an_unknown_target_lists_the_layers_of_the_base(tmp_path: Path) -> None:
+def test_error_on_an_unknown_target_lists_the_layers_of_the_base(tmp_path: Path) -> None:
     """Phi 3 has one layer "qkv_proj" in place of "q_proj", "k_proj" and "v_proj"."""
     from transformers import Phi3Config
 

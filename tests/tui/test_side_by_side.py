@@ -1,4 +1,4 @@
-"""The comparison of two runs or of two training runs, by the command line and on the screen."""
+"""Comparing two runs or two training runs, on the command line and in the TUI."""
 
 import json
 import sqlite3
@@ -135,7 +135,9 @@ def test_refresh_reads_only_the_side_that_changed(drive: Drive, home: Home, find
         drive(home, flow, size=(120, 40))
 
 
-def test_killed_run_is_compared_as_interrupted_with_its_working_time(home: Home, find_run: FindRun) -> None:
+def test_comparison_shows_a_killed_run_as_interrupted_and_its_time_until_the_last_heartbeat(
+    home: Home, find_run: FindRun
+) -> None:
     run = find_run(home, "first")
     with Ledger(home.ledger) as ledger:
         execution_id = ledger.start_execution("run", run, 1, "an earlier boot", "runs")
@@ -148,7 +150,7 @@ def test_killed_run_is_compared_as_interrupted_with_its_working_time(home: Home,
     assert figures["seconds"][0] == 65.0, "expected the recorded 5 s, and 60 s until the last heartbeat"
 
 
-def test_titles_of_long_ids_keep_the_end_in_which_they_differ(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_column_titles_truncate_long_ids_at_the_start(drive: Drive, home: Home, find_run: FindRun) -> None:
     first_run, second_run = find_run(home, "first"), find_run(home, "second")
 
     async def flow(driver: Any) -> None:
