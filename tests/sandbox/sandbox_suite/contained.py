@@ -26,8 +26,8 @@ suites share the CPUs.
 
 
 def grade_output(result: Result) -> str:
-    """The grade, derived outside the program, as the code check does: from the program's status and the last number that
-    it printed.
+    """The grade, derived outside the program, as the code check does: from the program's status and the last number
+    that it printed.
     """
     try:
         answer = float(result.stdout.split()[-1])
