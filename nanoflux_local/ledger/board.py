@@ -241,18 +241,18 @@ def count_cells_by_status(view: LedgerView, experiment_id: str) -> dict[str, int
 
 @dataclass(frozen=True, slots=True)
 class CellLine:
-    """A cell of an experiment. `result` is {} until the cell has one; `at` is the time of its last change."""
+    """A cell of an experiment. `result` is {} until the cell has one."""
 
     id: str
     status: str
     message: str
-    at: str
+    changed_at: str
     result: Mapping[str, Any]
 
 
 def list_cells(view: LedgerView, experiment_id: str) -> list[CellLine]:
     """The cells of an experiment in the order of its plan."""
-    rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment_id)
+    rows = view.rows("SELECT *, at AS changed_at FROM cells WHERE experiment = ? ORDER BY position", experiment_id)
     return [decode_row(CellLine, row, ("result",)) for row in rows]
 
 

@@ -160,7 +160,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         self.query_one("#cells", Panel).show(
             lambda width: format_table(CELL_COLUMNS, rows, width, self.colours["secondary"])
         )
-        settled_cells = [(cell.id, cell.at) for cell in cells if cell.status != "waiting"]
+        settled_cells = [(cell.id, cell.changed_at) for cell in cells if cell.status != "waiting"]
         if settled_cells != self._settled_cells:
             self._settled_cells = settled_cells
             self._update_results()
