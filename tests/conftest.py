@@ -1,5 +1,5 @@
-"""Fixtures for all tests: the installed small models, a tiny base model, and servers on this machine. Outside
-connections are refused.
+"""Fixtures for all tests: small models with installed weights, a tiny base model, and servers on loopback. Connections
+to other machines are refused.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from nanoflux_models import guard
 # Set before anything imports torch: idle OpenMP threads must not spin on cores that other work needs.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-# A background job of a shell ignores Ctrl-C, and so do its children: without this, the tests of Ctrl-C would never end.
+# A shell's background jobs and their child processes ignore SIGINT. The default handler is restored, because otherwise
+# the tests of Ctrl-C would never end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,8 +34,8 @@ LONG_FILES = (
     "test_served.py", "test_thinking.py", "test_exploits.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Test files that take minutes. They start first, so that at the end no process still runs a long file while the others
-are idle. In this order, files that use the CPU run at the same time as files that mostly wait.
+"""Test files that take minutes. They start first, because a long file that starts last keeps one process busy while the
+others are idle. Their order makes files that use the CPU run at the same time as files that mostly wait.
 """
 
 
@@ -138,8 +139,8 @@ must not be executed.
 
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with files that are named like modules. The tests of the file fail if any of them is
-    executed.
+    """A working directory with a Python file for each name in `PLANTED_MODULES`. After the last test of a test file,
+    the fixture fails if any of these files was executed.
     """
     folder = tmp_path_factory.mktemp("working")
     executed = folder / "executed.txt"
@@ -159,8 +160,8 @@ def _umask() -> Iterator[None]:
 
 
 class FakeServers:
-    """Runs fake servers on an event loop in a separate thread. Calling an instance starts a server, and returns its url
-    and the server.
+    """Runs fake servers on an event loop in a separate thread. Calling an instance starts a server, and returns the
+    server's URL and the server itself.
     """
 
     def __init__(self) -> None:
@@ -179,7 +180,7 @@ class FakeServers:
         self._run(server.stop())
 
     def restart(self, server: FakeServer, url: str) -> None:
-        """Restart a server at its former url."""
+        """Restart a stopped server at its former URL."""
         self._run(server.start(urlsplit(url).port or 0))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -196,19 +197,19 @@ class FakeServers:
 
 @pytest.fixture
 def fake_server() -> Iterator[FakeServers]:
-    """A function that starts a fake server of the scripted models, and returns its url and the server."""
+    """A `FakeServers`: call it to start a server with the scripted models. All servers stop when the test ends."""
     servers = FakeServers()
     yield servers
     servers.close()
 
 
 def encode_answer(code: int, body: Any) -> tuple[int, bytes]:
-    """A status code, and a body as bytes: unchanged if it is bytes, otherwise as JSON."""
+    """A status code and its body in bytes. A body that is not bytes is encoded as JSON."""
     return code, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 class _BatchHTTPServer(ThreadingHTTPServer):
-    request_queue_size = 128  # the default of 5 resets connections when a whole batch of requests arrives at once
+    request_queue_size = 128  # with the default of 5, connections of a large batch are reset
 
 
 class Server:
@@ -263,13 +264,13 @@ class Server:
 
 @pytest.fixture(scope="session")
 def new_server() -> type[Server]:
-    """The class `Server`, for fixtures with a wider scope than a test, which create and close their own server."""
+    """The class `Server`, for module and session fixtures, which create and close a server themselves."""
     return Server
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A `Server`, to which requests go directly, not through a proxy."""
+    """A `Server`; requests to it bypass the proxies in the environment."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

@@ -21,7 +21,7 @@ CONTENT_BY_NAME = {
 }
 """The files of the small bundle."""
 DESCRIPTION = {"nanoflux": "0.1.0", "models": ["small"]}
-"""What the manifests of the bundles state in addition to parts and files."""
+"""What the manifest of each bundle contains in addition to its parts and files."""
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forge_bundle(tmp_path: Path) -> Callable[..., Path]:
-    """A function that creates a bundle of any archive entries, whose part matches its hash. `contents` are the files
-    that the manifest lists.
+    """A function that writes a bundle with one part, an archive of `entries`, and the right hash of the part. Its
+    manifest lists the files `contents`, even if these differ from the entries.
     """
 
     def forge(entries: list[tuple[tarfile.TarInfo, bytes]], contents: dict[str, bytes]) -> Path:
@@ -96,7 +96,7 @@ def wheelhouse(tmp_path: Path) -> Path:
 
 
 def _write_wheel(folder: Path, name: str, modules: dict[str, str], metadata: str) -> None:
-    """Write a wheel of version 0.1.0 with these modules and these additional lines of metadata."""
+    """Write a wheel of version 0.1.0. `modules` are sources by path; `metadata` is appended to its METADATA file."""
     stem = f"{name.replace('-', '_')}-0.1.0"
     metadata_folder = f"{stem}.dist-info"
     files = {

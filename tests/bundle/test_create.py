@@ -146,7 +146,7 @@ def test_bundle_for_another_machine_is_not_installed(key: str, value: str, wheel
     assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
 
 
-def test_downloaded_wheels_are_not_downloaded_again(
+def test_collect_project_does_not_download_existing_wheels_again(
     wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project_wheel = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
@@ -187,7 +187,7 @@ def test_bundles_of_equal_files_are_identical(tmp_path: Path) -> None:
     for folder in (tmp_path / "first", tmp_path / "second"):
         folder.mkdir()
         write_bundle(folder / "lab.pyz", {"home/x": source, "docs/y": source}, {}, part_bytes=4000)
-        os.utime(source, (1, 1))  # the second bundle must not depend on the time of the file
+        os.utime(source, (1, 1))  # a bundle must not depend on a file's modification time
         bundles.append({path.name: path.read_bytes() for path in folder.iterdir()})
     first_bundle, second_bundle = bundles
     assert first_bundle == second_bundle and len(first_bundle) > 3
@@ -218,7 +218,7 @@ def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
 # Bundles with runs
 
 
-def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_bundled_run_can_be_verified_and_replayed_in_another_home(command: Callable[..., Any], tmp_path: Path) -> None:
     home = tmp_path / "home"
     out = tmp_path / "out.pyz"
     for name, seed in (("tour", "7"), ("other", "8")):
@@ -237,7 +237,7 @@ def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any],
     installed_runs = json.loads(command(installed_home, "run", "list", "--json").stdout)
     assert [run["name"] for run in installed_runs] == ["tour"]
     ledger_bytes = (installed_home / "ledger.db").read_bytes()
-    assert other_run.encode() not in ledger_bytes, "the ledger contains a part of the other run"
+    assert other_run.encode() not in ledger_bytes, "the bundled ledger mentions the other run"
     assert (installed_home / "reports" / summary["run"] / "index.html").is_file()
 
 
@@ -273,7 +273,7 @@ def test_create_finds_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
         assert f"home/adapters/{adapter_folder.name}/adapter_model.safetensors" in bundle_contents.files
 
 
-def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_bundled_benchmark_is_listed_after_installation(command: Callable[..., Any], tmp_path: Path) -> None:
     home = tmp_path / "home"
     data_file = tmp_path / "gsmhardv2.jsonl"
     item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
@@ -333,7 +333,7 @@ def test_excerpt_deletes_from_every_table_of_the_ledger(tmp_path: Path) -> None:
     assert tables_without_deletion == set()
 
 
-def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:
+def test_bill_of_materials_is_reproducible_and_in_cyclonedx_format(wheelhouse: Path) -> None:
     text = sbom.render_sbom(wheelhouse.glob("*.whl"), [])
     assert text == sbom.render_sbom(wheelhouse.glob("*.whl"), [])
     bill = json.loads(text)

@@ -16,7 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
 
 OTHER_TEXT = "a text of the other run"
-"""Stands in every row of the run `theirs`. An excerpt for the run `mine` must not contain it."""
+"""A text that every row of the run `theirs` contains. An excerpt of the run `mine` must not contain it."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_bundle_of_a_run_includes_only_its_adapters(
     assert bundle_contents.description["adapters"] == ["a" * 64] and bundle_contents.description["runs"] == ["mine"]
 
 
-def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_excerpt_leaves_no_file(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(excerpt, "DELETIONS", "DELETE FROM missing_table;")
     with pytest.raises(LedgerError):
         write_excerpt(home.ledger, tmp_path / "excerpt.db", ExcerptContents(["mine"]))

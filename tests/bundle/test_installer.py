@@ -31,7 +31,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def expect_install_error(head: Path, folder: Path) -> str:
-    """Check that installing and verifying the bundle fail and write nothing. Returns the text of the error."""
+    """Check that a bundle can be neither installed nor verified, and that the failed installation writes nothing.
+    Returns the error message.
+    """
     paths_before = list_paths(folder.parent)
     with pytest.raises(BundleError) as refusal:
         installer.install(head, folder, lambda _: None)
@@ -46,7 +48,7 @@ def find_bundle_file(head: Path, number: int) -> Path:
     return part_path(head, number) if number else head
 
 
-def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: Path) -> None:
+def test_installed_files_are_intact_and_accessible_only_to_the_owner(bundle: Path, tmp_path: Path) -> None:
     lab = tmp_path / "lab"
     installer.install(bundle, lab, lambda _: None)
     assert read_files(lab) == read_files(tmp_path / "source") and len(read_files(lab)) == 4
@@ -56,7 +58,7 @@ def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_truncated_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_install_error_names_a_truncated_bundle_file(number: int, bundle: Path, tmp_path: Path) -> None:
     damaged_file = find_bundle_file(bundle, number)
     content = damaged_file.read_bytes()
     rng = random.Random(number)
@@ -66,7 +68,7 @@ def test_truncated_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_file_of_a_bundle_with_a_flipped_bit_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_install_error_names_a_bundle_file_with_a_flipped_bit(number: int, bundle: Path, tmp_path: Path) -> None:
     damaged_file = find_bundle_file(bundle, number)
     content = damaged_file.read_bytes()
     rng = random.Random(number)
@@ -78,20 +80,20 @@ def test_file_of_a_bundle_with_a_flipped_bit_is_named(number: int, bundle: Path,
 
 
 @pytest.mark.parametrize("number", FILE_NUMBERS)
-def test_missing_file_of_a_bundle_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_install_error_names_a_missing_bundle_file(number: int, bundle: Path, tmp_path: Path) -> None:
     missing_file = find_bundle_file(bundle, number)
     missing_file.unlink()
     assert str(missing_file) in expect_install_error(bundle, tmp_path / "lab")
 
 
-def test_only_damaged_parts_are_named(bundle: Path, tmp_path: Path) -> None:
+def test_install_error_names_only_damaged_parts(bundle: Path, tmp_path: Path) -> None:
     part_path(bundle, 1).unlink()
     part_path(bundle, 3).write_bytes(b"")
     message = expect_install_error(bundle, tmp_path / "lab")
     assert ".001: missing" in message and ".003: has 0 bytes" in message and ".002" not in message
 
 
-def test_linked_or_swapped_part_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_symlinked_or_swapped_part_is_refused(bundle: Path, tmp_path: Path) -> None:
     first_part, second_part = part_path(bundle, 1), part_path(bundle, 2)
     moved_part = first_part.rename(tmp_path / "aside")
     first_part.symlink_to(moved_part)
@@ -103,7 +105,7 @@ def test_linked_or_swapped_part_is_refused(bundle: Path, tmp_path: Path) -> None
 
 
 def make_entry(name: str, entry_type: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    """An archive entry; `target` is that of a link."""
+    """An archive entry. If it is a link, it points to `target`."""
     entry = tarfile.TarInfo(name)
     entry.type = entry_type
     entry.linkname = target
@@ -172,7 +174,7 @@ def test_part_that_is_not_an_archive_is_refused(
         assert str(part_path(head, 1)) in expect_install_error(head, tmp_path / "lab")
 
 
-def test_install_overwrites_nothing_and_removes_what_a_killed_install_left(bundle: Path, tmp_path: Path) -> None:
+def test_install_overwrites_nothing_and_removes_files_of_a_killed_install(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     with pytest.raises(BundleError, match="exists") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None)
@@ -208,12 +210,12 @@ def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatc
 
 
 def run_head(head: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the head with the Python outside this environment, in which NanoFlux is not installed."""
+    """Run a bundle's head with the base Python of this virtual environment, which does not have NanoFlux installed."""
     command = [sys._base_executable, "-I", str(head), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_head_is_an_installer_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
+def test_head_verifies_and_installs_with_the_exit_codes_of_nanoflux(bundle: Path, tmp_path: Path) -> None:
     result = run_head(bundle, "verify", cwd=tmp_path)
     assert result.returncode == 0 and "intact: 4 files in 3 parts" in result.stderr
     assert run_head(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 0

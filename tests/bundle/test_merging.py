@@ -1,4 +1,4 @@
-"""Merging a bundle adds its runs, reviews, trainings and evaluations to a home, and overwrites nothing."""
+"""Merging a bundle adds its runs, reviews, training runs and evaluations to a home, and overwrites nothing."""
 
 import asyncio
 import hashlib
@@ -44,7 +44,7 @@ def run_scripted(home: Home, name: str, seed: int, **settings: object) -> str:
 
 
 def add_adapter(home: Home, run: str, weights: bytes) -> str:
-    """Store an adapter, and record its training on the run and its evaluation. Returns its hash."""
+    """Store an adapter, and record that it was trained on `run` and evaluated. Returns the adapter's hash."""
     source = home.root / "source"
     source.mkdir()
     (source / "adapter_config.json").write_text("{}")
@@ -84,7 +84,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., Path]:
     """A function that creates a bundle of a home: `pack(home)` includes every run, adapter and evaluation, and
-    `pack(home, adapters=…)` only what is named.
+    `pack(home, adapters=…)` only the named contents.
     """
 
     def write_home_bundle(home: Home, **requested_contents: object) -> Path:
@@ -128,12 +128,12 @@ def digest_rows(home: Home) -> dict[str, str]:
 
 
 def run_command(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `nanoflux` with this home in a separate process."""
+    """Run `nanoflux` in a separate process, with `home` as its home."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_merge_adds_runs_and_their_results_in_both_directions(
+def test_merge_adds_runs_with_their_results_in_both_directions(
     lab: Home, office: Home, pack: Callable[..., Path]
 ) -> None:
     office_runs = read_column(office, "SELECT id FROM runs")
@@ -149,7 +149,7 @@ def test_merge_adds_runs_and_their_results_in_both_directions(
     event_query = "SELECT event FROM training_events"
     assert read_column(office, event_query) == read_column(lab, event_query)
     merged_adapter = read_adapter(office.adapters / adapter)
-    assert merged_adapter.probe is None, "the probe was merged, although it holds for one machine only"
+    assert merged_adapter.probe is None, "the probe was merged, although its result is valid on one machine only"
     with LedgerView(lab.ledger) as lab_view, LedgerView(office.ledger) as office_view:
         assert office_view.summarize_run(str(run)) == lab_view.summarize_run(str(run))
     assert run_command(office, "run", "replay", str(run)).returncode == 0
@@ -173,7 +173,9 @@ def test_repeated_merge_adds_only_later_reviews(lab: Home, office: Home, pack: C
     assert read_column(office, "SELECT reviewer FROM reviews ORDER BY id") == ["ada", "bo"]
 
 
-def test_conflicts_are_named_and_nothing_is_merged(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+def test_conflicting_run_stops_the_merge_unless_conflicts_are_skipped(
+    lab: Home, office: Home, pack: Callable[..., Path]
+) -> None:
     bundle = pack(lab)
     (run,) = read_column(lab, "SELECT id FROM runs")
     with Ledger(office.ledger) as ledger:
@@ -248,7 +250,7 @@ def test_damaged_bundle_is_refused(lab: Home, office: Home, pack: Callable[..., 
     assert digest_rows(office) == digests_before
 
 
-def test_dataset_with_different_items_is_merged_as_a_version(
+def test_dataset_with_different_items_is_merged_as_a_separate_version(
     tmp_path: Path, lab: Home, pack: Callable[..., Path]
 ) -> None:
     origin = Home(tmp_path / "origin")
@@ -268,7 +270,7 @@ def test_dataset_with_different_items_is_merged_as_a_version(
         assert view.items(version, "train")[0].question == "How many are 2 and 3?"
 
 
-def test_changed_run_and_unexpected_file_are_not_merged(
+def test_bundle_with_an_altered_run_or_unexpected_file_is_refused(
     tmp_path: Path, lab: Home, office: Home, pack: Callable[..., Path], forge_bundle: Callable[..., Path]
 ) -> None:
     changed_home = Home(tmp_path / "changed")
@@ -303,7 +305,7 @@ PACKING_TABLES = {"packs", "dictionaries"}
 
 
 def test_merge_copies_every_table_of_the_ledger(lab: Home) -> None:
-    """Every new table must be merged or listed in one of the two constants above."""
+    """Every table must be merged or listed in `LOCAL_TABLES` or `PACKING_TABLES`."""
     with closing(sqlite3.connect(lab.ledger)) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     source = Path(merging.__file__).read_text("utf-8")

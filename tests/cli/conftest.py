@@ -18,7 +18,7 @@ from nanoflux_local.cli.main import main
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
 """The command `nanoflux`, without arguments."""
 START_SCRIPTED_RUN = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
-"""The first arguments of a command that starts a run without a model."""
+"""The arguments that start a run with scripted models; tests append more options."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class CommandResult:
 
 
 def make_environment(home: Path | str, **variables: str) -> dict[str, str]:
-    """This process's environment without proxies and Python settings that would change a command's behaviour."""
+    """This process's environment, without proxies and Python settings that would change a command's behaviour, but with
+    the home and `variables`.
+    """
     removed_suffixes = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
     inherited = {name: value for name, value in os.environ.items() if not name.upper().endswith(removed_suffixes)}
     return {**inherited, "NANOFLUX_HOME": str(home), **variables}
@@ -50,20 +52,20 @@ def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (),
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=300,  # printing a generated line of several megabytes takes long
+        timeout=300,  # printing a generated line of several megabytes is slow
     )
     return CommandResult(result.returncode, result.stdout, result.stderr)
 
 
 @pytest.fixture(scope="session")
 def nanoflux() -> Callable[..., CommandResult]:
-    """Run a command in a subprocess: `nanoflux(home, "run", "list", VARIABLE="value")`."""
+    """A function that runs a command in a subprocess: `nanoflux(home, "run", "list", VARIABLE="value")`."""
     return run_command
 
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
-    """Run a command in this process, where modules are imported only once: `invoke(home, "run", "list")`."""
+    """A function that runs a command in this process, where modules stay imported: `invoke(home, "run", "list")`."""
 
     def call(home: Path, *arguments: str) -> CommandResult:
         monkeypatch.setenv("NANOFLUX_HOME", str(home))
@@ -76,7 +78,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="session")
 def start_in_background() -> Callable[..., subprocess.Popen[str]]:
-    """Start a command in a subprocess without waiting for it."""
+    """A function that starts a command in a subprocess, and returns the process without waiting for it."""
 
     def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
@@ -87,7 +89,9 @@ def start_in_background() -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture(scope="session")
 def call_concurrently() -> Callable[..., list[Any]]:
-    """Call a function for each of several arguments, a few at a time."""
+    """A function that calls another function with each of several arguments, at most four at a time, and returns the
+    results in the order of the arguments.
+    """
 
     def call(function: Callable[..., Any], arguments: Any) -> list[Any]:
         with ThreadPoolExecutor(4) as pool:
@@ -98,7 +102,7 @@ def call_concurrently() -> Callable[..., list[Any]]:
 
 @pytest.fixture(scope="session")
 def scripted_start() -> tuple[str, ...]:
-    """The first arguments of a command that starts a run without a model."""
+    """The arguments that start a run with scripted models; tests append more options."""
     return START_SCRIPTED_RUN
 
 
@@ -113,6 +117,6 @@ def tour_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tour_home: Path, tmp_path: Path) -> Path:
-    """A copy of the home `tour_home` that the test may change."""
+    """A copy of `tour_home`, which the test may change."""
     shutil.copytree(tour_home, tmp_path / "home")
     return tmp_path / "home"

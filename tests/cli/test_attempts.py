@@ -46,7 +46,7 @@ def find_retried_turn(attempts: list[dict[str, Any]]) -> int:
     return int(next(entry["turn"] for entry in attempts if entry["attempt"] == 1))
 
 
-def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_run: tuple[Home, str]) -> None:
+def test_attempts_lists_every_attempt_and_filters_by_outcome_and_turn(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     funnel = read_json(home, "run", "show", run)["funnel"]
     attempts = read_json(home, "run", "attempts", run)
@@ -62,7 +62,7 @@ def test_attempts_lists_every_attempt_and_selects_by_outcome_and_turn(finished_r
     assert isinstance(run_command(home, "run", "attempts", run, "--turn", "9999").exception, NothingMatchedError)
 
 
-def test_calls_prints_requests_and_replies_by_attempt(finished_run: tuple[Home, str]) -> None:
+def test_calls_prints_the_requests_and_replies_of_a_turn_or_attempt(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     turn = find_retried_turn(read_json(home, "run", "attempts", run))
     calls = read_json(home, "run", "calls", run, str(turn))
@@ -78,7 +78,7 @@ def test_calls_prints_requests_and_replies_by_attempt(finished_run: tuple[Home, 
     assert prompt.splitlines()[0] in output and reply.splitlines()[0] in output
 
 
-def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_redacts_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch) -> None:
     home, run = finished_run
     secret = read_json(home, "run", "attempts", run, "--turn", "0")[0]["attack"]["question"][:30]
     monkeypatch.setenv("SOME_API_KEY", secret)
@@ -86,7 +86,7 @@ def test_calls_hide_secrets(finished_run: tuple[Home, str], monkeypatch: pytest.
     assert secret not in output and redaction.MARK in output
 
 
-def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None:
+def test_problems_groups_equal_problems_and_suggests_fixes(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     warnings = read_json(home, "run", "problems", run)
     unreadable_attempts = read_json(home, "run", "attempts", run, "--outcome", "unparsed", "--outcome", "failed")
@@ -104,7 +104,7 @@ def test_problems_are_grouped_with_a_fix(finished_run: tuple[Home, str]) -> None
     assert "it does not answer (2 times)" in run_command(home, "run", "problems", run).stdout
 
 
-def test_log_prints_its_last_lines_and_reports_a_missing_log(finished_run: tuple[Home, str]) -> None:
+def test_log_prints_the_last_lines_and_reports_a_missing_log(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     assert isinstance(run_command(home, "run", "log", run).exception, NothingMatchedError)
     log_file = Job(RUN, run).log(home)

@@ -9,7 +9,7 @@ from nanoflux_local.rate import RateMeter, format_rate
 
 
 class Clock:
-    """A clock whose time, in seconds, a test sets in `now_s`."""
+    """A clock that a test sets: `now_s` is the time in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -18,7 +18,7 @@ class Clock:
         return self.now_s
 
 
-def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_prints_a_line_for_every_tenth_of_each_task(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar("series", clock=Clock())
     for note, total in (("examples", 20), ("steps", 4)):
         for done in range(1, total + 1):
@@ -30,7 +30,7 @@ def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]
     assert [line for line in lines if "steps" in line] == [f"series {count}/4 steps" for count in range(1, 5)]
 
 
-def test_bar_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_shows_the_rate_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bar = Bar("training", "steps", clock=clock)
     for done in range(11):
@@ -54,7 +54,7 @@ def test_bar_prints_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_rate_restarts_with_a_new_piece_of_work() -> None:
+def test_rate_meter_starts_again_with_a_new_task() -> None:
     clock = Clock()
     meter = RateMeter(clock)
     assert meter.report(5, 10) is None, "a rate was reported before any time was measured"
@@ -62,5 +62,5 @@ def test_rate_restarts_with_a_new_piece_of_work() -> None:
     assert meter.report(7, 10) is None, "a rate was reported after only one second"
     clock.now_s += 3
     assert meter.report(9, 10) == 1.0
-    assert meter.report(0, 10) is None, "the rate of the earlier work was reported for the new work"
+    assert meter.report(0, 10) is None, "the rate of the earlier task was reported for the new task"
     assert format_rate(None, 5) == "" and format_rate(1.0, 0, "steps") == "1.0 steps/s"

@@ -17,14 +17,16 @@ SECRET_BY_VARIABLE = {
     "DB_PASSWORD": "canary-password",
     "AWS_SECRET_ACCESS_KEY": "canary/aws+secret",
 }
-"""The environment variables of the commands, each of which contains a secret."""
+"""The secret in each environment variable that the commands get."""
 SECRET_IN_KEY_FILE = "sk-ant-canary-in-a-file-5555"
 SECRETS = (*SECRET_BY_VARIABLE.values(), SECRET_IN_KEY_FILE)
 
 
 @pytest.fixture
 def repeating_server() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server that refuses every request and repeats each secret, and the headers that it received."""
+    """The URL of a server that refuses every request with an error that repeats all secrets, and the headers of the
+    requests that it received.
+    """
     received_headers: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

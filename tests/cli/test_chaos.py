@@ -1,4 +1,4 @@
-"""A short run of bench/chaos.py: under each kind of fault, a run produces the dataset of an undisturbed run."""
+"""bench/chaos.py with few failures: after each kind of failure, a run produces the dataset of an undisturbed run."""
 
 import importlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 FAULTS_PER_RUN = 2
-"""The number of times that the tested fault occurs in a run."""
+"""The number of times that the tested failure occurs in a run."""
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +21,18 @@ def chaos() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The part of the benchmark that disturbs runs and compares each with an undisturbed one. Replies are slow, so that
-    a run is still in progress if a process that disturbs it starts late on a busy machine.
+    """The benchmark's `Matrix`, which disturbs runs and compares each with an undisturbed run. Replies are delayed, so
+    that a run is still in progress even if the process that disturbs it starts late on a busy machine.
     """
     folder = tmp_path_factory.mktemp("chaos")
     return chaos.Matrix(folder, turns=30, times=FAULTS_PER_RUN, kills=FAULTS_PER_RUN, seed=0, delay=0.1)
 
 
 @pytest.mark.parametrize("failure", ["kill_in_transaction", "cut_power", "fill_disk", "jump_clock", "start_workers"])
-def test_run_under_faults_produces_the_undisturbed_dataset(
+def test_run_after_failures_produces_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without a mount, `fill_disk` limits the size of files, which needs no privilege.
+    # `fill_disk` then limits the size of files instead of mounting a small disk, which needs privileges.
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)
     cause_failure = getattr(matrix, failure)
     result = matrix.measure_failure(failure, cause_failure)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ COMP_CWORD=$(($# - 1))
 _nanoflux_completion nanoflux
 printf '%s\\n' "${COMPREPLY[@]}"
 """
-"""Loads the completion script $1 and prints its completions of the last of the other arguments."""
+"""Loads the completion script $1, and prints the words that it offers for the last argument, one on each line."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def complete_words(script: Path, *words: str, home: Path | str = "/nowhere") -> 
         env={**os.environ, "PATH": search_path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return [line.split(",")[-1] for line in result.stdout.split()]  # the name alone, also if a line is TYPE,NAME
+    return [line.split(",")[-1] for line in result.stdout.split()]  # a line is NAME or TYPE,NAME
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -59,14 +59,14 @@ def test_installed_script_completes_stored_and_packaged_names(script: Path, tour
     assert len(example_ids[0]) == 16
     assert complete_words(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
     assert complete_words(script, "run", "start", "--profile", "scr") == ["scripted"]
-    assert complete_words(script, "run", "show", "") == [], "a home without a ledger has runs to complete"
+    assert complete_words(script, "run", "show", "") == [], "runs were offered in a home without a ledger"
 
 
 @pytest.mark.parametrize(
     ("shell", "path"),
     [("zsh", "data/zsh/site-functions/_nanoflux"), ("fish", "config/fish/completions/nanoflux.fish")],
 )
-def test_zsh_and_fish_scripts_are_installed_where_the_shells_look(
+def test_zsh_and_fish_scripts_are_installed_in_the_completion_directories(
     tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch, shell: str, path: str
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -76,7 +76,7 @@ def test_zsh_and_fish_scripts_are_installed_where_the_shells_look(
     assert "_NANOFLUX_COMPLETE" in text and text == invoke(tmp_path, "completion", "show", "--shell", shell).out
 
 
-def test_unknown_shell_is_wrong_usage(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_shell_is_a_usage_error(tmp_path: Path, invoke: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELL", "/bin/tcsh")
     result = invoke(tmp_path, "completion", "install")
     assert result.code == 2 and "no completion for the shell 'tcsh'" in result.err and "--shell" in result.err

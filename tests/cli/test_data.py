@@ -1,4 +1,4 @@
-"""Importing a user's data: one split at a time, from a corrected file, under a different name, and what is reported."""
+"""Importing a user's data: one split at a time, from a corrected file, under a different name, and with warnings."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ RunJson = Callable[..., dict]
 
 
 def write_rows(path: Path, *questions_with_answers: tuple[str, object]) -> Path:
-    """Write a file of the user's data; return its path."""
+    """Write questions with answers as JSON Lines, and return the path."""
     lines = [json.dumps({"question": question, "answer": answer}) for question, answer in questions_with_answers]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
@@ -39,7 +39,7 @@ def write_rows(path: Path, *questions_with_answers: tuple[str, object]) -> Path:
 
 @pytest.fixture
 def run_json(tmp_path: Path, invoke: Callable) -> RunJson:
-    """Run a command that must succeed, and return its JSON."""
+    """A function that runs a command, checks that it succeeds, and returns its JSON."""
 
     def run(*arguments: str | Path) -> dict:
         result = invoke(tmp_path / "home", *map(str, arguments), "--json")
@@ -121,18 +121,20 @@ def test_data_import_reports_answers_below_tolerance(tmp_path: Path, run_json: R
     assert run_json("data", "import", "doses", path)["below_tolerance"] == 1
 
 
-def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, run_json: RunJson, invoke: Callable) -> None:
+def test_question_with_contradictory_answers_is_refused_or_skipped(
+    tmp_path: Path, run_json: RunJson, invoke: Callable
+) -> None:
     path = write_rows(tmp_path / "train.jsonl", ("How much?", 5), ("Who?", "he"), ("how  much?", 6), ("Who?", "she"))
     result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
     assert result.code == 2
     assert f"{path}, line 3: repeats the question of {path}, line 1 with the answer '6', not '5'" in result.err
     summary = run_json("data", "import", "doses", path, "--skip-bad")
     assert (summary["items"], summary["skipped"]) == (3, 1), (
-        "different free texts were taken for a contradiction, although they may have the same meaning"
+        "different free-text answers were treated as contradictory, although they may have the same meaning"
     )
 
 
-def test_benchmark_with_contradictory_answers_is_reported(tmp_path: Path, invoke: Callable) -> None:
+def test_contradictory_answers_in_a_benchmark_are_only_reported(tmp_path: Path, invoke: Callable) -> None:
     row = {"question": "How much?", "answer": "#### 5"}
     path = tmp_path / "train.jsonl"
     path.write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'answer': '#### 6'})}\n")

@@ -1,4 +1,4 @@
-"""The demo with a tiny model, a few examples and items; and the sentence that describes a difference."""
+"""The demo with a tiny model and a few examples and items, and its sentence about the difference in accuracy."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from nanoflux_models.weights import import_path
 
 
 @pytest.mark.parametrize(("gained", "word"), [(30, "excludes"), (1, "includes")])
-def test_difference_says_whether_its_interval_excludes_zero(gained: int, word: str) -> None:
+def test_describe_difference_says_whether_the_interval_excludes_zero(gained: int, word: str) -> None:
     base_marks = {f"item-{number}": [False] for number in range(100)}
     tuned_marks = {item: [number < gained] for number, item in enumerate(base_marks)}
     sentence = describe_difference(compare_sides(Side("base", base_marks), Side("tuned", tuned_marks)))
@@ -22,7 +22,7 @@ def test_difference_says_whether_its_interval_excludes_zero(gained: int, word: s
 
 
 @pytest.mark.real_model
-def test_demo_compares_the_untuned_model_with_its_training_and_a_control(
+def test_demo_compares_the_untuned_model_the_tuned_model_and_a_control(
     tmp_path: Path, tiny_base: Path, minilm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path / "home").prepare()

@@ -1,4 +1,4 @@
-"""`nanoflux doctor`: one line for each check, a fix for each problem, exit code 1 on a problem; nothing is changed."""
+"""`nanoflux doctor`: one line for each check, a fix for each problem, exit code 1 on a problem; it changes nothing."""
 
 import os
 import re
@@ -95,7 +95,7 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
 
 
-def test_guard_that_cannot_be_tested_in_time_is_reported_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_guard_test_that_timed_out_as_untested(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(safety, "_CONNECT_PROGRAM", "import time; time.sleep(60)")
@@ -119,7 +119,7 @@ def test_doctor_detects_damaged_weights(damage: str, minilm_dir: Path, tmp_path:
     assert not check.ok and str(damaged_file) in check.state
 
 
-def test_doctor_compares_only_sizes_of_large_weights(
+def test_doctor_compares_large_weights_by_size_only(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home_directory, "MAX_HASHED_GIB", 0.0)
@@ -156,7 +156,7 @@ NVIDIA_SMI_SCRIPTS = {
     "no driver": "echo 'NVIDIA-SMI has failed because it could not communicate with the driver.'; exit 9",
     "hanging": "exec sleep 3600",
 }
-"""Shell scripts that print what nvidia-smi prints in unusual cases: for each GPU the name, MiB of memory and driver."""
+"""Shell scripts that imitate nvidia-smi in unusual cases. Its line for a GPU has the name, MiB of memory and driver."""
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ NVIDIA_SMI_SCRIPTS = {
      ("no driver", "ok none", "no GPU on this machine: nvidia-smi failed .9.: NVIDIA-SMI has failed", 2),
      ("hanging", "fix .*did not answer within 10 s", "no GPU on this machine: nvidia-smi did not answer", 2)],
 )  # fmt: skip
-def test_doctor_and_plan_agree_on_unusual_nvidia_smi_behaviour(
+def test_doctor_and_plan_report_unusual_nvidia_smi_behaviour(
     nanoflux: Callable,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,7 +197,7 @@ def test_doctor_reports_a_slow_sandbox_as_untested(monkeypatch: pytest.MonkeyPat
     assert check.state.startswith("could not be tested: linux:namespaces+landlock+seccomp: the fork server took longer")
 
 
-def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_compares_installed_and_tested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     tested_versions = packages.load_tested_versions()
     other_versions = {**tested_versions, "click": "0.1", "numpy": "0.2"}
     monkeypatch.setattr(packages, "load_tested_versions", lambda: other_versions)
@@ -209,7 +209,7 @@ def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.Monke
     assert software.check_versions().ok and len(tested_versions) > 50
 
 
-def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_on_a_home_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     assert home_directory.check_home(Home(tmp_path)).ok
     monkeypatch.setattr(home_directory, "_file_system_type", lambda _: "nfs4")
@@ -217,7 +217,7 @@ def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.Monk
     assert not check.ok and "nfs4" in check.state
 
 
-def test_doctor_loads_no_torch() -> None:
+def test_doctor_does_not_import_torch() -> None:
     script = (
         "import sys\nfrom nanoflux_local.cli.main import main\n"
         "try:\n    main(['doctor'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
@@ -252,7 +252,9 @@ def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Call
         ([], "not stated"),
     ],
 )
-def test_licence_is_shown_by_name(metadata_fields: list[tuple[str, str]], licence: str) -> None:
+def test_find_licence_returns_the_name_instead_of_the_text(
+    metadata_fields: list[tuple[str, str]], licence: str
+) -> None:
     metadata = Message()
     for key, value in metadata_fields:
         metadata[key] = value

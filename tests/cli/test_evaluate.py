@@ -1,4 +1,4 @@
-"""`eval` and `compare`: endpoints of a profile, a judge in addition to the strict mark, and the promised keys."""
+"""`eval` with the endpoints of a profile: the documented keys, soft scores by a judge, prompts and usage errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +11,12 @@ ITEM_COUNT = 6
 EVAL_COMMAND = (
     "eval", "--profile", "scripted", "--data", "starter-easy", "--limit", str(ITEM_COUNT), "--runs", "2", "--json"
 )  # fmt: skip
-"""An evaluation without a model; the tests add the endpoint, `duelist-a` or `duelist-b`."""
+"""The arguments of an evaluation; the tests add the endpoint, the scripted model `duelist-a` or `duelist-b`."""
 PROMISED_KEYS = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 """Keys of `eval --json` on which scripts may rely."""
 
 
-def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_computes_strict_and_soft_scores_of_profile_endpoints(tmp_path: Path, invoke: Callable) -> None:
     soft_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft").json
     strict_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-b").json
     assert soft_evaluation.keys() >= PROMISED_KEYS
@@ -34,7 +34,7 @@ def test_eval_prints_one_item_and_one_run_in_the_singular(tmp_path: Path, invoke
     assert "starter-easy test, 1 item, 1 run\n" in invoke(tmp_path, "eval", "show", evaluation).out
 
 
-def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_corrects_soft_accuracy_for_the_judges_errors(tmp_path: Path, invoke: Callable) -> None:
     start_command = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
     for name, seed, trial_size in (("good-judge", 12, 4), ("chance-judge", 13, 4), ("no-trial", 7, 0)):
         invoke(tmp_path, *start_command, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial_size}")
@@ -45,8 +45,9 @@ def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, invoke:
     soft_accuracy = invoke(tmp_path, *soft_command, "good-judge").json["soft"]
     corrected = soft_accuracy["corrected"]
     low, high = corrected["ci95"]
-    mean = round(soft_accuracy["mean"] * ITEM_COUNT) / ITEM_COUNT  # the correction counts whole items
-    # Rogan and Gladen's estimate. In a trial, sensitivity is about wrong solutions and specificity about right ones.
+    mean = round(soft_accuracy["mean"] * ITEM_COUNT) / ITEM_COUNT  # the correction uses a whole number of right items
+    # The estimator of Rogan and Gladen. It defines sensitivity on right replies, but a trial measures it on wrong
+    # solutions, so sensitivity and specificity are exchanged.
     estimate = (mean + sensitivity - 1) / (specificity + sensitivity - 1)
     assert corrected["estimate"] == pytest.approx(min(1, max(0, estimate)))
     assert low <= corrected["estimate"] <= high
@@ -71,7 +72,7 @@ def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, invoke: Callable
     assert longest_request["bare"] < longest_request["starter"], "the prompt still has the worked examples"
 
 
-def test_eval_explains_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_explains_usage_errors(tmp_path: Path, invoke: Callable) -> None:
     for arguments, message in (
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "12", "--runs", "2", "--json")
-"""An evaluation of 12 items without a model; the tests add the endpoint, `duelist-a` or `duelist-b`."""
+"""The arguments of an evaluation; the tests add the endpoint, the scripted model `duelist-a` or `duelist-b`."""
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def test_eval_list_and_show_agree(tmp_path: Path, invoke: Callable, evaluations:
     assert "starter-easy test, 12 items, 2 runs" in invoke(tmp_path, "eval", "show", first_eval).out
 
 
-def test_eval_items_lists_shares_and_replies(tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]) -> None:
+def test_eval_items_lists_items_and_shows_the_replies_to_one_item(
+    tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
+) -> None:
     evaluation, _ = evaluations
     scores = invoke(tmp_path, "eval", "items", evaluation, "--json").json["items"]
     assert len(scores) == 12 and all(score["scored"] == 2 for score in scores)
@@ -42,7 +44,7 @@ def test_eval_items_lists_shares_and_replies(tmp_path: Path, invoke: Callable, e
     assert item["question"].split("\n")[0] in output and f"Expected: {item['answer']}" in output and "run 2:" in output
 
 
-def test_compare_lists_the_flips_that_eval_items_lists(
+def test_compare_and_eval_items_list_the_same_flips(
     tmp_path: Path, invoke: Callable, evaluations: tuple[str, str]
 ) -> None:
     base_eval, other_eval = evaluations
@@ -69,7 +71,7 @@ def test_eval_commands_for_missing_evaluations_exit_with_4(tmp_path: Path, invok
         assert result.code == 4 and "eval list" in result.err
 
 
-def test_eval_without_data_is_wrong_usage(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_without_data_is_a_usage_error(tmp_path: Path, invoke: Callable) -> None:
     result = invoke(tmp_path, "eval", "--model", "m")
     assert result.code == 2 and "Missing option '--data'" in result.err
 

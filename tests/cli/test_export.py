@@ -25,7 +25,7 @@ from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import load_run_data
 
 JSONL_FORMATS = [name for name in FORMATS if name not in ("parquet", "preference")]
-"""The formats with one JSON object per example and line, which `train --data` reads."""
+"""The formats with one line per example, a JSON object that `train --data` can read."""
 DIALOGUE = (
     Message("system", "Be brief."),
     Message("user", "1 + 1?"),
@@ -54,7 +54,7 @@ def test_help_offers_every_format_and_trainer() -> None:
 
 
 @pytest.mark.parametrize("file_format", JSONL_FORMATS)
-def test_exported_rows_load_with_train_data(
+def test_exported_rows_are_read_back_as_the_training_rows_of_the_run(
     home: Path, tmp_path: Path, invoke: Callable[..., Any], file_format: str
 ) -> None:
     out = tmp_path / "new" / "rows.jsonl"
@@ -77,7 +77,7 @@ def test_exported_rows_load_with_train_data(
     ("trainer", "file_format"),
     [(name, file_format) for name, trainer in trainers.TRAINERS.items() for file_format in trainer.formats],
 )
-def test_export_for_a_trainer_describes_the_rows(
+def test_export_for_a_trainer_writes_a_dataset_description(
     home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str, file_format: str
 ) -> None:
     out = tmp_path / "rows.jsonl"
@@ -131,7 +131,9 @@ def test_export_refuses_formats_that_the_trainer_cannot_read(
     assert not list(tmp_path.glob("rows*"))
 
 
-def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_parquet_export_has_the_rows_of_the_run_and_example_columns(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     out = tmp_path / "rows.parquet"
     assert invoke(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
     exported_rows = pyarrow.parquet.read_table(out).to_pylist()
@@ -150,7 +152,9 @@ def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, file_fo
     assert len(path.read_text("utf-8").splitlines()) == 1, "U+2028 is not escaped, so some readers would split the row"
 
 
-def test_card_records_origin_and_choice(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_card_records_the_origin_and_selection_of_the_rows(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
     out = tmp_path / "few.jsonl"
     options = ("--reason", "kept_failed", "--where", "turn > 1 OR 'a|b' = ''", "--size", "3", "--seed", "5")
     result = invoke(home, "export", "tour", "-o", str(out), *options, "--json")
@@ -169,7 +173,7 @@ def test_card_records_origin_and_choice(home: Path, tmp_path: Path, invoke: Call
     assert (second_out.read_bytes(), second_out.with_suffix(".md").read_text("utf-8")) == (out.read_bytes(), card)
 
 
-def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_export_counts_rows_by_quality_level(home: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     change_ledger(home, "UPDATE examples SET level = 3 + (turn > 2)")
     out = tmp_path / "rows.jsonl"
     exported = json.loads(invoke(home, "export", "tour", "-o", str(out), "--json").out)
@@ -193,7 +197,7 @@ def test_card_counts_levels(home: Path, tmp_path: Path, invoke: Callable[..., An
         (("tour", "-o", "x.jsonl", "--format", "csv"), 2, "csv"),
     ],
 )  # fmt: skip
-def test_unwritable_export_is_reported_and_leaves_no_file(
+def test_failed_export_is_reported_and_leaves_no_file(
     home: Path, tmp_path: Path, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...], code: int, error: str,
 ) -> None:  # fmt: skip
@@ -225,7 +229,7 @@ def test_full_disk_leaves_no_export_files(
     assert list(folder.iterdir()) == []
 
 
-def test_export_refuses_a_secret_and_suggests_a_condition(
+def test_export_refuses_a_secret_and_suggests_a_condition_that_excludes_it(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
     change_ledger(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
@@ -275,7 +279,7 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     assert refusal.code == 4 and "records a wrong answer of the defender" in refusal.err
 
 
-def test_export_of_own_solutions_leaves_out_examples_without_one(
+def test_export_of_defender_solutions_leaves_out_examples_without_one(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
     out = tmp_path / "own.jsonl"
@@ -309,7 +313,7 @@ def test_dropped_examples_are_neither_exported_nor_trained_on(
     assert len(load_run_data(Home(home), "tour").rows) == len(example_ids)
 
 
-def test_examples_marked_fix_are_exported_and_trained_on_and_counted(
+def test_examples_marked_fix_are_counted_but_exported_and_trained_on(
     home: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
     example_ids = list_example_ids(home, invoke)
@@ -329,7 +333,7 @@ def test_examples_marked_fix_are_exported_and_trained_on_and_counted(
     assert "fix" not in load_run_data(Home(home), "tour").source
 
 
-def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
+def test_export_of_solver_solutions_uses_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
     start_command = (
         "run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven"
     )  # fmt: skip

@@ -99,7 +99,7 @@ REFUSED_FORKS = [
 
 
 @pytest.mark.parametrize(("options", "code", "message"), REFUSED_FORKS)
-def test_impossible_fork_is_refused(
+def test_invalid_fork_is_refused(
     home: Home, invoke: Callable, options: tuple[str, ...], code: int, message: str
 ) -> None:
     run = execute_origin(home)["run"]

@@ -15,12 +15,12 @@ import pytest
 
 from nanoflux_local.report.page import MAX_CHARACTERS
 
-HARMFUL_TEXT = (  # a spreadsheet formula, scripts, a template, and escape and direction characters
+HARMFUL_TEXT = (  # a spreadsheet formula, scripts, a template expression, terminal escapes and direction characters
     "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<svg/onload=document.title='owned'> ]]> --> {{7*7}} \x1b[31mred\x1b]0;title\x07 \x9b31m \u202eevil\u2066"
 )
 LONGEST_LINE = "x" * 10_000_000
-"""The longest line that a model may write."""
+"""The longest line that a model is assumed to write."""
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that control a terminal or reverse the direction of text."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -28,7 +28,7 @@ JSONL_FORMATS = ("chat", "prompt-completion", "alpaca")
 
 
 def make_response(harmful_text: str) -> bytes:
-    """The HTTP response of a server whose model, as the attacker, wrote the harmful text as question and solution."""
+    """The body of a chat completion: an attacker's reply with the harmful text as its question and solution."""
     reply = f"QUESTION: {harmful_text}\nSOLUTION: {harmful_text}\nANSWER: A\nREFLECTION: {HARMFUL_TEXT}"
     choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
@@ -55,7 +55,7 @@ def hostile_run(
     harmful_text: str, hostile_url: str, nanoflux: Callable[..., Any], scripted_start: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, str]:  # fmt: skip
-    """A home with a run, "r", that kept what the hostile server wrote, and the id of the kept example."""
+    """A home with the run "r", which kept a question of the hostile server, and the id of that example."""
     folder = tmp_path_factory.mktemp("hostile")
     config, home = folder / "hostile.toml", folder / "home"
     config.write_text(
@@ -64,7 +64,7 @@ def hostile_run(
     )
     options = (
         "--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r",
-        "--concurrency", "1",  # a concurrent turn that is not needed would write megabytes
+        "--concurrency", "1",  # a concurrent turn would write megabytes that no test needs
     )  # fmt: skip
     result = nanoflux(home, *scripted_start, *options)
     assert result.code == 0 and not CONTROL_CHARACTERS.search(result.out + result.err), result.err[:2000]
@@ -115,7 +115,7 @@ def test_report_of_a_huge_line_stays_small(
 
 @pytest.fixture
 def render_page(tmp_path: Path) -> Callable[[Path], str]:
-    """Render a page in a real browser, which would run its scripts, and return the document."""
+    """A function that renders a page in a real browser, which would run its scripts, and returns the document."""
     candidates = [os.environ.get("NANOFLUX_CHROMIUM"), *map(shutil.which, BROWSERS)]
     browser = next((path for path in candidates if path), "")
     if not browser:

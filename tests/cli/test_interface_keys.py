@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 
-# Each constant below with a dictionary has the keys of the objects in a document, by the object's path: "" is the whole
+# Each dictionary below maps the path of an object in a JSON document to the object's keys. The path "" is the whole
 # document, "calls" the object under `calls`.
 SUMMARY_KEYS = {
     "": "run name domain rules forked_from status message turns max_turns kept target digest note levels pass_rates"
@@ -50,12 +50,13 @@ EVAL_COMMAND = ("eval", "--profile", "scripted", "--data", "starter-easy", "--li
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with an unfinished run, "keys", that has a trial of its judge and a review."""
+    """A home with the unfinished run "keys", which has a trial of its judge and a reviewed example."""
     home = tmp_path_factory.mktemp("keys")
     settings = ("--set", "max_turns=20", "--set", "seeds.min=2", "--set", "judge.trial=2")
     start_command = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys")
     read_json(home, *start_command, *settings)
-    read_json(home, "run", "set", "keys", "max_turns=200", "target=100")  # a run that has ended has no forecast
+    # With higher limits the run is unfinished, so that it has a forecast.
+    read_json(home, "run", "set", "keys", "max_turns=200", "target=100")
     example = read_json(home, "examples", "list", "keys")[0]["id"]
     read_json(home, "examples", "review", example, "--verdict", "keep", "--reviewer", "ada")
     return home
@@ -90,7 +91,7 @@ def test_run_list_has_exactly_its_documented_keys(home: Path) -> None:
     assert set(entry) == set(SUMMARY_KEYS[""].split())
 
 
-def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+def test_eval_and_compare_print_the_documented_keys(tmp_path: Path, invoke: Callable) -> None:
     soft_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-a", "--mode", "soft").json
     strict_evaluation = invoke(tmp_path, *EVAL_COMMAND, "--endpoint", "duelist-b").json
     assert soft_evaluation.keys() >= EVALUATION_KEYS and strict_evaluation.keys() == soft_evaluation.keys()
@@ -104,13 +105,13 @@ def test_eval_and_compare_print_the_promised_keys(tmp_path: Path, invoke: Callab
     assert pair["holm_p"] == pair["mcnemar_p"], "Holm's correction changed the p-value of a single pair"
 
 
-def test_doctor_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+def test_doctor_prints_the_documented_keys(tmp_path: Path, invoke: Callable) -> None:
     report = invoke(tmp_path, "doctor", "--json").json
     assert report.keys() == {"ok", "checks"} and report["checks"]
     assert all(check.keys() == {"name", "ok", "found", "fix"} for check in report["checks"])
 
 
-def test_sandbox_prints_the_promised_keys(tmp_path: Path, invoke: Callable) -> None:
+def test_sandbox_prints_the_documented_keys(tmp_path: Path, invoke: Callable) -> None:
     check = invoke(tmp_path, "sandbox", "check", "--json").json
     assert check.keys() >= {"backend", "layers", "safe", "reasons"}
     assert all(isinstance(active, bool) for active in check["layers"].values())

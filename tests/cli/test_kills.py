@@ -21,7 +21,7 @@ attacker = { endpoint = "program" }
 defender = { endpoint = "duelist-b" }
 judge = { endpoint = "program" }
 """
-"""A profile in which programs attack and judge, so that a run uses the sandbox."""
+"""A profile whose attacker and judge are programs instead of models, so that a run uses the sandbox."""
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,11 @@ def check_killed_run(kills: ModuleType, folder: Path, settings: tuple[str, ...],
     assert kills.find_differences(expected, outcome, killed, concurrency) == []
 
 
-def test_run_killed_at_random_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+def test_run_killed_at_random_times_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     check_killed_run(kills, tmp_path, kills.make_scripted_settings(60, 8, 0.02), times=6, concurrency=8)
 
 
-def test_run_killed_with_programs_in_the_sandbox_produces_the_undisturbed_dataset(
-    kills: ModuleType, tmp_path: Path
-) -> None:
+def test_killed_run_with_sandboxed_programs_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     profile = tmp_path / "programs.toml"
     profile.write_text(PROFILE_WITH_PROGRAMS)
     settings = kills.make_scripted_settings(14, 4, 0.05, str(profile))
@@ -62,6 +60,6 @@ def test_run_killed_with_programs_in_the_sandbox_produces_the_undisturbed_datase
     check_killed_run(kills, tmp_path, settings, times=3, concurrency=4)
 
 
-def test_run_killed_under_proven_rules_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+def test_killed_run_under_proven_rules_produces_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     settings = (*kills.make_scripted_settings(40, 8, 0.005), "--rules", "proven")
     check_killed_run(kills, tmp_path, settings, times=3, concurrency=8)

@@ -1,4 +1,4 @@
-"""`nanoflux ledger` shows, compacts and backs up the ledger; `run start --novel-against` reads another run from it."""
+"""`nanoflux ledger` shows, compacts and backs up the ledger; `run start --novel-against` rejects repeated questions."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ from nanoflux_local.paths import Home
 
 @pytest.fixture
 def ledger_json(invoke, home: Path) -> Callable[..., dict]:
-    """Run `nanoflux ledger …` and return its JSON: `ledger_json("show")`."""
+    """A function that runs `nanoflux ledger …` and returns its JSON: `ledger_json("show")`."""
     return lambda *arguments: json.loads(invoke(home, "ledger", *arguments, "--json").out)
 
 
@@ -58,8 +58,10 @@ def test_ledger_commands_without_ledger_exit_with_4(invoke, tmp_path: Path) -> N
     assert not (tmp_path / "copy.db").exists()
 
 
-def test_novel_against_rejects_questions_of_another_run(invoke, home: Path, scripted_start: tuple[str, ...]) -> None:
-    start_command = (*scripted_start, "--max-turns", "3", "--seed", "7")  # the seed of "tour": the same questions
+def test_novel_against_rejects_questions_similar_to_those_of_another_run(
+    invoke, home: Path, scripted_start: tuple[str, ...]
+) -> None:
+    start_command = (*scripted_start, "--max-turns", "3", "--seed", "7")  # with the seed of "tour", its questions recur
     novel_run = json.loads(invoke(home, *start_command, "--novel-against", "tour", "--json").out)
     unrestricted_run = json.loads(invoke(home, *start_command, "--json").out)
     assert novel_run["funnel"]["novelty_rejected"] > unrestricted_run["funnel"]["novelty_rejected"]

@@ -1,4 +1,4 @@
-"""Notes on runs and trainings are given as text or written in an editor."""
+"""Notes on runs and training runs, given as text or written in an editor."""
 
 import sqlite3
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home with the runs "run-a" and "run-b", each with a training."""
+    """A home with the runs "run-a" and "run-b", each with a training run."""
     home = Home(tmp_path / "home").prepare()
     config = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0, "judge": {}}
     with Ledger(home.ledger) as ledger:
@@ -26,7 +26,9 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.mark.parametrize(("command", "job_id"), [("run", "run-a"), ("trainings", "train-run-a")])
-def test_newest_note_is_shown_and_earlier_ones_stay(home: Home, invoke: Callable, command: str, job_id: str) -> None:
+def test_newest_note_is_shown_and_earlier_notes_stay_in_the_ledger(
+    home: Home, invoke: Callable, command: str, job_id: str
+) -> None:
     assert invoke(home.root, command, "note", job_id).out == ""
     assert invoke(home.root, command, "note", job_id, "first").code == 0
     assert invoke(home.root, command, "note", job_id, "second\nline").code == 0
@@ -67,7 +69,9 @@ def test_excerpt_has_only_the_notes_of_its_runs(home: Home, invoke: Callable, tm
         assert [row["note"] for row in view.rows("SELECT note FROM notes")] == ["on run-a", "on train-run-a"]
 
 
-def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp_path: Path) -> None:
+def test_merge_adds_missing_notes_once_and_the_newest_note_is_shown(
+    home: Home, invoke: Callable, tmp_path: Path
+) -> None:
     invoke(home.root, "run", "note", "run-a", "older, from elsewhere")
     excerpt = tmp_path / "other.db"
     write_excerpt(home.ledger, excerpt, ExcerptContents(runs=["run-a"]))
@@ -82,5 +86,5 @@ def test_merge_adds_the_notes_that_are_missing(home: Home, invoke: Callable, tmp
             merge_rows(writer, source, result)
         assert {kind: names for kind, names in result.added.items() if kind == "note"} == expected_notes
     assert invoke(home.root, "run", "note", "run-a").out == "newest\n", (
-        "the note that was added last is shown instead of the newest one"
+        "the merged note is shown instead of the newest note"
     )

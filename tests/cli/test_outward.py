@@ -35,9 +35,9 @@ from nanoflux_models import offline
 offline.SETTINGS.clear()
 main.main(["reach", sys.argv[1]])
 """
-"""A program that adds the command `reach` to `nanoflux` and runs it; the command asks a library to reach the hub. The
-argument says what the command does with the library's exception: `openly` raises it again, `wrapped` replaces it, and
-`quietly` swallows it.
+"""A program that adds the command `reach` to `nanoflux` and runs it; the command makes a library contact a remote
+host. The argument says what the command does with the library's exception: `openly` raises it again, `wrapped` replaces
+it, and `quietly` swallows it.
 """
 TRACED_CALLS = "connect,sendto,sendmsg,sendmmsg"
 """The system calls that can address another machine."""
@@ -57,7 +57,7 @@ def test_refused_connection_of_a_library_ends_the_command(error_handling: str, t
     assert "NANOFLUX_ALLOW_HOSTS=huggingface.co" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_swallowed_refusal_of_a_library_is_reported(tmp_path: Path) -> None:
+def test_refused_connection_is_reported_even_if_the_exception_is_swallowed(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", CONNECTING_COMMAND, "quietly"],
         env={"HF_HOME": str(tmp_path)},
@@ -71,7 +71,7 @@ def test_swallowed_refusal_of_a_library_is_reported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trace_command(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[..., list[str]]:
-    """Run a command under strace, and return every system call that addresses another machine."""
+    """A function that runs a command under strace, and returns every system call that addresses another machine."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed (Debian: apt install strace)")
@@ -89,7 +89,7 @@ def trace_command(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[...,
 
 
 def is_remote(line: str) -> bool:
-    """Whether a traced call has the address of another machine: neither loopback nor internal to the kernel."""
+    """Whether a traced call addresses another machine, not loopback, a local socket or the kernel."""
     family = re.search(r"sa_family=AF_(\w+)", line)
     if family is None or family[1] in ("UNIX", "NETLINK", "UNSPEC"):
         return False

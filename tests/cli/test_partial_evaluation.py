@@ -85,7 +85,9 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture
 def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[..., Any]:
-    """Evaluate a model of the provider with `capacity` concurrent requests: `evaluate("a", "--json")`."""
+    """A function that evaluates a model of the provider, with at most `capacity` requests at a time:
+    `evaluate("a", "--json")`.
+    """
 
     def run(model: str = "a", *options: str, capacity: int = 1) -> Any:
         profile = tmp_path / f"{model}.toml"
@@ -97,7 +99,7 @@ def evaluate(provider: Provider, tmp_path: Path, invoke: Callable) -> Callable[.
     return run
 
 
-def test_eval_with_exhausted_quota_fails_and_resumes(
+def test_eval_with_exhausted_quota_fails_and_can_be_resumed(
     provider: Provider, evaluate: Callable, invoke: Callable, tmp_path: Path
 ) -> None:
     answer_count = 5
@@ -131,7 +133,7 @@ def test_eval_with_exhausted_quota_fails_and_resumes(
     assert invoke(tmp_path / "home", *compare_command).code == 0
 
 
-def test_eval_stops_immediately_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
+def test_eval_stops_immediately_on_an_invalid_api_key(provider: Provider, evaluate: Callable) -> None:
     provider.refuse = lambda *_: KEY_REFUSAL
     result = evaluate()
     assert result.code == 1 and result.out == ""

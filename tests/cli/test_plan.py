@@ -30,7 +30,7 @@ def run_plan(*arguments: str) -> Result:
 
 
 def plan_sleep_groups(profile: str, gpus: str) -> dict[str, str]:
-    """For each planned server, its group of servers that take turns on a GPU; "" if it does not take turns."""
+    """The sleep group of each planned server: the servers of a group take turns on a GPU. "" means no group."""
     return {server["name"]: server["shares"] for server in make_plan(profile, gpus)["servers"]}
 
 
@@ -43,7 +43,7 @@ def make_plan(profile: str, gpus: str, *options: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("profile", GPU_PROFILES)
 @pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
-def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
+def test_plan_prints_a_table_or_explains_what_does_not_fit(profile: str, gpus: str) -> None:
     result = run_plan(profile, "--gpus", gpus)
     if result.exit_code == 0:
         assert "utilisation" in result.stdout and "qwen3-32b-awq" in result.stdout
@@ -71,7 +71,7 @@ def test_plan_uses_the_concurrency_and_context_of_the_profile() -> None:
     ("profile", "gpus"),
     [("a100-40g-x1", "40"), ("a100-40g-x2", "40,40"), ("a100-40g-x4", "40,40,40,40"), ("hybrid", "40")],
 )
-def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -> None:
+def test_planned_memory_adds_up_to_the_utilisation_of_each_server(profile: str, gpus: str) -> None:
     plan = make_plan(profile, gpus)
     margins = plan["margins"]
     overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
@@ -120,7 +120,7 @@ def test_plan_refuses_a_32b_model_on_24_gib() -> None:
     assert "2 GPUs of 24 GiB" in result.exception.fix and "medgemma-4b-it" in result.exception.fix
 
 
-def test_plan_accepts_a_profile_without_models_and_refuses_wrong_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_accepts_a_profile_without_local_models_and_refuses_invalid_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_plan("hosted", "--gpus", "40").exit_code == 0
     monkeypatch.setenv("PATH", "")  # nvidia-smi is not found, so no GPU is detected
     for options in ((), ("--gpus", "many"), ("--gpus", "-4")):
@@ -138,9 +138,7 @@ def test_packaged_profiles_resolve_without_weights(profile: str, home: Home) -> 
     ("setting", "interface"),
     [("roles.attacker.endpoint=claude", "anthropic_messages"), ("roles.judge.endpoint=o-judge", "openai_responses")],
 )
-def test_role_is_replaced_by_a_hosted_model_with_one_setting(
-    profile: str, setting: str, interface: str, home: Home
-) -> None:
+def test_one_setting_assigns_a_hosted_model_to_a_role(profile: str, setting: str, interface: str, home: Home) -> None:
     config = resolve("starter", profile, parse_setting(setting), home)
     role = setting.split(".")[1]
     assert config.endpoints[getattr(config.roles, role).endpoint].interface == interface

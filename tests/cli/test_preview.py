@@ -1,4 +1,4 @@
-"""`run start --dry-run` prints settings with their sources, GPU plan and estimate, and starts nothing."""
+"""`run start --dry-run` prints the settings with their sources, a GPU plan and an estimate, and starts nothing."""
 
 import tomllib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ START_COMMAND = ("run", "start", "--domain", "starter-genetics", "--profile", "s
 
 @pytest.fixture
 def preview(tmp_path: Path, invoke: Callable) -> Callable[..., dict]:
-    """Make a dry run of a start that would succeed, and return its JSON."""
+    """A function that makes a dry run, checks that it succeeds, and returns its JSON."""
 
     def call(*options: str, home: Path = tmp_path / "home") -> dict:
         result = invoke(home, *START_COMMAND, *options, "--dry-run", "--json")
@@ -52,7 +52,9 @@ def test_dry_run_estimates_from_an_earlier_run_with_the_same_models(
     tour_home: Path, invoke: Callable, preview: Callable
 ) -> None:
     first_estimate = preview("--set", "seeds.min=2")["estimate"]
-    assert first_estimate["forecast"] is None and first_estimate["basis"] == "", "the home has no earlier run"
+    assert first_estimate["forecast"] is None and first_estimate["basis"] == "", (
+        "the estimate is based on an earlier run, although the home has none"
+    )
     assert first_estimate["least_calls"] == 200 * 4
     calls_by_role = {cost["role"]: cost["calls"] for cost in first_estimate["attempt"]}
     assert calls_by_role == {"attacker": 1, "defender": 1, "judge": 2}
@@ -100,7 +102,7 @@ def test_dry_run_of_a_fork_shows_only_its_changes(tour_home: Path, invoke: Calla
     assert "settings as in run starter-genetics-" in summary
 
 
-def test_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, tour_home: Path, invoke: Callable) -> None:
+def test_printed_configuration_of_a_run_starts_an_equal_run(tmp_path: Path, tour_home: Path, invoke: Callable) -> None:
     configuration = invoke(tour_home, "run", "show", "tour", "--config").out
     config_file = tmp_path / "tour.toml"
     config_file.write_text(configuration)

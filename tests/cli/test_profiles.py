@@ -12,7 +12,7 @@ SERVER_OPTIONS = ("--server", "first-model@http://127.0.0.1:9/v1", "--server", "
 """Options of `profiles new` for two servers, which the tests do not start."""
 
 
-def test_profiles_list_shows_packaged_and_own_profiles(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_list_shows_packaged_and_user_profiles(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     (tmp_path / "profiles" / "broken.toml").write_text("a = [")
     entry_by_name = {entry["name"]: entry for entry in invoke(tmp_path, "profiles", "list", "--json").json}
@@ -56,7 +56,7 @@ def test_new_profile_is_valid_for_up_to_three_servers(
     assert has_placeholders == (server_count == 0)
 
 
-def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, invoke: Callable) -> None:
+def test_commented_settings_of_a_new_profile_are_valid(tmp_path: Path, invoke: Callable) -> None:
     """Each setting in a comment, once uncommented, is a valid key of an endpoint."""
     path = Path(invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS, "--json").json["path"])
     uncommented_lines = [
@@ -67,7 +67,7 @@ def test_comments_of_a_new_profile_are_valid_settings(tmp_path: Path, invoke: Ca
     assert document["checks"][0]["ok"] and all("LAB_KEY" in check["state"] for check in document["checks"][1:3])
 
 
-def test_existing_or_badly_named_profiles_are_not_written(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_new_refuses_an_existing_profile_and_invalid_arguments(tmp_path: Path, invoke: Callable) -> None:
     assert invoke(tmp_path, "profiles", "new", "lab", "--copy", "scripted").code == 0
     text = (tmp_path / "profiles" / "lab.toml").read_text()
     repeated = invoke(tmp_path, "profiles", "new", "lab")
@@ -106,7 +106,7 @@ def test_profiles_set_changes_keys_and_keeps_comments(tmp_path: Path, invoke: Ca
     assert 'model = "m2" # the name under which' in text_after
 
 
-def test_profiles_set_refuses_wrong_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
+def test_profiles_set_refuses_unknown_keys_and_packaged_profiles(tmp_path: Path, invoke: Callable) -> None:
     invoke(tmp_path, "profiles", "new", "lab", *SERVER_OPTIONS)
     path = tmp_path / "profiles" / "lab.toml"
     text_before = path.read_text("utf-8")

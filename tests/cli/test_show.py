@@ -21,7 +21,7 @@ JSON_COMMANDS = [
 """Commands that end with exit code 0 in a home with the run "tour" and print JSON with `--json`."""
 
 
-def test_run_show_has_every_promised_key_and_its_funnel_adds_up(tour_home: Path, nanoflux: Callable) -> None:
+def test_run_show_has_the_documented_keys_and_its_funnel_adds_up(tour_home: Path, nanoflux: Callable) -> None:
     document = nanoflux(tour_home, "run", "show", "tour", "--json").json
     assert document.keys() >= SHOW_KEYS
     assert list(document["funnel"]) == FUNNEL_KEYS
@@ -56,7 +56,7 @@ def test_run_table_agrees_with_json(tour_home: Path, nanoflux: Callable) -> None
     assert listed_run.split() == expected_cells
 
 
-def test_json_document_is_alone_on_stdout(
+def test_stdout_contains_only_the_json_document(
     home: Path, tmp_path: Path, nanoflux: Callable, call_concurrently: Callable, scripted_start: tuple[str, ...]
 ) -> None:
     new_run = nanoflux(tmp_path / "new", *scripted_start, "--max-turns", "3", "--json")
@@ -90,7 +90,7 @@ def test_examples_show_names_seeds_and_calls(tour_home: Path, nanoflux: Callable
     assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
     assert any(question in call["reply"] for call in chats if call["role"] == "attacker")
     assert any(question in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender")
-    assert document["lineage"]["near"] == [], "a run without held-out items lists the nearest ones"
+    assert document["lineage"]["near"] == [], "held-out items are listed for a run that has none"
     table = nanoflux(tour_home, "examples", "list", "tour").out
     assert len(table.splitlines()) == kept_count + 1 and example["id"] in table
 
@@ -126,7 +126,7 @@ def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callabl
     assert failed_replay.code == 1 and "does not contain a" in failed_replay.err and failed_replay.out == ""
 
 
-def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> None:
+def test_replay_that_produces_another_digest_fails(home: Path, nanoflux: Callable) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("""UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     connection.close()
@@ -134,7 +134,7 @@ def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> Non
     assert result.code == 1 and not result.json["same"] and "a different dataset" in result.err
 
 
-def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable) -> None:
+def test_data_import_can_be_repeated_and_data_show_prints_its_items(tmp_path: Path, nanoflux: Callable) -> None:
     rows = [
         {
             "input": f"What is {number} plus {number}? {'word ' * number}",  # each question has different words
@@ -187,7 +187,7 @@ def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_output_accepts_any_text_and_encoding(home: Path, nanoflux: Callable, encoding: str) -> None:
+def test_output_prints_any_text_in_any_encoding(home: Path, nanoflux: Callable, encoding: str) -> None:
     """Tables and JSON with escapes, accents and lone surrogates are printed in any encoding."""
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE turns SET record = replace(record, 'How many', '\\u001b[31m \\ud800 ünï 😀 How')")

@@ -23,7 +23,7 @@ def delay_replies(seconds: float) -> list[str]:
 
 @pytest.fixture
 def slow_run(scripted_start: tuple[str, ...]) -> list[str]:
-    """A command that starts the run "slow": like "tour", but its delayed replies take a few seconds."""
+    """The arguments that start the run "slow", which repeats "tour" with delayed replies and takes a few seconds."""
     options = "--examples 12 --max-turns 12 --seed 7 --name slow --concurrency 2"
     return [*scripted_start, *options.split(), *delay_replies(0.06)]
 
@@ -53,7 +53,7 @@ def ignore_ctrl_c() -> None:
     [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"preexec_fn": ignore_ctrl_c})],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background"],
 )
-def test_interrupt_keeps_committed_turns(
+def test_interrupted_run_keeps_its_committed_turns_and_can_be_resumed(
     tmp_path: Path,
     nanoflux: Callable,
     start_in_background: Callable,
@@ -135,8 +135,8 @@ echo "code=$?"
 {nanoflux} run verify slow
 echo "code=$?"
 """
-"""Starts a run on a small disk, enlarges the disk, resumes the run or starts it again, and verifies it. Prints the exit
-code of each of these three steps.
+"""Starts a run on a small disk, enlarges the disk, resumes the run (or starts it again if it was not stored), and
+verifies it. Prints `code=` with the exit code of the first start, of the resumption, and of the verification.
 """
 EFFECT_BY_DISK_SIZE = {
     "60k": "no ledger fits",
@@ -144,6 +144,7 @@ EFFECT_BY_DISK_SIZE = {
     "700k": "no turn fits",
     "2000k": "some turns fit",
 }
+"""The sizes of the disks that fill up, each with what fits on it."""
 LARGE_DISK = "50m"
 """The size of a disk that does not fill up."""
 
@@ -152,7 +153,7 @@ LARGE_DISK = "50m"
 def result_by_disk_size(
     tmp_path_factory: pytest.TempPathFactory, scripted_start: tuple[str, ...], call_concurrently: Callable
 ) -> dict:
-    """The results of the same run on disks of several sizes, which fill up at different moments."""
+    """For each size of disk, the result of `SESSION_SCRIPT`. The smaller a disk, the earlier the run fills it."""
     folder = tmp_path_factory.mktemp("disks")
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True).returncode:
         pytest.skip("user namespaces are disabled here, so no small disk can be mounted")

@@ -1,4 +1,4 @@
-"""Wrong input gives one clear message and the promised exit code, prints nothing on stdout and writes nothing."""
+"""Wrong input gives one clear message and the documented exit code, prints nothing on stdout and writes nothing."""
 
 import os
 import re
@@ -51,7 +51,7 @@ CONTENT_BY_FILE = {
     "twice-rows.jsonl": b'{"prompt": "Q?", "completion": "A", "completion": "B"}\n',
     "utf16-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
-"""The files that the wrong commands read."""
+"""The contents of the files that the commands in `WRONG_COMMANDS` read, by name."""
 SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 """The start of a setting that makes the judge's endpoint `arbiter` a server."""
 SETTING_ERRORS = [
@@ -94,7 +94,7 @@ SETTING_ERRORS = [
     ("endpoints.arbitre.capacity=2", "no endpoint 'arbitre'.*did you mean 'arbiter'"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]
-"""Wrong values of `--set`, each with a pattern of the message."""
+"""Wrong values of `--set`, each with a regular expression that matches the message."""
 WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),
     "misspelt command": (("rnu",), 2, "Did you mean 'run'"),
@@ -163,14 +163,16 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     **{f"--set {setting}": ((*START, "--set", setting), 2, pattern) for setting, pattern in SETTING_ERRORS},
 }  # fmt: skip
-"""The arguments of each wrong command, with its exit code and a pattern of its message."""
+"""For each kind of wrong input, the arguments of a command, its exit code, and a regular expression that matches the
+message.
+"""
 SUBPROCESS_CASES = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
-"""The wrong commands that are also run in a subprocess."""
+"""The keys of `WRONG_COMMANDS` whose commands are also run in a subprocess."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files that the wrong commands read."""
+    """A directory with the files of `CONTENT_BY_FILE`."""
     folder = tmp_path_factory.mktemp("wrong")
     for name, content in CONTENT_BY_FILE.items():
         (folder / name).write_bytes(content)
@@ -228,7 +230,9 @@ def test_unknown_run_or_example_exits_with_4(home: Path, invoke: Callable, argum
 @pytest.mark.parametrize(
     "arguments", [("run", "list"), (*START,), ("run", "resume", "tour")], ids=lambda arguments: arguments[1]
 )
-def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
+def test_ledger_of_a_newer_version_is_refused_and_stays_unchanged(
+    home: Path, nanoflux: Callable, arguments: tuple[str, ...]
+) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
@@ -239,7 +243,9 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
 
 
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda arguments: arguments[1])
-def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
+def test_file_that_is_not_a_ledger_is_refused_and_stays_unchanged(
+    tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]
+) -> None:
     (tmp_path / "ledger.db").write_text("dear diary\n" * 100)
     assert_error(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
     assert (tmp_path / "ledger.db").read_text() == "dear diary\n" * 100
@@ -274,7 +280,7 @@ def test_home_of_another_user_is_reported(tmp_path: Path, nanoflux: Callable) ->
     assert_error(nanoflux(tmp_path / "home", *START, prefix=as_other_user), 2, "cannot be written: Permission denied")
 
 
-def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
+def test_missing_home_variable_is_reported_with_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
     """In some containers, HOME is not set and the user has no passwd entry."""
     as_unknown_user = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
     if subprocess.run([*as_unknown_user, "true"], capture_output=True).returncode:
@@ -292,7 +298,7 @@ def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callab
 
 
 def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
-    """The commands use libraries that draw progress bars by default, while they read and convert weights."""
+    """The libraries that these commands use to read and convert weights draw progress bars by default."""
     rows_file = tmp_path / "rows.jsonl"
     rows_file.write_text('{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n')
     train_command = ("train", "--data", str(rows_file), "--base", "tiny", "--set", "epochs=1", "--json")
@@ -304,7 +310,7 @@ def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callabl
         assert result.code == 0 and not re.search(r"[\r\x1b]|\d%\|", result.out + result.err), result.err
 
 
-def test_colour_codes_are_removed_from_messages() -> None:
+def test_sanitize_removes_colour_codes() -> None:
     assert sanitize("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
     assert sanitize("\x1b]0;title\x07") == "�]0;title�", "another escape sequence was removed instead of shown"
 

@@ -24,7 +24,7 @@ COMMAND_WITH_OUTPUT = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 RUN_OR_EXAMPLE_ID = re.compile(r"\b(?:(?:starter|northfield)-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
     (r"^(seconds|kept per hour|calls|tokens|SHA-256) +.*", r"\1"),  # these depend on the machine or on ids
-    (r"(?:(?<= turn)|(?<= turns)), .* left$", ""),  # a rate is measured only if the machine is slow
+    (r"(?:(?<= turn)|(?<= turns)), .* left$", ""),  # the time left is printed only on a slow machine
     (r"^\d+ +(?=(attacker|judge|defender|embed) )", ""),  # a call's number depends on the order of replies
 )
 """Patterns of figures that change whenever a command is run, each with its replacement."""

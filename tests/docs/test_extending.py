@@ -42,14 +42,14 @@ AddModule = Callable[[ModuleType, str, str], None]
 
 
 def clear_registries() -> None:
-    """Forget the modules that were found in the packages, so that the next use finds an added module."""
+    """Clear the cached lists of modules, so that their next use includes an added module."""
     for registry in (list_check_classes, experiment_kinds, endpoint_kinds, list_benchmarks):
         registry.cache_clear()
 
 
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
-    """A function that adds an example to a package as a module until the test ends."""
+    """A function that adds a module to a package; when the test ends, the module is removed."""
     added_modules: list[str] = []
 
     def add(package: ModuleType, name: str, source: str) -> None:
@@ -133,7 +133,7 @@ def test_endpoint_kind_needs_only_one_new_module(add_module: AddModule, tmp_path
         configs.derive_config(config, {"endpoints": {"parrot": {"structured": True}}}, home)
 
 
-def test_unknown_endpoint_kind_is_refused_with_the_valid_kinds(tmp_path: Path) -> None:
+def test_error_on_an_unknown_endpoint_kind_lists_the_valid_kinds(tmp_path: Path) -> None:
     settings = {"endpoints": {"arbiter": {"interface": "echo"}}}
     with pytest.raises(ConfigError, match=r"endpoints\.arbiter\.interface: there is no interface 'echo'") as error:
         configs.resolve("starter", "scripted", settings, Home(tmp_path))

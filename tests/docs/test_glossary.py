@@ -40,5 +40,5 @@ def test_glossary_has_thirty_to_sixty_different_terms() -> None:
 
 
 @pytest.mark.parametrize(("term", "symbol_type", "place"), ROWS, ids=[term for term, _, _ in ROWS])
-def test_glossary_term_is_defined_with_its_type_and_place(term: str, symbol_type: str, place: str) -> None:
+def test_glossary_states_the_type_and_place_of_each_definition(term: str, symbol_type: str, place: str) -> None:
     assert find_symbol_type(place) == symbol_type, term

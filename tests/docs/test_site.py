@@ -1,5 +1,5 @@
-"""The page of commands is current, the paper's table names existing code, links have targets, and the site works
-without a network.
+"""The page of commands is current, the table in paper.md names existing code and tests, links have targets, and the
+site works without a network.
 """
 
 import importlib
@@ -76,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
+def test_site_works_offline_and_its_links_and_anchors_have_targets(site: Path) -> None:
     links_by_page = {path: PageLinks(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     built_pages = {page.relative_to(site).with_suffix(".md") for page in links_by_page}
     assert built_pages >= {page.relative_to(DOCS) for page in DOCS.rglob("*.md")}

@@ -18,11 +18,11 @@ SOURCES = (*PACKAGES, "bench", "tests")
 ERRORS = frozenset({"NanofluxError", "ModelsError", "SandboxError"})
 """The base classes of errors with a message and a fix."""
 FIX_POSITION = {"PromptRefusedError": 2}
-"""The position of the argument `fix` in the calls of an error class, counted from 0, if it is not 1."""
+"""The position of the argument `fix`, counted from 0, for each error class in which it is not 1."""
 VALUE = "{}"
 """Stands for a value that is inserted at run time."""
 MAX_VARIANTS = 16
-"""Maximum number of strings that are listed for an expression of several pieces."""
+"""Maximum number of strings that are listed for an expression that joins several pieces."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 """The syntax tree of a function."""

@@ -23,7 +23,7 @@ def find_faults(text: str) -> list[str]:
     return faults
 
 
-def test_messages_and_fixes_have_one_form() -> None:
+def test_messages_and_fixes_have_the_same_form() -> None:
     faults = [
         f"{error.location}: {fault}: {text}"
         for error in list_raised_errors()
@@ -40,7 +40,7 @@ def test_errors_have_a_fix() -> None:
     assert not missing, "\n".join(missing)
 
 
-def test_messages_say_more_than_a_value() -> None:
+def test_messages_rarely_consist_of_an_inserted_value_alone() -> None:
     """The other tests cannot check a message that is only an inserted value, so there must be few such messages."""
     unchecked_errors = [error.location for error in list_raised_errors() if error.messages == (VALUE,)]
     assert len(unchecked_errors) < 60, "\n".join(unchecked_errors)

@@ -12,7 +12,7 @@ BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
 NOT_PARTICIPLES = {
     "seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed",
 }  # fmt: skip
-"""Words that end in -ed or look irregular, but are also verbs in the imperative or nouns."""
+"""Words that look like participles, but are also verbs in the imperative or nouns."""
 IRREGULAR_PARTICIPLES = {
     "told", "found", "known", "given", "made", "kept", "held", "drawn", "begun", "shown", "taken", "lost", "left",
     "written", "built", "sent", "met", "said", "spent", "stuck", "broken", "chosen", "worn", "gone", "done",

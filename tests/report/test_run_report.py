@@ -38,7 +38,9 @@ TRAINING_SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e
 
 
 def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
-    """A turn with one attempt, in which every role wrote `text`. If it is not `kept`, the defender was right."""
+    """A turn with one attempt, in which every role wrote `text`. Unless `kept`, the defender was right, and the
+    question is dropped.
+    """
     verdict = Verdict(not kept, 0.95, text, findings=(Finding("code", "supports", text),))
     attempt = Attempt(
         0, (text,), "kept_failed" if kept else "defender_right", attack=Attack(text, text, text, program=text),
@@ -70,8 +72,8 @@ def add_evaluation(ledger: Ledger, evaluation: str, adapter: str, is_right_by_it
 
 @pytest.fixture
 def ledger_path(tmp_path: Path) -> Path:
-    """A ledger with a run of five turns, in which every string from a model, a file or a person is hostile. The
-    question of turn 2 is rejected.
+    """A ledger with a run of five turns, in which every string from a model, a file or a person is hostile. Turn
+    2 keeps no example, because the defender was right.
     """
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run(
@@ -148,7 +150,9 @@ def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request: py
 
 
 @pytest.mark.parametrize("fixture", ["ledger_path", "trained_ledger_path"])
-def test_report_fetches_nothing(fixture: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_report_loads_nothing_from_outside_the_page(
+    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
     url_attributes = (
         "src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "ping",
@@ -185,7 +189,7 @@ def test_report_states_the_results_in_the_ledger(trained_ledger_path: Path, tmp_
 
 def test_report_shows_examples_from_the_beginning_middle_and_end(ledger_path: Path, tmp_path: Path) -> None:
     page = write_page(ledger_path, tmp_path / "out")
-    # Turns 0, 1, 3 and 4 kept an example each; the page shows three of them.
+    # Turns 0, 1, 3 and 4 each kept an example; the page shows three of these examples.
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
@@ -219,7 +223,7 @@ def test_report_counts_the_scored_items_of_a_partial_evaluation(ledger_path: Pat
         }
         ledger.finish_evaluation("after", "partial", result)
     text = " ".join(write_page(ledger_path, tmp_path / "out").text.split())
-    assert "15 of 20" in text, "the table has the number of scored items and of all items"
+    assert "15 of 20" in text, "the table lacks the number of scored items of all items"
     assert "5 items that only one of the two evaluations scored are left out" in text
 
 
@@ -237,7 +241,7 @@ def test_report_of_an_unknown_run_creates_no_directory(ledger_path: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_failed_write_of_a_report_keeps_the_old_page(
+def test_report_that_cannot_be_written_completely_keeps_the_old_page(
     ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_source = write_page(ledger_path, tmp_path / "out").source
@@ -272,8 +276,8 @@ def test_output_path_that_is_a_file_is_refused_and_kept(ledger_path: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["run", "../../escaped", "ru"], ids=["id", "name", "start of the id"])
-def test_report_command_writes_into_the_home(ledger_path: Path, name: str) -> None:
-    """The directory of the report has the run's id, never the run's name, which may be a path."""
+def test_report_command_names_its_directory_in_the_home_by_run_id(ledger_path: Path, name: str) -> None:
+    """The directory of the report is named after the run's id, never after the run's name, which may be a path."""
     with Ledger(ledger_path) as ledger:
         ledger.rows("UPDATE runs SET name = '../../escaped'")
     process = subprocess.run(
