@@ -7,6 +7,6 @@ from nanoflux_local.endpoints.remote import retries
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between attempts; the number of attempts is unchanged."""
+    """Shorten the pauses between retries; the number of retries is unchanged."""
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     monkeypatch.setattr(retries, "MAX_PAUSE_S", 0.01)

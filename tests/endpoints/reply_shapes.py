@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The outcome of a usable reply: it is read without a retry. `tokens` are its prompt and completion tokens."""
+    """The outcome of a usable reply: it is accepted without a retry. `tokens` are its prompt and completion tokens."""
 
     text: str
     finish: str = "stop"
@@ -34,8 +34,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The outcome of a temporary failure: a fault of this kind, whose message contains `message_part`, is reported, and
-    the request is sent again.
+    """The outcome of a temporary failure: the request is retried, and a fault of the given kind is reported, whose
+    message contains `message_part`.
     """
 
     kind: str
@@ -104,7 +104,7 @@ TOOL_CALLS = [{"id": "t-1", "type": "function", "function": {"name": "python", "
 OK = "ANSWER: 18"
 """The text of a usable reply. Replies that end early have only its beginning, "ANSW", as text."""
 THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
-"""A block of reasoning in the Anthropic messages protocol."""
+"""A reasoning block in the Anthropic messages protocol."""
 OVERLONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
 # Each shape is a tuple of its name, the HTTP status, the body, and the expected outcome.
@@ -376,7 +376,7 @@ _SHAPES_BY_SERVER: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]
 
 
 def make_shape(server: str, protocol: Protocol, name: str, status: int, body: Any, outcome: Outcome) -> Shape:
-    """A shape in the server's protocol; if its name starts with "responses", in the responses protocol instead."""
+    """A shape in the server's protocol, or in the responses protocol if `name` starts with "responses"."""
     if name.startswith("responses"):
         protocol = "responses"
     return Shape(server, name, protocol, status, body, outcome)

@@ -1,4 +1,4 @@
-"""The name of the model, the table `send` and the server's refusals determine which parameters an endpoint sends."""
+"""The model name, the `send` settings and the server's refusals determine which parameters an endpoint sends."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ STOP_STRINGS = ("a1", "b2", "c3", "d4", "e5")
 
 
 def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
-    """Send one request with every parameter several times, one after another, and close the endpoint."""
+    """Send a request with every parameter `times` times in sequence, and close the endpoint."""
     messages = (Message("system", "Be terse."), Message("user", "2 + 2?"))
     sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=64, stop=STOP_STRINGS)
     request = ChatRequest(endpoint.identity, messages, sampling, SEED)
@@ -47,11 +47,11 @@ def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
 
 
 def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, Any]:
-    """A refusal in OpenAI's format: its HTTP status and its body."""
+    """The HTTP status and the body of a refusal in OpenAI's format."""
     return status, {"error": {"message": message, "type": "invalid_request_error", **fields}}
 
 
-# The model's name
+# The model name
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def make_refusal(message: str, status: int = 400, **fields: Any) -> tuple[int, A
         ("claude-sonnet-4-5@20250929", True, False, "max_tokens"),
     ],
 )
-def test_accepted_parameters_depend_on_the_models_name_without_its_prefix(
+def test_accepted_parameters_depend_on_the_model_name_without_its_prefix(
     model: str, accepts_sampling: bool, accepts_both: bool, max_tokens: str
 ) -> None:
     accepted = infer_accepted(model)
@@ -85,10 +85,10 @@ def test_accepted_parameters_depend_on_the_models_name_without_its_prefix(
     assert (accepted.temperature_with_top_p, accepted.max_tokens) == (accepts_both, max_tokens)
 
 
-# The table `send`
+# The `send` settings
 
 
-def test_send_settings_override_the_models_name(server: Any) -> None:
+def test_send_settings_override_the_parameters_inferred_from_the_model_name(server: Any) -> None:
     server.answer((200, GOOD_REPLY))
     send = Send(seed="int32", top_p=False, stop=2, max_tokens="max_completion_tokens", system=False)
     ask(OpenAIChatEndpoint("m", server.url, send=send))
@@ -101,7 +101,7 @@ def test_send_settings_override_the_models_name(server: Any) -> None:
     assert body["temperature"] == 0.7 and body["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(body)
 
 
-def test_reasoning_model_is_sent_no_stop_strings_unless_send_sets_them() -> None:
+def test_reasoning_model_gets_stop_strings_only_if_send_requests_them() -> None:
     assert infer_accepted("m", is_reasoning_model=True).stop_strings(STOP_STRINGS) == []
     accepted_with_send = infer_accepted("m", is_reasoning_model=True, send=Send(stop=True))
     assert accepted_with_send.stop_strings(STOP_STRINGS) == list(STOP_STRINGS)
@@ -121,7 +121,7 @@ def test_send_settings_do_not_change_the_identity(server: Any) -> None:
         ({"interface": "vllm", "send": {"seed": False}}, "send: the interface 'vllm' does not support it"),
     ],
 )
-def test_unknown_send_settings_are_refused(values: dict[str, Any], message: str) -> None:
+def test_unknown_or_unsupported_send_settings_are_refused(values: dict[str, Any], message: str) -> None:
     location = "profile: endpoints.x"
     with pytest.raises(ConfigError, match=message):
         check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, location), location)
@@ -136,7 +136,7 @@ SEED_ERROR = {
     "msg": "Extra inputs are not permitted",
     "input": SEED,
 }
-"""The error with which FastAPI refuses the parameter `seed`."""
+"""FastAPI's error if the parameter `seed` is not permitted."""
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ SEED_ERROR = {
                     "`temperature` is deprecated for this model."}}), ["temperature"], {}),
     ],
 )  # fmt: skip
-def test_refused_parameter_is_omitted_from_later_requests_and_reported_once(
+def test_refused_parameter_is_omitted_or_changed_in_later_requests_and_reported_once(
     server: Any,
     caplog: Any,
     client_class: Any,
@@ -189,7 +189,7 @@ def test_refused_parameter_is_omitted_from_later_requests_and_reported_once(
     faults: list[Fault] = []
     server.answer(refusal, (200, GOOD_REPLY))
     with reporting_faults(faults.append), caplog.at_level(logging.WARNING):
-        send = Send.model_validate(Send().model_dump())  # a run stores the switches and reads them again
+        send = Send.model_validate(Send().model_dump())  # a run stores and reloads the settings
         replies = ask(client_class("m", server.url, send=send), times=2)
     assert [reply.text for reply in replies] == ["yes", "yes"]
     first_body, *later_bodies = server.bodies
@@ -218,10 +218,10 @@ def test_concurrent_refusals_are_reported_once(server: Any) -> None:
         assert [reply.text for reply in asyncio.run(send_concurrently())] == ["yes"] * 17
     assert [fault.kind for fault in faults] == ["refused_parameter"]
     assert "seed" not in server.bodies[-1]
-    assert len(server.bodies) <= 33, "each of the 16 concurrent requests may be refused only once"
+    assert len(server.bodies) <= 33, "some of the 16 concurrent requests were refused more than once"
 
 
-def test_several_refused_parameters_are_changed_one_after_another(server: Any) -> None:
+def test_refused_parameters_are_changed_one_after_another(server: Any) -> None:
     server.answer(
         make_refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
         make_refusal("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
@@ -251,10 +251,10 @@ def test_refusal_for_another_reason_changes_no_parameter(server: Any, message: s
     with pytest.raises(EndpointError, match=r"answered 400: "):
         ask(endpoint)
     assert endpoint.accepted == accepted_before
-    assert len(server.bodies) <= 2, "the request may be sent only once without the parameter"
+    assert len(server.bodies) <= 2, "the request was retried more than once without the parameter"
 
 
-def test_send_setting_is_not_changed_by_refusals(server: Any) -> None:
+def test_refusal_does_not_change_a_parameter_that_send_requires(server: Any) -> None:
     server.answer((422, {"detail": [SEED_ERROR]}))
     with pytest.raises(EndpointError, match=r"answered 422: body\.seed: Extra inputs"):
         ask(OpenAIChatEndpoint("m", server.url, send=Send(seed=True)))
@@ -271,7 +271,7 @@ def test_refusal_of_both_max_tokens_names_ends_the_retries(server: Any) -> None:
     assert len(server.bodies) == 2
 
 
-# Addresses
+# URLs
 
 
 @pytest.mark.parametrize("client_class", [CHAT, RESPONSES, MESSAGES])

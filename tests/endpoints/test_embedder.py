@@ -19,11 +19,11 @@ def embedder(minilm_dir: Path) -> LocalEmbedder:
 
 
 async def embed(embedder: LocalEmbedder, text: str) -> Vector:
-    """The vector of a text."""
+    """The embedding of one text."""
     return (await embedder.embed(EmbedRequest(embedder.identity, text))).vector
 
 
-async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbedder) -> None:
+async def test_vectors_have_unit_length_and_are_similar_for_similar_texts(embedder: LocalEmbedder) -> None:
     cat_vector = await embed(embedder, "A cat sleeps.")
     kitten_vector = await embed(embedder, "A kitten naps.")
     tax_vector = await embed(embedder, "Tax law")
@@ -40,13 +40,13 @@ async def test_concurrent_and_sequential_vectors_are_bit_identical(embedder: Loc
 
 
 async def test_long_text_is_embedded_without_truncation(embedder: LocalEmbedder) -> None:
-    long_beginning = "the train leaves the station and " * 60  # longer than the model's input
+    long_beginning = "the train leaves the station and " * 60  # longer than the model's maximum input
     vectors = [await embed(embedder, long_beginning + end) for end in ("giraffes eat leaves", "inflation rises fast")]
     assert not np.array_equal(*vectors)
     assert np.linalg.norm(vectors[0]) == pytest.approx(1.0, abs=1e-6)
 
 
-async def test_empty_text_and_lone_surrogates_have_finite_vectors(embedder: LocalEmbedder) -> None:
+async def test_empty_and_unusual_texts_have_finite_vectors(embedder: LocalEmbedder) -> None:
     for text in ("", "\ud800 odd", "naïve – 50 %"):
         assert np.isfinite(await embed(embedder, text)).all()
 

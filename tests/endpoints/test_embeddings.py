@@ -1,4 +1,4 @@
-"""The client for embeddings normalises vectors, retries faults, and reports refusals with the server's message."""
+"""The embeddings client normalises vectors, retries unusable responses, and quotes the server's message in errors."""
 
 import asyncio
 import json
@@ -97,7 +97,7 @@ def test_refused_text_is_reported_with_the_servers_message(
     assert message_part in str(error.value) and len(server.bodies) == 1
 
 
-def test_permanently_failing_embedder_fails_after_the_last_attempt(
+def test_request_fails_if_every_attempt_gets_an_unusable_embedding(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)

@@ -1,4 +1,4 @@
-"""The provider's message is read from error bodies of many forms, shortened, and shown without secrets."""
+"""The provider's message is read from error bodies in many formats, shortened, and redacted."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from nanoflux_local.endpoints.remote.error_body import MAX_MESSAGE_CHARS, parse_
 from nanoflux_local.redaction import register_secret
 
 SEED_ERROR = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
-"""The errors with which FastAPI refuses the parameter `seed`."""
+"""FastAPI's list of errors if the parameter `seed` is not permitted."""
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_error_body_maps_to_a_status(body: Any, status: int) -> None:
     assert parse_error(body).status == status
 
 
-def test_error_body_names_the_parameter_and_shows_no_secret() -> None:
+def test_parse_error_reads_parameters_and_codes_and_redacts_secrets() -> None:
     assert parse_error({"detail": SEED_ERROR}).params == ("body", "seed")
     refusal = parse_error({"error": {"message": "no", "param": "max_tokens", "code": "Unsupported_Parameter"}})
     assert (refusal.params, refusal.codes) == (("max_tokens",), ("unsupported_parameter",))

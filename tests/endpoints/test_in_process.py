@@ -1,4 +1,4 @@
-"""The in-process endpoint's reply to a request does not depend on the batch; tested with the small model."""
+"""The in-process endpoint's reply to a request does not depend on the batch; tested with SmolLM2."""
 
 import asyncio
 import json
@@ -18,13 +18,13 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 
 pytestmark = pytest.mark.real_model
 ROWS = 4
-"""The number of requests that an endpoint decodes together."""
+"""The number of requests that an endpoint decodes in one batch."""
 GREEDY, SAMPLED = Sampling(max_tokens=16), Sampling(temperature=0.9, top_p=0.9, max_tokens=16)
 
 
 @pytest.fixture(scope="module")
 def endpoint(smollm2_dir: Path):
-    """An endpoint of the small model, which the tests of this file share."""
+    """An endpoint with SmolLM2-135M, which the tests in this file share."""
     endpoint = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
     yield endpoint
     asyncio.run(endpoint.close())
@@ -64,8 +64,8 @@ async def test_logits_are_bit_identical_in_any_batch(smollm2_dir: Path) -> None:
     prompt = list(range(40, 70))
 
     def trace_logits(row: int, neighbour_lengths: dict[int, int], neighbour_token: int) -> list:
-        """A row's logits after the prompt and after each of four steps. The other rows have prompts of these lengths,
-        and each step appends `neighbour_token` to them.
+        """The logits in `row` after the prompt and after each of four steps. `neighbour_lengths` has the prompt lengths
+        of other rows, to which each step appends `neighbour_token`.
         """
         for neighbour, length in neighbour_lengths.items():
             decoder.prefill(neighbour, [100 + neighbour] * length, max_length=length + 8)
@@ -103,7 +103,7 @@ def test_cached_and_computed_prefixes_give_bit_identical_logits(smollm2_dir: Pat
     assert torch.equal(first_step_logits, second_step_logits)
     one_pass_logits = second_decoder.prefill(3, prompt, max_length=200)
     similarity = torch.nn.functional.cosine_similarity(computed_logits, one_pass_logits, dim=0)
-    assert similarity > 0.99, "a prompt processed in one pass gives other bits, but the logits must stay similar"
+    assert similarity > 0.99, "processing the prompt in one pass changes the logits by more than rounding errors"
 
 
 def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
@@ -154,7 +154,7 @@ async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEn
     assert truncated_reply.prompt_tokens > 5 and truncated_reply.seconds > 0
 
 
-async def test_prompt_longer_than_the_context_fails_and_others_succeed(endpoint: InProcessEndpoint) -> None:
+async def test_prompt_longer_than_the_context_fails_only_its_own_request(endpoint: InProcessEndpoint) -> None:
     long_result, short_result = await asyncio.gather(
         endpoint.chat(make_request(endpoint, "word " * 9000)),
         endpoint.chat(make_request(endpoint, "Hello.", Sampling(max_tokens=3))),
@@ -188,7 +188,7 @@ async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoin
     assert endpoint.count_tokens("odd \ud800 text") > 0
 
 
-def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
+def test_worker_crash_fails_all_waiting_requests() -> None:
     may_crash = threading.Event()
 
     def crash_while_loading():
@@ -218,7 +218,7 @@ async def test_close_fails_unfinished_requests_and_may_be_repeated(smollm2_dir: 
         await endpoint.chat(make_request(endpoint, "Hello."))
 
 
-def test_identity_contains_everything_that_changes_the_logits(smollm2_dir: Path) -> None:
+def test_identity_contains_model_revision_adapter_device_dtype_and_rows(smollm2_dir: Path) -> None:
     record = json.loads((smollm2_dir / "weights.json").read_text())
     identity = InProcessEndpoint(smollm2_dir, rows=8, device="cpu", dtype="float32").identity
     assert identity.interface == "in_process" and identity.model == "smollm2-135m"
@@ -242,7 +242,7 @@ async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path:
 
 
 def make_adapter(base: Path, folder: Path) -> None:
-    """Write a LoRA with random weights that are large enough to change replies."""
+    """Write a LoRA adapter whose random weights are large enough to change replies."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -253,14 +253,14 @@ def make_adapter(base: Path, folder: Path) -> None:
     get_peft_model(model, config).save_pretrained(str(folder))
 
 
-def test_folders_without_weights_or_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_folder_without_weights_or_adapter_is_refused(smollm2_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match=r"contains no installed weights"):
         InProcessEndpoint(tmp_path)
     with pytest.raises(DataError, match="not an adapter"):
         InProcessEndpoint(smollm2_dir, adapter=tmp_path)
 
 
-def test_creating_an_endpoint_and_counting_tokens_loads_no_torch(smollm2_dir: Path) -> None:
+def test_creating_an_endpoint_and_counting_tokens_does_not_import_torch(smollm2_dir: Path) -> None:
     script = (
         "import sys, pathlib\n"
         "from nanoflux_local.endpoints.local.in_process import InProcessEndpoint\n"
@@ -272,7 +272,7 @@ def test_creating_an_endpoint_and_counting_tokens_loads_no_torch(smollm2_dir: Pa
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
+def test_prompt_leaves_a_final_assistant_message_open(smollm2_dir: Path) -> None:
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     codec = ChatCodec(smollm2_dir)

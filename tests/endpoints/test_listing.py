@@ -1,4 +1,4 @@
-"""A server is reported if its list of models lacks the endpoint's model, but not if it does not list its models."""
+"""A warning is shown if a server's model list lacks the endpoint's model, but not if the server has no model list."""
 
 import asyncio
 import json
@@ -13,13 +13,11 @@ from nanoflux_local.endpoints.remote.listing import is_private, is_same_model, l
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 
 LISTING = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
-
-
-"""A server's list of models: one has only an id, the other also the name of its base model as `root`."""
+"""A server's model list: the first model has only an id, the second also has the name of its base model as `root`."""
 
 
 class ListingServer:
-    """A server that only lists models. `requests` are the path and the Authorization header of each request."""
+    """A server that only lists models. `requests` has the path and the Authorization header of each request."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, LISTING)
@@ -66,7 +64,7 @@ def set_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTING_TEST_KEY", "sk-listing-0123456789")
 
 
-def test_another_model_behind_the_address_is_reported(listing_server: ListingServer) -> None:
+def test_model_that_the_server_does_not_list_is_reported(listing_server: ListingServer) -> None:
     assert list_warnings("gpt-oss-20b", listing_server.url) == [
         f"endpoints.arbiter: {listing_server.url} does not list the model gpt-oss-20b;"
         " it lists qwen3-4b, judge, org/judge; correct the endpoint's model or url"
@@ -84,7 +82,7 @@ def test_listed_model_is_not_reported(listing_server: ListingServer, model: str)
     [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]),
      (500, b""), (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
 )  # fmt: skip
-def test_server_without_a_listing_is_not_reported(listing_server: ListingServer, answer: tuple[int, Any]) -> None:
+def test_server_without_a_model_list_is_not_reported(listing_server: ListingServer, answer: tuple[int, Any]) -> None:
     listing_server.answer = answer
     assert list_warnings("m", listing_server.url) == []
 
@@ -94,7 +92,7 @@ def test_unreachable_server_causes_no_listing_warning(listing_server: ListingSer
     assert list_warnings("m", listing_server.url) == []
 
 
-def test_listed_names_match_with_tags_and_wildcards() -> None:
+def test_model_names_match_listed_tags_and_wildcards() -> None:
     assert is_same_model("llama3", "llama3:latest") and is_same_model("openai/gpt-x", "openai/*")
     assert not is_same_model("llama3", "llama3.1:8b")
     assert list(read_listing({"models": [{"name": "llama3:latest"}]})) == ["llama3:latest"]

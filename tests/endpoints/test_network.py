@@ -1,4 +1,4 @@
-"""Proxies and certificates come from environment variables; if one is unusable, the error names the variable."""
+"""Environment variables set proxies and certificates; the error on an unusable value names its variable."""
 
 import asyncio
 import http.client
@@ -19,13 +19,13 @@ from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message
 
 REMOTE_URL = "http://model.example:8000/v1"
-"""The url of a server on another machine; its host does not exist."""
+"""The URL of a remote server whose host name does not resolve."""
 GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture(autouse=True)
 def clear_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the environment's proxies and certificates, so that only those of the test apply."""
+    """Unset the environment variables for proxies and certificates, so that only those that a test sets apply."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -111,7 +111,7 @@ def test_requests_to_this_machine_bypass_the_proxy(proxy: ForwardProxy, server, 
     assert request_reply(server.url).text == "yes" and not proxy.paths
 
 
-def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
+def test_error_on_an_unreachable_proxy_names_address_and_variable_but_no_password(monkeypatch) -> None:
     address = f"127.0.0.1:{find_closed_port()}"
     monkeypatch.setenv("HTTP_PROXY", f"http://me:hidden-password@{address}")
     with pytest.raises(EndpointError) as error:
@@ -129,7 +129,7 @@ def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkey
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_error_names_the_variable_of_a_socks_proxy_without_its_package(monkeypatch, scheme: str) -> None:
+def test_error_on_a_socks_proxy_without_socksio_names_variable_and_package(monkeypatch, scheme: str) -> None:
     if importlib.util.find_spec("socksio"):
         pytest.skip("the package socksio is installed here")
     monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:hidden-password@127.0.0.1:1080")
@@ -143,7 +143,7 @@ def test_error_names_the_variable_of_a_socks_proxy_without_its_package(monkeypat
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
-def test_error_names_the_variable_of_an_unusable_proxy(monkeypatch, value: str) -> None:
+def test_error_on_an_unusable_proxy_names_the_variable(monkeypatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigError, match="HTTPS_PROXY names an unusable proxy"):
         check_network("https://model.example/v1")
@@ -151,7 +151,7 @@ def test_error_names_the_variable_of_an_unusable_proxy(monkeypatch, value: str) 
 
 
 @pytest.mark.parametrize(("variable", "name"), [("SSL_CERT_FILE", "cacert.pem"), ("SSL_CERT_DIR", "certs")])
-def test_missing_certificates_are_refused_with_variable_and_path(
+def test_error_on_missing_certificates_names_variable_and_path(
     tmp_path: Path, monkeypatch, variable: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / name))
@@ -160,7 +160,7 @@ def test_missing_certificates_are_refused_with_variable_and_path(
     check_network(REMOTE_URL)
 
 
-def test_certificates_named_by_the_environment_are_loaded(tmp_path: Path, monkeypatch) -> None:
+def test_certificate_folder_is_loaded_and_a_file_without_certificates_is_refused(tmp_path: Path, monkeypatch) -> None:
     certificate_file = tmp_path / "cacert.pem"
     certificate_file.write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate_file))

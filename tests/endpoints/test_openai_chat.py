@@ -45,7 +45,7 @@ def ask(endpoint: OpenAIChatEndpoint, **options: Any) -> ChatReply:
     return asyncio.run(send())
 
 
-def test_request_body_contains_only_the_request(server: Any) -> None:
+def test_request_body_contains_only_the_fields_of_the_request(server: Any) -> None:
     messages = (Message("system", "Be terse."), Message("user", "2 + 2? ü\n"), Message("assistant", ""))
     endpoint = OpenAIChatEndpoint("some-model", server.url)
     sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=64, stop=("\n\n", "END"))
@@ -91,7 +91,9 @@ def test_endpoint_is_identified_by_model_and_server_and_is_not_repeatable(server
     ids=["with usage", "truncated", "empty text", "withheld", "null usage", "empty usage", "invalid usage",
          "extra fields", "surrogate"],
 )  # fmt: skip
-def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], expected: tuple[Any, ...]) -> None:
+def test_text_finish_reason_and_usage_are_read_from_the_response(
+    server: Any, body: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
     server.answer((200, body))
     reply = ask(OpenAIChatEndpoint("m", server.url))
     assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == expected
@@ -129,7 +131,7 @@ def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | 
         (make_completion([5]), "without text"),
     ],
 )
-def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, message: str) -> None:
+def test_unusable_response_raises_an_endpoint_error(server: Any, body: Any, message: str) -> None:
     server.answer((200, body))
     with pytest.raises(EndpointError, match=message) as error:
         ask(OpenAIChatEndpoint("m", server.url))
@@ -144,7 +146,7 @@ def test_web_page_instead_of_a_reply_is_not_retried(server: Any) -> None:
     assert f'url = "{server.url}"' in error.value.fix and len(server.bodies) == 1
 
 
-def test_declared_encoding_is_used_and_an_unknown_encoding_is_named(server: Any) -> None:
+def test_declared_encoding_is_used_and_an_unknown_encoding_is_refused(server: Any) -> None:
     server.answer((200, json.dumps(make_completion("caf\xe9"), ensure_ascii=False).encode("latin-1")))
     server.content_type = "application/json; charset=iso-8859-1"
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "café"
@@ -153,13 +155,13 @@ def test_declared_encoding_is_used_and_an_unknown_encoding_is_named(server: Any)
         ask(OpenAIChatEndpoint("m", server.url))
 
 
-def test_failing_server_is_retried(server: Any) -> None:
+def test_request_is_retried_after_server_errors(server: Any) -> None:
     server.answer((500, {"error": {"message": "out of memory"}}), (503, b"busy"), (200, make_completion("at last")))
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "at last"
     assert len(server.bodies) == 3 and server.bodies[0] == server.bodies[2]
 
 
-def test_permanently_failing_server_fails_after_the_last_attempt(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_fails_if_every_attempt_gets_a_server_error(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     server.answer((500, {"error": {"message": "out of memory"}}))
     with pytest.raises(EndpointError, match=r"answered 500: .*out of memory"):
@@ -202,14 +204,14 @@ def test_key_from_the_environment_is_sent_as_bearer_token(server: Any, monkeypat
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
-def test_keys_of_other_servers_are_not_sent(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_key_is_not_sent_to_other_servers(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ask(OpenAIChatEndpoint("m", server.url))
     assert KEY not in str(server.headers)
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_error_on_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("SOME_KEY", value)
@@ -225,7 +227,7 @@ REFUSAL_WITH_KEY = {"error": {"message": f"Incorrect API key provided: {KEY}. Yo
 def test_key_appears_in_no_file_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: tuple[int, Any]
 ) -> None:
-    """The server repeats the key if it refuses it, and every logger is at DEBUG."""
+    """A server that refuses the key repeats it in its error message. Every logger is at level DEBUG."""
     caplog.set_level("DEBUG")
     monkeypatch.setenv("SOME_KEY", KEY)
     server.answer(answer)

@@ -1,4 +1,4 @@
-"""Endpoints of reasoning models: the stop strings that are sent, the end of a reply, and its reasoning tokens."""
+"""Endpoints of reasoning models: which stop strings are sent, when a reply ends, and how its reasoning is counted."""
 
 from pathlib import Path
 
@@ -54,12 +54,12 @@ async def test_stop_strings_of_a_reasoning_model_are_applied_by_the_client(serve
     assert ChatReply.from_json(reply.to_json()) == reply
 
 
-async def test_stop_strings_of_other_models_are_sent(server) -> None:
+async def test_stop_strings_are_sent_for_models_without_reasoning(server) -> None:
     await ask_server(server, None, make_body("ANSWER: 5", None))
     assert server.bodies[-1]["stop"] == list(STOP_STRINGS)
 
 
-async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
+async def test_refusal_of_a_reply_truncated_in_its_reasoning_names_the_setting(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
     truncated_reply = await ask_server(
         server, Context(tokens=0, reasoning=32), make_body(None, "One.\n\nTwo", "length")
@@ -71,7 +71,7 @@ async def test_reply_truncated_in_its_reasoning_names_the_setting(server) -> Non
     assert player.refuse_incomplete(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
 
-async def test_judge_truncated_in_its_reasoning_raises_an_error() -> None:
+async def test_soft_judge_raises_an_error_if_its_reasoning_is_truncated() -> None:
     judge = SoftJudge("arbiter", ScriptedEndpoint("arbiter"))
 
     async def call(_: ChatRequest) -> ChatReply:
@@ -88,7 +88,7 @@ def test_reasoning_model_is_not_prompted_section_by_section() -> None:
     assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).supports_prefill
 
 
-async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: Path) -> None:
+async def test_reply_includes_the_think_tag_that_the_chat_template_opens(tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES["Qwen2ForCausalLM"], tmp_path / "r1", TEXTS)
     (folder / "weights.json").write_text('{"name": "r1", "revision": "x"}')
     endpoint = InProcessEndpoint(
@@ -103,7 +103,7 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
     assert ends_in_reasoning(reply.text, reply.finish) and reply.reasoning_tokens >= 6
 
 
-def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
+def test_channel_markers_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
     reply_text = family.render_reply("One.\n\nTwo.", "ANSWER: 12")
@@ -120,7 +120,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def test_reasoning_tokens_come_from_the_manifest_unless_set(home: Home) -> None:
+def test_reasoning_tokens_default_to_the_manifest(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {}, home)
     reasoning_tokens = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
     assert reasoning_tokens == {"qwen3": 8192, "gemma": 0, "judge": 4096}
@@ -141,7 +141,7 @@ def test_fork_changes_reasoning_tokens_only_with_the_model(home: Home) -> None:
 
 @pytest.mark.parametrize("profile", ["a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid"])
 def test_contexts_of_the_packaged_profiles_fit_prompt_reasoning_and_answer(home: Home, profile: str) -> None:
-    """At least 2,048 tokens remain for the prompt: attacks need them, and judges' prompts are rarely longer."""
+    """At least 2,048 tokens remain for the prompt: attacks need that many, and judges rarely need more."""
     config = resolve("gsmhard", profile, {"datasets": ["starter"]}, home)
     for name, endpoint in config.endpoints.items():
         if endpoint.interface == "vllm" and endpoint.reasoning_tokens:
@@ -161,7 +161,7 @@ def test_overflow_counts_prompt_answer_and_reasoning() -> None:
     assert "needs 101 tokens (prompt 3, answer 58, reasoning 40), but the context holds 100" in overflow
 
 
-async def test_reasoning_ended_by_a_stop_string_names_the_setting(server) -> None:
+async def test_refusal_of_reasoning_cut_at_a_stop_string_names_the_setting(server) -> None:
     """The server applies stop strings to the reasoning too, and the endpoint has no `reasoning_tokens`."""
     reply = await ask_server(server, None, make_body(None, "Okay, let me", "stop"))
     unparsed = Player("judge", Identity("openai_chat", "m"), Sampling()).refuse_incomplete(reply)

@@ -84,7 +84,7 @@ def shared_server(new_server: Any) -> Iterator[ServerWithClients]:
     shared_server.close()
 
 
-def test_reply_shapes_cover_every_outcome_and_server() -> None:
+def test_reply_shapes_cover_every_outcome_and_many_servers() -> None:
     assert len({shape.server for shape in SHAPES}) >= 13
     for kind in (Read, Empty, Refused, Retry):
         assert sum(isinstance(shape.outcome, kind) for shape in SHAPES) >= 10
@@ -180,7 +180,7 @@ def mutate(draw: st.DrawFn, reply: Any) -> Any:
 
 
 def list_texts(value: Any) -> Iterator[str]:
-    """The texts in a JSON document."""
+    """All string values in a JSON document."""
     if isinstance(value, str):
         yield value
     for _, inner in list_children(value):
@@ -204,7 +204,7 @@ def test_mutated_reply_is_read_or_refused(shared_server: ServerWithClients, monk
         except EndpointError as error:
             assert error.message
             reply = None
-        assert len(shared_server.server.bodies) <= 2  # a refusal that names a parameter is tried once without it
+        assert len(shared_server.server.bodies) <= 2  # a refused parameter is left out of one retry
         if reply is not None:
             assert status == 200
             canonical_json(reply.to_json()).encode()

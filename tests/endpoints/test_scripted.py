@@ -16,7 +16,7 @@ PROMPT_BY_SECTIONS = {
     ("DECISION", "CONFIDENCE"): "DECISION is VALID or INVALID",
     ("REASONING QUALITY", "DECISION"): "DECISION is CORRECT or INCORRECT.\nReference answer: 4\nIts answer: 5",
 }
-"""A prompt for an attack, a defence, a validation and an evaluation, by sections that their replies have."""
+"""One prompt each for an attack, a defence, a validation and an evaluation, by the sections of the reply."""
 
 
 def make_request(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRequest:
@@ -47,7 +47,7 @@ async def test_scripted_delay_does_not_change_the_identity() -> None:
 @pytest.mark.parametrize(
     ("sections", "prompt"), PROMPT_BY_SECTIONS.items(), ids=["attack", "defence", "validation", "evaluation"]
 )
-async def test_scripted_replies_are_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
+async def test_few_scripted_replies_cannot_be_parsed(sections: tuple[str, ...], prompt: str) -> None:
     texts = await collect_replies(ScriptedEndpoint("m"), prompt)
     unparsed_count = sum(isinstance(read_sections(text, sections), Unparsed) for text in texts)
     assert 3 <= unparsed_count <= 30

@@ -1,4 +1,4 @@
-"""Behaviour that all clients share: pauses, concurrency and time limits that adapt to the server, keys and prices."""
+"""Behaviour that all clients share: retries, adaptive limits on concurrency and time, keys, prices and error texts."""
 
 import asyncio
 import email.utils
@@ -59,7 +59,7 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
-def test_request_to_a_busy_server_is_retried_after_its_retry_after(client_class: Any, server: Any, monkeypatch) -> None:
+def test_busy_server_is_retried_after_the_pause_that_it_requests(client_class: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
     server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD_REPLY))
@@ -89,7 +89,9 @@ def test_busy_responses_do_not_count_as_attempts_but_failures_do(client_class: A
         ({}, None),
     ],
 )
-def test_retry_after_is_read_in_each_format(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_in_seconds_or_milliseconds_and_ignored_if_invalid(
+    headers: dict[str, str], seconds: float | None
+) -> None:
     assert read_retry_after(headers) == seconds
 
 
@@ -99,7 +101,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert read_retry_after({"retry-after": email.utils.formatdate(time.time() - 1000, usegmt=True)}) is None
 
 
-def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
+def test_cancelling_a_request_closes_its_connection(fake_server) -> None:
     url, server = fake_server(Chaos({"stall": 1.0}))
 
     async def send_and_cancel() -> None:
@@ -131,7 +133,7 @@ async def test_adaptive_limiter_halves_once_for_concurrent_requests_and_widens_w
     assert limiter.limit == 8
     for _ in range(9):
         limiter.widen()
-    assert 8.9 < limiter.limit < 10, "about as many answers as the limit must raise it by about 1"
+    assert 8.9 < limiter.limit < 10, "nine responses at a limit of 8 did not raise it by about 1"
     for _ in range(1000):
         limiter.widen()
     assert limiter.limit == limiter.capacity == 32
@@ -206,7 +208,7 @@ def test_concurrency_limit_follows_vllms_metrics(
 
 def test_momentary_queue_does_not_lower_the_concurrency_limit(fake_server, monkeypatch) -> None:
     class MomentaryQueue:
-        """A metric that alternates between 31 and 0 waiting requests. The fake server formats it for each reading."""
+        """A metric that alternates between 31 and 0 waiting requests from one reading to the next."""
 
         readings = 0
 
@@ -223,7 +225,7 @@ def test_momentary_queue_does_not_lower_the_concurrency_limit(fake_server, monke
 
 
 async def measure_concurrency_limit(url: str, requests: int) -> float:
-    """The concurrency limit of an endpoint, at first 32, after several requests, one after another."""
+    """The concurrency limit of an endpoint, initially 32, after `requests` requests in sequence."""
     endpoint = OpenAIChatEndpoint("m", url, capacity=32)
     try:
         for number in range(requests):
@@ -234,7 +236,7 @@ async def measure_concurrency_limit(url: str, requests: int) -> float:
         await endpoint.close()
 
 
-def test_metrics_of_several_engines_give_the_highest_values() -> None:
+def test_read_metrics_returns_the_highest_values_of_several_engines() -> None:
     text = (
         "# HELP x\nvllm:num_requests_waiting{engine=\"0\"} 1.0\nvllm:num_requests_waiting{engine=\"1\"} 7.0\n"
         "vllm:kv_cache_usage_perc 0.5\nvllm:other 9\n"
@@ -299,7 +301,7 @@ def test_key_file_with_anything_but_one_key_is_refused(tmp_path: Path, content: 
         read_key(file=str(file))
 
 
-def test_missing_key_file_is_named(tmp_path: Path) -> None:
+def test_error_on_a_missing_key_file_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file") as error:
         read_key(file=str(tmp_path / "key"))
     assert str(tmp_path / "key") in error.value.message
@@ -322,7 +324,7 @@ def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None
 
 
 def make_config(model: str, **fields: Any) -> EndpointConfig:
-    """The configuration of an endpoint at Anthropic, unless `fields` state another address."""
+    """The configuration of an endpoint at Anthropic, unless `fields` set another URL."""
     return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **fields})
 
 
@@ -354,7 +356,7 @@ def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_
     ],
     ids=["hosted", "hybrid", "hybrid with a hosted attacker", "hosted with another judge"],
 )  # fmt: skip
-def test_profile_binds_each_role_to_its_client(
+def test_profile_assigns_each_role_an_endpoint_with_the_expected_interface(
     tmp_path: Path, monkeypatch, profile: str, settings: dict[str, Any], interfaces: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1111111111")
@@ -372,7 +374,7 @@ def test_profile_binds_each_role_to_its_client(
             assert not endpoint.repeatable and endpoint_config.price is not None
 
 
-def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monkeypatch) -> None:
+def test_error_on_a_hosted_profile_without_its_key_names_the_variable(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     home = Home(tmp_path)
@@ -381,7 +383,7 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
         build_endpoint("claude", config.endpoints["claude"], home)
 
 
-# Messages of refusals
+# Error texts
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
@@ -404,7 +406,7 @@ def test_refusal_is_reported_with_the_servers_message(
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
-def test_missing_version_in_the_url_is_suggested(client_class: Any, server: Any) -> None:
+def test_error_suggests_the_version_that_the_url_lacks(client_class: Any, server: Any) -> None:
     server.answer((404, {"detail": "Not Found"}))
     url = server.url.removesuffix("/v1") + "/api"
     if client_class is not AnthropicMessagesEndpoint:  # Anthropic's SDK appends the version to any url
@@ -418,7 +420,7 @@ def test_missing_version_in_the_url_is_suggested(client_class: Any, server: Any)
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
-def test_redirect_is_named_and_not_followed(client_class: Any, server: Any) -> None:
+def test_redirect_is_reported_and_not_followed(client_class: Any, server: Any) -> None:
     server.more_headers = {"Location": "https://elsewhere.example/v1/chat/completions?token=abc"}
     server.answer((308, b""))
     with pytest.raises(EndpointError, match=r"a redirect to https://elsewhere\.example/v1/chat/completions\n") as error:

@@ -1,4 +1,4 @@
-"""Waiting for busy servers is limited for each call, prefers healthy replicas, and is reported."""
+"""Busy servers: each call's limit on waiting, the preference for healthy replicas, and reports of long waits."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from nanoflux_local.records import ChatRequest, Message
 
 GOOD_REPLY = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 BUSY_RESPONSE = {"error": {"message": "Rate limit reached: tokens per day"}}
-"""The body of a response with status 429 or 503."""
+"""The body of a busy server's response, which has status 429 or 503."""
 
 
 def send_requests(count: int, *urls: str) -> list[Any]:
@@ -42,9 +42,7 @@ def busy_server(new_server: Any):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("call_count", [1, 8])
-def test_server_that_asks_for_too_long_a_pause_ends_every_call_immediately(
-    busy_server, call_count: int, status: int
-) -> None:
+def test_request_for_too_long_a_pause_fails_every_call_immediately(busy_server, call_count: int, status: int) -> None:
     busy_server.answer((status, BUSY_RESPONSE))
     busy_server.more_headers = {"Retry-After": "43200"}
     outcomes = send_requests(call_count, busy_server.url)
@@ -78,7 +76,7 @@ def test_busy_replica_without_retry_after_is_not_retried_immediately(server, bus
     assert len(busy_server.bodies) == len(server.bodies) == 1
 
 
-def test_first_free_replica_is_awaited_if_all_ask_for_a_pause(server, busy_server) -> None:
+def test_call_waits_for_the_replica_with_the_shortest_pause(server, busy_server) -> None:
     server.answer((429, BUSY_RESPONSE), (200, GOOD_REPLY))
     server.more_headers, busy_server.more_headers = {"Retry-After": "0.5"}, {"Retry-After": "600"}
     start_time = time.monotonic()

@@ -19,7 +19,7 @@ from nanoflux_local.run import configs, runs
 
 
 class SleepingEndpoint(ScriptedEndpoint):
-    """A scripted endpoint that accepts requests only while it is awake; `broken` makes it fail to wake."""
+    """A scripted endpoint that accepts requests only while it is awake, and cannot wake while `broken` is true."""
 
     def __init__(self, model: str, delay_s: float = 0.0) -> None:
         super().__init__(model, delay_s)
@@ -58,7 +58,7 @@ def send_request(endpoint: Endpoint, number: int = 0) -> Any:
     return endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "QUESTION:"),), Sampling(), number))
 
 
-def test_wave_answers_all_waiting_requests() -> None:
+def test_wave_answers_all_waiting_requests_of_its_endpoint() -> None:
     async def send_requests() -> int:
         time_shared, endpoints = make_time_shared_pair()
         await asyncio.gather(*(send_request(time_shared[name], number) for number in range(20) for name in ("a", "b")))

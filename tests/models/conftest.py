@@ -1,4 +1,4 @@
-"""A fake model hub on loopback, with the endpoints of the public hub's API that the hub's client uses:
+"""A fake model hub on loopback, with the routes of the public hub's API that the hub's client uses:
 
 - `/api/models/OWNER/NAME/revision/REVISION` describes a commit;
 - `/api/models/OWNER/NAME/tree/COMMIT` lists the files of a commit;
@@ -34,10 +34,10 @@ def hash_blob(content: bytes) -> str:
 
 @dataclass
 class Repository:
-    """One repository: the files of each commit, the commit of each branch, and faults to simulate.
+    """One repository: the files of each commit, the commit of each branch, and failures to simulate.
 
-    `corrupt_file` is sent with one byte changed. `listed_sizes` are wrong sizes to list, by file. The connection hangs
-    after `stall_after` bytes of a large file (0: it does not hang).
+    `corrupt_file` is sent with one byte changed. `listed_sizes` has wrong sizes to list, by file name. The connection
+    hangs after `stall_after` bytes of a large file (0: it does not hang).
     """
 
     commits: dict[str, dict[str, bytes]]
@@ -149,7 +149,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
 
         @staticmethod
         def _make_entry(name: str, content: bytes, listed_sizes: dict[str, int]) -> dict[str, Any]:
-            """A file in the listing of a commit."""
+            """The entry of a file in a commit's listing."""
             size = listed_sizes.get(name, len(content))
             entry: dict[str, Any] = {"type": "file", "oid": hash_blob(content), "size": size, "path": name}
             if len(content) >= LFS_BYTES:
@@ -174,7 +174,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             return self._send_file(repo, commit, name)
 
         def _send_file(self, repo: str, commit: str, name: str) -> None:
-            """Send the requested range of a file, with the repository's faults."""
+            """Send the requested range of a file, and simulate the repository's failures."""
             repository = hub.repositories[repo]
             content = repository.commits[commit][name]
             if hub.on_file:
@@ -204,7 +204,7 @@ def _make_handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _refuse(self, status: int, code: str, text: str) -> None:
-            """Send an error in the form of the public hub."""
+            """Send an error in the public hub's format."""
             headers = {"X-Error-Message": text.replace("\x1b", "")}  # a header cannot contain control characters
             if code:
                 headers["X-Error-Code"] = code

@@ -55,7 +55,7 @@ def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any
 
 @pytest.fixture(scope="module")
 def own_address() -> str:
-    """An address of this machine that is not loopback, so that a real connection to it can be tried."""
+    """An address of this machine outside loopback, to which tests can make a real connection."""
     for interface_addresses in psutil.net_if_addrs().values():
         for address in interface_addresses:
             if address.family.name == "AF_INET" and not address.address.startswith("127."):

@@ -49,12 +49,12 @@ LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "Qwen/Qwen3-Embedding-0.6B": (1, (*QWEN_FILES, "1_Pooling/config.json", "modules.json",
                                       "config_sentence_transformers.json")),
 }  # fmt: skip
-"""For each repository of the catalog: the number of shards of its weights, and its other files."""
+"""For each repository of the catalog: its number of weight shards, and its other files."""
 GEMMA_REPO = "google/gemma-3-4b-it"
 
 
 def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) -> dict[str, bytes]:
-    """Tiny files with the names of a repository's files: `shards` safetensors files with an index, and the others."""
+    """Tiny files that are named as in a repository: `shards` safetensors files with an index, and the `others`."""
     names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
     if shards == 1:
         names = ["model.safetensors"]
@@ -86,7 +86,7 @@ HUB_MODELS = [path.stem for path in sorted(CATALOG.glob("*.toml")) if isinstance
 
 
 @pytest.mark.parametrize("name", HUB_MODELS)
-def test_pull_downloads_every_file_of_a_catalog_model(
+def test_pull_downloads_every_wanted_file_of_a_catalog_model(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     manifest = load_manifest(name, tmp_path)
@@ -105,7 +105,7 @@ def test_pull_downloads_every_file_of_a_catalog_model(
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
 
 
-def test_gated_pull_without_token_names_the_licence_page(
+def test_error_on_a_gated_pull_without_a_token_names_the_licence_page(
     hub: Hub, gemma_repository: Repository, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedDownloadError, match="gated") as caught:
@@ -114,7 +114,7 @@ def test_gated_pull_without_token_names_the_licence_page(
     assert caught.value.exit_code == 3 and list_installed(tmp_path) == []
 
 
-def test_gated_pull_with_unaccepted_licence_names_it_and_prints_no_token(
+def test_error_on_an_unaccepted_licence_names_its_page_but_not_the_token(
     hub: Hub, gemma_repository: Repository, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "HF_TOKEN": "hf_stranger"}
@@ -125,7 +125,7 @@ def test_gated_pull_with_unaccepted_licence_names_it_and_prints_no_token(
     assert "hf_stranger" not in output and "\x1b" not in output and "Traceback" not in output
 
 
-def test_pull_names_an_invalid_token_as_the_cause(
+def test_error_on_an_invalid_token_names_the_cause_but_not_the_token(
     gemma_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
@@ -134,7 +134,7 @@ def test_pull_names_an_invalid_token_as_the_cause(
     assert "hf_expired" not in str(caught.value)
 
 
-def test_token_is_sent_to_the_hub_only(
+def test_token_is_sent_only_to_the_hub(
     hub: Hub, gemma_repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_accepted")
@@ -173,14 +173,14 @@ def test_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_p
         pull("own", tmp_path)
 
 
-def test_pull_names_a_missing_repository(hub: Hub, tmp_path: Path) -> None:
+def test_error_on_a_missing_repository_names_repository_and_hub(hub: Hub, tmp_path: Path) -> None:
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelNotFoundError, match="no repository lab/own") as caught:
         pull("own", tmp_path)
     assert hub.url in str(caught.value)
 
 
-def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
+def test_download_uses_one_commit_even_if_the_branch_moves(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", OWN_FILES)
     first_commit = repository.branches["main"]
     later_files = {name: content + b"later" for name, content in OWN_FILES.items()}
@@ -203,7 +203,7 @@ def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: P
     assert hash_installed_files(pull("own", tmp_path)) == hash_wanted_files(OWN_FILES)
 
 
-def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_pinned_file_with_a_different_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", OWN_FILES)
     write_manifest(tmp_path, "main", f'sha256 = {{ "config.json" = "{"0" * 64}" }}\n')
     with pytest.raises(DigestMismatchError, match=r"config\.json: SHA-256 is"):
@@ -230,7 +230,7 @@ def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp
     assert hub.list_downloads() == []
 
 
-def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_repository_with_only_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", {"config.json": b"{}", "pytorch_model.bin": b"pickled" * 20_000})
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"no \.safetensors file"):
@@ -238,7 +238,7 @@ def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> N
     assert not any("pytorch_model" in path for path in hub.list_downloads())
 
 
-def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_pull_resumes_at_the_byte_that_a_killed_pull_reached(hub: Hub, tmp_path: Path) -> None:
     files = make_files(1, COMMON_FILES, shard_bytes=25 << 20)
     repository = hub.add("lab/own", files, stall_after=15 << 20)
     write_manifest(tmp_path, "main")
@@ -265,7 +265,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     assert f"downloading own {downloaded_bytes >> 20}/25 MiB" in result.stderr and "\r" not in result.stderr
 
 
-def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) -> None:
+def test_pull_resumes_a_download_after_a_broken_connection(hub: Hub, tmp_path: Path) -> None:
     files = make_files(1, COMMON_FILES, shard_bytes=12 << 20)
     hub.add("lab/own", files, stall_after=11 << 20)
     hub.stop_stalling.set()  # the server closes the connection in the middle of the file
@@ -285,7 +285,7 @@ def test_pull_reaches_only_the_configured_hub(hub: Hub, tmp_path: Path) -> None:
     assert "NANOFLUX_ALLOW_HOSTS=cdn.example.org" in caught.value.fix
 
 
-def test_pull_names_an_unreachable_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_on_an_unreachable_hub_names_its_url(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"connection to http://127\.0\.0\.1:1 failed") as caught:

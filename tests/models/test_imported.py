@@ -1,4 +1,4 @@
-"""Imports derive a manifest from a model's folder; for a model of the catalog, it equals the packaged manifest."""
+"""An import derives a manifest from the model's folder; for catalog models, its values equal the packaged ones."""
 
 import codecs
 import json
@@ -24,7 +24,7 @@ from nanoflux_models.weights import import_path
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Gemma-3 wrapper in the hub's layout: two shards, and a config that omits defaults."""
+    """A tiny multimodal Gemma 3 in the hub's layout: two shards, and a config that omits default values."""
     folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma") / "files")
     assert len(list(folder.glob("*.safetensors"))) == 2
     assert "max_position_embeddings" not in json.loads((folder / "config.json").read_text())["text_config"]
@@ -67,7 +67,7 @@ def write_sparse_weights(path: Path, shapes: dict[str, list[int]]) -> None:
 
 
 def select_used_values(manifest: Manifest) -> dict[str, Any]:
-    """The values of a manifest that plans, trainings and servers use."""
+    """The values of a manifest that placements, training runs and servers use."""
     return {
         "parameters": manifest.parameters,
         "context": manifest.context,
@@ -77,7 +77,7 @@ def select_used_values(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def test_full_size_wrapper_has_the_manifest_values_and_plans_of_the_catalog(
+def test_imported_full_size_gemma_has_the_values_and_placements_of_the_catalog(
     full_size_gemma: Path, tmp_path: Path
 ) -> None:
     imported = derive_manifest("mine", full_size_gemma, tmp_path)
@@ -94,7 +94,7 @@ def summarize_plan(manifest: Manifest, gpus: list[float]) -> tuple[bool, list[An
     return placement.fits, servers
 
 
-def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
+def test_imported_multimodal_model_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
     messages: list[str] = []
     import_path(gemma, "mine", tmp_path, messages.append)
     manifest = load_manifest("mine", tmp_path)
@@ -118,7 +118,7 @@ def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -
         ("Qwen2ForCausalLM", "deepseek-r1-distill-qwen-14b"),
     ],
 )
-def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog_name: str, tmp_path: Path) -> None:
+def test_reasoning_model_is_recognised_by_its_template(architecture: str, catalog_name: str, tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
     imported = derive_manifest("mine", folder, tmp_path)
     packaged = load_manifest(catalog_name, tmp_path)
@@ -161,7 +161,7 @@ TEMPLATE_BY_BEHAVIOUR = {
     "opens reasoning": "{{ messages[-1].content }}{% if add_generation_prompt %}<think>\n{% endif %}",
     "is broken": "{% for %}",
 }
-"""Chat templates, by what each does with a system message or with the model's reasoning."""
+"""Chat templates, by how each treats a system message or the model's reasoning."""
 
 
 @pytest.mark.parametrize(
@@ -193,18 +193,18 @@ def test_read_template_reads_each_file_format(name: str, tmp_path: Path) -> None
 
 
 def run_command(home: Path, *arguments: str) -> Result:
-    """Run a command in this process; return its result with its output."""
+    """Run a command in this process; return its exit code and output."""
     return CliRunner().invoke(nanoflux, ["--home", str(home), *arguments])
 
 
 def run_nanoflux(*arguments: str) -> int:
-    """Run a command line with its messages printed as for a user; return its exit code."""
+    """Run a command, with errors printed as a user sees them; return its exit code."""
     with pytest.raises(SystemExit) as result:
         main(list(arguments))
     return int(str(result.value.code or 0))
 
 
-def test_base_without_template_is_reported_at_import_and_by_eval(
+def test_base_without_a_chat_template_is_reported_by_import_and_eval(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = tmp_path / "base"
@@ -224,7 +224,7 @@ def test_base_without_template_is_reported_at_import_and_by_eval(
     assert run_nanoflux(*eval_args) == 0
 
 
-def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
+def test_import_removes_the_byte_order_mark_of_a_template_and_refuses_utf_16(tiny_base: Path, tmp_path: Path) -> None:
     content = (tiny_base / "chat_template.jinja").read_bytes()
     template = tmp_path / "template.jinja"
     template.write_bytes(codecs.BOM_UTF8 + content)
@@ -265,7 +265,7 @@ def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> Non
     assert document["path"] == str(manifest_path("mine", tmp_path))
 
 
-def test_import_refuses_a_truncated_file_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
+def test_import_under_a_catalog_name_refuses_a_truncated_file(tiny_base: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "truncated"
     shutil.copytree(tiny_base, truncated)
     weights_file = truncated / "model.safetensors"

@@ -1,19 +1,19 @@
-"""The gauges of a machine: they are read from files in the format of Linux's /proc, and from this machine."""
+"""A machine's gauges, read from files in the format of Linux's /proc and from this machine."""
 
 from pathlib import Path
 
 from nanoflux_models.machine import MachineMeter
 
 MEMINFO = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    250 kB\nHugePages_Total:       0\n"
-"""The contents of /proc/meminfo: 750 of 1,000 KiB are used."""
+"""Contents of /proc/meminfo that state a use of 750 of 1,000 KiB."""
 
 
 def write_ticks(proc: Path, user: int, idle: int) -> None:
-    """Write the ticks of all CPUs: `user` and 50 more were busy, and `idle` were not."""
+    """Write the file `stat` with the ticks of all CPUs: `user` + 50 busy ticks, and `idle` idle ticks."""
     (proc / "stat").write_text(f"cpu  {user} 0 50 {idle} 0 0 0 0 0 0\ncpu0 1 2 3 4\n")
 
 
-def test_gauges_report_use_since_the_previous_reading(tmp_path: Path) -> None:
+def test_gauges_report_memory_disk_and_cpu_use_since_the_previous_reading(tmp_path: Path) -> None:
     write_ticks(tmp_path, 100, 850)
     (tmp_path / "meminfo").write_text(MEMINFO)
     meter = MachineMeter(tmp_path, tmp_path)

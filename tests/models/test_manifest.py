@@ -46,7 +46,7 @@ def test_manifest_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert load_manifest("own", tmp_path).licence == "MIT"
 
 
-def test_manifest_nested_too_deeply_is_refused_as_toml(tmp_path: Path) -> None:
+def test_manifest_nested_too_deeply_is_refused_as_invalid_toml(tmp_path: Path) -> None:
     write_manifest(tmp_path, "a = " + "[" * 100_000)
     with pytest.raises(ManifestError, match=r"own\.toml: not TOML"):
         load_manifest("own", tmp_path)
@@ -63,18 +63,19 @@ KV_CACHE_SHAPES = {
     "qwen3-embedding-0.6b": (28, 8, 128),
     "smollm2-135m": (30, 3, 64),
 }
-"""The number of layers, the number of key-value heads of a layer, and the size of a head, by model."""
+"""The number of layers, the number of key-value heads per layer, and the head size, by model."""
 
 
 @pytest.mark.parametrize("name", KV_CACHE_SHAPES)
-def test_kv_bytes_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
+def test_kv_bytes_per_token_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
     layers, kv_heads, head_size = KV_CACHE_SHAPES[name]
     memory = load_manifest(name, tmp_path).memory
-    assert memory and memory.kv_bytes_per_token == layers * kv_heads * head_size * 2 * 2  # key and value; two bytes
+    # Keys and values, with two bytes per number.
+    assert memory and memory.kv_bytes_per_token == layers * kv_heads * head_size * 2 * 2
 
 
 @pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it", "medgemma-1.5-4b-it"])
-def test_lora_targets_of_a_wrapper_match_only_its_language_model(tmp_path: Path, name: str) -> None:
+def test_lora_targets_of_a_multimodal_model_match_only_its_language_model(tmp_path: Path, name: str) -> None:
     manifest = load_manifest(name, tmp_path)
     assert manifest.lora and manifest.gated and not manifest.chat.system_role
     (target,) = manifest.lora.targets
@@ -82,7 +83,7 @@ def test_lora_targets_of_a_wrapper_match_only_its_language_model(tmp_path: Path,
     assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
 
 
-def test_embedded_models_come_from_a_package_index(tmp_path: Path) -> None:
+def test_models_of_the_embedded_profile_come_from_a_package_index(tmp_path: Path) -> None:
     for name in ("smollm2-135m", "all-minilm-l6-v2"):
         assert isinstance(load_manifest(name, tmp_path).source, WheelSource)
 

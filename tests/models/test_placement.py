@@ -10,7 +10,7 @@ from nanoflux_models.parallel import build_parallel_flags
 from nanoflux_models.placement import ASLEEP_GIB, LIMIT, Demand, Placement, compute_kv_gib, place_models
 
 WEIGHTS_GIB = (0.5, 8.0, 18.0, 27.5, 60.0)
-"""Sizes of models from tiny to larger than most of the tested GPUs."""
+"""Weights of models, from tiny to larger than most of the tested GPUs."""
 
 
 def check_placement(placement: Placement, demands: list[Demand], gpus: list[float]) -> None:
@@ -43,7 +43,7 @@ def test_placement_places_every_model_once_and_overfills_no_gpu(gpus: list[float
     assert fitting_count
 
 
-def test_placement_leaves_gpus_of_unknown_size_empty_and_keeps_the_indices() -> None:
+def test_placement_uses_only_gpus_of_known_size_and_keeps_gpu_indices() -> None:
     demands = [Demand("a", 20.0, 1.0), Demand("b", 20.0, 1.0)]
     placement = place_models(demands, [0.0, 80.0, 0.0, 80.0])
     assert placement.fits
@@ -87,10 +87,10 @@ def test_kv_gib_counts_all_tokens_of_all_requests() -> None:
         ),
     ],
 )
-def test_parallel_flags_are_those_of_vllm(parallel: Parallel, flags: str) -> None:
+def test_parallel_settings_become_vllm_flags(parallel: Parallel, flags: str) -> None:
     assert " ".join(build_parallel_flags(parallel)) == flags
 
 
-def test_parallel_refuses_gpus_that_do_not_divide_among_nodes() -> None:
+def test_parallel_refuses_gpus_that_cannot_be_spread_evenly_over_nodes() -> None:
     with pytest.raises(ValueError, match="cannot be spread evenly"):
         Parallel(tensor=3, nodes=2)

@@ -1,4 +1,4 @@
-"""Sizes of models: those computed from tensors and configuration equal the catalog's, also for packed weights."""
+"""Model sizes computed from tensors and configuration equal those in the catalog, also for packed weights."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def make_tensors(shapes: Shapes) -> dict[str, Tensor]:
 
 
 def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
-    """A linear layer in AWQ's layout: eight weights in an integer, and a scale and zero point per group of 128."""
+    """A linear layer in AWQ's layout: eight weights per integer, and one scale and one zero point per 128 weights."""
     groups = inputs // 128
     return {
         f"{name}.qweight": ("I32", inputs * outputs // 8),
@@ -28,7 +28,7 @@ def make_awq_layer(name: str, inputs: int, outputs: int) -> Shapes:
 
 
 def make_qwen3_32b_awq() -> Shapes:
-    """The tensors of a model whose linear layers are in AWQ's layout."""
+    """The tensors of Qwen3-32B-AWQ, whose linear layers have AWQ's layout."""
     shapes: Shapes = {"model.embed_tokens.weight": ("F16", 151_936 * 5120), "lm_head.weight": ("F16", 151_936 * 5120)}
     shapes["model.norm.weight"] = ("F16", 5120)
     linear_layers = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
@@ -42,7 +42,7 @@ def make_qwen3_32b_awq() -> Shapes:
 
 
 def make_gpt_oss_20b() -> Shapes:
-    """The tensors of a model whose experts are in MXFP4: two weights in a byte, and an exponent for each 32 weights."""
+    """The tensors of gpt-oss-20b, whose experts are in MXFP4: two weights per byte, and one exponent per 32 weights."""
     hidden, experts, heads, kv_heads, head_size = 2880, 32, 64, 8, 64
     shapes: Shapes = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", 201088 * hidden))
     shapes["model.norm.weight"] = ("BF16", hidden)
@@ -62,7 +62,7 @@ def make_gpt_oss_20b() -> Shapes:
 
 
 def compute_sizes_of(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
-    """The sizes that follow from these tensors and the published configuration of a catalog model, and its manifest."""
+    """The sizes computed from these tensors and a catalog model's published configuration, and the model's manifest."""
     import transformers
 
     published_config: dict[str, Any] = dict(FAMILIES[architecture].full_configs[model])
@@ -75,7 +75,7 @@ def compute_sizes_of(shapes: Shapes, architecture: str, model: str) -> tuple[Siz
     return sizes, load_manifest(model, Path("/nowhere"))
 
 
-def test_packed_weights_count_as_their_parameters() -> None:
+def test_sizes_of_packed_weights_equal_the_catalogs() -> None:
     for shapes, architecture, model in (
         (make_qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
         (make_gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),

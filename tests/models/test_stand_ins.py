@@ -1,4 +1,4 @@
-"""Stand-ins: each loads as the class of its architecture, and has the published model's keys and a similar template."""
+"""Each stand-in loads as the class of its architecture, and has the hub's file layout and a realistic chat template."""
 
 import json
 from pathlib import Path
@@ -82,6 +82,6 @@ def test_catalog_chat_models_have_a_family_and_full_sizes(tmp_path: Path) -> Non
         assert config["architectures"] == [manifest.architecture]
 
 
-def test_unknown_architecture_is_named_with_its_model() -> None:
+def test_error_on_an_unknown_architecture_names_model_and_architecture() -> None:
     with pytest.raises(ManifestError, match=r"mamba-9b.*MambaForCausalLM"):
         find_family("MambaForCausalLM", "mamba-9b")

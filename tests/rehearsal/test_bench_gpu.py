@@ -1,4 +1,4 @@
-"""The benchmark bench/gpu.py: it measures every part at tiny size on a CPU, and needs a GPU for full size."""
+"""The benchmark bench/gpu.py measures every part at tiny size on a CPU; at full size, it needs a GPU."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
     process = run_bench("--size", "tiny")
     assert process.returncode == 0, process.stderr
-    report_start = process.stdout.index("{")  # after the lines of progress
+    report_start = process.stdout.index("{")  # after the progress lines
     report = json.loads(process.stdout[report_start:])
     for part in ("in_process", "lora", "qlora"):
         assert report[part].get("tokens_per_s", 0) > 0, report[part]

@@ -1,4 +1,4 @@
-"""Rehearsals with the real vLLM: the packaged profiles pass, and a step that must fail is reported with its cause."""
+"""Rehearsals with a real vLLM: the packaged profiles pass, and a step that cannot pass fails with its cause."""
 
 import json
 import os
@@ -62,15 +62,15 @@ def vllm_python() -> str:
 
 
 def write_profile(folder: Path, context: int = 4096, model: str = "gemma-3-4b-it") -> Path:
-    """Write a profile in which vLLM serves only the defender, `model`. Returns the path of the profile."""
+    """Write a profile in which `model` is the defender and the only model on vLLM; return the path of the profile."""
     path = folder / "one.toml"
     path.write_text(ONE_MODEL_PROFILE.format(model=model, context=context))
     return path
 
 
 def run_rehearsal(home: Path, python: str, *arguments: str) -> tuple[int, Any, str]:
-    """Run `nanoflux models rehearse … --json` in a separate process. Returns its exit code, its JSON report (None if it
-    prints none) and its stderr.
+    """Run `nanoflux models rehearse … --json` in a separate process; return its exit code, its JSON report (None if it
+    printed none) and its stderr.
     """
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *arguments, "--json"]
@@ -87,7 +87,7 @@ def list_failed_steps(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(3600)
-def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, vllm_python: str) -> None:
+def test_packaged_profiles_pass_and_do_not_write_to_the_users_home(tmp_path: Path, vllm_python: str) -> None:
     home = tmp_path / "home"
     code, documents, stderr = run_rehearsal(home, vllm_python, *PROFILES)
     assert code == 0, stderr
@@ -126,7 +126,7 @@ def test_missing_torchvision_fails_the_serve_step(tmp_path: Path, vllm_python: s
 
 
 def make_python_without_torchvision(folder: Path, python: str) -> str:
-    """Make an interpreter with the same packages as `python`, in which torchvision cannot be imported."""
+    """Make an interpreter that has the packages of `python` but cannot import torchvision."""
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     site_packages = next(venv.glob("lib/python*/site-packages"))
@@ -144,7 +144,7 @@ def make_python_without_torchvision(folder: Path, python: str) -> str:
     return str(venv / "bin" / "python")
 
 
-def test_short_context_fails_the_run_step_with_its_key(tmp_path: Path, vllm_python: str) -> None:
+def test_run_step_fails_and_names_the_key_of_a_short_context(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, str(write_profile(tmp_path, context=96)))
     failed_steps = list_failed_steps(document)
     assert code == 1 and [step["name"] for step in failed_steps] == ["run"]
@@ -158,7 +158,7 @@ def test_full_size_refuses_a_machine_without_a_gpu(tmp_path: Path, vllm_python: 
 
 
 @pytest.mark.timeout(1800)
-def test_full_size_measures_a_dummy_load_at_tiny_size(
+def test_full_size_measures_dummy_weights_at_tiny_size(
     tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, vllm_python)
@@ -174,7 +174,7 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
 
 
 def test_profile_with_checks_is_rehearsed_without_them(tmp_path: Path, vllm_python: str) -> None:
-    """All models of the profile are hosted, so that no server is started."""
+    """All models of the profile are hosted, so no server is started."""
     profile = tmp_path / "hosted.toml"
     keys = 'rules = "proven"\nsamples = 2\nkeep = "provable"\njudge = { checks = ["blind"], solvers = ["claude"] }\n'
     profile.write_text(keys + find_profile("hosted").read_text())
@@ -184,6 +184,6 @@ def test_profile_with_checks_is_rehearsed_without_them(tmp_path: Path, vllm_pyth
     assert outcomes["turns"] == outcomes["export"] == "passed", document
 
 
-def test_profiles_in_process_need_no_rehearsal(tmp_path: Path, vllm_python: str) -> None:
+def test_rehearsal_of_an_in_process_profile_fails_with_the_reason(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, "embedded")
     assert code == 1 and "in process" in list_failed_steps(document)[0]["detail"]

@@ -1,4 +1,4 @@
-"""Fixtures for the serving tests: the interpreter with vLLM, homes with the small model, and one real server."""
+"""Fixtures for the serving tests: vLLM's interpreter, a real server for SmolLM2, and adapters for it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from nanoflux_models.interpreter import VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
-"""Options with which a server starts quickly and needs little memory: without compilation, and for few requests."""
+"""Options that let a server start quickly and save memory: no compilation, and few concurrent requests."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def make_home(folder: Path, weights: Path) -> Path:
 
 
 def run_command(home: Path, python: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command of NanoFlux in a separate process. `python` is the interpreter with vLLM."""
+    """Run a NanoFlux command in a separate process. `python` is the interpreter with vLLM."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command_line = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     return subprocess.run(
@@ -45,7 +45,7 @@ def run_command(home: Path, python: str, *arguments: str, timeout: float = 300) 
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The function that runs a command: `command(home, python, "models", "ps")`."""
+    """A function that runs a NanoFlux command, for example `command(home, python, "models", "ps")`."""
     return run_command
 
 
@@ -68,7 +68,7 @@ def served(
 
 @pytest.fixture(scope="module")
 def adapter(served: dict[str, Any]) -> str:
-    """The hash of a small LoRA with a strong effect, trained in the served home."""
+    """The hash of a LoRA adapter with a strong effect, trained in the server's home."""
     from nanoflux_local.paths import Home
     from nanoflux_local.records import Message
     from nanoflux_local.train.data import TrainingExample
@@ -89,7 +89,7 @@ def adapter(served: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def zero_adapter(served: dict[str, Any], adapter: str) -> str:
-    """The hash of the same LoRA with all weights zero: an adapter that can be loaded and has no effect."""
+    """The hash of a copy of `adapter` with all weights set to zero, which can be loaded but has no effect."""
     from safetensors.torch import load_file, save_file
 
     from nanoflux_local.adapters.hash import WEIGHTS, adapter_hash

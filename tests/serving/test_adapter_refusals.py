@@ -12,11 +12,11 @@ from nanoflux_models.errors import ServerError, ServerRefusedError
 from nanoflux_models.server_client import ServerClient
 
 REASON = "expected target modules in {'q_proj'} but received ['vision_tower.layers.0.q_proj']."
-"""The message with which vLLM refuses an adapter for modules that the model does not have."""
+"""vLLM's message if an adapter is for modules that the model does not have."""
 
 
 class RefusingHandler(BaseHTTPRequestHandler):
-    """Handles the requests of a server that lists no adapter, and refuses to load any with vLLM's message."""
+    """The request handler of a server that lists no adapters, and refuses to load any with vLLM's error message."""
 
     def do_GET(self) -> None:
         self._answer(200, {"data": [{"id": "gemma-3-4b-it"}]})

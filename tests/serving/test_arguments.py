@@ -1,4 +1,4 @@
-"""vLLM's own parser accepts the command lines with which the models of the catalog are served."""
+"""vLLM's own parser accepts the command line of every catalog model's server."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ for arguments in json.load(sys.stdin):
 json.dump(rows, sys.stdout)
 """
 """Parses the command lines on stdin, and writes a row of values for each."""
-# The positions of values in such a row.
+# Positions of values in these rows.
 SERVER_VALUES = slice(9)
 TEXT_ONLY = 9
 """The position of the value that is true if only the language model is loaded."""
@@ -101,7 +101,7 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     ]
 
 
-def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_without_adapters_reserves_no_adapter_buffers(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.name == "gpt-oss-20b")
     plain_launch, adapter_launch = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
@@ -112,9 +112,9 @@ def test_launch_without_adapters_reserves_no_buffers(vllm_python: str, tmp_path:
     assert plain_launch.variant == adapter_launch.variant, "the keys of recorded requests would change"
 
 
-def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
-    """With vLLM for CPUs, the package index installs a torch for GPUs. If the interpreter counted as one for GPUs, its
-    server would claim nearly all memory.
+def test_vllm_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
+    """Installing vLLM for CPUs from the package index also installs a torch for GPUs. If the interpreter were
+    classified by its torch, its server would claim nearly all memory.
     """
     interpreter = find_interpreter(vllm_python)
     assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").serves_on_cpu

@@ -1,9 +1,9 @@
 """Replies without an answer from a real vLLM: a model ends its reply immediately, after its reasoning, or after the
 tokens that open the answer.
 
-Stand-ins of Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are fitted to such endings, each under its packaged manifest. Every
-such reply is the fault `empty` and is requested again. Since the retry is also empty, an evaluation marks the reply as
-unanswered, and a run ends the turn without an example. Each stand-in answers only its first question.
+Stand-ins for Qwen3, DeepSeek-R1-Qwen2 and gpt-oss are trained to give such replies, and are served with the packaged
+manifests of these models. Every such reply is reported as the fault `empty`, and the request is retried. Since the
+retries are also empty, an evaluation marks the reply as unanswered, and a run ends the turn without an example.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ Command = Callable[..., CompletedProcess[str]]
 T = TypeVar("T")
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
-"""Arguments with which vLLM starts quickly and needs little memory."""
+"""Arguments that let vLLM start quickly and save memory."""
 REASONING_TOKENS = 512
 CONTEXT = 9216
-"""The context of the server in tokens, which includes the reasoning tokens."""
+"""The server's context length in tokens, including the reasoning tokens."""
 ENDINGS = {
     "qwen3-32b-awq": {
         "at once": "<|im_end|>",
@@ -68,9 +68,9 @@ ENDINGS = {
         "reasoning only": GPT_OSS.render_reply(REASONING, ""),
     },
 }
-"""The replies without an answer that each model generates, with control tokens, by their descriptions."""
+"""The replies without an answer that each model generates, including control tokens, by description."""
 QUESTIONS = 4
-"""The test items that are asked, and the turns of a run: one with an answer, and one for each ending."""
+"""The number of test items, and of turns in the run: one with an answer, and one for each ending."""
 SEED = 3
 """The seed of the run."""
 PROFILE = """
@@ -116,7 +116,7 @@ class SilentModel:
 def silent_model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vllm_python: str, command: Command
 ) -> Iterator[SilentModel]:
-    """Serve the silent stand-in of each model in `ENDINGS` while the tests of this file run."""
+    """Serve the silent stand-in for each model in `ENDINGS` while the tests in this file run."""
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
@@ -132,8 +132,8 @@ def silent_model(
 
 
 def make_silent(model: str, folder: Path, python: Path) -> Path:
-    """Write a stand-in that answers the first test item and the first question of the run. To each of the other
-    questions, it gives one of the replies without an answer.
+    """Write a stand-in that answers the first test item and the first question of the run, and gives one of the replies
+    in `ENDINGS` to each of the other questions.
     """
     manifest = load_manifest(model, folder.parent)
     family = find_family(manifest.architecture, model)
@@ -160,7 +160,7 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
 
 
 def list_item_questions() -> list[str]:
-    """The questions of the test items that are asked."""
+    """The questions of the first `QUESTIONS` test items."""
     return [item.question for item in make_starter_items("test")[:QUESTIONS]]
 
 
@@ -222,7 +222,7 @@ def ask(silent_model: SilentModel, item_index: int) -> tuple[ChatReply, list[Fau
 
 
 def evaluate_silent(silent_model: SilentModel) -> tuple[EvaluationSummary, dict[str, str]]:
-    """The summary of an evaluation on the test items, and the marks by the items' ids."""
+    """The summary of an evaluation on the test items, and the mark of each item by id."""
 
     async def evaluate_plan(endpoint: Endpoint, plan: EvaluationPlan) -> EvaluationSummary:
         with Ledger(silent_model.home.ledger) as ledger:
@@ -260,7 +260,7 @@ def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent_model: 
     assert summary.is_whole and summary.unscored == 0
 
 
-def test_run_ends_the_turns_of_replies_without_an_answer(
+def test_run_ends_turns_whose_replies_lack_an_answer(
     silent_model: SilentModel, vllm_python: str, command: Command
 ) -> None:
     profile = write_profile(silent_model.home, "vllm", silent_model.model, SERVER_SETTINGS)

@@ -39,7 +39,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("an unknown line", "states no known cause"),
     ],
 )
-def test_exit_cause_names_the_cause_in_the_log(log: str, cause: str) -> None:
+def test_find_exit_cause_recognises_the_cause_in_the_log(log: str, cause: str) -> None:
     problem, _ = find_exit_cause(f"one\n{log}\nlast", 1)
     assert cause in problem
 
@@ -52,12 +52,12 @@ def test_exit_cause_names_the_cause_in_the_log(log: str, cause: str) -> None:
         "(EngineCore pid=9) INFO 11-29 06:32:57 [y.py:1] ModuleNotFoundError: No module named 'flash_attn'; not used",
     ],
 )
-def test_exit_cause_ignores_warnings(warning: str) -> None:
+def test_find_exit_cause_ignores_warnings(warning: str) -> None:
     problem, _ = find_exit_cause(f"one\n{warning}\nlast", 1)
     assert "states no known cause" in problem
 
 
-def test_exit_cause_names_a_missing_module_in_the_fix() -> None:
+def test_fix_for_a_missing_module_names_the_module() -> None:
     _, fix = find_exit_cause(MISSING_TORCHVISION, 1)
     assert "torchvision" in fix and "make vllm" in fix
 
@@ -69,7 +69,7 @@ def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) 
 
 
 def write_python_without_torchvision(folder: Path, python: str) -> Path:
-    """Write a program that runs `python`, but in which torchvision cannot be imported; return its path."""
+    """Write a script that runs `python` such that torchvision cannot be imported; return the path of the script."""
     (folder / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")
     path = folder / "python"
     path.write_text(f"#!/bin/sh\nPYTHONPATH='{folder}':\"$PYTHONPATH\" exec '{python}' \"$@\"\n")
@@ -89,7 +89,7 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
     assert "not qwen3" not in check.state and "for CPUs" in check.state
 
 
-def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
+def test_explain_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
     unknown_model = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
     assert explain_unservable(find_interpreter(vllm_python), [unknown_model]) == {
@@ -97,9 +97,9 @@ def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_pat
     }
 
 
-def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> None:
-    """`vllm serve` needs the metadata of a distribution named `vllm`. The distribution for CPUs has another name, so
-    the server must be started as a module.
+def test_vllm_for_cpus_is_started_as_a_module(vllm_python: str) -> None:
+    """`vllm serve` needs the metadata of a distribution named `vllm`. The distribution for CPUs has a different name,
+    so its server must be started as a module.
     """
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
@@ -138,7 +138,7 @@ def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
         (("openai/api_server.py",), "vllm", ("vllm.entrypoints.openai.api_server",)),
     ],
 )
-def test_interpreter_chooses_the_newest_module(
+def test_find_interpreter_chooses_the_newest_entry_point_that_starts(
     modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
 ) -> None:
     interpreter = find_interpreter(str(install_fake_vllm(tmp_path, *modules, distribution=distribution)))

@@ -18,7 +18,7 @@ from nanoflux_models.offline import GUARDED
 HERE = Path(__file__).parent
 REMOTE_ADDRESS = "192.0.2.1"
 """An address reserved for documentation, which no host has."""
-# A script that imports vLLM and then tries to connect: in two child processes, and in its own process.
+# A script that imports vLLM and then tries to connect, first from two child processes and then from its own.
 CONNECTING_SCRIPT = f"""
 import multiprocessing, socket, subprocess, sys
 
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 
 def make_launch(python: str, home: Path, **manifest_fields: Any) -> Launch:
-    """A launch of the small model, with some fields of its manifest replaced."""
+    """A launch of SmolLM2 whose manifest has the given fields replaced."""
     manifest = load_manifest("smollm2-135m", home).model_copy(update=manifest_fields)
     interpreter = Interpreter(Path(python), vllm="", torch="+cpu")
     return Launch(manifest, revision="r", weights=home, interpreter=interpreter)
@@ -58,7 +58,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
     assert process.stderr.count(f"OutsideError: refused to reach {REMOTE_ADDRESS}") == 3, process.stderr
 
 
-def test_launch_on_several_machines_may_connect_to_them(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_on_several_machines_has_no_network_guard(vllm_python: str, tmp_path: Path) -> None:
     environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).build_environment("mark")
     assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 

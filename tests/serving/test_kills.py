@@ -30,7 +30,7 @@ RUN_ARGUMENTS = ("run", "start", "--domain", "starter", "--seed", "5", "--profil
 
 @pytest.fixture
 def home(served: dict[str, Any], tmp_path: Path) -> Path:
-    """A separate home, so that its runs find no server; its servers are stopped afterwards."""
+    """A separate home, in which runs find no running server. Servers that remain are stopped after the test."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "weights").symlink_to(served["home"] / "weights")
@@ -40,7 +40,7 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command of NanoFlux, and write its stderr to the file "err" next to the home."""
+    """Start a NanoFlux command whose stderr is written to the file "err" next to the home."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     with (home.parent / "err").open("w") as stderr_file:
@@ -50,7 +50,7 @@ def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[
 
 
 def wait_for(read_value: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
-    """Wait until `read_value` returns a true value, and return that value; fail if `child` ends before."""
+    """Wait until `read_value` returns a true value, and return that value; fail if `child` ends first."""
     deadline = time.monotonic() + seconds
     value = read_value()
     while not value:

@@ -25,7 +25,7 @@ SMALL_MODEL = "smollm2-135m"
 
 @pytest.fixture
 def home(tmp_path: Path, smollm2_dir: Path) -> Home:
-    """A home with the weights of the small model."""
+    """A home with the weights of SmolLM2."""
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
     (folder / "weights").symlink_to(smollm2_dir.parent)
@@ -45,11 +45,11 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_config(**settings: object) -> EndpointConfig:
-    """The configuration of an endpoint of the small model on a managed vLLM server."""
+    """The configuration of an endpoint that serves SmolLM2 with a managed vLLM server."""
     return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL_MODEL, **settings})
 
 
-def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
+def test_endpoints_of_one_model_share_one_workload(home: Home) -> None:
     configs = [
         make_config(capacity=16),
         make_config(capacity=16, context=4096),
@@ -72,24 +72,26 @@ def test_context_of_a_reasoning_model_includes_its_reasoning_tokens(home: Home) 
     assert find_context(context=12288) == 12288
 
 
-def test_placement_determines_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
+def test_placement_determines_vllm_arguments(gpus: None, home: Home, vllm_python: str) -> None:
     config = make_config(capacity=12, context=4096, python=vllm_python)
     workloads = collect_workloads([config], 32, home).values()
     resources, group = assign_resources(workloads, fill_gpus=True)[SMALL_MODEL]
     arguments = make_launch(config, home, resources, sleeps=False).build_command(8000)
     options = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     assert group == "" and resources.gpus == (0,)
-    assert options["--gpu-memory-utilization"] == "0.92", "a model alone on its GPU gets the whole GPU"
+    assert options["--gpu-memory-utilization"] == "0.92", "the only model on a GPU does not get the whole GPU"
     assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
     assert "--enable-lora" not in arguments
 
 
-def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
+def test_models_serve_claims_only_the_gpu_memory_that_requests_need(gpus: None, home: Home) -> None:
     resources, _group = assign_resources([load_manifest(SMALL_MODEL, home.root)])[SMALL_MODEL]
-    assert resources.utilisation == 0.07, "(0.25 GiB of weights + 0.7 GiB of KV cache + 1.5 GiB of overhead) / 40 GiB"
+    assert resources.utilisation == 0.07, (
+        "expected (0.25 GiB of weights + 0.7 GiB of KV cache + 1.5 GiB of overhead) / 40 GiB"
+    )
 
 
-def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
+def test_workload_has_adapter_buffers_only_for_models_with_adapters(home: Home) -> None:
     manifest = load_manifest("gpt-oss-20b", home.root)
     plain_demand, adapter_demand = (Workload(manifest, rank=rank).demand for rank in (0, 16))
     assert plain_demand.lora_gib == 0 and adapter_demand.lora_gib == pytest.approx(0.8, abs=0.05)

@@ -40,10 +40,10 @@ via = "vllm"
 args = ["--enforce-eager", "--max-num-seqs=8"]
 """
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
-"""The options of the shared server. It is reused only by commands with the same options."""
+"""The options of the shared server. Only commands with the same options reuse it."""
 
 
-def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict[str, Any], command: Command) -> None:
+def test_server_is_listed_and_logged_and_listens_only_on_loopback(served: dict[str, Any], command: Command) -> None:
     entries = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
     assert [(entry["server"], entry["state"], entry["pid"]) for entry in entries] == [
         ("smollm2-135m", "ready", served["pid"])
@@ -60,7 +60,7 @@ def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict
 
 
 def ask_twice(endpoint_class: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
-    """The replies to one greedy request, for at most `tokens` tokens, that is sent twice."""
+    """Send one greedy request twice, each time for at most `tokens` tokens; return both replies."""
     endpoint = endpoint_class("smollm2-135m", url)
     messages = (Message("system", "Answer in one sentence."), Message("user", "Name the capital of France."))
     request = ChatRequest(endpoint.identity, messages, Sampling(max_tokens=tokens))
@@ -74,7 +74,7 @@ def ask_twice(endpoint_class: type[ServedEndpoint], url: str, tokens: int) -> li
     return asyncio.run(ask())
 
 
-def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> None:
+def test_processes_of_a_running_server_have_the_network_guard(served: dict[str, Any]) -> None:
     processes = list_server_processes(server_record.read_records(served["home"])[0])
     assert len(processes) >= 3
     for process in processes:
@@ -97,7 +97,7 @@ def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -
             assert "Paris" in replies[0].text
 
 
-def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any]) -> None:
+def test_seeded_requests_longer_than_one_prefill_step_are_answered(served: dict[str, Any]) -> None:
     """On a CPU, a seeded request with chunked prefill crashes vLLM's engine ("Generator does not use offset")."""
     endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
     long_message = Message("user", "How many apples are in the basket? " * 100)
@@ -128,10 +128,12 @@ def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> No
     verified = command(served["home"], served["python"], "run", "verify", result["run"])
     assert verified.returncode == 0, verified.stderr
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run started another server, or stopped this one"
+    assert [entry["pid"] for entry in listed] == [served["pid"]], (
+        "the run started another server, or stopped the shared one"
+    )
 
 
-def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
+def test_trained_adapter_is_loaded_by_a_running_server_and_passes_its_probe(
     served: dict[str, Any], adapter: str, command: Command
 ) -> None:
     process = command(served["home"], served["python"], "models", "probe", adapter[:12], "--json")
@@ -144,11 +146,11 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
     assert (document["probe"]["passed"], document["probe"]["agreement"]) == (True, result["agreement"])
 
 
-# The next three numbers are those of docs/how-to/adapters.md.
+# docs/how-to/adapters.md states the next three limits.
 MIN_EQUAL_SHARE = 0.8
-"""The minimum share of replies that are equal."""
+"""The minimum share of replies on which the server and PEFT agree."""
 MAX_GAP = 0.5
-"""The maximum gap in nats from PEFT's choice to the server's token."""
+"""The maximum difference, in nats, between PEFT's log-probabilities of its own choice and of the server's token."""
 MAX_TOKENS = 24
 """The maximum number of tokens in a reply."""
 END_OF_TURN = 2
@@ -161,7 +163,7 @@ def cut_at_end_of_turn(ids: list[int]) -> list[int]:
 
 
 def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
-    """There are twenty prompts, half of them of the kind on which the adapter was trained."""
+    """Half of the twenty prompts are similar to those on which the adapter was trained."""
     client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
     client.load_adapter(adapter, folder)
     trained_questions = [f"What is {number} and {number}?" for number in range(10)]
@@ -250,8 +252,8 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
     assert len(rows) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in rows} == {"vllm"}
 
 
-def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
-    """Must be the last test of this file, since it stops the shared server."""
+def test_models_stop_ends_all_processes_and_frees_the_port(served: dict[str, Any], command: Command) -> None:
+    """Must be the last test in this file, since it stops the shared server."""
     record = server_record.read_records(served["home"])[0]
     processes = list_server_processes(record)
     assert len(processes) >= 3 and all(process.alive for process in processes)

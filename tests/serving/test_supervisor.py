@@ -39,7 +39,7 @@ Launcher = Callable[..., Launch]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home whose remaining processes are stopped after a failed test."""
+    """A home. Servers that remain in it are stopped after the test."""
     folder = tmp_path / "home"
     folder.mkdir()
     yield folder
@@ -92,16 +92,18 @@ def is_free(port: int) -> bool:
 def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the server nor the program that starts it executes modules of the working directory."""
+    """Neither the server nor the program that starts it imports modules from the working directory."""
     monkeypatch.chdir(hostile_folder)
     record = start_server(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
-    assert os.getpgid(record.pid) == os.getsid(record.pid) == record.pid, "the server leads no session"
+    assert os.getpgid(record.pid) == os.getsid(record.pid) == record.pid, (
+        "the server does not run in a separate session"
+    )
     assert os.getpgid(record.pid) != os.getpgid(0)
     processes = list_server_processes(record)
-    assert len(processes) == 2, "expected the server, and its worker in a separate session"
+    assert len(processes) == 2, "expected the server and its worker"
     with pytest.raises(ServerRefusedError):
         start_server(home, launcher())
     Supervisor(home).stop(record)
@@ -177,10 +179,10 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         owner.kill()
         owner.wait()
         if owned:
-            assert wait_until_gone([record.process]), "an owned server must end with its owner"
+            assert wait_until_gone([record.process]), "an owned server did not end with its owner"
         else:
-            assert record.alive, "a server without an owner must not end with its command"
-        assert worker.alive, "the worker must still run, as vLLM's workers have done"
+            assert record.alive, "a server without an owner ended with the process that started it"
+        assert worker.alive, "the worker ended too, so the test shows nothing about workers that remain"
 
         list_command = subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
@@ -195,14 +197,14 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         unrelated_process.wait()
 
 
-def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
+def test_sweep_does_not_signal_a_process_with_a_reused_pid(home: Path) -> None:
     unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         live_process = find_process(unrelated_process.pid)
         assert live_process is not None
         fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
-        # Each record names a process that runs, but is not the process that was recorded.
+        # Each record has the pid of a running process that is not the recorded server.
         for name, pid, started, boot in (
             ("other-start-time", live_process.pid, live_process.start_ticks - 1, boot_id()),
             ("other-boot", live_process.pid, live_process.start_ticks, "another boot"),
@@ -285,7 +287,7 @@ def write_fake_adapter(folder: Path) -> Path:
 
 
 async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
-    """An endpoint whose adapter is loaded and recorded as probed, and whose server has slept and was woken."""
+    """An endpoint whose adapter is loaded and recorded as probed, and whose server has slept and woken up again."""
     server = Fleet(home).server(launch)
     await server.ensure_running()
     server.record_proof(adapter_hash(adapter))
@@ -297,7 +299,7 @@ async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> Vllm
 
 
 @pytest.mark.parametrize("behaviour", ["echo", "drop-adapters"])
-async def test_adapter_dropped_at_wake_is_loaded_again(
+async def test_adapter_dropped_by_a_sleep_is_loaded_again(
     behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     adapter = write_fake_adapter(tmp_path / "adapter")
@@ -305,7 +307,7 @@ async def test_adapter_dropped_at_wake_is_loaded_again(
     try:
         record = server_record.read_records(home)[0]
         sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
-        assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter does not apply again"
+        assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter has no effect after the sleep"
     finally:
         await endpoint.close()
 
@@ -328,8 +330,8 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
     assert client.is_asleep()
 
 
-async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
-    """The stand-in's replies do not depend on the batch, so it passes, and its endpoint is repeatable."""
+async def test_batch_invariance_is_checked_before_the_first_request(home: Path, launcher: Launcher) -> None:
+    """The stand-in's replies do not depend on the batch, so it passes the check, and its endpoint is repeatable."""
     plain_launch, invariant_launch = launcher(), replace(launcher(), batch_invariant=True)
     assert plain_launch.build_environment("m")["VLLM_BATCH_INVARIANT"] != "1"
     assert invariant_launch.build_environment("m")["VLLM_BATCH_INVARIANT"] == "1"

@@ -62,9 +62,9 @@ STEPS = 200
 BATCH = 4
 LEARNING_RATE = 4e-3
 ROW_TOKENS = (180, 280, 560)
-"""The lengths of training rows, from a short prompt to the reply after a whole prompt of the defender."""
+"""The lengths of training rows in tokens. The longest rows hold a whole defender prompt and the reply."""
 RECIPE = 1
-"""Increment this when training changes in a way that the constants do not show."""
+"""Increment this if you change the training code without changing a constant."""
 
 
 def find_or_train_stand_in(home: Path, architecture: str) -> Path:
@@ -98,7 +98,7 @@ def write_answer(number: int) -> str:
 
 
 def _build_prompts() -> list[list[dict[str, str]]]:
-    """The defender's prompts for some items, in every domain."""
+    """The defender's prompts for some items, in each domain of `DOMAINS`."""
     domains = [load_domain(name) for name in DOMAINS]
     prompts = []
     for item in make_starter_items("train")[:40]:
@@ -109,7 +109,7 @@ def _build_prompts() -> list[list[dict[str, str]]]:
 
 
 def _train_stand_in(architecture: str, folder: Path) -> None:
-    """Write a stand-in of this architecture to `folder`, and replace its weights by trained weights."""
+    """Write a stand-in of this architecture to `folder`, and replace its random weights with trained ones."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -145,8 +145,8 @@ def _train_stand_in(architecture: str, folder: Path) -> None:
 
 def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
     """Yield batches of rows of equal length, each with token ids and labels. A row consists of the end of a prompt and
-    the reply; if the prompt is too short, random tokens of the prompt come before it. Only the reply counts in the
-    loss.
+    the reply; if the prompt is too short, random tokens of the prompt come before it. Only the tokens of the reply
+    contribute to the loss.
     """
     for _ in range(STEPS):
         row_length = rng.choice(ROW_TOKENS)
@@ -163,7 +163,7 @@ def _make_batches(tokenizer, prompts, render_reply, rng) -> Iterator[list[tuple[
 
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
-"""Arguments with which vLLM starts quickly and needs little memory."""
+"""Arguments that let vLLM start quickly and save memory."""
 PROFILE = """
 concurrency = 6
 embedder = "hashing"
@@ -183,8 +183,8 @@ sampling = {{ temperature = 0.5 }}
 endpoint = "program"
 """
 SHORT_DOMAIN = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
-"""A domain whose limit for answers is below the length of the reasoning. Without a separate limit for reasoning,
-replies would be truncated.
+"""A domain whose token limits for answers are lower than the length of the reasoning, so replies would be truncated
+without a separate limit for reasoning.
 """
 INTERFACES = ("in_process", "vllm")
 
@@ -207,7 +207,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
 
 
 def _make_gsmhard_rows() -> list[dict[str, Any]]:
-    """Rows in GSM-Hard's format, with programs that can be chained."""
+    """Rows in GSM-Hard's format that can be chained: each program's answer can become a number in another question."""
     question_templates = [
         "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
         "A train carries {a} people and {b} more get on. How many people are on the train?",
@@ -227,7 +227,7 @@ def _make_gsmhard_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
-    """Serve the model `thinker` with vLLM for all tests of this file; return the interpreter of vLLM."""
+    """Serve the model `thinker` with vLLM for all tests in this file; yield vLLM's interpreter."""
     arguments = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={argument}" for argument in ARGS))
     process = command(home.root, vllm_python, *arguments)
     assert process.returncode == 0, process.stderr

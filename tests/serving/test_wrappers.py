@@ -1,5 +1,5 @@
-"""A real vLLM serves stand-ins of two models of the A100 profiles: a wrapper, which is a language model inside a model
-for images, and a mixture of experts.
+"""A real vLLM serves stand-ins for two models of the A100 profiles: a multimodal model, of which it loads only the
+language model, and a mixture of experts.
 """
 
 import json
@@ -18,7 +18,7 @@ from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 GEMMA = "own-gemma"
-"""The name of the wrapper. It is not in the catalog, so the wrapper is served with the manifest that its import
+"""The name of the multimodal model. It is not in the catalog, so it is served with the manifest that the import
 writes.
 """
 GPT_OSS = "gpt-oss-20b"
@@ -27,7 +27,7 @@ TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 """A PNG image of one pixel in base64."""
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
-"""Options with which a server starts quickly and needs little memory."""
+"""Options that let a server start quickly and save memory."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
 
 @pytest.fixture
 def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """A function `serve(NAME, …)` that starts a server, and returns the server's JSON or the failed command.
+    """A function `serve(NAME, …)` that starts a server. It returns the server's JSON, or the process if it failed.
 
     The servers are stopped after the test.
     """
@@ -70,7 +70,9 @@ def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str,
     return choice
 
 
-def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stand_ins: Path, tmp_path: Path) -> None:
+def test_multimodal_model_is_served_as_its_language_model(
+    serve: Callable[..., Any], stand_ins: Path, tmp_path: Path
+) -> None:
     assert is_wrapper(weights_dir(GEMMA, stand_ins)) and not has_experts(weights_dir(GEMMA, stand_ins))
     server = serve(GEMMA)
     choice = ask(server["url"], GEMMA)
@@ -83,8 +85,8 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
         ask(server["url"], GEMMA, [pixel, {"type": "text", "text": "What is it?"}])
 
 
-def test_mixture_of_experts_is_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
-    """With buffers for adapters, vLLM for CPUs crashes on the first request."""
+def test_mixture_of_experts_is_served_without_adapter_buffers(serve: Callable[..., Any], stand_ins: Path) -> None:
+    """With adapter buffers, vLLM for CPUs crashes on the first request to a mixture of experts."""
     assert has_experts(weights_dir(GPT_OSS, stand_ins)) and not is_wrapper(weights_dir(GPT_OSS, stand_ins))
     server = serve(GPT_OSS)
     choice = ask(server["url"], GPT_OSS)
@@ -92,7 +94,7 @@ def test_mixture_of_experts_is_served_without_buffers_for_adapters(serve: Callab
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 
 
-def test_serving_a_wrapper_without_torchvision_names_the_missing_module(
+def test_error_on_serving_a_multimodal_model_without_torchvision_names_the_module(
     serve: Callable[..., Any], tmp_path: Path, vllm_python: str
 ) -> None:
     (tmp_path / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")

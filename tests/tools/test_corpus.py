@@ -88,10 +88,12 @@ def test_corpus_finds_passages_of_every_format(corpus, query, title, place, snip
     assert (best_result.title, best_result.place, best_result.snippet) == (title, place, snippet)
 
 
-def test_corpus_search_limits_results(corpus: Corpus) -> None:
+def test_corpus_search_limits_results_and_requires_enough_matching_words(corpus: Corpus) -> None:
     assert corpus.search("quasar", 5) == []
     assert len(corpus.search("insulin alveoli", 1)) == 1 and len(corpus.search("insulin alveoli", 5)) == 2
-    assert corpus.search("blood pressure in the UK", 5) == [], "one common word of three is not enough"
+    assert corpus.search("blood pressure in the UK", 5) == [], (
+        "a passage that has only one common word of three matches"
+    )
     with pytest.raises(UsageError, match="contains no word"):
         corpus.search(" ?! ", 5)
 
@@ -116,7 +118,7 @@ def test_corpus_add_replaces_changed_documents(corpus: Corpus, folder: Path) -> 
     assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
 
 
-# Malformed files by name: their content, and a part of the error.
+# The content of each malformed file, and part of the error, by file name.
 MALFORMED_FILES = {
     "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
@@ -131,7 +133,7 @@ MALFORMED_FILES = {
 
 
 @pytest.mark.parametrize("name", MALFORMED_FILES)
-def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: str) -> None:
+def test_corpus_add_refuses_a_malformed_file_and_adds_no_other(corpus: Corpus, folder: Path, name: str) -> None:
     content, message = MALFORMED_FILES[name]
     digest_before = corpus.digest()
     (folder / "aaa.txt").write_text("A good file, which is read before the malformed one.")
@@ -142,7 +144,9 @@ def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: s
     assert corpus.digest() == digest_before
 
 
-def test_corpus_error_advises_to_move_only_a_damaged_index(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+def test_corpus_error_advises_moving_the_index_away_only_if_it_is_damaged(
+    corpus: Corpus, folder: Path, tmp_path: Path
+) -> None:
     with closing(sqlite3.connect(corpus.path)) as other_connection:
         other_connection.execute("BEGIN IMMEDIATE")
         corpus._connection.execute("PRAGMA busy_timeout = 0")
@@ -162,7 +166,7 @@ def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
         read_document(folder / "insulin.txt")
 
 
-def test_document_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
+def test_long_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("One sentence of five words. " * 100)
     passages = read_document(path).passages
@@ -172,7 +176,7 @@ def test_document_paragraph_is_split_between_sentences(tmp_path: Path) -> None:
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run `nanoflux` in this process. Returns the exit code and the texts on stdout and stderr."""
+    """Run `nanoflux` in this process; return its exit code and its output on stdout and stderr."""
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     output = capsys.readouterr()
@@ -192,20 +196,20 @@ def test_corpus_commands_add_search_and_show_documents(
     exit_code, out, _ = run_cli(capsys, "corpus", "search", "mitral")
     assert exit_code == 0 and "heart.md, part 1" in out
     exit_code, _, _ = run_cli(capsys, "corpus", "search", "quasar")
-    assert exit_code == 4, "no passage matches"
+    assert exit_code == 4, "wrong exit code if no passage matches"
     exit_code, out, _ = run_cli(capsys, "corpus", "show")
     assert exit_code == 0 and "kidney.pdf" in out
     exit_code, _, err = run_cli(capsys, "corpus", "add", str(folder / "picture.png"))
     assert exit_code == 2 and "its suffix is not supported" in err
     exit_code, _, _ = run_cli(capsys, "corpus", "add", str(folder / "missing.txt"))
-    assert exit_code == 2, "the file is missing"
+    assert exit_code == 2, "wrong exit code if the file does not exist"
     assert (tmp_path / "home" / "corpus.db").stat().st_mode & 0o077 == 0
     (tmp_path / "home" / "corpus.db").write_text("no index")
     exit_code, _, err = run_cli(capsys, "corpus", "search", "mitral")
     assert exit_code == 2 and "not a database" in err
 
 
-def test_corpus_add_of_empty_directory_matches_nothing(tmp_path: Path) -> None:
+def test_corpus_add_refuses_an_empty_folder(tmp_path: Path) -> None:
     with (
         Corpus(tmp_path / "c.db", write=True) as corpus,
         pytest.raises(NothingMatchedError, match="contains no documents"),

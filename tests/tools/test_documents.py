@@ -11,7 +11,7 @@ from nanoflux_local.tools import word_documents
 from nanoflux_local.tools.documents import read_document
 
 WORD_DOCUMENT = Path(__file__).parents[2] / "examples" / "guidelines" / "cold-chain.docx"
-"""Written with python-docx: headings, a run in bold, a list and a table."""
+"""A document that was written with python-docx: headings, text that is partly bold, a list and a table."""
 
 
 def test_word_document_is_split_at_its_headings() -> None:
@@ -20,9 +20,9 @@ def test_word_document_is_split_at_its_headings() -> None:
         ("Cold chain of the pharmacy", "part 1"), ("Refrigerators", "part 2"), ("Transport", "part 3"),
     ]  # fmt: skip
     refrigerators, transport = passages[1].text, passages[2].text
-    assert "2 and 8 degrees. The thermometer is read at seven" in refrigerators, "runs are joined"
-    assert refrigerators.endswith("within 30 minutes."), "list items are read"
-    assert transport.endswith("Measles vaccine at most 45 minutes"), "tables are read"
+    assert "2 and 8 degrees. The thermometer is read at seven" in refrigerators, "plain and bold text are not joined"
+    assert refrigerators.endswith("within 30 minutes."), "the list items are missing"
+    assert transport.endswith("Measles vaccine at most 45 minutes"), "the table is missing"
 
 
 def test_html_passages_have_the_heading_above_them(tmp_path: Path) -> None:
@@ -44,14 +44,14 @@ def test_markdown_passages_have_the_heading_above_them(tmp_path: Path) -> None:
 
 
 def make_word_document(document: str) -> bytes:
-    """A Word document, which is a zip archive, with this text as its XML."""
+    """A Word document (a zip archive) that contains the XML text `document`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", document)
     return buffer.getvalue()
 
 
-# A Word document whose text is an entity that reads a file of the machine.
+# The XML of a Word document whose text is an entity that refers to a local file.
 NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {NAMESPACE}><w:t>&e;</w:t></w:p>'
 
@@ -75,7 +75,9 @@ def test_error_on_a_malformed_word_document_names_the_file(tmp_path: Path, conte
     assert error.value.message.startswith(str(path)) and error.value.fix
 
 
-def test_word_document_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_document_whose_unpacked_size_exceeds_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(word_documents, "MAX_UNPACKED_BYTES", 2**20)
     path = tmp_path / "bomb.docx"
     path.write_bytes(make_word_document(f"<w:p {NAMESPACE}><w:t>{'x' * 2**21}</w:t></w:p>"))
@@ -98,4 +100,4 @@ def test_heading_of_a_text_file_stays_with_the_paragraph_after_it(tmp_path: Path
     path.write_text("\n\n".join([*sections, "The end"]))
     texts = [passage.text for passage in read_document(path).passages]
     assert [text.partition(" It")[0] for text in texts] == [f"Device {number} (archive)" for number in range(3)]
-    assert texts[-1].endswith("The end"), "a heading without a paragraph is kept"
+    assert texts[-1].endswith("The end"), "the heading without a paragraph is missing"

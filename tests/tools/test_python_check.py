@@ -1,4 +1,4 @@
-"""The sandbox as a tool: it replies however a program ends, and refuses to run programs if it cannot isolate them."""
+"""The Python tool replies however a program ends, and refuses to run programs if the sandbox cannot isolate them."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ class ToolRunner:
 
 @pytest.fixture(scope="module")
 def runner():
-    """One tool for all tests of this module."""
+    """A runner that all tests in this module share."""
     runner = ToolRunner()
     yield runner
     runner.close()
@@ -72,7 +72,7 @@ def test_python_tool_isolates_programs(runner):
     assert runner.run("print(left)").status == "error"
 
 
-def test_python_tool_offers_libraries(runner):
+def test_python_tool_provides_numpy_and_sympy(runner):
     code = "import math, numpy, sympy\nprint(math.sqrt(16), int(numpy.sum([1, 2])), sympy.simplify('1/3 + 1/6'))"
     assert runner.run(code, wall_s=30).stdout == "4.0 3 1/2\n"
 
@@ -92,7 +92,7 @@ def test_python_tool_runs_programs_concurrently(runner):
     assert [reply.stdout for reply in runner.wait(run_all())] == [f"{number}\n" for number in range(12)]
 
 
-def test_python_tool_refuses_without_sandbox(runner, monkeypatch):
+def test_python_tool_refuses_programs_without_a_sandbox(runner, monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")  # a platform without isolation
     tool = PythonTool(workers=1)
     with pytest.raises(RefusedError, match=r"the sandbox is unavailable: .*darwin") as error:

@@ -1,4 +1,4 @@
-"""Search engines, with a local server in place of the real ones: their requests, and how a search can end."""
+"""Search engines, tested against a local server: the requests that they send, and the outcomes of a search."""
 
 import json
 import threading
@@ -56,7 +56,7 @@ class FakeEngine:
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
-    """A running engine."""
+    """A running fake engine."""
     engine = FakeEngine()
     yield engine
     engine.server.shutdown()
@@ -65,7 +65,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture(params=["searxng", "google"])
 def engine_tool(request: pytest.FixtureRequest, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The search tool for SearXNG or Google, which sends its requests to the local engine."""
+    """The search tool for SearXNG or for Google, which sends its requests to the fake engine."""
     monkeypatch.setenv("SEARCH_KEY", KEY)
     cx = "cx-1" if request.param == "google" else ""
     config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
@@ -78,7 +78,7 @@ async def search(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, 
 
 
 def encode_results(tool: Any, *rows: Any) -> bytes:
-    """The engine's response with these results: tuples of title, address and text, or invalid values."""
+    """A response of the engine with these results: tuples of title, address and text, or invalid values."""
     if tool.identity.model == "google":
         list_key, result_keys = "items", ("title", "link", "snippet")
     else:
@@ -121,7 +121,7 @@ RESPONSES_AND_OUTCOMES = {
 
 
 @pytest.mark.parametrize("name", RESPONSES_AND_OUTCOMES)
-async def test_search_outcome_is_reported(engine_tool: Any, engine: FakeEngine, name: str) -> None:
+async def test_search_reports_the_outcome_of_each_response(engine_tool: Any, engine: FakeEngine, name: str) -> None:
     (engine.status, engine.body, engine.delay_s), outcome, detail = RESPONSES_AND_OUTCOMES[name]
     reply = await search(engine_tool, timeout_s=0.3 if engine.delay_s else 20.0)
     assert reply.outcome == outcome and detail in reply.detail and not reply.results
@@ -143,7 +143,7 @@ async def test_search_without_a_running_server_fails(engine_tool: Any, engine: F
     assert (await search(engine_tool)).outcome in ("failed", "timeout")
 
 
-async def test_search_through_unnamed_proxy_is_refused(
+async def test_search_through_a_proxy_that_is_not_allowed_is_refused(
     engine_tool: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -156,14 +156,14 @@ async def test_search_through_unnamed_proxy_is_refused(
     assert not engine.received
 
 
-# A page of DuckDuckGo with two results.
+# A results page of DuckDuckGo with two results.
 PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a href="http://a">the first</a></div>
 <div class="body"><h2><a>Two</a></h2><a href="http://b">the second about heart rate</a></div></body></html>"""
 
 
 @pytest.fixture
 def duckduckgo(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
-    """The search tool with the real library `ddgs`, which sends its requests to the local engine."""
+    """The search tool with the real library `ddgs`, which sends its requests to the fake engine."""
     engine_module = pytest.importorskip("ddgs.engines.duckduckgo")
     monkeypatch.setattr(engine_module.Duckduckgo, "search_url", f"{engine.url}/html/")
     engine.headers = {"Content-Type": "text/html"}
@@ -178,14 +178,14 @@ async def test_duckduckgo_search_returns_results(duckduckgo: DuckDuckGo, engine:
     assert engine.received[0][1]["q"] == ["heart rate"]
 
 
-async def test_duckduckgo_search_reports_failures(duckduckgo: DuckDuckGo, engine: FakeEngine) -> None:
+async def test_duckduckgo_search_reports_no_results_and_a_timeout(duckduckgo: DuckDuckGo, engine: FakeEngine) -> None:
     engine.body = b"<html><body></body></html>"
     assert (await search(duckduckgo)).outcome == "nothing"
     engine.delay_s = 1.5
     assert (await search(duckduckgo, timeout_s=0.3)).outcome == "timeout"
 
 
-async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
+async def test_corpus_can_serve_as_the_search_engine(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The sinoatrial node sets the heart rate.")
     with Corpus(tmp_path / "c.db", write=True) as corpus:
         corpus.add([tmp_path / "a.txt"])
@@ -209,13 +209,13 @@ async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
      ({"engine": "searxng", "url": "http://me:secret@host"}, "must not contain a user"),
      ({"engine": "bing"}, "Input should be")],
 )  # fmt: skip
-def test_search_config_refuses_incomplete_settings(settings: dict[str, str], message: str) -> None:
+def test_search_config_refuses_incomplete_or_invalid_settings(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         SearchConfig(**settings)
     assert "secret" not in str(error.value)
 
 
-def test_search_without_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_engine_without_its_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEARCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="SEARCH_KEY is not set"):
         build_search_tool(SearchConfig(engine="google", cx="c", key_env="SEARCH_KEY"), Path("none"))

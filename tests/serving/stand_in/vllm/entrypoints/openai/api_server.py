@@ -1,6 +1,6 @@
-"""A program that replaces vLLM's server in tests of the supervisor. It has the same command line, health check, list of
-models, chat and sleep, and a worker process in a separate session that outlives a killed parent, as vLLM's workers have
-done.
+"""A stand-in for vLLM's server in tests of the supervisor. It supports vLLM's command line, health check, model list,
+chat and sleep mode. Its worker process runs in a separate session and outlives a killed server, as vLLM's workers
+sometimes do.
 
 The environment variable STAND_IN selects its behaviour:
 - "fail: TEXT": it prints TEXT and exits immediately;
@@ -8,8 +8,8 @@ The environment variable STAND_IN selects its behaviour:
 - "crash: TEXT": it is healthy, but prints TEXT and crashes at its first request;
 - "echo" (the default): it answers with a hash of the request;
 - "drop-adapters": like "echo", but after a sleep, adapters have no effect until they are loaded again;
-- "disable-adapters": like "drop-adapters", but after a sleep, loading an adapter again has no effect either;
-- "batch-dependent": it answers each request with different probabilities.
+- "disable-adapters": like "drop-adapters", but adapters have no effect even after they are loaded again;
+- "batch-dependent": the log-probabilities in its replies differ from request to request.
 """
 
 import argparse
@@ -44,7 +44,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 asleep = False
 has_slept = False
 adapters: dict[str, bool] = {}
-"""Whether each loaded adapter applies, by its name."""
+"""Whether each loaded adapter has an effect, by name."""
 CRASHED = Path("died")
 """A file that exists once a request that contains "die" has crashed the server, so that the restarted server does not
 crash at the same request.
