@@ -1,4 +1,4 @@
-"""Servers that move to another address: `run resume --set endpoints.NAME.url=URL`, and the commands in errors."""
+"""A run continues at a server's new address: `run resume --set endpoints.NAME.url=URL`, which errors suggest."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.views import LedgerView
 
-# A profile in which one server plays every role. `revision` is empty or `REVISION_SETTING`.
+# A profile that assigns one server to all three roles. `revision` is empty or `REVISION_SETTING`.
 PROFILE = """
 embedder = "hashing"
 [endpoints]
@@ -23,7 +23,7 @@ judge = {{ endpoint = "server" }}
 """
 REVISION_SETTING = ', revision = "2026-11"'
 DEAD_URL = "http://127.0.0.1:9/v1"
-"""An address at which nothing listens."""
+"""An address at which no server listens."""
 
 
 @pytest.fixture
@@ -49,19 +49,19 @@ def start_on_dead_server(command, tmp_path: Path, revision_setting: str) -> tupl
 
 
 def find_suggested_command(message: str, pattern: str) -> list[str]:
-    """The words after `nanoflux` of the command in a message that matches `pattern`."""
+    """The words after `nanoflux` of the command that a message suggests. `pattern` matches the first of these words."""
     match = re.search(f"nanoflux ({pattern}[^`\n]*)", message)
     assert match, message
     return shlex.split(match[1])
 
 
-def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
+def test_run_resumes_at_a_new_address_if_its_endpoint_states_a_revision(command, tmp_path: Path, fake_server) -> None:
     exit_code, _, message = start_on_dead_server(command, tmp_path, REVISION_SETTING)
     assert exit_code == 1 and "does not answer" in message
     suggested_words = find_suggested_command(message, "run resume [^`]*--set ")
     _, output, _ = command("run", "show", "r", "--json")
     words_in_stored_message = find_suggested_command(json.loads(output)["message"], "run resume [^`]*--set ")
-    assert words_in_stored_message == suggested_words, "the fix is recorded with the error"
+    assert words_in_stored_message == suggested_words, "the error recorded in the ledger suggests another command"
     assert suggested_words[-1] == "endpoints.server.url=URL"
     url, server = fake_server()
     exit_code, output, message = command(*suggested_words[:-1], f"endpoints.server.url={url}", "--json")
@@ -77,7 +77,7 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
         assert exit_code == 0, message
 
 
-def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
+def test_run_without_a_revision_continues_at_a_new_address_only_as_a_fork(command, tmp_path: Path, fake_server) -> None:
     exit_code, _, message = start_on_dead_server(command, tmp_path, "")
     assert exit_code == 1 and "states no revision" in message
     suggested_words = find_suggested_command(message, "run start --fork")
@@ -89,7 +89,7 @@ def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Pa
     assert json.loads(output)["turns"] == 2, message
 
 
-def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: Path) -> None:
+def test_resume_refuses_changes_of_fixed_settings_and_invalid_urls(command, tmp_path: Path) -> None:
     start_on_dead_server(command, tmp_path, REVISION_SETTING)
     for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
         exit_code, output, message = command("run", "resume", "r", "--set", setting)
@@ -101,7 +101,9 @@ def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: P
     assert exit_code == 2 and "must not contain a user" in message
 
 
-def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:
+def test_resume_applies_new_urls_and_a_new_turn_limit_before_the_next_turn(
+    command, tmp_path: Path, fake_server
+) -> None:
     start_on_dead_server(command, tmp_path, REVISION_SETTING)
     url, _ = fake_server()
     settings = ("--set", f"endpoints.server.urls=['{url}']", "--set", "max_turns=1")
@@ -112,7 +114,7 @@ def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -
     assert (server["url"], server["urls"]) == ("", [url])
 
 
-def test_fix_of_a_missing_model_is_a_fork(command, tmp_path: Path, fake_server) -> None:
+def test_error_on_a_missing_model_suggests_a_fork_with_another_model(command, tmp_path: Path, fake_server) -> None:
     from nanoflux_local.errors import EndpointRefusedError
     from nanoflux_local.paths import Home
     from nanoflux_local.run.commands import format_fix
@@ -121,7 +123,7 @@ def test_fix_of_a_missing_model_is_a_fork(command, tmp_path: Path, fake_server) 
     start_on_dead_server(command, tmp_path, REVISION_SETTING)
     config, _, _ = load_run(Home(tmp_path / "home"), "r")
     error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
-    assert format_fix(error, "r", config) == error.fix, "the fix of an error without an address stays unchanged"
+    assert format_fix(error, "r", config) == error.fix, "the fix of an error without an address was changed"
     error.address, error.setting = DEAD_URL, "model"
     fix = format_fix(error, "r", config)
     assert find_suggested_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"

@@ -1,4 +1,4 @@
-"""Answers: the number or letter that is read from a reply, the texts that give none, and when two numbers agree."""
+"""Answers: which number or letter is read from a text, which texts contain neither, and when two numbers agree."""
 
 import math
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from nanoflux_local.answers import answer_number, exact_number, numbers_agree, plain_number, read_choice, read_number
 
-# By notation: texts, each with the number that is read from it, or None.
+# For each notation, texts with the number that `read_number` returns for them.
 NUMBERS = {
     "plain": {"12": 12, "12.": 12, "12.0": 12, ".5": 0.5, "0": 0, "007": 7, "12\n": 12, "٣": 3},
     "signs": {"-5": -5, "−7": -7, "–7": -7, "+5": 5, "- 12": -12, "-$5": -5, "$-5": -5, "-.5": -0.5, "(-5)": -5},
@@ -43,7 +43,7 @@ NUMBER_CASES = [
 
 
 @pytest.mark.parametrize(("text", "number"), NUMBER_CASES)
-def test_read_number_returns_the_one_stated_number(text, number):
+def test_read_number_returns_a_number_only_if_the_text_states_exactly_one(text, number):
     expected = None if number is None else pytest.approx(number, rel=1e-12)
     assert read_number(text) == expected
 
@@ -91,7 +91,7 @@ def test_number_cases_are_at_least_sixty():
         "18. A",
     ],
 )
-def test_degenerate_answer_is_read_quickly(repeated_text):
+def test_long_repetitive_answers_are_read_within_three_cpu_seconds(repeated_text):
     start_s = time.process_time()  # CPU time, so that other processes do not affect the test
     for text in (repeated_text * 8000, f"x{repeated_text * 8000}y"):
         read_number(text)
@@ -99,7 +99,7 @@ def test_degenerate_answer_is_read_quickly(repeated_text):
     assert time.process_time() - start_s < 3
 
 
-# Texts, each with the letter that is read from it, or None.
+# Texts with the letter that `read_choice` returns for them.
 CHOICES = {
     "B": "B", "b": "B", "(b)": "B", "[B]": "B", "B.": "B", "B)": "B", "B. mitochondria": "B", "B: x": "B", "B) x": "B",
     "**B**": "B", "**B. Mito**": "B", '"B"': "B", "`B`": "B", "B, because it binds": "B", "B - mitochondria": "B",
@@ -113,14 +113,14 @@ CHOICES = {
 
 
 @pytest.mark.parametrize(("text", "letter"), CHOICES.items(), ids=repr)
-def test_read_choice_returns_the_letter_with_which_an_answer_opens(text, letter):
+def test_read_choice_returns_the_letter_of_the_chosen_option(text, letter):
     assert read_choice(text, "ABCD") == letter
 
 
 def test_read_choice_accepts_only_the_letters_of_the_domain():
     assert read_choice("E", "ABCDE") == "E"
     assert read_choice("D", "ABC") is None
-    assert read_choice("B. E", "ABCD") == "B", "the text of an option may be a letter that is not an option"
+    assert read_choice("B. E", "ABCD") == "B", "the text of the option was read as a second choice"
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,11 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
         (0.0, 1e-6, True),
         (1.1e-6, 0.0, False),
         (-1.1e-6, 0.0, False),
-        (0.5 + 0.9e-6, 0.5, True),  # for values below 1 the tolerance is absolute
+        (0.5 + 0.9e-6, 0.5, True),  # from 1e-6 to 1, the tolerance is absolute
         (0.5 + 1.1e-6, 0.5, False),
         (100.00009, 100.0, True),
         (100.00011, 100.0, False),
-        (9e12 + 8e6, 9e12, True),  # a double cannot hold a difference of 1e-6 here
+        (9e12 + 8e6, 9e12, True),  # doubles of this size cannot represent a difference of 1e-6
         (9e12 + 1e7, 9e12, False),
         (-9e12, 9e12, False),
         (-5.0, -5.0000049, True),
@@ -194,5 +194,5 @@ def test_answer_number_is_plain_unless_rounding_would_give_zero(value, text):
 
 
 @pytest.mark.parametrize("value", [-9867630.0, 0.333333, 1e12, -0.5, 7, 3431580.25])
-def test_plain_number_is_read_back(value):
+def test_read_number_recovers_a_plain_number(value):
     assert numbers_agree(read_number(plain_number(value)), value)

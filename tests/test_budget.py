@@ -1,4 +1,4 @@
-"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run keeps what an uncapped run keeps."""
+"""Budgets: no cap is exceeded, a reached cap pauses the run, and the resumed run has the dataset of an uncapped one."""
 
 import asyncio
 from pathlib import Path
@@ -150,7 +150,7 @@ async def test_next_call_is_refused_once_the_hours_are_spent(tmp_path: Path) -> 
 
 
 REMOTE_ENDPOINT = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
-"""An endpoint without a price, at an address where nothing listens."""
+"""An endpoint without a price, at an address at which no server listens."""
 
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])

@@ -1,5 +1,5 @@
-"""The choice of training examples by their reason, level, an SQL expression and the number to draw, and the record of
-it.
+"""Choosing examples for training by the reason for which they were kept, by level, by an SQL expression and by number,
+and what is recorded of the choice.
 """
 
 from collections.abc import Iterator
@@ -53,12 +53,12 @@ def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
     assert choose_turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
 
 
-def test_expression_chooses_only_from_its_run_even_with_a_comment_or_an_or(view: LedgerView) -> None:
+def test_expression_with_a_comment_or_the_operator_or_chooses_only_from_the_run(view: LedgerView) -> None:
     assert choose_turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
     assert choose_turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
 
 
-def test_seed_determines_the_drawn_examples_which_stay_in_turn_order(view: LedgerView) -> None:
+def test_random_seed_determines_the_drawn_examples_and_not_their_order(view: LedgerView) -> None:
     drawn_turns = choose_turns(view, Choice(size=5))
     assert len(set(drawn_turns)) == 5 and drawn_turns == sorted(drawn_turns)
     assert choose_turns(view, Choice(size=5)) == drawn_turns

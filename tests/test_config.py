@@ -100,7 +100,7 @@ UNKNOWN_KEYS = {
 
 
 @pytest.mark.parametrize(("setting", "keys"), UNKNOWN_KEYS.items())
-def test_unknown_key_is_named_with_the_valid_keys(home, setting, keys):
+def test_error_on_an_unknown_key_lists_the_valid_keys(home, setting, keys):
     with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
     unknown_key, valid_keys = keys
@@ -139,7 +139,7 @@ INVALID_VALUES = {
 
 
 @pytest.mark.parametrize(("setting", "message"), INVALID_VALUES.items())
-def test_invalid_value_is_named_by_its_key(home, setting, message):
+def test_error_on_an_invalid_value_names_its_key(home, setting, message):
     with pytest.raises(ConfigError) as error:
         resolve("starter", "embedded", parse_setting(setting), home)
     assert message in error.value.message
@@ -154,7 +154,7 @@ def test_invalid_value_is_named_by_its_key(home, setting, message):
         ("../starter", "embedded", ""),
     ],
 )
-def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, names):
+def test_error_on_an_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, names):
     with pytest.raises(ConfigError) as error:
         resolve(domain, profile, {}, home)
     assert names in error.value.fix
@@ -164,7 +164,7 @@ def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, 
     ("domain", "seeds", "question_threshold"),
     [("gsmhard", (5, 7), 0.85), ("starter-genetics", (5, 7), 0.80), ("starter-medicine", (7, 12), 0.75)],
 )
-def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, question_threshold):
+def test_domain_defaults_are_the_settings_of_the_paper(home, domain, seeds, question_threshold):
     """An embedder without a manifest uses the thresholds of the paper."""
     config = resolve(domain, "scripted", {}, home)
     assert (config.seeds.min, config.seeds.max) == seeds
@@ -186,7 +186,7 @@ def test_changed_embedder_model_changes_the_thresholds(home, embedder_settings):
     assert config.novelty.question == 0.61
 
 
-def test_set_threshold_takes_precedence_over_the_manifest(home, embedder_settings):
+def test_explicit_threshold_takes_precedence_over_the_manifest(home, embedder_settings):
     config = resolve("starter", "embedded", {**embedder_settings, "novelty": {"question": 0.7}}, home)
     assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
 
@@ -217,7 +217,7 @@ def test_program_is_refused_in_a_role_that_it_cannot_play(home, domain, role, en
         resolve(domain, "embedded", {"roles": {role: {"endpoint": endpoint}}}, home)
 
 
-def test_configuration_is_frozen_and_survives_json(home):
+def test_configuration_is_frozen_and_survives_conversion_to_json_and_back(home):
     config = resolve("starter", "embedded", {"seed": 5}, home)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 6
@@ -233,7 +233,7 @@ def test_run_with_changed_prompts_is_refused(home):
         build_rules(earlier_config, identities, home)
 
 
-def test_toml_may_open_with_a_byte_order_mark(tmp_path):
+def test_toml_file_may_start_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xef\xbb\xbfa = 1\n")
     assert read_toml(path) == {"a": 1}
@@ -250,7 +250,7 @@ def test_toml_may_open_with_a_byte_order_mark(tmp_path):
         (None, "No such file"),
     ],
 )
-def test_invalid_toml_is_named_with_its_line(tmp_path, content, message):
+def test_error_on_invalid_toml_names_the_file_and_the_problem(tmp_path, content, message):
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
@@ -279,7 +279,7 @@ def test_seed_count_may_be_fixed(home, count):
         ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' has no chat models"),
     ],
 )
-def test_unusable_endpoint_is_refused_with_the_reason(home, values, message):
+def test_error_on_an_unusable_endpoint_names_the_reason(home, values, message):
     with pytest.raises(ConfigError, match=message):
         build_endpoint("x", EndpointConfig(**values), home)
 
@@ -290,8 +290,8 @@ def test_chat_model_as_embedder_is_refused(home):
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
-async def test_cut_reply_is_the_longest_prefix_within_the_budget(budget):
-    """The budget counts tokens of the endpoint's tokenizer. The tokens of the scripted endpoint are words."""
+async def test_cut_reply_is_the_longest_prefix_within_the_token_limit(budget):
+    """`budget` is a number of tokens as the endpoint counts them. The scripted endpoint counts each word as a token."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")
     run_endpoints = RunEndpoints({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), runs_programs=False)
@@ -319,7 +319,7 @@ def test_invalid_setting_of_the_rules_is_refused(home, setting, message):
         resolve("starter-genetics", "embedded", parse_setting(setting), home)
 
 
-def test_configuration_stored_without_later_fields_takes_their_defaults(home):
+def test_configuration_of_an_older_version_takes_the_defaults_of_newer_fields(home):
     config = resolve("starter-genetics", "embedded", {}, home)
     stored_config = config.model_dump(mode="json")
     for key in ("rules", "samples", "keep", "pause_when_saturated"):

@@ -44,8 +44,8 @@ def load_train_conftest() -> Any:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """The directory of weights of a home in which the tiny base is installed. The base's manifest is in the directory
-    `models` next to it.
+    """The directory `weights` of a home in which the tiny base model is installed. The model's manifest is in `models`,
+    next to this directory.
     """
     from nanoflux_models.weights import import_path
 
@@ -68,7 +68,7 @@ def make_home(root: Path, weights: Path) -> Home:
 
 
 def make_data() -> trainings.TrainingData:
-    """Twelve sums as training data from a file; equal in every call."""
+    """Training data of twelve sums, recorded as read from a file. Every call returns equal data."""
     return trainings.TrainingData(load_train_conftest().make_examples(12), source={"file": "sums.jsonl"})
 
 
@@ -81,12 +81,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 def make_job(training: str) -> jobs.Job:
-    """The job of a training run, as the module `jobs` names it."""
+    """The `Job` of a training run."""
     return jobs.Job(jobs.TRAINING, training)
 
 
 def resume_to_end(home: Home, training: str) -> TrainingOutcome:
-    """Resume a training run in this process and check that it is finished."""
+    """Resume a training run in this process, check that it reaches its end, and return its outcome."""
     outcome = trainings.resume_training(home, training)
     assert isinstance(outcome, TrainingOutcome)
     return outcome
@@ -112,7 +112,7 @@ def test_killed_training_run_keeps_its_id_and_curve(home: Home, weights: Path, t
         curve = view.training_curve(training)
         event_count = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
     steps = [step.step for step in curve.steps]
-    assert steps == list(range(1, outcome.steps + 1)), "each step must be in the curve once"
+    assert steps == list(range(1, outcome.steps + 1)), "the curve lacks a step or contains one twice"
     assert event_count is not None and event_count["n"] >= len(steps)
     other_home = make_home(tmp_path / "other", weights)
     uninterrupted_training = trainings.create_training(other_home, BASE, SHORT_SETTINGS, make_data())
@@ -185,7 +185,7 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home)
     assert stopped_again.status == "stopped" and stopped_again.step >= stopped.step
 
 
-def test_sigterm_ends_a_training_run_as_interrupted(home: Home) -> None:
+def test_sigterm_leaves_a_training_run_interrupted(home: Home) -> None:
     training = trainings.create_training(home, BASE, LONG_SETTINGS, make_data())
     pid = jobs.launch(home, make_job(training))
     wait_until(lambda: trainings.summarize_training(home, training).step >= 1)
@@ -194,7 +194,7 @@ def test_sigterm_ends_a_training_run_as_interrupted(home: Home) -> None:
     assert trainings.summarize_training(home, training).status == "interrupted"
 
 
-def test_changed_rows_are_not_trained_on(home: Home) -> None:
+def test_resume_refuses_changed_and_missing_training_rows(home: Home) -> None:
     training = trainings.create_training(home, BASE, SHORT_SETTINGS, make_data())
     rows_path = home.root / "trainings" / training / trainings.TRAIN_FILE
     rows_path.write_text(rows_path.read_text().replace("ANSWER", "GUESS"))
@@ -226,7 +226,9 @@ def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) 
     curves = event_accumulator.EventAccumulator(str(tmp_path / "board" / training)).Reload()
     losses = [point.value for point in curves.Scalars("train/loss")]
     assert losses == pytest.approx(list(outcome.train_losses))
-    assert len(curves.Scalars("validation/loss")) == SHORT_SETTINGS.epochs + 1, "one loss is measured before training"
+    assert len(curves.Scalars("validation/loss")) == SHORT_SETTINGS.epochs + 1, (
+        "the curve lacks the validation loss before training or one after an epoch"
+    )
 
 
 def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
@@ -245,4 +247,6 @@ def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     command = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
     dry_run = run_cli(home, *command, "--where", "turn > 0", "--size", "2", "--json")
     assert dry_run.returncode == 0 and json.loads(dry_run.stdout)["rows"] == 2, dry_run.stderr
-    assert run_cli(home, *command, "--level", "4").returncode == 3, "the run's examples have no quality levels"
+    assert run_cli(home, *command, "--level", "4").returncode == 3, (
+        "a level was accepted although the run's examples have none"
+    )

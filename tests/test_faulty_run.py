@@ -36,7 +36,7 @@ def make_endpoints(url: str, **settings: Any) -> dict[str, Any]:
 
 
 def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
-    """Start a run with these endpoints, and return its id."""
+    """Start a run with these endpoints and settings, and return its id."""
     values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, "pause_when_saturated": 0}
     config = configs.resolve("starter-genetics", "scripted", {**values, **settings}, home)
     return asyncio.run(runs.start(home.prepare(), config))
@@ -81,7 +81,7 @@ def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path:
     assert sum(injected_counts.values()) > 0.3 * server.requests
     # Every fault that reached a client is counted under its kind; a stall is counted as a timeout. Up to 16 faults, the
     # concurrency of the run, may have reached no client before the run ended. A slow client may also time out before
-    # another fault arrives.
+    # it receives a fault of another kind.
     assert all(0 < reported_counts[kind] <= injected_counts[kind] for kind in INJECTED_FAULTS if kind != "stall")
     assert 0 < injected_counts["stall"] <= reported_counts["timeout"] + 16
     assert sum(reported_counts.values()) >= sum(injected_counts.values()) - 16
@@ -107,7 +107,7 @@ def test_faults_are_counted_stored_and_shown(tmp_path: Path, fake_server, comman
 
 
 def test_structured_replies_are_read_like_replies_with_headings(tmp_path: Path, fake_server) -> None:
-    """The server replies in JSON to prompts with other instructions; up to three of its replies are unreadable."""
+    """With `structured`, prompts ask for a JSON object, and most replies are one. Up to three may be unreadable."""
     url, _ = fake_server()
     home = Home(tmp_path)
     result = execute(home, make_endpoints(url, structured=True), max_turns=12, concurrency=4)
@@ -120,7 +120,7 @@ def test_structured_replies_are_read_like_replies_with_headings(tmp_path: Path, 
     assert sum(text.startswith("{") for text in texts) > len(texts) / 2
 
 
-def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
+def test_restart_of_a_replica_does_not_change_the_dataset(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
     healthy_url, _ = fake_server()
     expected = execute(Home(tmp_path / "one server"), make_endpoints(healthy_url), max_turns=30, concurrency=8)
@@ -131,7 +131,8 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
         name: {**endpoint, "url": "", "urls": [restarted_url, steady_url]}
         for name, endpoint in make_endpoints(healthy_url).items()
     }
-    run = start(home, endpoints, max_turns=30, concurrency=2)  # with more, all turns would be committed together
+    # At a higher concurrency, all turns would be committed together.
+    run = start(home, endpoints, max_turns=30, concurrency=2)
 
     def stop_and_restart(progress: Any) -> None:
         if progress.turns == 5:
@@ -168,7 +169,7 @@ def test_failed_requests_count_against_the_budget_and_the_run_resumes(tmp_path: 
     assert read_summary(home, run)["status"] == "done"
 
 
-def test_budget_of_a_role_counts_only_the_failed_requests_of_the_role(tmp_path: Path, fake_server) -> None:
+def test_token_budget_of_a_role_counts_its_failed_requests_and_no_other_role(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"garbled": 0.5}, seed=1))
     home = Home(tmp_path)
     budget = {"roles": {"judge": {"tokens": 40_000}}}
@@ -243,7 +244,7 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
         assert file.is_dir() or CANARY.encode() not in file.read_bytes(), file
 
 
-def test_error_of_an_endpoint_contains_no_api_key_and_chains_no_error(server, monkeypatch) -> None:
+def test_error_of_an_endpoint_contains_no_api_key_and_no_chained_exception(server, monkeypatch) -> None:
     """A traceback also prints chained exceptions, so it is not enough to mask the key in the message."""
     import traceback
 

@@ -90,7 +90,7 @@ def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
 
 
 @pytest.mark.parametrize("counts_as_running", [True, False], ids=["stall", "pause"])
-def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: bool) -> None:
+def test_forecast_ignores_the_time_of_a_stall_or_a_pause(home: Home, counts_as_running: bool) -> None:
     """The second half of the run is moved two hours later. A stalled run counts these hours as working time."""
     run, summary = execute(home, max_turns=30)
     two_hours_later = "strftime('%Y-%m-%dT%H:%M:%f+00:00', at, '+2 hours')"
@@ -106,7 +106,7 @@ def test_forecast_leaves_out_a_stall_and_a_pause(home: Home, counts_as_running: 
     assert run_forecast["seconds"]["expected"] == pytest.approx(summary["forecast"]["seconds"]["expected"], rel=0.2)
 
 
-def test_forecast_is_missing_in_the_first_turns(home: Home) -> None:
+def test_forecast_says_in_the_first_turns_that_it_is_too_early(home: Home) -> None:
     _, result = execute(home, max_turns=5)
     assert result["forecast"]["turns"] is None and "too early" in result["forecast"]["reason"]
 

@@ -15,8 +15,8 @@ from nanoflux_local.run.trials.result import summarize_trial
 
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"
-"""The run in that ledger: four examples by the scripted profile, seed 5, with code check, fact check and a trial of
-three solutions of each kind.
+"""The run in the former ledger: scripted profile, seed 5, code check and fact check. It kept four examples, and its
+trial has three right and three wrong solutions.
 """
 DIGEST = "84339a2e0d1d08a39cef84803343ce538b5e29a75d474c5bdd41bffda816b614"
 """The digest of the run that `run list` printed when the ledger was written."""
@@ -38,7 +38,7 @@ def test_former_ledger_verifies_and_replays_to_its_digest(former_home: Home) -> 
     assert asyncio.run(runs.replay(former_home, RUN)).same
 
 
-def test_former_verdicts_are_shown_as_findings(former_home: Home) -> None:
+def test_former_verdicts_are_read_as_findings(former_home: Home) -> None:
     with LedgerView(former_home.ledger) as view:
         attempts = [attempt for record in view.turn_records(RUN) for attempt in record.attempts if attempt.validation]
         trial = summarize_trial(view, RUN)

@@ -1,4 +1,4 @@
-"""Held-out items: no kept example repeats one, at any concurrency, and every repeat that was found is listed."""
+"""Held-out items: no kept example repeats a held-out item, at any concurrency, and each rejected repeat is listed."""
 
 import asyncio
 import json
@@ -56,14 +56,14 @@ async def embed_items(held_out: HeldOut, *vectors: list[float]) -> HeldOut:
         ("Something else.", "", ""),
     ],
 )
-def test_equal_words_or_a_shared_phrase_of_thirteen_words_repeat_an_item(
+def test_question_with_equal_words_or_a_shared_phrase_of_thirteen_words_repeats_an_item(
     question: str, solution: str, reason: str
 ) -> None:
     result = HeldOut(ITEMS).find_repeat(make_attack(question, solution), UNUSED_VECTOR, 0.85)
     assert result.startswith(reason) if reason else result == ""
 
 
-async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
+async def test_question_above_the_similarity_threshold_repeats_the_nearest_item() -> None:
     held_out = await embed_items(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
     assert held_out.find_repeat(make_attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
@@ -123,14 +123,16 @@ def home_and_baseline(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
 
 @pytest.fixture
 def evaluates_genomebench(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make genomebench a benchmark on which the domain of these runs evaluates, so that its test items are held out."""
+    """Make genomebench the benchmark that the runs' domain evaluates on, so that its test items are held out."""
     domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
     for module in (configs, binding):
         monkeypatch.setattr(module, "load_domain", lambda *_: domain)
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")
-def test_kept_examples_repeat_no_test_item_and_hits_are_listed(home_and_baseline: tuple[Home, dict[str, Any]]) -> None:
+def test_kept_examples_repeat_no_test_item_and_rejected_repeats_are_listed(
+    home_and_baseline: tuple[Home, dict[str, Any]],
+) -> None:
     home, baseline = home_and_baseline
     result = execute(home, concurrency=1)
     repeated_items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
@@ -159,7 +161,7 @@ def test_digest_is_equal_at_any_concurrency_and_on_replay(
 
 
 @pytest.mark.usefixtures("evaluates_genomebench")
-def test_run_show_names_each_held_out_hit(
+def test_run_show_lists_each_repeat_of_a_held_out_item(
     home_and_baseline: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     home, _ = home_and_baseline
@@ -224,7 +226,7 @@ def test_medical_domain_uses_installed_datasets_and_names_missing_ones(
     assert "no seeds are drawn from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = configs.derive_config(config, {"seed": 3}, home)
     import_items(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
-    assert fork.datasets == config.datasets, "a later import changes neither a run nor its forks"
+    assert fork.datasets == config.datasets, "an import after the start of a run changed the datasets of its fork"
     assert configs.resolve("multimedqa", "scripted", without_fact_check, home).datasets == (
         "medqa",
         "pubmedqa",
@@ -242,4 +244,4 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
         asyncio.run(runs.execute(home, run))
     domain_path.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
-    asyncio.run(runs.execute(home, run))  # a changed default is no change for the run, whose configuration is fixed
+    asyncio.run(runs.execute(home, run))  # the run's configuration is fixed, so a changed default does not affect it

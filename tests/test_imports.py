@@ -21,6 +21,7 @@ HEAVY_LIBRARIES = {
     "matplotlib",
     "numpy",
 }
+"""The top-level modules that a help text must not import, since they slow down the start."""
 LIST_MODULES_PROGRAM = """
 import json, sys
 try:
@@ -30,7 +31,7 @@ try:
 finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
-"""A program that runs a command line, and then prints the top-level modules that it imported to stderr."""
+"""A program that runs a command line, and then prints to stderr which top-level modules it has imported."""
 COMMAND_LINES = [
     (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
     ("models", "show"), ("models", "verify"),
@@ -103,7 +104,7 @@ def test_commands_have_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
             assert len(text.splitlines()) > 4, "the help does not say what the command does"
 
 
-def test_command_lines_of_these_tests_are_complete() -> None:
+def test_command_lines_include_every_command_and_group() -> None:
     import click
 
     from nanoflux_local.cli.main import nanoflux

@@ -104,12 +104,14 @@ def test_second_stop_ends_a_run_immediately_and_a_killed_run_is_interrupted(home
 
 
 def test_run_is_running_as_soon_as_its_worker_is_recorded(home: Home) -> None:
-    """A run whose worker is killed right after it is recorded is interrupted, and does not keep its earlier status."""
+    """If a worker is killed right after it was recorded, its run is interrupted and does not keep its old status."""
     run = start_run(home)
     with Ledger(home.ledger) as ledger:
         ledger.set_run_status(run, "stopped")
         ledger.start_execution("run", run, os.getpid(), jobs.boot_id(), "runs")
-    assert read_state(home, run)["status"] == "interrupted", "the run was recorded as running, but has no process"
+    assert read_state(home, run)["status"] == "interrupted", (
+        "the run kept the status that it had before its worker was recorded"
+    )
 
 
 def execute_sql(ledger: Ledger, sql: str, *values: object) -> None:
@@ -129,7 +131,7 @@ def test_worker_without_heartbeat_is_stalled(home: Home) -> None:
 
 
 @pytest.mark.parametrize("moment", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
-def test_changed_wall_clock_affects_no_worker_state(home: Home, moment: str) -> None:
+def test_change_of_the_wall_clock_does_not_affect_the_state_of_a_worker(home: Home, moment: str) -> None:
     """`moment` is the wall-clock time of the worker's start and of its last heartbeat, far in the past or future."""
     run = start_run(home)
     with Ledger(home.ledger) as ledger, jobs.hold_lock(home, make_job(run)):
@@ -144,7 +146,8 @@ def test_changed_wall_clock_affects_no_worker_state(home: Home, moment: str) -> 
 def test_run_of_an_earlier_boot_is_interrupted_and_resumes(home: Home) -> None:
     run = start_run(home)
     with Ledger(home.ledger) as ledger:
-        ledger.start_execution("run", run, 1, "another boot")  # pid 1 is alive, but the execution is of another boot
+        # Process 1 is alive, but the execution belongs to an earlier boot.
+        ledger.start_execution("run", run, 1, "another boot")
         ledger.set_run_status(run, "running")
         # The monotonic clock of the earlier boot was far ahead. The worker ran for 7 s.
         execute_sql(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")

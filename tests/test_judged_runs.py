@@ -48,7 +48,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_validated_attempts(home: Home, run: str) -> list[Attempt]:
-    """The attempts of a run whose question has the judge's verdict, in order."""
+    """The attempts of a run whose questions the judge validated, in order."""
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
@@ -75,7 +75,7 @@ def test_judged_run_is_equal_at_any_concurrency(checked_run: tuple[Home, str], t
     assert read_digest(other_home, execute_judged_run(other_home, concurrency=16)) == read_digest(*checked_run)
 
 
-def test_judged_run_replays_from_the_ledger(checked_run: tuple[Home, str], offline: None) -> None:
+def test_judged_run_replays_from_the_ledger_alone(checked_run: tuple[Home, str], offline: None) -> None:
     assert asyncio.run(runs.replay(*checked_run)).same
     without_check = asyncio.run(replay_with(*checked_run, {"judge": {"code_check": False}}))
     conclusions = [attempt.validation.finding("code").conclusion for attempt in read_validated_attempts(*checked_run)]

@@ -31,7 +31,7 @@ SETTINGS = (
 )
 TOLERANCE = 2e-3
 """The tolerance of losses and weights. Two processes add the same summands in a different order, and eight steps of
-Adam enlarge the differences by rounding.
+Adam amplify the rounding differences.
 """
 
 
@@ -130,7 +130,7 @@ def test_two_processes_train_the_same_adapter_as_one(
         assert result[key] == pytest.approx(one_process_result[key], abs=TOLERANCE), key
     flops, one_process_flops = result["flops"], one_process_result["flops"]
     assert 0.8 < flops["measured"] / one_process_flops["measured"] <= 1.01, (
-        "two processes need slightly fewer FLOPs, because each pads only its share of a batch"
+        "the FLOPs of two processes, which each pad only their share of a batch, are not slightly below those of one"
     )
     assert flops["measured"] == pytest.approx(flops["explained"]["total"], rel=0.05)
     weights = load(read_weights(home, result["adapter"]))
@@ -154,7 +154,7 @@ def test_curve_is_recorded_once_and_a_repeat_returns_the_stored_adapter(
     assert repeated_result["adapter"] == result["adapter"]
 
 
-def test_resume_after_a_kill_of_all_processes_is_bit_identical(
+def test_training_resumed_after_a_kill_of_all_processes_gives_bit_identical_weights(
     folder: Path, two_process_training: tuple[Home, dict[str, Any]]
 ) -> None:
     uninterrupted_home, uninterrupted_result = two_process_training

@@ -1,4 +1,4 @@
-"""The limiter admits as many tasks as its limit, by rank and then by arrival, and skips cancelled tasks."""
+"""The limiter admits at most `limit` tasks at a time, in the order of rank and arrival, and skips cancelled tasks."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The lineage of an example names the held-out items that are nearest to it, by the embeddings of its run."""
+"""The lineage of an example names the nearest held-out items, as measured with the embedder of its run."""
 
 from pathlib import Path
 

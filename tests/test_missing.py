@@ -16,7 +16,7 @@ RECORDED_COSTS = RecordedCosts(
     remaining={JUDGE_CHAT: CallCost(3, 250, 0.022)},
     defence_calls=2.0,
 )
-"""The costs of a run that called only chat models, twice per turn as the defender."""
+"""The costs of a run that made only chat calls, two of them by the defender in each turn."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper_
     assert find_added_calls(RECORDED_COSTS, proven_config, paper_config) == {}
 
 
-def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper_config: RunConfig) -> None:
+def test_cost_of_missing_calls_includes_the_rest_of_the_turn_and_the_added_calls(paper_config: RunConfig) -> None:
     three_samples_config = paper_config.model_copy(update={"samples": 3})
     missing = count_missing(
         [JUDGE_CHAT, JUDGE_CHAT, JUDGE_PROGRAM], RECORDED_COSTS, paper_config, three_samples_config, priced=True
@@ -45,7 +45,7 @@ def test_missing_calls_cost_the_rest_of_the_turn_and_the_added_calls(paper_confi
         ("chat", "judge", 2), ("python", "judge", 1)
     ]  # fmt: skip
     assert missing.expected == 2 * 3 + 1 + 3 * 4, (
-        "a call without a recorded cost must count as one, and two more samples as four calls per turn"
+        "a call without a recorded cost does not count as one, or two more samples not as four calls per turn"
     )
     assert missing.tokens == 2 * 250 + 3 * 4 * 50
     assert missing.usd == pytest.approx(2 * 0.022 + 3 * 4 * 0.002)

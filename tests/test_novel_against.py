@@ -49,8 +49,8 @@ def find_problems(home: Home, run: str) -> list[str]:
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """A run with the seed of the first run asks the same questions. Alone, it keeps the same examples; if its questions
-    must be novel against the first run, all are rejected.
+    """A run with the random seed of the first run asks the same questions. Alone, it keeps the same examples.
+    If its questions must be novel against the first run, all are rejected.
     """
     first_run, alone_run = execute(home, "first"), execute(home, "alone")
     restricted_run = execute(home, "against", ("first",))
@@ -95,7 +95,7 @@ def read_config(home: Home, run: str) -> dict[str, Any]:
     return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
-def test_run_with_another_embedder_embeds_the_questions_of_the_other_run_again(home: Home) -> None:
+def test_run_with_a_different_embedder_embeds_the_questions_of_the_other_run_again(home: Home) -> None:
     first_run = execute(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(read_questions(view, first_run, 12))
@@ -127,7 +127,7 @@ def test_resume_is_refused_if_the_questions_of_the_other_run_have_changed(home: 
         asyncio.run(runs.execute(home, restricted_run))
 
 
-def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
+def test_novel_against_is_fixed_once_the_run_has_started(home: Home) -> None:
     execute(home, "first")
     restricted_run = execute(home, "against", ("first",), turns=2, seed=4)
     with pytest.raises(RefusedError, match="novel_against affects the result"):

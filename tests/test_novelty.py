@@ -45,7 +45,7 @@ def fill_index(vectors: np.ndarray) -> NoveltyIndex:
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 600])
-def test_nearest_equals_the_largest_exact_similarity(count):
+def test_nearest_similarity_equals_the_largest_exact_similarity(count):
     vectors, queries = draw_unit_vectors(count), draw_unit_vectors(4, seed=1)
     index = fill_index(vectors)
     assert len(index) == count
@@ -53,20 +53,20 @@ def test_nearest_equals_the_largest_exact_similarity(count):
         assert index.history().nearest_similarity(query) == compute_nearest(vectors, query)
 
 
-def test_nearest_of_an_indexed_vector_is_one():
+def test_nearest_similarity_of_an_indexed_vector_is_one():
     vectors = draw_unit_vectors(300)
     history = fill_index(vectors).history()
     assert [history.nearest_similarity(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
 
 
-def test_nearest_of_opposite_vectors_is_negative():
+def test_nearest_similarity_of_opposite_vectors_is_negative():
     """A similarity below 0 is reported like any other."""
     vector = draw_unit_vectors(1)[0]
     assert fill_index(-vector[None, :]).history().nearest_similarity(vector) == pytest.approx(-1.0, abs=1e-6)
     assert EMPTY_HISTORY.plus(-vector).nearest_similarity(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_nearest_is_none_without_earlier_questions():
+def test_nearest_similarity_is_none_without_earlier_questions():
     assert EMPTY_HISTORY.nearest_similarity(draw_unit_vectors(1)[0]) is None
     assert NoveltyIndex().history().nearest_similarity(draw_unit_vectors(1)[0]) is None
 
@@ -84,7 +84,7 @@ def test_history_does_not_change_while_the_index_grows():
         assert history.nearest_similarity(query) == expected
 
 
-def test_earlier_questions_of_the_turn_itself_are_compared_too():
+def test_earlier_questions_of_the_same_turn_are_compared_too():
     vectors, own = draw_unit_vectors(5), draw_unit_vectors(3, seed=2)
     history = fill_index(vectors).history().plus(own[0]).plus(own[1])
     for query in draw_unit_vectors(10, seed=3):
@@ -93,7 +93,7 @@ def test_earlier_questions_of_the_turn_itself_are_compared_too():
     assert history.plus(own[2]).nearest_similarity(own[2]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_plus_leaves_the_original_history_unchanged():
+def test_history_plus_leaves_the_original_history_unchanged():
     index = fill_index(draw_unit_vectors(5))
     history = index.history()
     first_question, second_question = draw_unit_vectors(2, seed=4)
@@ -120,20 +120,20 @@ def test_growing_the_index_copies_no_row():
         assert np.shares_memory(early_block, late_block)
 
 
-def test_nearest_does_not_depend_on_other_rows():
-    """The last bits of a matrix product depend on its other rows. The error stays within the bound, so that the
-    similarity is exact.
+def test_nearest_similarity_does_not_depend_on_other_rows():
+    """In a matrix product, the last bits of a row's result depend on the other rows. The error stays within the bound,
+    so the similarity is exact.
     """
     vectors, query = draw_unit_vectors(600, dimensions=33, seed=6), draw_unit_vectors(1, dimensions=33, seed=7)[0]
     near_vectors = query + 0.01 * vectors
     near_vectors /= np.linalg.norm(near_vectors, axis=1, keepdims=True)
-    # The products of the same 60 rows, computed together with no, 539 and 540 other rows.
+    # The products of the same 60 rows, computed alone and together with 539 or 540 other rows.
     float_products = [float((near_vectors[:count] @ query)[row]) for count in (60, 599, 600) for row in range(60)]
     exact_products = [float(multiply_exactly(row, query)) for row in near_vectors[:60]] * 3
     errors = np.abs(np.array(float_products) - np.array(exact_products))
     assert errors.max() < bound_rounding_error(33)
     nearest = compute_nearest(near_vectors, query)
-    # The index may be split at any row: the larger of the two similarities is the same.
+    # If the rows are split between two indexes at any row, the larger of the two similarities is the same.
     for count in (1, 2, 3, 7, 64, 599):
         nearest_of_first = fill_index(near_vectors[:count]).history().nearest_similarity(query)
         nearest_of_others = fill_index(near_vectors[count:]).history().nearest_similarity(query)

@@ -46,7 +46,7 @@ def execute(home: Home, run: str) -> dict[str, Any]:
 
 
 def read_state(home: Home, run: str) -> dict[str, Any]:
-    """The summary of a run, the reasons of its failures, and the problems that its verification finds."""
+    """The summary of a run, the reasons for its failures, and the problems that its verification finds."""
     with LedgerView(home.ledger) as view:
         return {
             **view.summarize_run(run).to_json(),
@@ -116,7 +116,7 @@ def test_server_whose_replies_are_all_empty_pauses_the_run(tmp_path: Path, fake_
     assert read_state(home, run)["status"] == "paused"
 
 
-def test_paused_run_resumes_without_pauses_if_the_limit_is_set_to_zero(tmp_path: Path, fake_server) -> None:
+def test_paused_run_resumes_without_pauses_if_pause_after_unread_is_zero(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=FakeServer(script=reply_without_attacks))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
@@ -126,7 +126,7 @@ def test_paused_run_resumes_without_pauses_if_the_limit_is_set_to_zero(tmp_path:
     assert execute(home, run)["status"] == "done"
 
 
-def test_run_show_prints_the_cost_in_dollars_and_the_reasons_of_unreadable_replies(
+def test_run_show_prints_the_cost_in_dollars_and_why_replies_were_unreadable(
     tmp_path: Path, fake_server, monkeypatch, capfd
 ) -> None:
     from nanoflux_local.cli.main import main
@@ -174,7 +174,7 @@ def make_turn(number: int, *attempts: Attempt, attacker: str = "attacker-1") -> 
 
 
 def test_streak_counts_one_step_of_one_endpoint() -> None:
-    """Two attackers take turns, and the attacks of the second are never readable."""
+    """Two attackers alternate, and the second one's attacks are never readable."""
     streaks = Streaks()
     for number in (0, 2):
         assert streaks.add(make_turn(number, READABLE_ATTEMPT, attacker="attacker-1"), 3) is None
@@ -184,7 +184,7 @@ def test_streak_counts_one_step_of_one_endpoint() -> None:
     assert streak is not None and (streak.step, streak.endpoint, streak.attempts) == ("attack", "attacker-2", 3)
 
 
-def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
+def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple_of_the_limit() -> None:
     streaks = Streaks()
     two_unreadable_attacks = (UNREADABLE_ATTACK, UNREADABLE_ATTACK)
     assert streaks.add(make_turn(0, *two_unreadable_attacks), 3) is None

@@ -1,5 +1,5 @@
-"""Runs under the rule set "proven": which questions they keep, at any concurrency, and how pass rates are shown and
-used.
+"""Runs under the rule set "proven": the questions that they keep, which are the same at any concurrency, and how pass
+rates are shown and used.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def read_last_attempts(home: Home, run: str) -> list[Attempt]:
 
 
 def run_command(home: Home, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """Run a command in this process, which must succeed."""
+    """Run a command in this process, and check that it succeeds."""
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))

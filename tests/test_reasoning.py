@@ -1,4 +1,4 @@
-"""Where a raw reply's answer begins, which stop strings end it, and when a reply ended before its answer."""
+"""Raw replies with reasoning: where the answer begins, where stop strings cut it, and replies without an answer."""
 
 import pytest
 
@@ -17,7 +17,7 @@ HARMONY_REASONING = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>a
         ("\n\nANSWER: 5", "\n\nANSWER: 5"),  # without reasoning a reply is unchanged
         ("<think>\nOne.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),
         ("\n<think>One.</think>ANSWER: 5", "ANSWER: 5"),
-        ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # the prompt opens the reasoning
+        ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # the opening tag is in the prompt
         ("[THINK]One.\n\n[/THINK]ANSWER: 5", "ANSWER: 5"),
         (f"{HARMONY_REASONING}ANSWER: 5", "ANSWER: 5"),
         ("<think>\nOne.\n\nTwo.", ""),

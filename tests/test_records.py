@@ -40,7 +40,7 @@ from nanoflux_local.transcript import (
     verdict_from_json,
 )
 
-# The request from which the tests make other requests.
+# The request that the tests vary.
 IDENTITY = Identity("scripted", "fake", "1")
 CHAT_REQUEST = ChatRequest(IDENTITY, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
 
@@ -136,8 +136,8 @@ def test_derived_seeds_are_pinned_and_spread_over_63_bits():
     seeds = {derive_seed(run, turn, step) for run in range(10) for turn in range(100) for step in ("a", "b")}
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert max(seeds) > 2**62, "all 63 bits are used"
-    assert derive_seed(1, 23) != derive_seed(12, 3), "the boundaries between the parts count"
+    assert max(seeds) > 2**62, "no derived seed has its highest bit set"
+    assert derive_seed(1, 23) != derive_seed(12, 3), "the parts 1 and 23 give the same seed as the parts 12 and 3"
 
 
 def make_turn(**changes) -> TurnRecord:
@@ -199,7 +199,7 @@ def test_turn_survives_conversion_to_json_and_back():
     assert turn_from_json(json.loads(canonical_json(record.to_json()))) == record
 
 
-def test_turn_stored_without_later_fields_takes_their_defaults():
+def test_turn_of_an_older_version_takes_the_defaults_of_newer_fields():
     stored_turn = make_turn().to_json()
     for attempt in stored_turn["attempts"]:
         del attempt["samples"]
@@ -234,14 +234,14 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
         ("failed", True, "failed"),
     ],
 )
-def test_turn_outcome_follows_its_last_attempt(outcome, has_defence, turn_outcome):
+def test_turn_outcome_follows_from_the_last_attempt(outcome, has_defence, turn_outcome):
     assert outcome in OUTCOMES
     record = make_turn(outcome=outcome) if has_defence else make_turn(outcome=outcome, defence=None)
     assert record.outcome == turn_outcome
     assert record.kept is (turn_outcome == "kept")
 
 
-def test_example_is_the_attackers_text_of_a_kept_turn():
+def test_example_contains_the_attack_of_a_kept_turn():
     assert Example.of(make_turn()) == Example(3, "Q", "S", "4", "kept_failed")
     with pytest.raises(ValueError, match="turn 3 was not kept"):
         Example.of(make_turn(outcome="defender_right"))

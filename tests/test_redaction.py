@@ -56,7 +56,7 @@ def test_redact_keeps_ordinary_text(text: str) -> None:
     assert redact(text) == text
 
 
-def test_short_values_are_not_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_of_key_variables_are_not_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPTY_KEY", "")
     monkeypatch.setenv("SORT_KEY", "name")
     assert redact("sorted by name") == "sorted by name"

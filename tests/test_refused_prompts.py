@@ -70,7 +70,7 @@ def execute(home: Home, run: str, **options: Any) -> dict[str, Any]:
 
 
 def read_state(home: Home, run: str) -> dict[str, Any]:
-    """The summary of a run, the reasons of its failures, and the problems that its verification finds."""
+    """The summary of a run, the reasons for its failures, and the problems that its verification finds."""
     with LedgerView(home.ledger) as view:
         return {
             **view.summarize_run(run).to_json(),
@@ -123,7 +123,7 @@ def test_refused_prompts_end_only_their_attempts_and_the_dataset_is_equal_at_any
     assert asyncio.run(runs.replay(home, run)).same
 
 
-def test_texts_that_the_embedder_refuses_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
+def test_text_refused_by_the_embedder_fails_only_its_turn(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=RefusingServer(text_share=15))
     embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
     states = []
@@ -140,7 +140,7 @@ def test_texts_that_the_embedder_refuses_fail_only_their_turns(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake_server, concurrency: int) -> None:
+def test_server_that_refuses_every_prompt_fails_the_run_early(tmp_path: Path, fake_server, concurrency: int) -> None:
     url, server = fake_server(server=RefusingServer(share=100))
     home = Home(tmp_path)
     run = start_run(home, url, concurrency=concurrency, max_turns=12)
@@ -148,7 +148,7 @@ def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake
         execute(home, run)
     failed = read_state(home, run)
     assert failed["status"] == "failed" and "maximum context length" in failed["message"]
-    assert failed["calls"]["made"] <= 4, "too many refusals of a server that never answered were stored"
+    assert failed["calls"]["made"] <= 4, "too many refusals by a server that has answered nothing were stored"
     server.share = 0
     resumed = execute(home, run)
     assert resumed["status"] == "done" and resumed["turns"] == 12
@@ -199,7 +199,7 @@ def test_run_pauses_if_all_prompts_of_one_step_are_refused(tmp_path: Path, fake_
         (400, "Output data may contain inappropriate content.", ("data_inspection_failed",), FILTERED),
         # The server rejects the prompt for another reason.
         (400, "messages: roles must alternate", (), REJECTED),
-        # The server would refuse any prompt, so the error is no refusal of this prompt.
+        # The server would refuse every prompt, so the error does not concern this one.
         (400, "Your credit balance is too low to access the Anthropic API.", ("invalid_request_error",), ""),
         (400, "API key not valid. Please pass a valid API key.", ("invalid_argument",), ""),
         (400, "Invalid model name passed in model=x. Call `/v1/models` to view available models", (), ""),

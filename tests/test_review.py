@@ -1,4 +1,4 @@
-"""People's reviews of questions: their blind export, their import, and their agreement with the judge."""
+"""Human reviews of questions: the blind export, the import of verdicts, and the agreement of reviewers and judge."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class CommandResult(NamedTuple):
 
 
 def make_turn(number: int) -> TurnRecord:
-    """A kept turn. In every third turn, the judge rejected a first question."""
+    """A kept turn. In every third turn, the judge rejected the first question, and the second was kept."""
 
     def make_attempt(attempt_number: int, accepted: bool) -> Attempt:
         attack = Attack(f"Question {number}.{attempt_number}", "a solution", "4")
@@ -83,7 +83,7 @@ def was_rejected(row: dict[str, Any]) -> bool:
 
 
 def read_agreement(home: Home, reviewer: str) -> dict[str, Any]:
-    """The agreement of a reviewer with the judge on the run."""
+    """The agreement of a reviewer with the judge on the run's questions."""
     with LedgerView(home.ledger) as view:
         agreement = review.summarize_agreement(view, "run")
     assert agreement is not None
@@ -106,7 +106,7 @@ def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
         review.export_blind(home, "run", existing_file)
 
 
-def test_kappa_separates_a_careful_from_a_careless_reviewer(home: Home) -> None:
+def test_kappa_is_1_for_a_reviewer_who_agrees_and_0_for_one_who_keeps_every_question(home: Home) -> None:
     """One reviewer always agrees with the judge, one keeps every question, and one alternates between two verdicts."""
     rows = export_rows(home)
     agreeing_file = write_verdicts(home, rows, lambda row: "drop" if was_rejected(row) else "keep")
@@ -142,7 +142,9 @@ BROKEN_LINES = {
 
 
 @pytest.mark.parametrize(("line", "message"), BROKEN_LINES.values(), ids=BROKEN_LINES)
-def test_broken_line_of_a_review_file_is_named_and_nothing_is_imported(home: Home, line: str, message: str) -> None:
+def test_error_on_an_invalid_review_line_names_the_line_and_nothing_is_imported(
+    home: Home, line: str, message: str
+) -> None:
     path = write_verdicts(home, export_rows(home, size=1), lambda _: "keep")
     path.write_text(f"{path.read_text()}\n{line}\n")
     with pytest.raises(DataError) as caught:

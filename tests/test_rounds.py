@@ -117,7 +117,9 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
         assert view.find_run(summary.rounds[0].run)["status"] == "paused"
 
 
-def test_create_refuses_a_defender_without_adapters_missing_dev_items_and_invalid_training_settings(home: Home) -> None:
+def test_series_with_a_scripted_defender_an_unknown_benchmark_or_invalid_training_settings_is_refused(
+    home: Home,
+) -> None:
     scripted = configs.resolve("starter-genetics", "scripted", {}, home)
     with pytest.raises(UsageError, match="cannot use adapters"):
         rounds.create(home, rounds.SeriesSettings(config=scripted, rounds=1, dev="starter-genetics"))
@@ -128,7 +130,7 @@ def test_create_refuses_a_defender_without_adapters_missing_dev_items_and_invali
 
 
 @pytest.mark.real_model
-def test_series_is_found_by_id_prefix_and_newest_name(home: Home) -> None:
+def test_series_is_found_by_id_prefix_or_as_the_newest_with_a_name(home: Home) -> None:
     series_ids = [rounds.create(home, make_settings(home, name=name)) for name in ("improve", "improve", "")]
     for reference, series in (
         (series_ids[0], series_ids[0]),

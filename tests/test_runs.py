@@ -1,5 +1,5 @@
-"""The life cycle of a run: it starts only if it can be executed, one process executes it, and only equal models resume
-it.
+"""The life cycle of a run: it starts only if it can be executed, one process executes it, and it resumes
+only with unchanged models and prompts.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ def test_run_records_its_configuration_and_identities(home: Home) -> None:
 
 
 CHAT = {"interface": "openai_chat"}
-"""An endpoint on a server, without its url."""
+"""The settings of an endpoint on a server, without the url."""
 INVALID_RUNS = {
     "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull smollm2-135m all-minilm-l6-v2"),
     "data": ("gsmhard", "scripted", {}, NothingMatchedError, "nanoflux data import gsmhard"),
@@ -138,7 +138,7 @@ def test_second_run_with_equal_settings_makes_no_call_and_has_the_same_dataset(h
     assert second_summary["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
-def test_different_seed_gives_a_different_dataset(home: Home) -> None:
+def test_different_random_seed_gives_a_different_dataset(home: Home) -> None:
     run, run_with_other_seed = execute(home), execute(home, seed=1)
     assert read_summary(home, run)["digest"] != read_summary(home, run_with_other_seed)["digest"]
 
@@ -171,7 +171,7 @@ def test_failed_run_records_the_error_and_resumes(home: Home, monkeypatch: pytes
     assert read_rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
-def test_cancelled_run_is_interrupted(home: Home) -> None:
+def test_cancelled_run_is_interrupted_and_resumes(home: Home) -> None:
     run = start(home, endpoints={"duelist-a": {"delay_s": 0.01}})
 
     async def execute_and_cancel() -> None:
@@ -191,7 +191,7 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 # One process at a time
 
 
-def test_run_is_executed_by_one_worker(home: Home) -> None:
+def test_run_is_executed_by_at_most_one_worker(home: Home) -> None:
     run = start(home)
     assert not jobs.has_worker(home, jobs.Job(jobs.RUN, run))
     with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
@@ -205,7 +205,7 @@ def test_run_is_executed_by_one_worker(home: Home) -> None:
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
-    """Two threads check again and again whether the run has a worker; meanwhile, its lock can always be taken."""
+    """The lock of a run can always be taken, even while two threads repeatedly check whether the run has a worker."""
     run = start(home)
     stop = threading.Event()
     with jobs.hold_lock(home, jobs.Job(jobs.RUN, run)):
@@ -317,7 +317,9 @@ def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
 
 
 @pytest.mark.parametrize("kind", ["chat", "embed"])
-def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: Callable[[], None], kind: str) -> None:
+def test_error_on_a_missing_call_in_a_replay_names_its_kind(
+    home: Home, remove_endpoints: Callable[[], None], kind: str
+) -> None:
     run = execute(home)
     remove_endpoints()
     execute_sql(home, f"DELETE FROM calls WHERE kind = '{kind}'")

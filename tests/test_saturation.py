@@ -30,21 +30,21 @@ def config(tmp_path: Path) -> RunConfig:
     return configs.resolve("starter-genetics", "scripted", limits, Home(tmp_path))
 
 
-def test_saturation_is_reported_again_after_each_limit_with_the_forecast(config: RunConfig) -> None:
+def test_saturation_is_reported_after_every_20_attempts_with_a_forecast(config: RunConfig) -> None:
     recent_attempts = RecentAttempts()
     saturation_by_turn = {}
     for number in range(20):
         saturation = recent_attempts.add(make_turn(number, *["novelty_rejected"] * 4), config)
         if saturation:
             saturation_by_turn[number] = saturation
-    assert list(saturation_by_turn) == [4, 9, 14, 19], "it is not reported after every 20 attempts"
+    assert list(saturation_by_turn) == [4, 9, 14, 19], "saturation is not reported after every 20 attempts"
     assert saturation_by_turn[4].describe() == (
         "20 of the last 20 attempts ended as novelty rejected; at this rate the run keeps about 0 of 100 examples by "
         "its turn limit"
     )
 
 
-def test_saturation_needs_one_reason_for_nearly_all_attempts(config: RunConfig) -> None:
+def test_saturation_requires_nearly_all_attempts_to_be_rejected_for_one_reason(config: RunConfig) -> None:
     """In the first sequence of attempts, 10% differ from the others; in the second, 5% (one of 20)."""
     ten_percent_differ, five_percent_differ = RecentAttempts(), RecentAttempts()
     for number in range(60):

@@ -65,12 +65,12 @@ def draw_turn(home: Home, domain: str, profile: str, answered: int, **settings: 
     return draw_turns([TurnInProgress(3, 0, answered)], tally, names, Colours({}), 100).plain
 
 
-def test_turn_of_the_default_profile_shows_its_working_defender(home: Home) -> None:
+def test_turn_line_of_the_embedded_profile_names_the_working_defender(home: Home) -> None:
     assert "○  defender smollm2: solving the question" in draw_turn(home, "starter", "embedded", 0)
     assert "●  answered, waiting for turn 0" in draw_turn(home, "starter", "embedded", 1)
 
 
-def test_turn_shows_the_working_role_or_check(home: Home) -> None:
+def test_turn_line_names_the_working_role_or_check(home: Home) -> None:
     judge = {"checks": ["answerable", "blind"], "solutions": 3}
     lines = [draw_turn(home, "starter-genetics", "scripted", answered, judge=judge) for answered in range(6)]
     roles_or_checks = [line.split()[2:4] for line in lines]  # a role and its model, or the two words of a check's title

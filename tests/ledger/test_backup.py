@@ -100,7 +100,7 @@ def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path,
 
 
 def test_damaged_ledger_is_not_backed_up(run_copy, tmp_path: Path) -> None:
-    """The test overwrites the header of the page at the root of the table `turns`."""
+    """The test overwrites the header of the root page of the table `turns`."""
     with sqlite3.connect(run_copy.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (root_page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'turns'").fetchone()

@@ -44,7 +44,7 @@ MakeCalls = Callable[..., CachedCalls]
 
 @pytest.fixture
 def make_calls(ledger: Ledger) -> MakeCalls:
-    """A function that makes the `CachedCalls` of a run, for a function that answers chat requests."""
+    """A function that makes the `CachedCalls` of a run. Its argument is the function that answers chat requests."""
     return lambda answer: CachedCalls(ledger, "run", {"chat": answer})
 
 
@@ -96,7 +96,7 @@ async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(
     assert (await calls.ask(make_request()))[1].text == "reply 1"
 
 
-async def test_unsent_call_without_waiters_is_not_sent(make_calls: MakeCalls) -> None:
+async def test_queued_call_is_dropped_once_no_task_waits_for_it(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)
@@ -115,7 +115,7 @@ async def test_unsent_call_without_waiters_is_not_sent(make_calls: MakeCalls) ->
     )
 
 
-async def test_request_repeated_after_a_dropped_call_is_answered(make_calls: MakeCalls) -> None:
+async def test_request_is_answered_if_an_equal_one_was_dropped_from_the_queue(make_calls: MakeCalls) -> None:
     endpoint = GatedEndpoint()
     calls = make_calls(endpoint)
     calls.limiter.resize(1)

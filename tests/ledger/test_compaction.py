@@ -1,4 +1,4 @@
-"""A compaction changes no call that a reader sees: while it runs, after it, and after it was killed."""
+"""A compaction changes no call that a reader sees, neither while it runs nor after it was completed or killed."""
 
 import asyncio
 import os
@@ -66,7 +66,7 @@ def test_second_compaction_packs_nothing(run_copy) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\ud800 middle \udfff", "\x00\u2028", "α" * 2**20], ids=ascii)
-def test_packing_without_a_dictionary_keeps_any_text(ledger: Ledger, path: Path, text: str) -> None:
+def test_any_text_packed_without_a_dictionary_is_read_back_unchanged(ledger: Ledger, path: Path, text: str) -> None:
     request = ChatRequest(ENDPOINT, (Message("user", text),))
     stored_call = ledger.remember("run", request, ChatReply(text, "stop"))
     assert compact(path).packed == 1
@@ -100,7 +100,7 @@ def test_damaged_pack_of_one_call_is_reported_for_that_call_only(run_copy, small
     assert problems and all(line.startswith(("call 5: the request", "call 5: the reply")) for line in problems)
 
 
-def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> None:
+def test_error_on_an_unreadable_pack_suggests_run_verify(ledger: Ledger, path: Path) -> None:
     request = ChatRequest(ENDPOINT, ())
     ledger.remember("run", request, ChatReply("x", "stop"))
     compact(path)
@@ -112,8 +112,8 @@ def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> N
 
 
 def test_run_continues_during_a_compaction(run_copy, small_batches) -> None:
-    """A separate process works on the run while this process compacts the ledger again and again. The run must replay
-    to the same dataset.
+    """A separate process works on the run while this process repeatedly compacts the ledger. The run must replay to the
+    same dataset.
     """
     settings = {"max_turns": 12, "seed": 11}
     config = configs.resolve("starter-genetics", "scripted", settings, run_copy.home)

@@ -1,5 +1,5 @@
-"""`bench/power_cut.py`, which simulates power cuts while a run commits, finds no loss; and it detects a loss that the
-test causes.
+"""`bench/power_cut.py` simulates power cuts while a run commits. It finds that no committed row is lost, and it detects
+a loss that a test causes.
 """
 
 import importlib.util

@@ -28,10 +28,11 @@ RELEASED_MIGRATIONS = [
     "m023_pass_rates",
     "m024_notes",
 ]
+"""The names of all released migrations, in the order in which they are applied."""
 
 
 def read_schema(path: Path) -> str:
-    """Every CREATE statement of a ledger, one a line, with normalized white space."""
+    """Every CREATE statement of a ledger, one per line, with normalized white space."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name"

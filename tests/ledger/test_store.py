@@ -36,6 +36,7 @@ from nanoflux_local.records import (
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 ENDPOINT = Identity("scripted", "m", "1", "adapter", "bf16")
+"""The endpoint of all requests, with a value in every field of its identity."""
 REQUEST = ChatRequest(ENDPOINT, (Message("user", "hello"),), seed=2**62)
 """A request with a large seed, which JSON must keep exactly."""
 MakeTurn = Callable[..., TurnRecord]
@@ -81,7 +82,7 @@ def test_surrogate_pair_is_stored_as_its_character(ledger: Ledger, path: Path) -
 
 
 @pytest.mark.parametrize("text", [text for name, text in TEXTS.items() if "megabyte" not in name])
-def test_reply_to_a_request_of_any_text_is_recalled(ledger: Ledger, text: str) -> None:
+def test_reply_to_a_request_with_any_text_is_recalled(ledger: Ledger, text: str) -> None:
     request = ChatRequest(ENDPOINT, (Message("user", text),))
     call_id, _ = ledger.remember("run", request, ChatReply("yes", "stop"))
     assert ledger.recall(request) == (call_id, ChatReply("yes", "stop"))
@@ -169,7 +170,7 @@ def test_interrupt_rolls_the_transaction_back(ledger: Ledger) -> None:
     assert ledger.rows("SELECT id FROM runs") == [("run",)]
 
 
-def test_run_status_adds_up_seconds(ledger: Ledger, path: Path) -> None:
+def test_set_run_status_adds_the_seconds_to_the_total_of_the_run(ledger: Ledger, path: Path) -> None:
     for status, seconds in (("running", 0.0), ("failed", 1.5), ("done", 2.25)):
         ledger.set_run_status("run", status, f"was {status}", seconds)
     with LedgerView(path) as view:
@@ -297,13 +298,13 @@ def test_error_on_a_corrupt_ledger_names_the_damage(run_copy) -> None:
         view.summarize_run(run_copy.run).to_json()
 
 
-def test_directory_as_ledger_is_a_ledger_error(path: Path) -> None:
+def test_directory_at_the_path_of_the_ledger_is_a_ledger_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(LedgerError, match="unable to open"):
         Ledger(path)
 
 
-def test_view_of_a_missing_ledger_matches_nothing(path: Path) -> None:
+def test_view_of_a_missing_ledger_is_refused_and_creates_no_file(path: Path) -> None:
     with pytest.raises(NothingMatchedError, match="no ledger at"):
         LedgerView(path)
     assert not path.exists()

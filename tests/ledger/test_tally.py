@@ -1,4 +1,4 @@
-"""The tally infers from the seeds of calls which turns are in progress, for any number of attempts."""
+"""The tally infers from the sampling seeds of calls which turns are in progress, for any number of attempts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ STEPS = tuple(
 
 
 def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
-    """Store a call whose request has the seed of this step."""
+    """Store a call whose request has the sampling seed of this step."""
     seed = derive_seed(RUN_SEED, turn, attempt, step, 0)
     ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
 
@@ -29,7 +29,7 @@ def test_turns_in_progress_are_those_with_replies_and_the_next_turn(
 ) -> None:
     ledger.commit_turn("run", new_turn(0, "invalid", "kept_failed"), [])
     add_call(ledger, 1, 0, "attack")
-    add_call(ledger, 1, 8, "validation-0")  # the ninth attempt, which only a higher maximum of attempts allows
+    add_call(ledger, 1, 8, "validation-0")  # the ninth attempt: more than the default maximum
     add_call(ledger, 5, 0, "attack")
     tally = Tally("run", seed=RUN_SEED, attempts=9, steps=STEPS)
     with LedgerView(path) as view:

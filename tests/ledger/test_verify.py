@@ -59,12 +59,14 @@ def find_problems(run_copy) -> list[str]:
 def test_verify_reports_nothing_for_an_unchanged_run(run_copy) -> None:
     assert find_problems(run_copy) == []
     with LedgerView(run_copy.path) as view:
-        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the other tests of this module need examples"
+        assert view.summarize_run("tour").to_json()["kept"] >= 3, (
+            "the run has too few examples for the other tests of this module"
+        )
 
 
 @pytest.mark.parametrize("byte", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "invalid UTF-8"])
 @pytest.mark.parametrize(("table", "column", "problem"), EDITED_COLUMNS, ids=EDITED_COLUMN_NAMES)
-def test_verify_finds_one_changed_byte_in_any_column(
+def test_verify_finds_one_changed_byte_in_any_hashed_column(
     run_copy, table: str, column: str, problem: str, byte: bytes
 ) -> None:
     rng = random.Random(f"{table}{column}{byte!r}")
@@ -85,6 +87,7 @@ def test_verify_finds_one_changed_byte_in_any_column(
 
 
 LAST_KEPT_TURN = "(SELECT max(number) FROM turns WHERE kept = 1)"
+"""The number of the last kept turn, as an SQL expression."""
 EDITS = {
     "an example": (f"DELETE FROM examples WHERE turn = {LAST_KEPT_TURN}", "kept, but its example is missing"),
     "the first turn": ("DELETE FROM turns WHERE number = 0", "turn 0: missing"),
@@ -177,9 +180,7 @@ def test_error_on_an_unreadable_turn_names_the_turn(run_copy) -> None:
 def test_verify_checks_the_imported_seeds_of_a_run(
     ledger: Ledger, path: Path, new_turn: Callable[..., TurnRecord]
 ) -> None:
-    """The turn that `new_turn` makes has the seed "seed-1". Both items are changed, and only that of this seed is
-    reported.
-    """
+    """The turn that `new_turn` makes has the seed "seed-1". Both items are changed, and only "seed-1" is reported."""
     ledger.commit_turn("run", new_turn(0, "kept_failed"), [])
     items = [(Seed(name, "bench", "How many?", "4"), "train") for name in ("seed-1", "not used")]
     ledger.import_dataset("bench", "bench.jsonl", "hash", items, 0)

@@ -1,4 +1,4 @@
-"""`LedgerView` finds runs by id, beginning of an id or name, and counts each attempt, call and cost once."""
+"""`LedgerView` finds runs by id, id prefix or name, and counts each attempt, call and cost once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ CONFIG = {"domain": "starter", "target": 5, "max_turns": 9}
 """The configuration of further runs, reduced to the keys that `Ledger.create_run` reads."""
 
 
-def test_find_run_accepts_an_id_its_beginning_or_a_name(ledger: Ledger, path: Path) -> None:
+def test_find_run_accepts_an_id_an_id_prefix_or_a_name(ledger: Ledger, path: Path) -> None:
     for run, name in (("alpha-1", "mine"), ("alpha-2", "mine"), ("beta-1", "alpha-1")):
         ledger.create_run(run, name, CONFIG, {})
     with LedgerView(path) as view:
@@ -45,7 +45,9 @@ def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, n
     assert list(funnel) == ["attempts", *OUTCOMES]
 
 
-def test_failure_reasons_are_counted_and_name_settings_in_full(ledger: Ledger, path: Path, new_turn: MakeTurn) -> None:
+def test_failure_reasons_that_differ_only_in_a_number_are_counted_together(
+    ledger: Ledger, path: Path, new_turn: MakeTurn
+) -> None:
     """Reasons that differ only in a number are counted together, unless the number is part of an endpoint's name."""
     template = (
         "attack: cut inside its reasoning after {} tokens, perhaps at a stop string; set endpoints.{}.reasoning_tokens"

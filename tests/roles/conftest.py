@@ -51,5 +51,5 @@ def script_call():
 
 @pytest.fixture
 def player() -> Player:
-    """A player with a scripted endpoint, in any role."""
+    """A player with a scripted endpoint, for any role."""
     return Player("duelist", Identity("scripted", "duelist"), Sampling(0.7, 0.95, 256))

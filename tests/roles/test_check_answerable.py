@@ -1,4 +1,4 @@
-"""The answerability check: how its reply is read, how quotations are looked up, and what it concludes."""
+"""The answerability check: how the judge's reply is read, how quotations are looked up, and what it concludes."""
 
 import pytest
 
@@ -10,6 +10,7 @@ from nanoflux_local.transcript import Attack
 GSMHARD = load_domain("gsmhard")
 DRAW = Draw(run_seed=1, turn=2, attempt=3)
 ATTACK = Attack("Ada packs 6 boxes of $7.50 eggs each.\nShe  **gives 5** away. How many boxes are left?", "SECRET", "1")
+"""An attack whose solution, SECRET, must not be in the prompt."""
 
 
 def make_reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
@@ -80,5 +81,5 @@ async def test_unreadable_reply_about_answerability_is_requested_again(player, s
         ("", False),
     ],
 )
-def test_quotation_is_looked_up_by_words(quotation, is_quoted):
+def test_quotation_matches_only_whole_words_in_their_order(quotation, is_quoted):
     assert is_quoted_from(quotation, ATTACK.question) is is_quoted

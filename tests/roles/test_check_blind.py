@@ -20,17 +20,18 @@ SANDBOX = Identity("sandbox", "s")
 DRAW = Draw(run_seed=1, turn=2, attempt=3)
 FREE_TEXT_DOMAIN = GSMHARD.model_copy(update={"answer": "text"})
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "SECRET STEPS 6 * 7 = 42", "42")
+"""An attack whose solution, which contains SECRET, the solvers must not see."""
 UNREADABLE_REPLY = "no"
 """The reply of a solver that gives no answer."""
 
 
 def make_worded_reply(answer: str) -> str:
-    """A solution in words."""
+    """A solver's reply that solves the question in words."""
     return f"SOLUTION: step by step to {answer}\nANSWER: {answer}"
 
 
 def make_program_reply(answer: str) -> str:
-    """A program that calculates and prints the answer."""
+    """A solver's reply with a program that calculates and prints the answer."""
     return f"CODE:\n```python\none = 1\nresult = one * {answer}\nprint(result)\n```"
 
 
@@ -41,8 +42,8 @@ def requests_program(request: ChatRequest) -> bool:
 
 class FakeSolvers:
     """Replies to chat requests with the `answers` in order, each in the requested form: in words, or as a program that
-    prints the answer. "refused", `UNREADABLE_REPLY` and texts with `CANNOT` stand for themselves. Runs the programs;
-    each ends with `status`.
+    prints the answer. "refused", `UNREADABLE_REPLY` and texts with `CANNOT` stand for themselves. Every
+    program that is run prints its answer and ends with `status`.
     """
 
     def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
@@ -209,6 +210,7 @@ RESULT_BY_REPLY = {
     f"{CANNOT}, because nobody says how many": Unanswerable("nobody says how many"),
     f'{{"SOLUTION": "s", "ANSWER": "{CANNOT}, because no price"}}': Unanswerable("no price"),
 }
+"""Solvers' replies, each with the answer that is read from it."""
 REASON_BY_REPLY = {
     f"SOLUTION: s\nANSWER: {CANNOT}, because …": "ANSWER is not a number",
     f"SOLUTION: s\nANSWER: 42\n{CANNOT}, because 3 of 4 are missing": "gives an answer and says that there is none",
@@ -217,10 +219,11 @@ REASON_BY_REPLY = {
     "It cannot be answered.": "missing section ANSWER",
     "": "missing section ANSWER",
 }
+"""Solvers' replies without a clear answer, each with a part of the reason."""
 
 
 @pytest.mark.parametrize(("text", "result"), RESULT_BY_REPLY.items())
-def test_answer_of_a_blind_solution_is_read(text, result):
+def test_answer_of_a_blind_solution_is_a_number_or_says_why_there_is_none(text, result):
     assert read_answer(GSMHARD, text) == result
 
 

@@ -68,7 +68,7 @@ READABLE_REPLIES = [
 
 
 @pytest.mark.parametrize("text", READABLE_REPLIES)
-def test_code_program_is_read_from_messy_replies(text):
+def test_code_program_is_read_from_replies_that_deviate_from_the_form(text):
     program = read_reply(text)
     assert isinstance(program, str), program
     assert "answer =" in program and "```" not in program
@@ -92,7 +92,7 @@ REASON_BY_PROGRAM = {
     make_program(check="answer = eggs\nanswer = 42"): "not from a bare value",
     make_program(check="answer = eggs\n" + "#" * MAX_PROGRAM_CHARACTERS): "longer than",
 }
-"""Programs that break the form, each with a part of the reason."""
+"""Programs that do not have the required form, each with a part of the reason why they are refused."""
 
 
 @pytest.mark.parametrize(("code", "reason"), REASON_BY_PROGRAM.items())
@@ -166,7 +166,7 @@ async def test_code_check_requests_another_program_and_quotes_the_failure(player
 
 
 async def test_code_check_never_runs_an_unreadable_program(player):
-    """The first reply has no program, and the program of the second reply only states its answer."""
+    """The first reply has no program, and the program in the second reply states the answer without calculating it."""
     call = FakeCall("no", make_code_reply(make_program(check="answer = 42")), make_code_reply(make_program()))
     assert (await make_check(player).examine(ATTACK, DRAW, call)).conclusion == "supports"
     assert len(call.program_requests) == 1
@@ -178,7 +178,7 @@ async def test_code_check_without_a_program_concludes_nothing(player):
     assert finding.conclusion == "not checked" and "must open its parts" in finding.reason and not finding.evidence
 
 
-async def test_code_check_asks_once_if_nothing_is_calculated(player):
+async def test_code_check_asks_only_once_if_there_is_nothing_to_calculate(player):
     call = FakeCall("CODE: NONE")
     finding = await make_check(player).examine(ATTACK, DRAW, call)
     assert (finding.conclusion, finding.reason) == ("not checked", "the judge found nothing to calculate")
@@ -198,7 +198,7 @@ async def test_code_check_compares_letters(player, printed, conclusion):
     assert (await make_check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, call)).conclusion == conclusion
 
 
-async def test_code_check_skips_free_text(player):
+async def test_code_check_is_skipped_in_domains_with_free_text_answers(player):
     call = FakeCall("no")
     free_text_domain = GSMHARD.model_copy(update={"answer": "text"})
     finding = await make_check(player, free_text_domain).examine(ATTACK, DRAW, call)
@@ -233,7 +233,7 @@ async def test_attack_that_the_judge_rejects_is_not_checked(player):
     assert len(call.prompts) == 1
 
 
-async def test_verdict_without_checks_comes_from_the_judge(player):
+async def test_verdict_without_checks_comes_from_the_judge_alone(player):
     call = FakeCall(VALID_REPLY)
     verdict = await make_judge(player, with_check=False).validate(ATTACK, DRAW, call)
     assert (verdict.positive, verdict.findings) == (True, ())

@@ -22,7 +22,7 @@ REPLY_BY_QUERY = {
     "found": FOUND_REPLY, "nothing": SearchReply("nothing"), "timeout": SearchReply("timeout", "no answer within 30 s"),
     "refused": SearchReply("refused", "refused to reach x"), "failed": SearchReply("failed", "status 500"),
 }  # fmt: skip
-"""Queries that are named after the outcome of their search."""
+"""The reply to each query. A query has the name of its outcome."""
 
 
 class FakeCall:
@@ -61,6 +61,7 @@ QUERIES_BY_REPLY = {
     "QUERIES: NONE": [], "QUERIES:\nNone.": [],
     '{"QUERIES": "found\\nnothing"}': ["found", "nothing"],
 }  # fmt: skip
+"""The judge's replies, each with the queries that are read from it."""
 
 
 @pytest.mark.parametrize(("text", "queries"), QUERIES_BY_REPLY.items())
@@ -84,7 +85,7 @@ async def test_fact_queries_are_limited_in_length(player, monkeypatch):
     assert [len(request.query) for request in call.searches] == [MAX_QUERY_CHARACTERS]
 
 
-async def test_search_outcomes_reach_verdict_and_judge(player):
+async def test_search_outcomes_are_in_the_verdict_and_the_prompt_of_the_judge(player):
     call = FakeCall("QUERIES:\n" + "\n".join(REPLY_BY_QUERY), VALID_REPLY)
     verdict = await make_judge(player).validate(ATTACK, DRAW, call)
     assert verdict.positive

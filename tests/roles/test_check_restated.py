@@ -49,7 +49,7 @@ class FakeCall:
 
 
 def make_check() -> RestatedCheck:
-    """A restatement check that contradicts from a cosine of 0.85."""
+    """A restatement check with a similarity threshold of 0.85."""
     return RestatedCheck(EMBEDDER, threshold=0.85)
 
 
@@ -68,14 +68,14 @@ async def examine(question: str, cosines: dict[str, float] | None = None) -> Fin
         SEEDS[0].question.replace("How many", "Tell me how many"),
     ],
 )
-async def test_restated_seed_is_contradicted_by_its_words(question):
+async def test_question_with_the_words_of_a_seed_is_contradicted(question):
     finding = await examine(question)
     assert (finding.check, finding.conclusion) == ("restated", "contradicts")
     assert "seed oreos" in finding.reason
     assert [(exhibit.text, exhibit.detail) for exhibit in finding.evidence] == [(SEEDS[0].question, "seed oreos")]
 
 
-async def test_restated_seed_in_other_words_is_contradicted_by_its_embedding():
+async def test_question_with_an_embedding_similar_to_that_of_a_seed_is_contradicted():
     question = "Jordan owns some biscuits, and James owns twice that and three. What is Jordan's count?"
     finding = await examine(question, {SEEDS[0].question: 0.9, SEEDS[1].question: 0.2})
     assert finding.conclusion == "contradicts" and finding.reason == "its similarity to seed oreos is 0.900"

@@ -41,7 +41,7 @@ def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
 
 def read_judged_attempts(home: Home, run: str) -> list[Attempt]:
-    """The attempts of a run that the judge validated."""
+    """The attempts of a run whose questions the judge validated."""
     with LedgerView(home.ledger) as view:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
@@ -96,7 +96,7 @@ def test_blind_requests_in_the_ledger_contain_no_solution(checked_run: tuple[Hom
         assert not any(solution in request for request in blind_requests)
 
 
-def test_checked_run_replays_with_other_blind_settings(checked_run: tuple[Home, str]) -> None:
+def test_replay_with_other_blind_settings_lacks_only_the_calls_of_a_new_solver(checked_run: tuple[Home, str]) -> None:
     """The ledger has every call that a check with fewer agreeing solutions needs, but no call of a new solver."""
     replay_with_one_agreeing = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
     assert replay_with_one_agreeing.turns == SETTINGS["max_turns"]

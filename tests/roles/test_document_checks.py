@@ -1,4 +1,4 @@
-"""The checks of questions about documents: citations, grounding and open book, and how quotations are looked up."""
+"""The checks for questions about documents, `cited`, `grounded` and `open_book`, and the search for quotations."""
 
 import pytest
 
@@ -24,6 +24,7 @@ PASSAGES = (
          source="staff.pdf", place="page 3"),
     Seed("3", "d", "The store opens at seven.", "", source="store.md", place="Hours"),
 )  # fmt: skip
+"""Passages of three documents. A line break in the second document has divided the word "pharmacist"."""
 RANGE_CITATION = '1: "kept between 2 and 8 degrees"'
 DUTY_CITATION = '2: "on duty is reached at extension 417"'
 """Citations of the first and of the second passage, as an attacker writes them."""
@@ -69,7 +70,9 @@ def test_quotations_are_read_with_their_passage_numbers(text: str, quotations: l
         ("…", 1, None),
     ],
 )
-def test_quotation_is_looked_up_in_the_passages(text: str, number: int, expected_id: str | None) -> None:
+def test_find_passage_returns_the_passage_that_contains_the_quotation(
+    text: str, number: int, expected_id: str | None
+) -> None:
     passage = find_passage(Quotation(text, number), PASSAGES)
     assert (passage.id if passage else None) == expected_id
 
@@ -94,20 +97,20 @@ async def test_cited_check_draws_its_conclusion_without_a_model(
     assert not call.requests
 
 
-async def test_cited_check_rejects_a_question_that_numbers_a_passage(script_call) -> None:
+async def test_cited_check_rejects_a_question_that_refers_to_a_passage_by_its_number(script_call) -> None:
     attack = Attack("What does Passage 2 say?", "S", "A", notes=make_attack().notes)
     finding = await CitedCheck().examine(attack, DRAW, script_call([]), PASSAGES)
     assert finding.conclusion == "contradicts" and "by its number" in finding.reason
 
 
-async def test_cited_check_needs_passages_and_citations(script_call) -> None:
+async def test_cited_check_without_passages_or_citations_concludes_nothing(script_call) -> None:
     attack_without_citations = Attack("Q?", "S", "A")
     for attack, seeds in ((make_attack(), ()), (attack_without_citations, PASSAGES)):
         finding = await CitedCheck().examine(attack, DRAW, script_call([]), seeds)
         assert finding.conclusion == "not checked" and finding.reason.startswith("the question has no")
 
 
-async def test_attempt_lists_the_citations_that_passages_contain(script_call) -> None:
+async def test_attempt_has_only_the_citations_that_the_passages_contain(script_call) -> None:
     attack = make_attack(f'{RANGE_CITATION}\n{DUTY_CITATION}\n"opens at eight"')
     finding = await CitedCheck().examine(attack, DRAW, script_call([]), PASSAGES)
     attempt = Attempt(0, ("1", "2"), "invalid", validation=Verdict(False, 1.0, "", findings=(finding,)))
@@ -163,13 +166,13 @@ async def test_grounded_check_draws_its_conclusion_from_the_reply(
     assert "card K-4 every morning" in call.prompts[0], "the prompt lacks its worked example"
 
 
-async def test_grounded_check_asks_again_for_an_unreadable_reply(player, script_call) -> None:
+async def test_grounded_check_requests_an_unreadable_reply_again(player, script_call) -> None:
     call = script_call(["no sections", make_grounded_reply()])
     finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, call, PASSAGES)
     assert finding.conclusion == "supports" and len({request.seed for request in call.requests}) == 2
 
 
-async def test_grounded_check_without_passages_checks_nothing(player, script_call) -> None:
+async def test_grounded_check_without_passages_concludes_nothing(player, script_call) -> None:
     finding = await GroundedCheck(DOCUMENTS, player, 1).examine(make_attack(), DRAW, script_call([]))
     assert finding.conclusion == "not checked"
 

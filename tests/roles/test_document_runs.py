@@ -28,8 +28,8 @@ resemble one another.
 
 
 def write_rules(folder: Path) -> Path:
-    """Write a document for each machine, in two formats in turn, with one rule below each of two headings. Returns the
-    folder.
+    """Write a document for each machine, alternately in HTML and Markdown, with two headings and one rule below each.
+    Returns the folder.
     """
     folder.mkdir()
     for number, subject in enumerate(MACHINES):
@@ -74,7 +74,7 @@ def read_kept_attempts(home: Home, run: str) -> list[Attempt]:
     return [attempt for attempt in read_attempts(home, run) if attempt.outcome.startswith("kept")]
 
 
-def test_document_run_rejects_false_citations_before_the_judge(document_run: tuple[Home, str]) -> None:
+def test_document_run_rejects_false_citations_before_the_judge_is_asked(document_run: tuple[Home, str]) -> None:
     attempts = read_attempts(*document_run)
     for attempt in attempts:
         finding = attempt.finding("cited")

@@ -76,7 +76,7 @@ REASON_BY_PROGRAM = {
 """Programs without an answer, each with the reason."""
 
 
-def test_answer_of_a_free_program_is_its_last_printed_line_or_its_variable():
+def test_answer_of_a_free_program_is_its_last_printed_line_or_the_variable_answer():
     assert run_programs(list(ANSWER_BY_PROGRAM)) == list(ANSWER_BY_PROGRAM.values())
 
 

@@ -1,4 +1,4 @@
-"""The judge as a model: how decisions and confidences are read, when it is asked again, and when it is overruled (paper
+"""A model as judge: how decisions and confidences are read, when it is asked again, and when it is overruled (paper
 §3, A.2.3-4; SPEC §2).
 """
 
@@ -42,7 +42,7 @@ POSITIVE_BY_DECISION = {
     "VALID, not INVALID": None, "VALID or INVALID": None, "INVALID (it looks VALID)": None, "valid / invalid": None,
     "not valid": None, "The problem is VALID": None, "VALIDATED": None, "yes": None, "1": None, "?": None,
 }  # fmt: skip
-"""Whether a decision is positive; None if it is ambiguous."""
+"""For each text of a DECISION section, whether the decision is positive, or None if it is ambiguous."""
 
 
 @pytest.mark.parametrize(("text", "positive"), POSITIVE_BY_DECISION.items())
@@ -61,6 +61,7 @@ CONFIDENCE_BY_TEXT = {
     "95": None, "1.2": None, "101%": None, "-0.5": None, "high": None, "about 0.9": None, "0,95": None, "1/10": None,
     "9 / 10": None, "1 out of 10": None, "1.0.0": None, "": None, "%": None,
 }  # fmt: skip
+"""Texts of a CONFIDENCE section, each with the confidence that is read from it, or None if it is unreadable."""
 
 
 @pytest.mark.parametrize(("text", "confidence"), CONFIDENCE_BY_TEXT.items())
@@ -88,7 +89,7 @@ async def test_confidence_equal_to_the_threshold_suffices(player, script_call):
 
 
 @pytest.mark.parametrize("step", ["validation", "evaluation"])
-async def test_doubtful_judge_is_asked_again_with_its_confidence(player, script_call, step):
+async def test_request_to_a_doubtful_judge_is_repeated_with_its_last_confidence(player, script_call, step):
     make_reply = make_validation if step == "validation" else make_evaluation
     call = script_call([make_reply(confidence=confidence) for confidence in ("0.5", "0.89", "0.93")])
     judge = make_judge(player)
@@ -104,7 +105,7 @@ async def test_doubtful_judge_is_asked_again_with_its_confidence(player, script_
 
 
 @pytest.mark.parametrize("strikes", [1, 2, 3])
-async def test_judge_stays_in_doubt_after_the_last_strike(player, script_call, strikes):
+async def test_judge_without_the_required_confidence_at_any_strike_returns_a_doubt(player, script_call, strikes):
     call = script_call(lambda _: make_validation(confidence="0.6"))
     assert await make_judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
     assert len(call.requests) == strikes
@@ -118,7 +119,7 @@ async def test_unreadable_verdict_is_requested_again(player, script_call):
     assert len({request.seed for request in call.requests}) == 3
 
 
-async def test_judge_that_stays_unreadable_is_unparsed(player, script_call):
+async def test_evaluation_that_stays_unreadable_is_unparsed(player, script_call):
     call = script_call(lambda _: "no")
     assert isinstance(await make_judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
     assert len(call.requests) == 3

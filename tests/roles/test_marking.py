@@ -27,7 +27,7 @@ class FixedJudge:
 
 
 async def refuse_call(request):
-    """The call of a marker that must not send a request itself."""
+    """A `Call` that fails the test, since the marker itself must not send a request."""
     raise AssertionError("the marker sent a request")
 
 

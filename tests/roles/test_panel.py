@@ -77,7 +77,7 @@ class FakeMember:
 
 
 async def refuse_call(request):
-    """The call of a panel whose members are fake and send no request."""
+    """A `Call` that fails the test, since the fake members of the panel send no request."""
     raise AssertionError("a request was sent")
 
 

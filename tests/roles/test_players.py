@@ -1,4 +1,4 @@
-"""The attacker and the defender as models, and the built-in judge: their prompts, and how their replies are read."""
+"""Models as attacker and defender, and a program as judge: the prompts, and how replies and program output are read."""
 
 import pytest
 
@@ -48,7 +48,7 @@ async def test_unreadable_attack_is_not_requested_again(player, script_call):
         (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
     ],
 )
-def test_attack_answer_is_normalized_for_the_domains_kind_of_answer(domain, answer, normalized):
+def test_attack_answer_is_normalized_to_the_answer_format_of_the_domain(domain, answer, normalized):
     assert normalize_answer(domain, answer) == normalized
     attack = read_attack(domain, ATTACK_REPLY.replace("$1,234.0", answer))
     if normalized is None:
@@ -75,17 +75,15 @@ async def test_defender_prompt_contains_only_the_question(player, script_call):
     assert call.cut_requests == []
 
 
-async def test_defence_sections_over_budget_are_truncated(player, script_call):
+async def test_defence_sections_over_their_token_limits_are_truncated(player, script_call):
     call = script_call([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
     defence = await make_defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
     assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
     assert [(cut.budget, cut.endpoint) for cut in call.cut_requests] == [(5, player.identity), (2, player.identity)]
 
 
-async def test_defence_section_shorter_than_its_budget_is_not_tokenized(player, script_call):
-    """A token is at least one byte, so a section with no more bytes than its budget has tokens fits. "≈" has three
-    bytes.
-    """
+async def test_defence_section_with_no_more_bytes_than_allowed_tokens_is_not_tokenized(player, script_call):
+    """A token has at least one byte, so a section of two bytes is within a limit of two tokens. "≈" has three bytes."""
     call = script_call(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await make_defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
     assert [cut.text for cut in call.cut_requests] == ["≈"]
@@ -101,9 +99,7 @@ async def test_unreadable_defence_is_requested_again(player, script_call, retrie
 
 
 async def test_description_copied_from_the_prompt_is_not_a_defence(player, script_call):
-    """Small models repeat the prompt's description of the sections. Read as an answer, it would count as a wrong
-    answer.
-    """
+    """Small models copy the descriptions of the sections from the prompt, which must not count as a wrong answer."""
     prompt = build_defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
     section_lines = [line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:"))]
     call = script_call(lambda _: "\n".join(section_lines))
@@ -115,7 +111,7 @@ async def test_description_copied_from_the_prompt_is_not_a_defence(player, scrip
     assert isinstance(await make_defender(player).defend("Q", DRAW, call), Unparsed)
 
 
-def test_worked_examples_are_earlier_messages():
+def test_worked_examples_are_messages_before_the_question():
     examples = [
         {"question": "Solved 1?", "sections": {"SOLUTION": "1 + 1", "ANSWER": "2"}},
         {"question": "Solved 2?", "sections": {"SOLUTION": "2 + 2", "ANSWER": "4"}},
@@ -136,7 +132,7 @@ def test_worked_examples_are_earlier_messages():
     assert instruction in only_message.content
 
 
-def test_reply_budget_covers_every_section():
+def test_reply_token_limit_is_the_sum_over_the_sections_and_an_overhead():
     budgets = {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
     assert compute_reply_budget(GSMHARD, budgets) == 500 + 1500 + 100 + OVERHEAD_TOKENS
     assert compute_reply_budget(STARTER, budgets) == 1500 + 100 + OVERHEAD_TOKENS
@@ -224,7 +220,7 @@ TAGGED_SOLUTION = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
 )
-"""A solution with the four elements of Genome-Bench, and deviations from their form."""
+"""A solution with the four elements of Genome-Bench, whose form deviates from the required one."""
 
 
 def test_tagged_solution_is_normalized():

@@ -46,6 +46,7 @@ RATING_BY_TEXT = {
     "4: clear": 4, "0": None, "6": None, "5.5": None, "3-4": None, "3 to 4": None, "4/10": None, "14": None,
     "good": None, "": None, "-3": None,
 }  # fmt: skip
+"""Texts of a rating, each with the number that is read from it, or None if it is unreadable."""
 
 
 @pytest.mark.parametrize(("text", "rating"), RATING_BY_TEXT.items())
@@ -61,7 +62,7 @@ async def test_unreadable_rating_is_requested_again(player, script_call):
     assert len({request.seed for request in call.requests}) == 3
 
 
-async def test_rater_that_stays_unreadable_is_unparsed(player, script_call):
+async def test_rating_that_stays_unreadable_is_unparsed(player, script_call):
     call = script_call(lambda _: make_reply(4, 4, "?", 4, 4))
     rating = await Rater(load_built_in("gsmhard"), player, 1).rate(ATTACK, DRAW, call)
     assert isinstance(rating, Unparsed) and "VERIFICATION is not a number from 1 to 5" in rating.reason

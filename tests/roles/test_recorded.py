@@ -1,5 +1,5 @@
 """Replies of SmolLM2-135M, Qwen2.5-Coder 0.5B and Qwen2.5-Coder 1.5B to the prompts of the roles are parsed as
-recorded. A changed parser fails here for each reply that it reads differently.
+recorded. The test lists each reply that a changed parser reads differently.
 """
 
 import json

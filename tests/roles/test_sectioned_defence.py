@@ -71,7 +71,7 @@ async def test_sectioned_defence_requests_an_empty_section_again() -> None:
 
 
 @pytest.mark.parametrize("earlier_sections", [[], ["count"], ["count", "steps"]])
-async def test_sectioned_defence_with_empty_section_is_unparsed(earlier_sections: list[str]) -> None:
+async def test_sectioned_defence_with_an_empty_section_is_unparsed(earlier_sections: list[str]) -> None:
     call = make_scripted_call([], [*earlier_sections, "", "<think>hm", "\n"])
     defence = await make_defender().defend("How many?", DRAW, call)
     empty_section = GSMHARD.sections.defender[len(earlier_sections)]

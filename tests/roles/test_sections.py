@@ -57,7 +57,7 @@ SECTIONS = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
         "<think>{}</think>\n" + json.dumps(SECTIONS),
     ],
 )
-def test_sections_are_read_from_messy_replies(text):
+def test_sections_are_read_from_replies_in_many_formats(text):
     assert read_sections(text, NAMES, once=("ANSWER",)) == SECTIONS
 
 
@@ -81,7 +81,7 @@ def test_section_name_of_two_words_is_read_in_any_spelling(spelling, name):
         "- ANSWER: 5",
     ],
 )
-def test_section_name_in_running_text_is_text(line):
+def test_section_name_in_running_text_opens_no_section(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == {**SECTIONS, "SOLUTION": f"s\n{line}"}
 
@@ -114,7 +114,7 @@ def test_section_name_in_running_text_is_text(line):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_missing_sections_are_named(text, missing_names):
+def test_reply_without_a_section_is_unparsed_and_names_it(text, missing_names):
     assert read_sections(text, NAMES) == Unparsed(f"missing section {missing_names}")
 
 
@@ -155,7 +155,7 @@ def test_problem_label_in_prose_stays_in_its_section():
 
 
 @pytest.mark.parametrize("line", ["**Answer**", "## Answer", "ANSWER"])
-def test_heading_without_colon_is_text_if_others_have_colons(line):
+def test_heading_without_colon_is_text_if_other_headings_have_colons(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\n5\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == {**SECTIONS, "SOLUTION": f"s\n{line}\n5"}
 

@@ -1,5 +1,5 @@
-"""The solutions of a trial: their kinds and origins. They are equal at any concurrency, and those of an older ledger
-are built identically.
+"""The solutions of a trial: their kinds and their authors. They are equal at any concurrency, and the solutions of a
+trial in an older ledger are rebuilt identically.
 """
 
 import json
@@ -29,7 +29,7 @@ from nanoflux_local.transcript import Seed
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
 OLDER_LEDGER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
 OLDER_RUN = "starter-68593da9"
-"""A run in that ledger whose trial has only planted errors, as all trials of that version."""
+"""A run in the older ledger. Its trial has only planted errors, like all trials of that version."""
 
 
 def make_item(number: int) -> Seed:
@@ -48,7 +48,7 @@ ITEM_BY_QUESTION = {item.question: item for item in ITEMS}
 
 class FakeModels:
     """A `Call` that stands in for both models of a run, and records the requests. The reply to an item is right if the
-    item's number is even, and wrong if it is odd; the replies to the items 4, 9, 14 … are unreadable.
+    item's number is even, and wrong if it is odd; but the replies to items 4, 9, 14 … are unreadable.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ async def build_solutions(rules: Rules, models: FakeModels | None = None) -> lis
     return solutions
 
 
-async def test_kinds_of_the_domain_take_turns(tmp_path: Path) -> None:
+async def test_trial_alternates_right_and_wrong_solutions_of_all_kinds_of_the_domain(tmp_path: Path) -> None:
     solutions = await build_solutions(make_rules(tmp_path))
     kind_counts = Counter(solution.kind for solution in solutions)
     assert kind_counts == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
@@ -93,7 +93,7 @@ async def test_kinds_of_the_domain_take_turns(tmp_path: Path) -> None:
     assert [solution.number for solution in solutions] == list(range(40))
 
 
-async def test_replies_of_models_are_right_or_mistakes_by_their_answers(tmp_path: Path) -> None:
+async def test_answer_of_a_model_decides_whether_its_reply_is_a_mistake(tmp_path: Path) -> None:
     for solution in await build_solutions(make_rules(tmp_path)):
         if solution.kind not in ("own", "mistake"):
             assert not solution.author
@@ -104,7 +104,7 @@ async def test_replies_of_models_are_right_or_mistakes_by_their_answers(tmp_path
         assert same_number(solution.attack.answer, right_answer) is (solution.kind == "own")
 
 
-async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
+async def test_both_models_of_a_run_write_solutions(tmp_path: Path) -> None:
     solutions = await build_solutions(make_rules(tmp_path))
     assert {solution.author for solution in solutions if solution.author} == {"duelist-a", "duelist-b"}
 
@@ -142,7 +142,7 @@ async def test_models_without_mistakes_get_a_limited_number_of_items(tmp_path: P
     assert len({request.messages[-1].content for request in models.requests}) <= 3 * MAX_ITEMS_PER_REPLY
 
 
-async def test_trial_of_planted_errors_asks_no_model(tmp_path: Path) -> None:
+async def test_trial_of_planted_errors_sends_no_request_to_a_model(tmp_path: Path) -> None:
     models = FakeModels()
     solutions = await build_solutions(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
     assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
@@ -160,7 +160,7 @@ async def test_run_that_is_stopping_builds_no_solutions(tmp_path: Path) -> None:
     assert await build_known_solutions(rules, load_domain("starter"), FakeModels(), lambda: True) is None
 
 
-async def test_solutions_of_an_older_ledger_are_built_identically(tmp_path: Path) -> None:
+async def test_solutions_of_a_trial_in_an_older_ledger_are_rebuilt_identically(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     with OLDER_LEDGER.open("rb") as compressed_ledger, home.ledger.open("wb") as ledger:
         shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(compressed_ledger), ledger)
@@ -183,7 +183,7 @@ def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
         configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
 
 
-async def test_trial_of_the_built_in_judge_has_only_planted_errors(tmp_path: Path) -> None:
+async def test_trial_of_a_program_as_judge_has_only_planted_errors(tmp_path: Path) -> None:
     config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
     assert config.roles.judge.endpoint == "program"
     names = (*config.role_endpoints, "embedder", "sandbox")

@@ -53,7 +53,7 @@ def test_slip_replaces_the_stated_result_or_appends_the_wrong_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["slip", "answer"])
-def test_plant_error_chooses_another_option(kind: Any) -> None:
+def test_plant_error_gives_a_choice_question_another_option_as_answer(kind: Any) -> None:
     wrong_attack = plant_error(make_attack(CHOICE_SEED), CHOICE_SEED, kind, random.Random(2))
     assert wrong_attack.answer in "AC" and wrong_attack.answer != CHOICE_SEED.answer
     assert wrong_attack.solution.endswith(

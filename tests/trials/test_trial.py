@@ -51,7 +51,7 @@ class FakeJudge:
 
 @dataclass
 class FakeCheck:
-    """A check that concludes `conclude(attack)`, and records the attacks that it examined."""
+    """A check whose conclusion is `conclude(attack)`. Records the attacks that it examined."""
 
     conclude: Any
     name: str = "units"
@@ -76,8 +76,8 @@ def make_verdict(positive: bool) -> Verdict:
 @pytest.fixture
 def hold(tmp_path: Path) -> Any:
     """A function that holds a trial of four right and four wrong solutions with a judge that returns `judge(attack)`,
-    and with `check` if it is not None. The trial is held twice, and must not judge a solution again. Returns its
-    result.
+    and with `check` if it is not None. It holds the trial a second time, which must not judge any solution again.
+    Returns the result of the trial.
     """
     ledger_numbers = itertools.count()
 
@@ -199,7 +199,7 @@ def test_decision_of_an_older_record_is_derived_from_its_verdict() -> None:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
-    """A home, and the id of a finished scripted run in it, with a trial of all kinds and the code check."""
+    """A home, and the id of a finished run in it, with the code check and a trial of all kinds of solutions."""
     home = Home(tmp_path_factory.mktemp("finished")).prepare()
     judge = {"trial": 10, "code_check": True}
     config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
@@ -208,7 +208,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, run
 
 
-def test_result_of_the_trial_is_in_the_ledger_the_command_and_the_report(
+def test_trial_result_is_stored_and_shown_by_run_show_and_in_the_report(
     finished_run: tuple[Home, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, run = finished_run
