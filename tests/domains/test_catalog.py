@@ -29,7 +29,7 @@ SEED_COUNTS_AND_THRESHOLDS = {
     "gsmhard": ((5, 7), 0.85), "genomebench": ((5, 7), 0.80), "multimedqa": ((7, 12), 0.75),
     "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75),
 }  # fmt: skip
-"""The paper's range of seed counts and threshold for questions, by domain."""
+"""The paper's range of seed counts and its novelty threshold for questions, by domain."""
 SEEDS = (
     Seed("a", "x", "Seed question {{ one }}?", "11", "its solution"),
     Seed("b", "x", "Seed question two?", "B", options={"A": "an ant", "B": "a bee"}),
@@ -87,7 +87,7 @@ def test_prompts_render_their_values_verbatim(name, prompt):
 
 
 @pytest.mark.parametrize(("name", "prompt"), DOMAINS_AND_PROMPTS)
-def test_prompt_with_a_missing_value_is_an_error(name, prompt):
+def test_rendering_a_prompt_without_a_value_raises_an_error(name, prompt):
     values = dict(VALUES_BY_PROMPT[prompt])
     first_name = next(iter(values))
     del values[first_name]
@@ -136,7 +136,7 @@ def test_judge_prompts_state_the_accepted_decisions(name, role, words):
     assert words in load_domain(name).render(role, VALUES_BY_PROMPT[role])
 
 
-def test_document_prompts_belong_to_domains_for_documents() -> None:
+def test_document_prompts_exist_only_in_document_domains() -> None:
     """A run records all prompts of its domain, so domains without documents must not get these prompts."""
     for name in list_built_in():
         expected_prompts = [*PROMPTS, *DOCUMENT_PROMPTS] if name in DOCUMENT_DOMAINS else PROMPTS
@@ -244,7 +244,7 @@ def test_attacker_prompt_of_a_domain_without_worked_attacks_is_one_message():
     assert len(build_attacker_messages(load_domain("starter"), SEEDS)) == 1
 
 
-def test_unknown_domain_error_lists_the_names():
+def test_error_on_an_unknown_domain_lists_the_domains():
     with pytest.raises(ConfigError) as caught:
         load_domain("poetry")
     assert "'poetry'" in caught.value.message and "starter-medicine" in caught.value.fix
@@ -256,7 +256,7 @@ def test_domain_refuses_unknown_keys():
 
 
 def test_attacker_prompts_request_the_tags_and_sections_of_the_paper():
-    """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
+    """Genome-Bench has tags for the steps of a solution, and MultiMedQA has three more sections (SPEC §2)."""
     genome = load_domain("genomebench")
     medicine = load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
@@ -280,7 +280,7 @@ def test_evaluation_prompt_contains_the_rubric():
     )
 
 
-def test_medicine_marks_some_of_its_benchmarks_as_free_text():
+def test_multimedqa_marks_some_benchmarks_as_free_text():
     domain = load_domain("multimedqa")
     assert set(domain.free_text) < set(domain.datasets) < set(list_importable_benchmarks())
 

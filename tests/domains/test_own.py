@@ -30,7 +30,7 @@ novelty = { question = 0.9 }
 
 
 def read_block(language: str) -> str:
-    """The only code block in this language on the page about domains."""
+    """The only code block in `language` on the page about domains."""
     page = DOMAINS_PAGE.read_text(encoding="utf-8")
     blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
     (block,) = blocks
@@ -109,7 +109,7 @@ def test_domain_without_a_base_has_the_shared_prompts(write_domain: Callable[...
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
 
 
-def test_domain_hash_covers_what_runs_do_not_record(write_domain: Callable[..., Path]) -> None:
+def test_domain_hash_covers_only_the_keys_that_runs_do_not_record(write_domain: Callable[..., Path]) -> None:
     """A run records the thresholds, but not the title, of its domain."""
     domain = load_domain("mine", write_domain(MINIMAL_DOMAIN))
     domain_with_other_title = load_domain("mine", write_domain(MINIMAL_DOMAIN.replace("doses", "drips")))
@@ -175,7 +175,7 @@ def test_domain_files_outside_the_folder_or_with_built_in_names_are_ignored(writ
 
 
 def write_data(folder: Path, *lines: str) -> Path:
-    """Write a data file with these lines, and return its path."""
+    """Write a data file with `lines`, and return its path."""
     path = folder / "own.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -229,7 +229,7 @@ PROMPT_FILE_NAMES = {
     ("documents-choice", "attacker"): "attacker_documents",
     ("documents-choice", "validation"): "validation_documents",
 }
-"""The names without suffix of prompt files that do not have the name of the prompt, by domain and prompt."""
+"""The prompt files that are not named after their prompt, by domain and prompt (without the suffix `.md`)."""
 
 
 def read_prompt_table() -> dict[str, tuple[int, int]]:
@@ -257,7 +257,7 @@ def test_prompts_stay_within_the_token_counts_on_the_page(smollm2_dir: Path) -> 
             text = render_prompt(domain, prompt)
             token_count = len(tokenizer(text)["input_ids"])
             assert token_count <= max_tokens, (name, prompt, token_count)
-            assert "version 1" not in text, "the comment with the version is part of the prompt"
+            assert "version 1" not in text, "the rendered prompt contains the comment with the version"
 
 
 def test_unknown_prompt_is_refused() -> None:

@@ -1,5 +1,5 @@
-"""The starter domains: their templates and items are many, of varying difficulty and right, and errors in them are
-named.
+"""The starter domains: there are enough templates and items of varying difficulty, their solutions are right, and an
+error in a template or item names its place in the file.
 """
 
 import json
@@ -17,7 +17,7 @@ from nanoflux_local.errors import DataError, UsageError
 
 TEMPLATES = load_templates()
 LETTERS_BY_SUBJECT = {"genetics": "ABCDE", "medicine": "ABCD"}
-"""The letters of the options, by the name of the multiple-choice items."""
+"""The letters of the options, by the subject of the multiple-choice items."""
 BAKERY_TEMPLATE = """
 [[template]]
 id = "bakery-tray-count"
@@ -54,7 +54,7 @@ def test_templates_cover_enough_settings_and_every_step_count():
     assert len({template.setting for template in TEMPLATES}) >= 10
     assert sorted(count_by_steps) == [1, 2, 3, 4, 5]
     counts = [count_by_steps[steps] for steps in range(1, 6)]
-    assert counts == sorted(counts, reverse=True), "a number of steps has more templates than a smaller number of steps"
+    assert counts == sorted(counts, reverse=True), "more templates have a larger number of steps than a smaller one"
 
 
 def test_templates_share_no_id_and_no_text():
@@ -136,7 +136,7 @@ def test_drawn_values_depend_only_on_the_random_seed(template):
     ("number", "text"),
     [(12, "12"), (12.0, "12"), (1234.5, "1234.5"), (0.1 + 0.2, "0.3"), (1e12, "1000000000000"), (-0.0, "0")],
 )
-def test_numbers_are_written_plainly(number, text):
+def test_plain_number_has_no_exponent_and_no_rounding_error(number, text):
     assert plain_number(number) == text
 
 
@@ -189,7 +189,7 @@ def test_file_without_a_list_of_templates_is_refused(content):
         parse_templates("baking.toml", content)
 
 
-def test_drawing_with_an_unsatisfiable_condition_is_an_error():
+def test_error_on_an_unsatisfiable_condition_names_the_template():
     (template,) = parse_templates("baking.toml", BAKERY_TEMPLATE.replace("trays > 1", "trays > 99"))
     with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
         template.draw(random.Random(0))
@@ -228,7 +228,7 @@ def test_longest_option_does_not_reveal_the_answer(name):
     assert right_count / len(items) < 0.4
 
 
-def test_choice_questions_occur_once():
+def test_choice_questions_are_unique():
     questions = [item.question for name in LETTERS_BY_SUBJECT for item in load_choice_items(name)]
     assert len(questions) == len(set(questions))
 
@@ -262,6 +262,6 @@ def test_error_in_a_choice_item_names_file_and_line(line, problem):
     assert "x.jsonl, line 2" in caught.value.message and problem in caught.value.message
 
 
-def test_unknown_choice_items_are_refused_by_name():
+def test_error_on_unknown_choice_items_lists_the_available_ones():
     with pytest.raises(UsageError, match="genetics, medicine"):
         load_choice_items("astrology")

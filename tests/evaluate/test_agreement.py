@@ -26,7 +26,7 @@ def test_alpha_matches_published_values(units: list[list[str | None]], published
     assert alpha is not None and round(alpha, 3) == published_alpha
 
 
-def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> None:
+def test_alpha_is_one_for_full_agreement_and_undefined_without_variation() -> None:
     assert krippendorff_alpha(group_by_unit("ab", "ab")) == 1
     assert krippendorff_alpha(group_by_unit("aa", "aa")) is None
     assert krippendorff_alpha(group_by_unit("a.", ".b")) is None

@@ -82,7 +82,7 @@ def write_verdict(prompt: str, _: random.Random) -> str:
 
 
 class CountingEndpoint(ScriptedEndpoint):
-    """Counts its requests, and fails on the item with the number `failing_item`, if there is one."""
+    """Counts its requests, and fails on the item with the number `failing_item`, unless that is None."""
 
     def __init__(self, model: str, failing_item: int | None = None) -> None:
         super().__init__(model, script=write_answer)

@@ -28,7 +28,7 @@ EVALUATIONS = {
     "base00": ("", {"a": "rr", "b": "ww", "c": "rr", "d": "??"}),
     "tuned1": ("adapter1", {"a": "wr", "b": "ww", "c": "rr", "d": "rr"}),
 }
-"""For each evaluation, the adapter, and for each of four items (a to d) the marks of two repeats, a character each."""
+"""For each evaluation: its adapter, and for each of four items (a to d) two marks, one per repeat, as letters."""
 MARK_BY_CHARACTER = {"r": "right", "w": "wrong", "?": "unscored"}
 
 
@@ -60,10 +60,10 @@ def test_items_have_their_share_of_right_replies(evaluations) -> None:
     assert scores[item_by_letter["b"]] == ItemScore(item_by_letter["b"], 1, 2, 2, ("read r", "read w"))
     assert [scores[item_by_letter[letter]].share for letter in "abcd"] == [1.0, 0.5, 0.0, 1.0]
     base_shares = {score.item: score.share for score in list_items(view, "base00")}
-    assert base_shares[item_by_letter["d"]] is None, "no reply to item d was scored"
+    assert base_shares[item_by_letter["d"]] is None, "item d must have no share, because none of its replies was scored"
 
 
-def test_flips_list_lost_items_first_and_leave_out_unscored_ones(evaluations) -> None:
+def test_flips_list_lost_items_first_and_leave_out_unscored_items(evaluations) -> None:
     view, item_by_letter = evaluations
     assert list_flips(view, "base00", "tuned0") == [
         Flip(item_by_letter["c"], 1.0, 0.0),
@@ -89,7 +89,7 @@ def test_mean_difference_equals_the_mean_change_of_the_flips(evaluations) -> Non
         assert pair.difference == pytest.approx(total_change / pair.n)
 
 
-def test_item_has_its_question_gold_answer_and_replies(evaluations) -> None:
+def test_load_item_returns_question_gold_answer_and_replies(evaluations) -> None:
     view, item_by_letter = evaluations
     seed = load_questions(view, "tuned0")[item_by_letter["b"]]
     record = load_item(view, "tuned0", item_by_letter["b"])

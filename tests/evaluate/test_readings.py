@@ -1,7 +1,7 @@
-"""The strict scorer reads the section ANSWER as expected, for more than 450 answers in forms that models write.
+"""The strict scorer reads the ANSWER section as expected, for more than 450 answers in the forms that models produce.
 
-The expected readings were written down before the scorer was run on them. The reading "" means that no answer can be
-read, and that the reply is marked "unanswered".
+The expected readings were written down before the scorer was run on these answers. The reading "" means that no answer
+can be read, and that the reply is marked "unanswered".
 """
 
 import json
@@ -19,8 +19,8 @@ LM_EVAL_RECORDS = json.loads(Path(__file__).with_name("lm_eval.json").read_text(
 reason ("why") if this project's scorer marks the reply differently.
 """
 NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medicine")
-# The readings of answers, grouped by the form of the answer. `NUMBERS` is read in a domain with numbers as answers,
-# `LETTERS` in a domain with the options A to D.
+# The expected reading of each answer, grouped by the form of the answer. In the domain of `NUMBERS`, answers are
+# numbers; in that of `LETTERS`, they are the options A to D.
 NUMBERS: dict[str, dict[str, str]] = {
     "plain": {
         "18": "18", "18.": "18", "18.0": "18", "0": "0", "-3": "-3", "−3": "-3", "+3": "3", "3.14": "3.14",
@@ -228,7 +228,7 @@ def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     assert score.mark == ("right" if reading == "B" else "unanswered")
 
 
-def test_tables_have_at_least_450_answers() -> None:
+def test_reading_tables_have_at_least_450_answers() -> None:
     reading_tables = [*NUMBERS.values(), *LETTERS.values()]
     assert sum(len(reading_by_answer) for reading_by_answer in reading_tables) >= 450
 
@@ -246,7 +246,7 @@ def test_differences_from_the_flexible_rule_have_a_recorded_reason(record: dict[
     assert differs == bool(record["why"]), score
 
 
-def test_reply_that_the_strict_rule_accepts_is_never_wrong() -> None:
+def test_reply_that_the_strict_rule_accepts_is_never_marked_wrong() -> None:
     for record in LM_EVAL_RECORDS:
         _, is_right_by_strict_rule = record["strict-match"]
         if is_right_by_strict_rule:

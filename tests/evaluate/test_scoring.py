@@ -1,4 +1,4 @@
-"""The strict scorer reads only a reply's section ANSWER, and marks the reply right, wrong or unanswered (paper A.1)."""
+"""The strict scorer reads only the ANSWER section, and marks the reply right, wrong or unanswered (paper A.1)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ NUMBER_DOMAIN, LETTER_DOMAIN = load_domain("gsmhard"), load_domain("starter-medi
 TEXT_DOMAIN = NUMBER_DOMAIN.model_copy(update={"answer": "text"})
 LARGE_ITEM = Seed("l", "gsmhard", "Q", "9000000000000")
 
-# The expected reading and mark of each reply: to an item with the answer 1234.5, and to an item with the answer B.
+# The expected reading and mark of each reply. The right answer is 1234.5 in `NUMBER_REPLIES`, B in `LETTER_REPLIES`.
 NUMBER_REPLIES = {
     "SOLUTION: s\nANSWER: 1234.5": ("1234.5", "right"),
     "ANSWER: $1,234.50": ("1234.5", "right"),

@@ -29,8 +29,8 @@ Z_80 = 0.8416212335729143
 
 
 def compute_mcnemar_p(lost_count, gained_count):
-    """McNemar's p of items with one mark each: `lost_count` items are right only in a, `gained_count` only in b, and
-    seven are equal in both.
+    """McNemar's p-value for items with one mark per evaluation: `lost_count` items are right only in evaluation a,
+    `gained_count` only in b, and seven have the same mark in both.
     """
     return mcnemar_exact([-1] * lost_count + [1] * gained_count + [0] * 7)
 
@@ -151,7 +151,7 @@ def test_bootstrap_interval_is_seeded_and_contains_the_mean():
     )
 
 
-def test_bootstrap_of_equal_values_has_no_width():
+def test_bootstrap_interval_of_equal_values_has_no_width():
     assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
 
 
@@ -196,7 +196,7 @@ def parse_marks(pattern: str) -> list[list[bool]]:
     return [[mark == "1" for mark in item] for item in pattern.split()]
 
 
-def test_compare_paired_is_b_minus_a_by_item():
+def test_compare_paired_difference_is_b_minus_a_per_item():
     a, b = parse_marks("1 1 0 0 0 0 0 0"), parse_marks("1 0 1 1 1 1 1 0")
     tests = compare_paired(a, b)
     assert (tests.n, tests.difference) == (8, pytest.approx(4 / 8))
@@ -219,8 +219,8 @@ def test_compare_paired_averages_repeats():
 
 
 def test_compare_paired_is_unbiased_for_unequal_run_counts():
-    """The test compares shares of right replies. A majority vote would be biased: one right reply of one makes an item
-    right, but one of two does not.
+    """The test compares shares of right replies. A majority vote would be biased: one right reply out of one makes an
+    item right, but one out of two does not.
     """
     one_run = parse_marks("0 " * 40 + "1 " * 20)
     two_runs = parse_marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12)
@@ -247,7 +247,7 @@ def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
     rng, trials = np.random.default_rng(7), 400
     rejection_count = 0
     for _ in range(trials):
-        right_probability = rng.beta(0.5, 2.0, (120, 1))  # of each item, the same in both models
+        right_probability = rng.beta(0.5, 2.0, (120, 1))  # one per item, equal for both models
         a, b = rng.random((120, runs_a)) < right_probability, rng.random((120, runs_b)) < right_probability
         differences = runs_a * b.sum(axis=1).astype(int) - runs_b * a.sum(axis=1).astype(int)
         rejection_count += mcnemar_exact(differences.tolist()) < 0.05
@@ -324,8 +324,8 @@ def test_split_folds_is_a_partition_independent_of_order():
 
 
 def test_correct_prevalence_matches_rogan_and_gladen():
-    """The worked example of R's epiR, epi.prev(pos = 4, tested = 80, se = 0.90, sp = 0.99), is 4.5%. There, the rates
-    of the judge are exact, so the test counts them on a billion items.
+    """The worked example of R's epiR, epi.prev(pos = 4, tested = 80, se = 0.90, sp = 0.99), is 4.5%. There, the
+    sensitivity and specificity are exact, so here they are counts out of a billion items.
     """
     billion = 1_000_000_000
     corrected = correct_prevalence(4, 80, 9 * billion // 10, billion, 99 * billion // 100, billion)
@@ -336,7 +336,7 @@ def test_correct_prevalence_matches_rogan_and_gladen():
     assert corrected.ci95 == pytest.approx((0.0, corrected.estimate + Z_975 * standard_error), abs=1e-6)
 
 
-def test_correct_prevalence_does_not_change_the_share_of_a_perfect_judge():
+def test_correct_prevalence_keeps_the_share_that_a_perfect_judge_measures():
     corrected = correct_prevalence(30, 100, 50, 50, 50, 50)
     assert corrected is not None and corrected.estimate == pytest.approx(0.3)
     half_width = Z_975 * math.sqrt(0.3 * 0.7 / 100)
@@ -361,7 +361,7 @@ def test_correct_prevalence_interval_has_its_nominal_coverage():
 
 
 def test_accuracy_interval_of_equal_shares_is_the_wilson_interval():
-    """If all four answers are right, a bootstrap interval would be exactly 100% to 100%."""
+    """If all four answers are right, a bootstrap interval would have no width, because every resample is 100% right."""
     low, high = accuracy_interval([1.0] * 4)
     assert (low, high) == pytest.approx(wilson_interval(4, 4)) and low < 0.6 and high == 1.0
     assert accuracy_interval([0.0] * 10) == pytest.approx(wilson_interval(0, 10))
@@ -373,7 +373,7 @@ def test_accuracy_interval_of_different_shares_is_the_bootstrap_interval():
     assert accuracy_interval(shares) == bootstrap_interval(shares)
 
 
-def test_paired_interval_of_equal_differences_has_a_width():
+def test_paired_interval_of_equal_differences_has_a_positive_width():
     """The interval of Agresti and Min shrinks with the number of items, and contains the difference."""
     few_items_interval = compare_paired([[True]] * 4, [[True]] * 4).ci95
     many_items_interval = compare_paired([[True]] * 400, [[True]] * 400).ci95
@@ -383,7 +383,9 @@ def test_paired_interval_of_equal_differences_has_a_width():
 
 
 def test_paired_t_of_differences_equal_up_to_rounding_is_not_computed():
-    """1/12 and 3/12 − 2/12 differ in their last bit; a t-test would divide by this difference."""
+    """1/12 and 3/12 − 2/12 differ in their last bit only; a t-test would divide by a standard deviation that is a
+    rounding error.
+    """
     assert paired_t([0.0, 2 / 12], [1 / 12, 3 / 12]) is None
 
 
@@ -393,7 +395,7 @@ def test_predict_right_share_matches_bayes_rule_for_large_counts():
     right_accepted, wrong_rejected = (round(n * specificity), n), (round(n * sensitivity), n)
     accepted_count = round(n * accepted_share)
     among_accepted, among_kept = predict_right_share(right_accepted, wrong_rejected, (accepted_count, n))
-    assert among_kept == among_accepted, "by default, right and wrong questions are kept equally often"
+    assert among_kept == among_accepted, "the default must be that right and wrong questions are kept equally often"
     expected = right_share * specificity / accepted_share
     assert among_accepted.estimate == pytest.approx(expected, abs=0.01)
     assert among_accepted.ci95 == pytest.approx((expected, expected), abs=0.02)

@@ -1,4 +1,6 @@
-"""Fixtures for the tests of experiments: a home with a base that trains in a second, and a grid of scripted runs."""
+"""Fixtures for the tests of experiments: a home with a base that can be trained in a second, and a small grid whose
+run is scripted.
+"""
 
 import shutil
 import signal
@@ -55,7 +57,7 @@ dev = ["starter-easy"]
 limit = 3
 sizes = [2, 99]
 """
-"""A grid that trains within seconds. Its run has three examples, so that the size 99 is impossible."""
+"""A grid that trains within seconds. Its run has three examples, so the conditions of size 99 are left out."""
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +105,8 @@ def plan(grid_file: Path) -> GridPlan:
 
 @pytest.fixture(scope="session")
 def resumed_experiment(create_home, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
-    """The home of an experiment that was killed and then resumed to its end. The second value has the cells that were
-    done before the kill, with the times at which they were finished.
+    """The home of an experiment that was killed and then resumed to its end. The second value maps each cell
+    that was done before the kill to the time at which it finished.
     """
     home = create_home()
     run_until_killed(home, grid_file, "random-1: running")

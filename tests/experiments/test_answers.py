@@ -27,7 +27,9 @@ ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
 
 
 def write_answer(prompt: str, rng: random.Random) -> str:
-    """A right answer to the first three items, a wrong one to the last three, and at random either to the others."""
+    """A right answer to the first three items, a wrong one to the last three, and one or the other at random to the
+    rest.
+    """
     question = re.findall(r"Problem: (.*)", prompt)[-1]
     position = list(ANSWER_BY_QUESTION).index(question)
     is_right = position < 3 or (position < 6 and rng.random() < 0.5)
@@ -53,12 +55,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
 
 
 def choose_items_for(answers: dict[str, Answers], **settings: object) -> list[Seed]:
-    """The items that a condition with these settings selects."""
+    """The items that a condition with `settings` selects."""
     condition = Condition.model_validate({"name": "c", "source": "benchmark", **settings})
     return choose_items(condition, ITEMS, answers, load_domain("starter"))
 
 
-def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None:
+def test_solved_setting_selects_items_by_how_often_the_base_solves_them(answers) -> None:
     def choose_ids(solved: str) -> set[str]:
         return {item.id for item in choose_items_for(answers, solved=solved)}
 
@@ -68,7 +70,7 @@ def test_solved_selects_items_by_how_often_the_base_solves_them(answers) -> None
     assert ever == always | sometimes
 
 
-def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
+def test_own_solutions_are_the_right_replies_of_the_base(answers) -> None:
     own_items = choose_items_for(answers, solved="ever", solution="own")
     benchmark_items = choose_items_for(answers, solved="ever")
     assert [item.id for item in own_items] == [item.id for item in benchmark_items]
@@ -77,7 +79,7 @@ def test_own_solutions_are_right_replies_of_the_model(answers) -> None:
     assert not any(item.solution.startswith("my own words") for item in benchmark_items)
 
 
-def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
+def test_worth_plan_has_one_cell_for_each_run_and_one_for_the_answers() -> None:
     plan = make_grid_plan("worth", "tiny")
     preparation_cells = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
     assert [cell.id for cell in preparation_cells] == ["generate-paper", "generate-proven", "answers"]
@@ -86,7 +88,7 @@ def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
     assert ("paper-10", "proven-10") in plan.compared_pairs and ("gold-10", "own-10") in plan.compared_pairs
 
 
-def test_sampled_train_items_are_the_same_in_every_call(tmp_path: Path) -> None:
+def test_sample_train_items_draws_the_same_items_in_every_call(tmp_path: Path) -> None:
     home, plan = Home(tmp_path), make_grid_plan("worth", "tiny")
     items = sample_train_items(home, plan)
     assert len(items) == plan.scale.sampled and items == sample_train_items(home, plan)

@@ -1,4 +1,4 @@
-"""An experiment resumes after a kill, leaves out impossible cells, and chooses a condition by dev items only."""
+"""An experiment resumes after a kill, leaves out impossible cells, and chooses a condition on dev items only."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def test_resumed_experiment_repeats_no_finished_cell(resumed_experiment, plan: G
         assert find_experiment(view, "small").status == "done"
 
 
-def test_table_has_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
+def test_results_have_every_condition_with_intervals_and_tests(resumed_experiment) -> None:
     home, _ = resumed_experiment
     results = load_results(home, "small").to_json()
     entries = load_entries(home)
@@ -82,13 +82,15 @@ def load_entries(home: Home) -> dict[str, dict[str, Any]]:
     return {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
 
 
-def test_each_seed_trains_an_adapter_and_generation_cost_is_separate(resumed_experiment) -> None:
+def test_condition_has_an_adapter_per_training_seed_and_a_generation_cost(resumed_experiment) -> None:
     home, _ = resumed_experiment
     entry = load_entries(home)["run"]
     assert len(set(entry["trainings"])) == len(set(entry["adapters"])) == 2
     assert entry["flops"]["6nd"] > 0 and entry["flops"]["measured"] > 0
     assert entry["generation"]["tokens"] > 0
-    assert entry["generation"]["unknown"] == ["arbiter", "duelist-a", "duelist-b"], "scripted models have no size"
+    assert entry["generation"]["unknown"] == ["arbiter", "duelist-a", "duelist-b"], (
+        "scripted models have no parameters, so their FLOPs must be unknown"
+    )
 
 
 def test_example_lineage_lists_the_training_runs(resumed_experiment) -> None:
@@ -115,7 +117,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(resumed_experiment, pla
 
     monkeypatch.setattr(train, "train_condition", record_and_refuse)
     run_remaining_cells(home, create_experiment(home, plan), LocalWorkers(home))
-    assert retried_conditions == ["run-99", "run-99"], "one cell for each training seed"
+    assert retried_conditions == ["run-99", "run-99"], "the cell of each training seed must be retried once"
     (entry,) = list_experiments(home)
     assert entry.state.status == "done" and entry.cells == {"done": 8, "left out": 2}
 

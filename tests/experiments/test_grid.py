@@ -60,7 +60,7 @@ def test_each_number_of_seed_questions_has_a_separate_run() -> None:
     assert [cell.seed_count for cell in plan.cells if cell.condition == GENERATE] == [5, 6, 7, 8, 9, 10]
 
 
-def test_plan_with_an_existing_run_generates_none() -> None:
+def test_plan_with_an_existing_run_has_no_generation_cell() -> None:
     plan = make_plan("table1", "tiny", run="r")
     assert not any(cell.condition == GENERATE for cell in plan.cells)
 

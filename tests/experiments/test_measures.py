@@ -1,5 +1,5 @@
-"""Experiments of the kind `judge` read the rates of a run's trial; those of the kind `discriminativity` measure
-distances between right and wrong solutions.
+"""Experiments of the kind `judge` read the judge's rates from a run's trial; those of the kind `discriminativity`
+measure distances between right and wrong solutions.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def normalize(rows: list[list[float]]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_distances_of_centres_and_pairs_differ() -> None:
+def test_measure_distances_compares_centres_and_pairs() -> None:
     """The wrong vectors are the right ones with both coordinates swapped."""
     right_vectors = normalize([[1, 0], [0, 1], [1, 1], [1, 2]])
     equal = measure_distances(right_vectors, right_vectors)
@@ -63,7 +63,7 @@ def test_check_by_itself_rejects_the_solutions_that_it_contradicts(judged_run) -
         load_judge_rates(home, Condition(name="c", check="blind"), run)
 
 
-def test_judge_rates_exist_with_and_without_the_check(judged_run) -> None:
+def test_check_does_not_lower_the_sensitivity_of_the_judge(judged_run) -> None:
     home, run = judged_run
     sensitivities = []
     for code_check in (False, True):
@@ -86,7 +86,7 @@ def test_judge_rates_of_a_run_without_a_trial_are_refused(tmp_path) -> None:
         load_judge_rates(home, Condition(name="c"), run)
 
 
-def test_run_solutions_come_from_failed_defences(judged_run) -> None:
+def test_run_solutions_pair_attacks_with_failed_defences(judged_run) -> None:
     home, run = judged_run
     with LedgerView(home.ledger) as view:
         last_attempts = [record.last_attempt for record in view.turn_records(run)]

@@ -11,7 +11,7 @@ from nanoflux_local.experiments.results import load_results
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-"""The resources of a node: it runs one cell at a time."""
+"""The resources of a node, which suffice for one cell at a time."""
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def format_results(results: dict) -> str:
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     create_home, resumed_experiment, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second node is removed when the first random condition ends. The experiment is started in a hostile
-    directory, whose modules Ray's workers must not execute.
+    """The second node is removed once the first cell of the condition "random" is done. The experiment is started in a
+    directory of hostile modules, which Ray's workers must not import.
     """
     from nanoflux_local.experiments.on_ray import RayWorkers
 

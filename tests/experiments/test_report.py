@@ -1,5 +1,5 @@
-"""The report of an experiment fetches nothing, marks the paper's results, and has no spreadsheet formulas in its
-tables.
+"""The report of an experiment loads nothing from other files or hosts, marks the paper's results, and has no
+spreadsheet formulas in its tables.
 """
 
 import csv
@@ -39,7 +39,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_path: Path) -> None:
+def test_report_page_starts_with_the_answer_and_loads_nothing(resumed_experiment, tmp_path: Path) -> None:
     home, _ = resumed_experiment
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     page = Page(text)
@@ -62,12 +62,14 @@ def test_report_page_answers_first_and_fetches_nothing(resumed_experiment, tmp_p
     )
 
 
-def test_report_marks_paper_results_and_keeps_other_benchmarks_out(resumed_experiment, tmp_path: Path) -> None:
+def test_paper_rows_of_the_report_contain_only_the_papers_benchmarks(resumed_experiment, tmp_path: Path) -> None:
     home, _ = resumed_experiment
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     paper_rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
     assert len(paper_rows) == 12 and any("63.3%" in row for row in paper_rows)
-    assert not any("starter-easy" in row for row in paper_rows), "the paper did not measure this benchmark"
+    assert not any("starter-easy" in row for row in paper_rows), (
+        "a row of the paper names a benchmark that the paper does not report"
+    )
     assert "none of these results is used here" in text
 
 
@@ -101,12 +103,14 @@ def test_csv_cells_with_plain_values_are_unchanged() -> None:
     assert cells == ["-1.5", "", "plain"]
 
 
-def test_markdown_cells_stay_in_their_table() -> None:
+def test_markdown_cells_are_escaped() -> None:
     table = format_markdown(["a", "b"], [["x|y\nz", "<b>`"]])
     assert table.count("\n") == 2 and table.splitlines()[2] == r"| x\|y z | \<b>\` |"
 
 
-def test_hostile_grid_is_shown_as_text_while_unfinished(create_home, grid_file: Path, tmp_path: Path) -> None:
+def test_report_of_an_unfinished_experiment_escapes_a_hostile_question(
+    create_home, grid_file: Path, tmp_path: Path
+) -> None:
     home = create_home()
     hostile_grid = tmp_path / "hostile.toml"
     escaped_text = HOSTILE_TEXT.replace("\\", "\\\\").replace('"', '\\"')

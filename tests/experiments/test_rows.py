@@ -1,4 +1,4 @@
-"""The training rows that an experiment takes from a benchmark have the prompts of its evaluations."""
+"""The training rows that an experiment takes from a benchmark have the same prompts as its evaluations."""
 
 from pathlib import Path
 

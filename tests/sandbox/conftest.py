@@ -1,4 +1,6 @@
-"""Makes the exploit suite importable: its programs also run in separate processes, as other users."""
+"""Puts this folder on the import path, so that the tests import the exploit suite by the name that its separate
+processes use.
+"""
 
 import sys
 from pathlib import Path

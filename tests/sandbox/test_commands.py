@@ -11,7 +11,7 @@ from nanoflux_sandbox import SandboxError, commands
 
 
 def _run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m nanoflux_sandbox` with these arguments."""
+    """Run `python -m nanoflux_sandbox` with `arguments`."""
     return subprocess.run(
         [sys.executable, "-m", "nanoflux_sandbox", *arguments], capture_output=True, text=True, timeout=120
     )
@@ -60,7 +60,7 @@ def test_invalid_setting_raises_an_error_with_exit_code_2(program: Path, setting
     assert error.value.exit_code == 2
 
 
-def test_source_that_is_not_utf8_has_the_status_error(program: Path) -> None:
+def test_program_that_is_not_utf_8_has_the_status_error(program: Path) -> None:
     program.write_bytes(b"print('\xff')")
     outcome = commands.run_file(program)
     assert (outcome["status"], commands.exit_code(outcome)) == ("error", 1)

@@ -41,7 +41,7 @@ async def test_program_sees_no_state_of_the_previous_program(sandbox: Sandbox) -
 
 
 async def test_child_memory_contains_no_other_program(sandbox: Sandbox) -> None:
-    """A fork copies the fork server, so neither sources nor outputs of other programs may ever have been in it."""
+    """A fork copies the memory of the fork server, which must therefore never contain a program's source or output."""
     secret = "x" + "k7" * 12  # the scanning program builds it backwards, so that the program does not contain it
     for _ in range(3):
         await sandbox.run(f"print({secret!r})")

@@ -43,7 +43,7 @@ async def test_sleeping_uses_no_cpu_time(sandbox: Sandbox) -> None:
 
 
 async def test_memory_is_available_up_to_the_limit(sandbox: Sandbox) -> None:
-    code_for_size = "x = bytearray({} << 20)\nprint(len(x) >> 20)"  # allocates this many MiB
+    code_for_size = "x = bytearray({} << 20)\nprint(len(x) >> 20)"  # {} stands for the MiB to allocate
     limits = Limits(memory_mb=256)
     result_within, result_beyond = await asyncio.gather(
         sandbox.run(code_for_size.format(200), limits), sandbox.run(code_for_size.format(300), limits)
@@ -85,7 +85,7 @@ async def test_long_source_is_not_started(sandbox: Sandbox) -> None:
     assert "10000000 bytes" in result.stderr
 
 
-async def test_source_limit_can_be_ten_megabytes(sandbox: Sandbox) -> None:
+async def test_source_limit_can_be_raised_above_ten_megabytes(sandbox: Sandbox) -> None:
     code = "print('ran')\n" + "#" * 10_000_000
     result = await sandbox.run(code, Limits(source_bytes=11_000_000, wall_s=20.0))
     assert (result.status, result.stdout) == ("ok", "ran\n")

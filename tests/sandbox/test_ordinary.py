@@ -41,5 +41,5 @@ def test_failing_program_gives_a_readable_error(name: str, results: dict[str, Re
     assert result.stderr == expected_error_output
 
 
-def test_ordinary_programs_are_at_least_thirty() -> None:
+def test_suite_has_at_least_thirty_ordinary_programs() -> None:
     assert len(ORDINARY) >= 30

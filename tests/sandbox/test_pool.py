@@ -42,7 +42,7 @@ def _find_descendants(root: int) -> set[int]:
 
 
 def _measure_resident_mb(pids: set[int]) -> float:
-    """The resident memory of these processes together, in MiB."""
+    """The total resident memory of the processes, in MiB."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -70,7 +70,7 @@ async def test_pool_runs_at_most_one_program_per_worker() -> None:
             max_processes = max(max_processes, len(_find_descendants(_get_fork_server_pid(sandbox))))
             await asyncio.sleep(0.05)
         await all_runs
-    assert 1 <= max_processes <= 3  # two children and the fork server, for which the started process waits
+    assert 1 <= max_processes <= 3  # two programs, and the fork server below `fork_server_pid`
 
 
 async def test_thousand_programs_leak_nothing() -> None:
@@ -150,7 +150,7 @@ async def test_stalled_fork_server_is_replaced_for_the_next_program(sandbox: San
     assert (result.status, result.stdout) == ("ok", "ran\n")
 
 
-async def test_cancelling_ends_the_program(sandbox: Sandbox) -> None:
+async def test_cancelled_run_ends_its_program(sandbox: Sandbox) -> None:
     await sandbox.run("print(1)")
     run = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
     await asyncio.sleep(0.3)
@@ -168,7 +168,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _read_process_state(pid: int) -> str:
-    """The state of a process in proc(5): for example, R for running or Z for a zombie."""
+    """The state of a process, as in proc(5): for example, R for running or Z for a zombie."""
     fields_after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields_after_name[0]
 
@@ -189,7 +189,7 @@ async def test_close_ends_every_process_and_is_idempotent(delay_s: float) -> Non
 
 
 async def _find_survivors(pids_before: set[int]) -> set[int]:
-    """The descendants of this process that are still alive after the kernel had time to end them."""
+    """The descendants of this process, except `pids_before`, that do not end within five seconds."""
     for _ in range(50):
         survivors = _find_descendants(os.getpid()) - pids_before
         if not survivors:
@@ -236,7 +236,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("tier", ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
 @pytest.mark.parametrize("stalled", [False, True])
-def test_processes_end_with_a_killed_caller(tier: str, stalled: bool) -> None:
+def test_processes_end_when_their_caller_is_killed(tier: str, stalled: bool) -> None:
     caller = subprocess.Popen([sys.executable, "-c", _CALLER, tier], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "running\n"

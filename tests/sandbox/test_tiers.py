@@ -1,4 +1,4 @@
-"""Without user namespaces the second tier is used; on machines with even fewer layers, no program runs."""
+"""Without user namespaces, the second tier is used; without Landlock, no program runs unless a weaker tier is named."""
 
 import json
 import subprocess
@@ -53,7 +53,7 @@ def test_check_without_landlock_fails_and_names_the_layer() -> None:
     assert report["reasons"]
 
 
-def test_weaker_tier_runs_only_by_name(tmp_path: Path) -> None:
+def test_weaker_tier_runs_programs_if_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     exit_code, result = _run_as(
         "no-landlock", "run", str(tmp_path / "program.py"), "--backend", "linux:namespaces+seccomp"
@@ -114,13 +114,13 @@ def test_probe_reports_the_tier_that_the_sandbox_uses() -> None:
 
 
 @pytest.mark.parametrize("machine", ["riscv64", "i686", "ppc64le"])
-def test_filter_refuses_other_architectures(machine: str) -> None:
+def test_compile_filter_refuses_other_architectures(machine: str) -> None:
     with pytest.raises(OSError, match=machine):
         seccomp.compile_filter(machine)
 
 
 class _FilterInterpreter:
-    """Interprets a filter as the kernel does, to test every decision."""
+    """Interprets a seccomp filter as the kernel does, so that the tests can check each of its decisions."""
 
     def __init__(self, program: bytes) -> None:
         import struct

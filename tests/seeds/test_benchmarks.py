@@ -251,8 +251,8 @@ def test_medmcqa_answers_may_count_from_zero_or_one(tmp_path):
         return "".join(item.seed.answer for item in read_benchmark("medmcqa", [path]).items)
 
     assert read_answers("dev.json", 1, 2, 4) == "ABD"
-    assert read_answers("dev.json", 0, 2, 3) == "ACD", "a file with a 0 counts from zero"
-    assert read_answers("dev.json", 1, 2) == "AB", "a JSON file without a 0 and a 4 counts from one"
+    assert read_answers("dev.json", 0, 2, 3) == "ACD", "a file that contains a 0 must count from zero"
+    assert read_answers("dev.json", 1, 2) == "AB", "a JSON file with neither 0 nor 4 must count from one"
     with pytest.raises(DataError, match="counts from 0 in some rows"):
         read_answers("dev.json", 0, 4)
     with pytest.raises(DataError, match="has no answers"):
@@ -272,9 +272,9 @@ def test_seeds_are_divided_evenly_among_benchmarks():
         assert min(2, count // 3) <= drawn_counts["small"] <= 2
         assert abs(drawn_counts["large"] - drawn_counts["middle"]) <= 1
     counts_of_single_draws = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
-    for count in counts_of_single_draws.values():  # a third of the draws, with six standard deviations
+    for count in counts_of_single_draws.values():  # a third of the draws, within five standard deviations
         assert count == pytest.approx(200, abs=60)
-    assert len({seed.id for seed in source.draw(552, rng)}) == 552, "all items can be drawn at once"
+    assert len({seed.id for seed in source.draw(552, rng)}) == 552, "a draw of all items must contain each item once"
     with pytest.raises(NothingMatchedError, match="needs 553 seeds, but there are only 552"):
         source.draw(553, rng)
     assert source.draw(9, random.Random(3)) == source.draw(9, random.Random(3))
@@ -292,7 +292,7 @@ def test_bad_rows_are_skipped_and_listed_with_skip_bad(tmp_path):
     assert [message.split(": ")[0] for message in content.skipped] == [f"{path}, line {line}" for line in (2, 3, 4, 5)]
 
 
-def test_split_is_named_by_the_file_or_hashed_from_the_question(tmp_path):
+def test_split_comes_from_the_file_name_or_a_hash_of_the_question(tmp_path):
     split_by_file = {
         "train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
         "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": "",
@@ -327,7 +327,7 @@ def test_content_hash_is_independent_of_the_order_of_files(tmp_path):
     assert hash_content([first_path]) != hash_content([first_path, second_path])
 
 
-# XML whose entities multiply its text, or read a file of the machine.
+# XML whose entities expand to a longer text, or to the content of a file of this machine.
 XML_WITH_ENTITIES = (
     """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
 )
@@ -348,7 +348,7 @@ def _make_zip_bomb() -> bytes:
 
 
 def _make_workbook(sheet: str, claimed_size: int | None = None) -> bytes:
-    """A workbook with this sheet; `claimed_size` is the size that the archive's directory states for the sheet."""
+    """A workbook whose sheet has the XML `sheet`. `claimed_size` is the size of that XML in the archive's directory."""
     import io
     import zipfile
 
@@ -411,7 +411,7 @@ the error.
 
 
 @pytest.mark.parametrize(("name", "file", "content", "message"), MALFORMED_FILES.values(), ids=MALFORMED_FILES)
-def test_malformed_file_error_names_the_file(tmp_path, name, file, content, message):
+def test_error_on_a_malformed_file_names_the_file(tmp_path, name, file, content, message):
     path = tmp_path / file
     path.write_bytes(content() if callable(content) else content)
     with pytest.raises(DataError) as error:
@@ -420,7 +420,7 @@ def test_malformed_file_error_names_the_file(tmp_path, name, file, content, mess
     assert message in error.value.message
 
 
-def test_broken_arrow_file_error_names_the_file(tmp_path):
+def test_error_on_a_broken_arrow_file_names_the_file(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"no stream of tables")
     with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: not an Arrow stream"):

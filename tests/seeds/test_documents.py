@@ -1,4 +1,4 @@
-"""Documents as seeds: import, places, near-duplicates, splits of whole documents, and the draws of passages."""
+"""Documents as seeds: import, places, near-duplicates, splits of whole documents, and draws of related passages."""
 
 import json
 import random
@@ -49,7 +49,7 @@ def write_pdf(path: Path, *pages: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with six documents of eleven passages, in all formats that can be imported."""
+    """A folder with six documents, which have eleven passages in total, in all formats that can be imported."""
     folder = tmp_path / "rules"
     for name, text in RULE_FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def test_import_keeps_source_and_place_of_each_format(home: Home, folder: Path) 
     assert "no longer than 7 days" in second_page.question
 
 
-def test_second_passage_below_a_heading_is_part_two(home: Home, tmp_path: Path) -> None:
+def test_further_passages_below_a_heading_are_numbered_parts(home: Home, tmp_path: Path) -> None:
     (tmp_path / "long.md").write_text(
         "# Rules\n" + " ".join(f"Rule {number} names item {number}." for number in range(80))
     )
@@ -99,7 +99,7 @@ def test_second_passage_below_a_heading_is_part_two(home: Home, tmp_path: Path) 
     assert [item.place for item in read_passages(home, "long").values()] == ["Rules", "Rules, part 2", "Rules, part 3"]
 
 
-def test_splits_hold_whole_documents(home: Home, folder: Path) -> None:
+def test_splits_contain_whole_documents(home: Home, folder: Path) -> None:
     summary = import_documents(home, DocumentsRequest("ward", [folder]))
     sources = {
         split: {item.source for item in read_passages(home, "ward", split).values()}
@@ -111,14 +111,14 @@ def test_splits_hold_whole_documents(home: Home, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "test", "dev"), [(1, 0, 0), (2, 0, 0), (3, 1, 0), (10, 2, 1), (40, 8, 4)])
-def test_split_documents_holds_out_a_share_by_content(count: int, test: int, dev: int) -> None:
+def test_split_documents_holds_out_a_share_whatever_the_order(count: int, test: int, dev: int) -> None:
     hashes = [f"{number:064x}" for number in range(count)]
     splits = split_documents(hashes)
     assert (splits.count("test"), splits.count("dev"), len(splits)) == (test, dev, count)
-    assert split_documents(hashes[::-1]) == splits[::-1], "the splits do not depend on the order of the documents"
+    assert split_documents(hashes[::-1]) == splits[::-1], "the splits depend on the order of the documents"
 
 
-def test_documents_named_as_held_out_are_the_test_split(home: Home, folder: Path) -> None:
+def test_held_out_documents_form_the_test_split(home: Home, folder: Path) -> None:
     request = DocumentsRequest("ward", [folder], held_out=[folder / "wards"])
     summary = import_documents(home, request)
     assert set(summary.held_out) == {"wards/store.html", "wards/night.txt", "wards/keys.txt"}
@@ -168,7 +168,7 @@ def test_import_of_the_same_documents_changes_nothing(home: Home, folder: Path) 
     assert import_documents(home, DocumentsRequest("ward", [folder], replace=True)).imported
 
 
-def test_unreadable_document_refuses_the_import(home: Home, folder: Path) -> None:
+def test_unreadable_document_fails_the_import_unless_it_is_skipped(home: Home, folder: Path) -> None:
     (folder / "scan.pdf").write_bytes(b"no pdf")
     with pytest.raises(DataError, match=r"scan\.pdf: not a readable PDF"):
         import_documents(home, DocumentsRequest("ward", [folder]))
@@ -200,18 +200,18 @@ def test_documents_with_an_invalid_name_or_too_little_text_are_refused(
 
 
 def make_passages(*texts: str) -> list[Seed]:
-    """Passages with these texts, whose ids are "0", "1" and so on."""
+    """Passages with the given texts and the ids "0", "1" and so on."""
     return [Seed(str(number), "d", text, "", source="a.md", place="p") for number, text in enumerate(texts)]
 
 
-def test_related_passages_draw_passages_with_common_rare_words() -> None:
+def test_related_passages_share_rare_words() -> None:
     """Ten of fifty passages are about pumps: if the first passage of a draw is one of them, the others are too."""
     pump_texts = [f"The pump type{number} of the station needs valve{number}." for number in range(10)]
     other_texts = [f"The subject{number} has colour{number} and shape{number}." for number in range(40)]
     source = RelatedPassages(make_passages(*pump_texts, *other_texts))
     draws = [source.draw(3, random.Random(seed)) for seed in range(300)]
     pump_draws = [seeds for seeds in draws if "pump" in seeds[0].question]
-    assert 30 < len(pump_draws) < 90, "the first passage is drawn uniformly, so a fifth of the draws begins with a pump"
+    assert 30 < len(pump_draws) < 90, "about a fifth of the draws must start with a pump passage"
     assert all("pump" in seed.question for seeds in pump_draws for seed in seeds)
     assert all(len({seed.id for seed in seeds}) == 3 for seeds in draws)
 
@@ -219,19 +219,21 @@ def test_related_passages_draw_passages_with_common_rare_words() -> None:
 def test_related_passages_avoid_excluded_passages() -> None:
     source = RelatedPassages(make_passages(*(f"Rule number{number} names item{number}." for number in range(6))))
     assert {seed.id for seed in source.draw(3, random.Random(0), {"0", "1", "2"})} == {"3", "4", "5"}
-    assert len(source.draw(6, random.Random(0), {"0"})) == 6, "an excluded passage is drawn if too few others are left"
+    assert len(source.draw(6, random.Random(0), {"0"})) == 6, (
+        "too few other passages are left, so an excluded one must be drawn"
+    )
     with pytest.raises(NothingMatchedError, match="needs 7 seeds"):
         source.draw(7, random.Random(0))
 
 
-def test_run_draws_train_passages_only(home: Home, folder: Path) -> None:
+def test_seed_source_draws_train_passages_only(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
     source = build_seed_source(home.ledger, ("ward",), chainable=False)
     train_ids = set(read_passages(home, "ward", "train"))
     assert {seed.id for seed in source.draw(len(train_ids), random.Random(1))} == train_ids
 
 
-def test_passages_and_questions_are_not_mixed(home: Home, folder: Path) -> None:
+def test_seed_source_refuses_to_mix_passages_and_questions(home: Home, folder: Path) -> None:
     import_documents(home, DocumentsRequest("ward", [folder]))
     with pytest.raises(UsageError, match="hold passages and questions"):
         build_seed_source(home.ledger, ("ward", "starter-easy"), chainable=False)
@@ -248,14 +250,14 @@ def test_evaluation_on_passages_is_refused(home: Home, folder: Path) -> None:
 
 
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run `nanoflux` in this process. Returns the exit code and the texts on stdout and stderr."""
+    """Run `nanoflux` in this process. Returns the exit code, the output and the error output."""
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     output = capsys.readouterr()
     return int(exit_info.value.code or 0), output.out, output.err
 
 
-def test_data_documents_writes_the_file_of_a_domain(home: Home, folder: Path, monkeypatch, capsys) -> None:
+def test_data_documents_writes_a_domain_file(home: Home, folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
     exit_code, out, err = run_command(
         capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward", "--json"
@@ -267,10 +269,10 @@ def test_data_documents_writes_the_file_of_a_domain(home: Home, folder: Path, mo
     assert summary["domain"] == str(path)
     assert path.read_text() == 'extends = "documents"\ntitle = "ward rules"\ndatasets = ["ward-rules"]\n'
     exit_code, _, _ = run_command(capsys, "data", "documents", str(folder), "--as", "ward-rules", "--domain", "ward")
-    assert exit_code == 0, "a domain with the same dataset is kept"
+    assert exit_code == 0, "an existing domain with the same dataset must be accepted"
     exit_code, _, err = run_command(capsys, "data", "documents", str(folder), "--as", "other", "--domain", "ward")
     assert exit_code == 2 and "draws its seeds from other data" in err
-    assert not read_passages(home, "other"), "nothing is imported if the domain is refused"
+    assert not read_passages(home, "other"), "the documents were imported, although the domain was refused"
     exit_code, _, err = run_command(capsys, "data", "documents", str(folder), "--domain", "gsmhard")
     assert exit_code == 2 and "'gsmhard' is not a valid name for a new domain" in err
 
@@ -295,7 +297,7 @@ def test_data_show_prints_the_source_of_a_passage(home: Home, folder: Path, monk
     assert passage["source"] and passage["place"]
     _, out, _ = run_command(capsys, "data", "show", "starter", "--limit", "1", "--json")
     question = json.loads(out)[0]
-    assert "source" not in question, "items that are not passages keep their keys, on which their digests depend"
+    assert "source" not in question, "a new key would change the digests of items that are not passages"
 
 
 def test_existing_domain_with_other_data_is_refused(home: Home) -> None:

@@ -24,7 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def _make_parquet(split: str) -> bytes:
-    """A Parquet file with three rows of GSM8K."""
+    """A Parquet file with three rows in GSM8K's format."""
     file = io.BytesIO()
     rows = [{"question": f"What is {number} + 1, {split}?", "answer": f"#### {number + 1}"} for number in range(3)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
@@ -41,8 +41,8 @@ FILES = {
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one dataset to the hub's client, and records every requested path. With `redirect_url`, downloads are
-    redirected there.
+    """Serves one dataset to the hub's client, and records every requested path. If `redirect_url` is set,
+    downloads are redirected to it.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -77,7 +77,7 @@ class HubHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, body: bytes, redirect_url: str = "") -> None:
-        """Send a file, or redirect to the url under which the file is stored."""
+        """Send `body`, or a redirect if `redirect_url` is given."""
         self.send_response(302 if redirect_url else 200)
         if redirect_url:
             self.send_header("Location", redirect_url)
@@ -135,7 +135,7 @@ def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path)
         assert view.items("gsm8k") == [item.seed for item in items]
     _, output = nanoflux("data", "import", "gsm8k", "--hub")
     assert output.count("already imported, nothing changed") == 1
-    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "temporary folders are removed"
+    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "a temporary folder was left behind"
 
 
 def test_hub_import_without_permission_names_the_setting(nanoflux):
@@ -145,7 +145,7 @@ def test_hub_import_without_permission_names_the_setting(nanoflux):
     assert f"{VARIABLE}=huggingface.co" in output and "HF_ENDPOINT" in output
 
 
-def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatch):
+def test_error_on_a_redirect_to_another_host_names_the_host(nanoflux, hub, monkeypatch):
     hub.redirect_url = "http://192.0.2.1/large-file"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv(VARIABLE, "mirror.example")
@@ -183,7 +183,7 @@ def test_failed_hub_import_stores_nothing(nanoflux, hub, monkeypatch, tmp_path, 
         (("gsm8k", "x.jsonl", "--revision", "main"), "Pass either the files of DATASET or --hub"),
     ],
 )
-def test_invalid_hub_requests_are_usage_errors(nanoflux, arguments, message):
+def test_invalid_hub_options_are_usage_errors(nanoflux, arguments, message):
     exit_code, output = nanoflux("data", "import", *arguments)
     assert exit_code == 2 and message in output
 

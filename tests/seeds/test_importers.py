@@ -25,7 +25,7 @@ GOOD_ROW = {"input": " How many are 6 times 7? ", "code": "def solution():\n    
 
 
 def read_items(path, **options):
-    """The items of a file of GSM-Hard."""
+    """The items of a file in GSM-Hard's format."""
     return read_benchmark("gsmhard", [path], **options).items
 
 
@@ -51,7 +51,7 @@ def write(tmp_path):
     return write_lines
 
 
-def test_good_row_becomes_a_seed_with_its_line(write):
+def test_good_row_becomes_an_item_with_its_location(write):
     path = write(make_line(), b"", b"  ", make_line(target=-3))
     first_item, last_item = read_items(path)
     location, seed, _ = first_item
@@ -172,7 +172,7 @@ def test_unavailable_sandbox_is_not_reported_as_a_bad_row(write, sandbox):
 
 
 def make_texts(count: int) -> list[str]:
-    """Texts of eight random words."""
+    """`count` texts of eight random words each."""
     rng = random.Random(0)
     words = ["apples", "hens", "trains", "boxes", "litres", "coins", "miles", "pages", "hours", "loaves"]
     return [" ".join(rng.choice(words) for _ in range(8)) for _ in range(count)]

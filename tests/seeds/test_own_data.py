@@ -14,7 +14,7 @@ OPTIONS = {"A": "ant", "B": "bee"}
 
 
 def read_seeds(path: Path) -> list[Seed]:
-    """The seeds of a file of own data."""
+    """The seeds in a user's data file."""
     return [item.seed for item in read_benchmark("mine", [path]).items]
 
 
@@ -25,7 +25,7 @@ def write_content(path: Path, content: bytes | str) -> Path:
 
 
 def write_parquet(path: Path, **columns: list[object]) -> Path:
-    """Write a Parquet file with these columns, and return its path."""
+    """Write a Parquet file with `columns`, and return its path."""
     import pyarrow
     import pyarrow.parquet
 
@@ -51,7 +51,7 @@ NON_FINITE_ANSWERS = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 
 
 
 @pytest.mark.parametrize("json_answer", NON_FINITE_ANSWERS, ids=lambda text: text[:12])
-def test_non_finite_answer_error_names_the_line(tmp_path: Path, json_answer: str) -> None:
+def test_error_on_a_non_finite_answer_names_the_line(tmp_path: Path, json_answer: str) -> None:
     good_row = '{"question": "P?", "answer": 1}\n'
     path = write_content(tmp_path / "rows.jsonl", f'{good_row}{{"question": "Q?", "answer": {json_answer}}}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
@@ -66,7 +66,7 @@ def test_non_finite_answers_in_parquet_and_csv_are_refused(tmp_path: Path, answe
         read_seeds(write_content(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
 
 
-def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
+def test_parquet_decimals_keep_their_digits(tmp_path: Path) -> None:
     from decimal import Decimal
 
     path = write_parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[Decimal("0.00000032")])
@@ -89,7 +89,7 @@ def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, enc
 
 @pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_encoding_error_names_the_encoding(tmp_path: Path, file: str, encoding: str) -> None:
+def test_error_on_another_encoding_names_the_encoding(tmp_path: Path, file: str, encoding: str) -> None:
     path = write_content(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
     with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as error:
         read_seeds(path)
@@ -107,20 +107,20 @@ ROW_WITH_REPEATED_KEY = '{"question": "Q?", "answer": 4, "answer": 5}'
         ("rows.jsonl", '{"question": "Q?", "answer": "A", "options": {"A": "ant", "A": "bee"}}', "line 1"),
     ],
 )
-def test_repeated_key_error_names_the_location(tmp_path: Path, file: str, content: str, location: str) -> None:
+def test_error_on_a_repeated_key_names_the_location(tmp_path: Path, file: str, content: str, location: str) -> None:
     with pytest.raises(DataError, match=f"{location}: the key '(answer|A)' is given twice"):
         read_seeds(write_content(tmp_path / file, content))
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
-def test_too_deeply_nested_value_error_names_the_line(tmp_path: Path, depth: int) -> None:
+def test_error_on_a_too_deeply_nested_value_names_the_line(tmp_path: Path, depth: int) -> None:
     content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
     with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
         read_seeds(write_content(tmp_path / "rows.jsonl", content))
 
 
 def write_csv(path: Path, *rows: list[str]) -> Path:
-    """Write a CSV file with these rows, and return its path."""
+    """Write a CSV file with `rows`, and return its path."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     return path
@@ -136,7 +136,7 @@ def test_csv_options_are_columns_or_json_in_a_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", ["ant; bee", "{", '["ant", "bee"]', "[" * 100_000, '{"B": "bee"}', '{"A": 5}', '"ant"', "5"]
 )
-def test_unreadable_options_error_names_the_line(tmp_path: Path, options: str) -> None:
+def test_error_on_unreadable_options_names_the_line(tmp_path: Path, options: str) -> None:
     path = write_csv(tmp_path / "rows.csv", ["question", "options", "answer"], ["Q?", options, "B"])
     with pytest.raises(DataError, match=r"line 2: key 'options' (is not|does not contain)"):
         read_seeds(path)

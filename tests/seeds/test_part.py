@@ -20,7 +20,7 @@ EGGS_QUESTION = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2
 
 
 def make_program(*lines: str, last_line: str = "return result") -> str:
-    """A program whose function `solution` has these lines."""
+    """A program whose function `solution` consists of `lines` and `last_line`."""
     return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, last_line))])
 
 
@@ -163,7 +163,7 @@ def test_slot_occurs_once_in_the_program_and_affects_the_answer(lines, slots):
     assert find_slots(HENS_QUESTION, make_program(*lines)) == slots
 
 
-def test_explanations_are_filled_with_plain_numbers():
+def test_fill_writes_plain_numbers_into_explanations():
     assert fill("Sold = {a} - {b_2} = {sold}.", {"a": 16.0, "b_2": 2.5, "sold": 13.5}) == "Sold = 16 - 2.5 = 13.5."
 
 

@@ -79,9 +79,9 @@ STORY_BY_ID = {story.id: story for story in STORIES}
 
 
 def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer; for each link whether the previous answer was fitted; and for each link its number. The
-    number is the previous answer, unless that had to be fitted into a range: it is fitted unless it is a positive
-    integer of at most 100 times the number that it replaces.
+    """The answer of a chain, then for each link whether the previous answer was fitted, and the number of each link. An
+    answer that is a positive integer of at most 100 times the number in the slot becomes the link unchanged. Any other
+    answer is fitted into the range from 1 to 1000.
     """
     answer = stories[0].solve(stories[0].slot_value)
     are_fitted, links = [], []
@@ -134,7 +134,7 @@ def test_chains_cover_every_kind_of_link():
     for ids in CHAINS:
         _, are_fitted, _ = solve_chain([STORY_BY_ID[name] for name in ids])
         are_any_fitted.update(are_fitted)
-    assert are_any_fitted == {True, False}, "some links are fitted, and others are not"
+    assert are_any_fitted == {True, False}, "the chains must have fitted and unfitted links"
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
@@ -153,7 +153,7 @@ def test_question_states_every_part_and_names_every_link(sandbox, ids):
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
-def test_solution_lines_are_true_arithmetic(sandbox, ids):
+def test_equations_in_the_stitched_solution_are_right(sandbox, ids):
     parts = [STORY_BY_ID[name].part for name in ids]
     trace = run_and_trace(sandbox, parts)
     lines = build_solution_text(parts, trace).split("\n")
@@ -180,7 +180,7 @@ def test_fitted_link_text_matches_its_calculation(sandbox):
 
 
 def make_number_part(expression: str) -> Part:
-    """A part without text, whose answer is an expression."""
+    """A part without text, whose answer is `expression`."""
     return Part(
         "number", before="", after="", ask="", result="", slot_variable="", value="",
         statements=(("answer", expression),), lines=(), made_for_chains=False,
@@ -193,7 +193,7 @@ def make_number_part(expression: str) -> Part:
      ("4000", 4000, False), ("4001", 2, True), ("3.0", 3, False), ("0.4999", 1, True)],
 )  # fmt: skip
 def test_links_are_positive_integers_of_limited_size(sandbox, first_answer, link, fitted):
-    """Halves are rounded up. The number in the robe's slot is 40, so its link may be at most 4000."""
+    """Halves are rounded up. The slot of the story "robe" contains 40, so the link may be at most 4000."""
     first_part = make_number_part(first_answer)
     trace = run_and_trace(sandbox, [first_part, STORY_BY_ID["robe"].part])
     assert (trace.links, trace.fitted) == ((link,), (fitted,))
@@ -210,13 +210,13 @@ def write_attack(sandbox, source, seeds, turn: int = 0):
 
 
 def judge_attack(sandbox, attack):
-    """The verdict of the program that judges attacks."""
+    """The verdict of the `ProgramJudge`, which runs the attack's program."""
     judge = ProgramJudge(sandbox.identity, TIMEOUT_S)
     return sandbox.wait(judge.validate(attack, Draw(run_seed=0, turn=0, attempt=0), sandbox.call))
 
 
 def make_source() -> tuple[Items, tuple[Seed, ...]]:
-    """The stories as a source of seeds, and the seeds."""
+    """A source of seeds that are made from the stories, and its seeds."""
     seeds = tuple(
         Seed(story.id, dataset="stories", question=story.question, answer="0", program=story.code) for story in STORIES
     )
@@ -224,17 +224,17 @@ def make_source() -> tuple[Items, tuple[Seed, ...]]:
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_attack_is_verified_by_its_program(sandbox, turn):
+def test_program_judge_accepts_a_stitched_attack(sandbox, turn):
     source, seeds = make_source()
     attack = write_attack(sandbox, source, seeds, turn)
     assert isinstance(attack, Attack)
     assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
     verdict = judge_attack(sandbox, attack)
     assert (verdict.positive, verdict.finding("code").conclusion) == (True, "supports")
-    assert write_attack(sandbox, source, seeds, turn) == attack, "the same turn gives the same attack"
+    assert write_attack(sandbox, source, seeds, turn) == attack, "a second attack of the same turn must equal the first"
 
 
-def test_judge_rejects_a_wrong_answer(sandbox):
+def test_program_judge_rejects_a_wrong_answer(sandbox):
     source, seeds = make_source()
     attack = write_attack(sandbox, source, seeds)
     wrong_attack = Attack(attack.question, attack.solution, "1234567", attack.program)
@@ -306,8 +306,8 @@ def solve_part(part: Part, link: float | None) -> float:
 
 
 def draw_starter_chain(number: int) -> tuple[Part, ...] | None:
-    """A chain of two to six parts, or None if no order of the drawn templates was found. `number` is the random seed,
-    and determines the length.
+    """A chain of two to six parts, or None if the drawn templates cannot be chained in any order. `number` is the
+    random seed, and determines the length.
     """
     source = StarterTemplates(TRAIN_TEMPLATES)
     rng = random.Random(number)
@@ -346,7 +346,7 @@ def test_starter_chains_pass_each_result_on_unchanged():
 
 
 @pytest.mark.parametrize("number", list(STARTER_CHAINS)[::6])  # every sixth chain, to save time
-def test_starter_chains_run_and_give_the_answer(sandbox, number):
+def test_programs_of_starter_chains_print_the_answer(sandbox, number):
     parts = STARTER_CHAINS[number]
     trace = run_and_trace(sandbox, parts)
     answer = None

@@ -43,7 +43,7 @@ def test_publishing_names_the_adapter_by_its_content(result: TrainResult, tmp_pa
     assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
     assert manifest["data"]["digest"] == result.data_digest
     published_text = "".join(path.read_text(errors="replace") for path in folder.iterdir())
-    assert str(tmp_path) not in published_text, "a published file names a path of this machine"
+    assert str(tmp_path) not in published_text, "a published file contains a path of this machine"
     assert [adapter.to_json() for adapter in list_adapters(adapters_dir)] == [{**manifest, "probe": None}]
     assert find_adapter(adapters_dir, folder.name[:8]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
@@ -111,11 +111,13 @@ def test_failed_write_of_a_probe_keeps_the_old_record(
     assert (folder / PROBE).read_bytes() == record_before and not list(folder.glob(".probe*"))
 
 
-def test_probe_is_neither_exported_nor_read_if_it_is_damaged(result: TrainResult, tmp_path: Path) -> None:
+def test_probe_is_not_exported_and_is_ignored_if_damaged(result: TrainResult, tmp_path: Path) -> None:
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     write_probe(folder, make_working_probe(folder), "tiny")
     export_peft(read_adapter(folder), tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere" / PROBE).exists(), "a probe is valid for one machine only"
+    assert not (tmp_path / "elsewhere" / PROBE).exists(), (
+        "a probe is valid for one machine only, so it must not be exported"
+    )
     (folder / PROBE).write_text("[1]")
     assert list_adapters(tmp_path / "adapters")[0].to_json()["probe"] is None
 
@@ -125,7 +127,7 @@ def make_working_probe(folder: Path) -> Probe:
     return Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
 
 
-def test_unknown_adapters_and_folders_are_refused(tmp_path: Path) -> None:
+def test_unknown_adapters_and_folders_without_an_adapter_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not an adapter"):
         adapter_hash(tmp_path)
     with pytest.raises(NothingMatchedError):
@@ -133,7 +135,7 @@ def test_unknown_adapters_and_folders_are_refused(tmp_path: Path) -> None:
     assert list_adapters(tmp_path / "none") == []
 
 
-def test_publishing_refuses_an_unfinished_training(
+def test_publishing_refuses_an_unfinished_training_run(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     stopped = train(SETTINGS, examples, (), tiny_base, tmp_path, should_stop=lambda: True)

@@ -9,7 +9,7 @@ from nanoflux_local.train.fused import HeadLoss, LoraLinear, draw_dropped
 
 
 @pytest.mark.parametrize(("query_heads", "key_heads"), [(4, 4), (6, 2)])
-def test_attention_gradients_equal_numerical_ones(query_heads: int, key_heads: int) -> None:
+def test_attention_gradients_equal_numerical_gradients(query_heads: int, key_heads: int) -> None:
     torch.manual_seed(0)
     inputs = [
         torch.randn(1, heads, 5, 4, dtype=torch.float64, requires_grad=True)
@@ -35,7 +35,7 @@ def test_lora_linear_equals_its_formula(has_bias: bool) -> None:
 
 
 def test_lora_linear_drops_the_same_values_forward_and_backward() -> None:
-    """All inputs and LoRA weights are 1 and the frozen weights 0, so each output counts the values that were kept."""
+    """Inputs and LoRA weights are 1 and frozen weights are 0, so each output is the number of values that were kept."""
     x = torch.ones(40, 50, requires_grad=True)
     a, b = torch.ones(1, 50, requires_grad=True), torch.ones(1, 1, requires_grad=True)
     torch.manual_seed(3)
@@ -58,7 +58,7 @@ def test_dropout_zeroes_each_value_independently_with_its_probability(probabilit
     assert float(dropped.mean()) == pytest.approx(probability, abs=5 * standard_error)
     binomial_variance = 500 * probability * (1 - probability)
     assert float(dropped.sum(1).var()) / binomial_variance == pytest.approx(1, abs=0.5), (
-        "if values are dropped independently, the counts per row have the variance of a binomial distribution"
+        "the variance of the counts per row is not binomial, so values are not dropped independently"
     )
 
 
@@ -70,5 +70,5 @@ def test_head_loss_equals_cross_entropy() -> None:
     plain_loss = F.cross_entropy(hidden @ head.T, labels, reduction="sum") * 0.1
     torch.testing.assert_close(our_loss, plain_loss)
     torch.testing.assert_close(torch.autograd.grad(our_loss, hidden), torch.autograd.grad(plain_loss, hidden))
-    with torch.no_grad():  # without a gradient, the forward pass takes another path
+    with torch.no_grad():  # without gradients, the forward pass takes a different path
         torch.testing.assert_close(HeadLoss.apply(hidden, head, labels) * 0.1, plain_loss)

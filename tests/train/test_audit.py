@@ -17,12 +17,12 @@ from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 
 PROMPT = (Message("user", "How many?"),)
 FIRST_ROW_WITHOUT_LABELS = 7
-"""In `bad_rows`, this row and all later rows cannot be trained on."""
+"""The number of a row in `bad_rows`. Neither this row nor any later row can be trained on."""
 
 
 @pytest.fixture
 def bad_rows(examples: list[TrainingExample]) -> list[TrainingExample]:
-    """Four good rows (0 to 3), and a row with each problem; the row ids name the problems."""
+    """Four usable rows (0 to 3), followed by rows that each have one of the problems that the audit reports."""
     return [
         *examples[:4],
         TrainingExample(PROMPT, " \n", "empty"),
@@ -52,12 +52,12 @@ def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingE
         10: ("no labels", True),
     }
     assert (report.rows, report.usable, report.cut_rows, report.tokens.most) == (11, 6, 1, 512)
-    assert report.cut_tokens == report.cut_most > 4400, "one row of about 5000 tokens is truncated at 512"
+    assert report.cut_tokens == report.cut_most > 4400, "a row of 5000 tokens must lose those after the first 512"
     assert "row 7 (surrogate): lone surrogate" in str(report.findings[3])
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_audit_reports_spelled_control_tokens(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_audit_reports_control_tokens_spelled_out_as_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
     rows = [*examples[:3], TrainingExample(PROMPT, "<|im_end|>\n<|im_start|>user", "spelled")]
     report = audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
     assert list_problems(report) == {3: ("control token", False)} and report.usable == 4
@@ -85,7 +85,7 @@ def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list
         audit(TrainSettings(val_fraction=0, bad_rows="refuse"), bad_rows, (), tiny_base)
 
 
-def test_data_without_labels_are_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
+def test_data_without_labels_is_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
     for rows in ([], bad_rows[FIRST_ROW_WITHOUT_LABELS:]):
         with pytest.raises(DataError, match="no example has a label"):
             audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
@@ -130,9 +130,11 @@ def test_audit_finds_test_questions_inside_other_text(tiny_base: Path, examples:
     rows = [*examples, TrainingExample(PROMPT, f'He said: "{test_question.upper()}" Indeed.', "leak")]
     rows.append(TrainingExample(PROMPT, test_question.replace("Ann", "Bob"), "another question"))
     leaked_rows = audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [test_question, "?"]).leaked
-    assert leaked_rows == (len(rows) - 2,), "only the row that quotes the question leaks it; '?' has no words"
+    assert leaked_rows == (len(rows) - 2,), (
+        "only the row that quotes the question must be reported; '?' contains no words"
+    )
     leaked_rows = audit(TrainSettings(val_fraction=0), rows, (), tiny_base, ["many"]).leaked
-    assert leaked_rows == (len(rows) - 2, len(rows) - 1), "a question of one word is found as well"
+    assert leaked_rows == (len(rows) - 2, len(rows) - 1), "a question of one word must be reported as well"
 
 
 def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
@@ -162,7 +164,7 @@ train(settings, rows, (), Path(base), Path(out))
 peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(expected, peak)
 """
-"""Trains in a separate process, and prints the estimated and the measured peak of its memory in bytes."""
+"""Trains in a separate process, and prints the estimate and the measured peak of the process's memory, in bytes."""
 
 
 @pytest.mark.real_model
@@ -187,7 +189,7 @@ def test_audit_renders_the_first_example_and_lists_leaked_rows(
     assert examples[0].completion in report.rendered
 
 
-def test_settings_error_names_wrong_keys_and_values() -> None:
+def test_settings_error_names_unknown_keys_and_invalid_values() -> None:
     assert parse_train_settings({"r": "16", "learning_rate": "1e-4"}).r == 16
     with pytest.raises(ConfigError, match=r"dropout: .*epoch: "):
         parse_train_settings({"epoch": 3, "dropout": 1.5})

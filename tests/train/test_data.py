@@ -1,4 +1,6 @@
-"""The codec's tokens and labels are those of inference; batches contain every row once, with little padding."""
+"""The codec encodes prompts as inference does, and labels the completion and the end of turn; batches contain every
+row once, with little padding.
+"""
 
 import random
 import re
@@ -15,7 +17,7 @@ from nanoflux_local.train.data import Codec, TrainingExample, data_digest, draw_
 from nanoflux_local.train.settings import TrainSettings
 
 TEXT_PIECES = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
-"""The pieces of random texts: characters, control tokens that are spelled out, and the name of a section."""
+"""The pieces of random texts: characters, control tokens spelled out as text, and a section heading."""
 SETTINGS = TrainSettings(epochs=1, dtype="float32", val_fraction=0.0)
 """Settings of audits in which no row is held out."""
 
@@ -130,8 +132,8 @@ EXAMPLE_WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("
 
 
 def install_base(base: Path, root: Path, template: str, system_role: bool) -> Path:
-    """Install `base` in the home `root`, with this chat template and with `system_role` in its manifest. Returns the
-    folder of its weights.
+    """Install `base` in the home `root` with the chat template `template`, and set `system_role` in its manifest.
+    Returns the folder of its weights.
     """
     from nanoflux_models.weights import import_path
 
@@ -151,8 +153,8 @@ def install_base(base: Path, root: Path, template: str, system_role: bool) -> Pa
 def test_system_messages_are_encoded_as_at_inference(
     tiny_base: Path, tmp_path: Path, template_refuses: bool, system_role: bool
 ) -> None:
-    """System messages are merged into the user's message if, and only if, the template refuses them or the manifest
-    says that the model takes none.
+    """A system message is merged into the user message if, and only if, the template refuses it or the manifest says
+    that the model has no system role.
     """
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
@@ -169,7 +171,7 @@ def test_system_messages_are_encoded_as_at_inference(
     assert report.system_merged == (2 if is_merged else 0) and report.usable == 2 and not report.findings[1:]
 
 
-def test_rows_refused_by_the_template_are_named(tiny_base: Path, tmp_path: Path) -> None:
+def test_audit_names_rows_that_the_chat_template_refuses(tiny_base: Path, tmp_path: Path) -> None:
     refuse_bad = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
     plain_template = (tiny_base / "chat_template.jinja").read_text()
     folder = install_base(tiny_base, tmp_path, refuse_bad + plain_template, system_role=True)

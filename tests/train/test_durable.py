@@ -40,7 +40,7 @@ def report_step(event):
 
 train(TrainSettings(**{settings}), make_examples(18), (), Path(base), Path(out), report_step)
 """
-"""Trains like the tests in this process, and prints the number of each step."""
+"""Trains with `SETTINGS` in a separate process, and prints the number of each step."""
 
 
 def train_until_killed(base: Path, out: Path, kill_step: int) -> int:
@@ -74,7 +74,7 @@ def test_training_resumed_after_kills_is_bit_identical(
 
 @contextmanager
 def limit_file_size(size: int) -> Iterator[None]:
-    """Limit every file to `size` bytes in the block, so that a longer write fails as on a full disk."""
+    """Limit every file to `size` bytes inside the `with` block, so that a longer write fails as on a full disk."""
     previous_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, previous_limits[1]))
     try:
@@ -151,8 +151,8 @@ def train_until_exhausted(base: Path, out: Path, resource_name: str, *prefix: st
 
 
 def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    """A small tmpfs fills up after the first checkpoint, so that the kernel reports ENOSPC. The tmpfs exists only in a
-    namespace of the process, so a copy of the checkpoint is checked.
+    """A small tmpfs fills up after the first checkpoint, so that the kernel reports ENOSPC. The tmpfs exists only in
+    the process's mount namespace, so a copy of the checkpoint is checked.
     """
     disk, checkpoint_copy = tmp_path / "disk", tmp_path / "copy.pt"
     disk.mkdir()
@@ -178,14 +178,14 @@ def test_out_of_memory_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
-    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *_: torch.empty(2**60))  # more than any memory
+    monkeypatch.setattr(TrainableModel, "compute_loss", lambda *_: torch.empty(2**60))  # too large for any memory
     with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as error_info:
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert "smaller batch" in error_info.value.fix
     assert (tmp_path / checkpoint.NAME).read_bytes() == good_checkpoint
 
 
-def test_infinite_weights_are_never_saved_in_a_checkpoint(
+def test_checkpoint_never_contains_infinite_weights(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(**SETTINGS | {"learning_rate": 1e39, "warmup_steps": 6, "checkpoint_every": 1})
@@ -197,7 +197,7 @@ def test_infinite_weights_are_never_saved_in_a_checkpoint(
         assert all(weight.isfinite().all() for weight in state["weights"].values())
 
 
-def test_error_of_a_nan_loss_names_the_rows(
+def test_error_on_a_nan_loss_names_the_rows(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good_checkpoint = train_two_steps(tiny_base, examples, tmp_path)
@@ -215,7 +215,7 @@ def test_truncated_checkpoint_is_refused(tiny_base: Path, examples: list[Trainin
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_atomically(target, b"old")
     with limit_file_size(2), pytest.raises(OSError) as error_info:

@@ -66,7 +66,7 @@ def test_expected_flops_are_counted_by_component() -> None:
 
 
 def test_matrices_count_layers_of_different_head_sizes(tmp_path: Path) -> None:
-    """Of the six layers of this Gemma 4 stand-in, one has heads of size 64 and the others of size 32; each has four."""
+    """Of the six layers of this Gemma 4 stand-in, one has heads of size 64 and the others of size 32; each has 4."""
     base = make_stand_in(FAMILIES["Gemma4UnifiedForConditionalGeneration"], tmp_path / "base")
     settings = TrainSettings(target_modules=("q_proj",), attention="sdpa")
     matrices = TrainableModel(settings, base, torch.device("cpu"), torch.float32).measure_matrices()

@@ -1,5 +1,5 @@
-"""Training on a base in four bits has the gradients of bitsandbytes' own layers, is reproducible, and is refused
-without bitsandbytes.
+"""Training on a 4-bit base has the gradients of bitsandbytes' own layers, is reproducible, and is refused if
+bitsandbytes is not installed.
 """
 
 import subprocess
@@ -48,7 +48,7 @@ def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, example
         torch.testing.assert_close(our_gradient, reference_gradient, rtol=1e-2, atol=1e-3)
 
 
-def test_four_bit_training_learns_and_is_reproducible(
+def test_four_bit_training_lowers_the_validation_loss_and_is_reproducible(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     first_result = train(SETTINGS, examples, (), tiny_base, tmp_path / "one")
@@ -65,7 +65,7 @@ def test_four_bit_training_learns_and_is_reproducible(
 
 
 @pytest.mark.real_model
-def test_four_bit_training_of_the_real_model_learns(
+def test_four_bit_training_of_the_real_model_lowers_the_validation_loss(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(qlora=True, epochs=2, learning_rate=1e-3)
@@ -84,7 +84,7 @@ try:
 except RefusedError as error:
     print(error)
 """
-"""Loads a base in four bits in a process that cannot import bitsandbytes, and prints the error."""
+"""Builds the 4-bit configuration in a process that cannot import bitsandbytes, and prints the error."""
 
 
 def test_four_bit_without_bitsandbytes_is_refused() -> None:

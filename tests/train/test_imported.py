@@ -1,4 +1,4 @@
-"""Adapters that plain PEFT saved are checked against their base, named by their content, and used like trained ones."""
+"""Adapters saved by plain PEFT are checked against their base, named by their content, and used like other adapters."""
 
 import json
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def save_peft_adapter(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
      {"target_modules": "all-linear"}, {"layers_to_transform": [1]}, {"init_lora_weights": "gaussian"}],
     ids=["plain", "rslora", "rank by layer", "all-linear", "one layer", "gaussian"],
 )  # fmt: skip
-def test_imported_adapter_answers_as_in_plain_peft(
+def test_imported_adapter_has_the_logits_of_plain_peft(
     home: Path, save_peft_adapter: Callable[..., Path], tiny_base: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     from peft import PeftModel
@@ -158,7 +158,7 @@ def test_import_refuses_folders_without_a_usable_adapter(home: Path, tmp_path: P
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_import_requires_the_base_if_the_config_names_an_unknown_one(
+def test_import_requires_the_base_option_if_the_config_names_an_unknown_base(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed models: tiny"):
@@ -185,11 +185,11 @@ def test_server_rank_fits_the_layer_with_the_highest_rank(
     home: Path, save_peft_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = import_adapter(save_peft_adapter(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
-    assert choose_rank([folder]) == 64, "64 is the smallest maximum rank of vLLM that is at least 40"
+    assert choose_rank([folder]) == 64, "the rank must be 64, the smallest maximum rank above 40 that vLLM supports"
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "../x", ".hidden"])
-def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path, name: str) -> None:
+def test_import_refuses_names_that_look_like_paths_or_patterns(home: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid name for an adapter"):
         import_adapter(tmp_path, home, tmp_path / "adapters", "tiny", name)
 

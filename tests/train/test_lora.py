@@ -23,7 +23,7 @@ def read_adapter_weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def test_training_learns_and_reports_every_step(
+def test_training_lowers_the_validation_loss_and_reports_every_step(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     events: list[TrainEvent] = []
@@ -31,10 +31,10 @@ def test_training_learns_and_reports_every_step(
     reported_steps = [event.step for event in events if isinstance(event, StepEvent)]
     reported_epochs = [event.epoch for event in events if isinstance(event, EpochEvent)]
     assert reported_steps == list(range(1, result.steps + 1))
-    assert reported_epochs == list(range(7)), "epoch 0 is reported before the first step"
+    assert reported_epochs == list(range(7)), "epoch 0 must be reported before the first step"
     assert result.finished and result.initial_val_loss and result.val_loss
     assert result.val_loss < result.initial_val_loss - 0.2
-    assert sum(isinstance(event, CheckpointEvent) for event in events) >= 6, "a checkpoint ends every epoch"
+    assert sum(isinstance(event, CheckpointEvent) for event in events) >= 6, "every epoch must end with a checkpoint"
     assert {"train_loss", "val_loss", "flops", "tokens_per_s", "truncated", "steps"} <= result.to_json().keys()
 
 
@@ -51,7 +51,7 @@ def test_repeated_training_is_bit_identical(
 
 
 def test_resumed_training_is_bit_identical(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    """The resumed training run is stopped after every step."""
+    """The training run is stopped after every step and resumed until it finishes."""
     settings = TrainSettings(**FAST_SETTINGS)
     train(settings, examples, (), tiny_base, tmp_path / "uninterrupted")
     events: list[TrainEvent] = []
@@ -71,7 +71,7 @@ def test_checkpoint_of_another_training_run_is_refused(
         train(TrainSettings(**FAST_SETTINGS | {"r": 4}), examples, (), tiny_base, tmp_path)
 
 
-def test_unknown_target_error_names_the_target(
+def test_error_on_an_unknown_target_names_the_target(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="nowhere"):
@@ -125,14 +125,14 @@ def test_losses_and_gradients_equal_those_of_peft(
 
 
 def test_joined_and_padded_rows_have_equal_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
-    """FlashAttention takes a batch as one joined row without padding. transformers separates the rows by their position
-    ids for torch's attention as well, so the test needs no GPU.
+    """For FlashAttention, the rows of a batch are joined into one sequence without padding. transformers uses the
+    position ids to keep the rows apart, also in torch's own attention, so the test needs no GPU.
     """
     settings = TrainSettings(dropout=0.0, attention="sdpa")
     model = TrainableModel(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, index) for index, example in enumerate(examples[:5])]
-    assert len({len(row.ids) for row in rows}) > 1, "rows of one length would need no padding"
+    assert len({len(row.ids) for row in rows}) > 1, "all rows have the same length, so none would be padded"
 
     def compute_loss_and_gradients(padding_free: bool) -> tuple[float, list[torch.Tensor]]:
         model.padding_free = padding_free
@@ -148,7 +148,7 @@ def test_joined_and_padded_rows_have_equal_loss_and_gradients(tiny_base: Path, e
         torch.testing.assert_close(padded_gradient, joined_gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_attention_that_is_not_installed_is_refused(
+def test_attention_implementation_that_is_not_installed_is_refused(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     if is_flash_attn_2_available():
@@ -179,7 +179,7 @@ def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[Tra
     assert epoch_count == best_epoch + 2 and epoch_count < 12
 
 
-def test_imports_for_an_audit_load_no_torch() -> None:
+def test_modules_for_an_audit_do_not_import_torch() -> None:
     modules = ("audit", "data", "estimate", "events", "flops", "publishing", "settings", "summary", "trainings")
     imports = "; ".join(f"import nanoflux_local.train.{module}" for module in modules)
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"

@@ -1,4 +1,6 @@
-"""A merged model and an exported adapter answer as the base with the adapter; a merge with other answers is refused."""
+"""A merged model and an exported adapter give the logits of the base with the adapter; a merge that changes the
+answers is refused.
+"""
 
 import json
 import shutil
@@ -23,7 +25,7 @@ from nanoflux_models.weights import import_path, weights_dir
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
 TOKEN_IDS = torch.tensor([[5, 70, 33, 120, 9, 9, 41, 200]])
-"""An arbitrary input, on which the answers of models are compared."""
+"""An arbitrary input for which the logits of models are compared."""
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def home_and_adapter(
 
 
 def add_bpe_merge(file: Path) -> None:
-    """Add a merge to a byte-pair tokenizer, because GGUF's readers do not accept a tokenizer without merges."""
+    """Add a merge to a byte-pair tokenizer, because GGUF readers reject a tokenizer without merges."""
     tokenizer = json.loads(file.read_text())
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["so"] = vocabulary.pop("ÿ")
@@ -74,7 +76,7 @@ def load_with_adapter(base: Path, adapter: Path) -> Any:
     return PeftModel.from_pretrained(load_model(base), adapter)
 
 
-def test_merged_model_answers_as_base_and_adapter(home_and_adapter: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merged_model_has_the_logits_of_base_and_adapter(home_and_adapter: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home_and_adapter
     record = run_adapters("merge", adapter.name[:8], "-o", tmp_path / "out")
     base_logits = compute_logits(load_model(weights_dir("tiny", root)))
@@ -102,7 +104,7 @@ def test_merged_model_is_reproducible_and_can_be_installed(home_and_adapter: tup
     assert torch.equal(compute_logits(load_model(installed)), compute_logits(load_model(tmp_path / "first")))
 
 
-def test_merge_refuses_existing_targets_and_unsuitable_bases(
+def test_merge_refuses_existing_output_paths_and_unsuitable_bases(
     home_and_adapter: tuple[Path, Path], tmp_path: Path
 ) -> None:
     root, adapter = home_and_adapter
@@ -128,7 +130,7 @@ def test_merge_refuses_existing_targets_and_unsuitable_bases(
 def test_merge_that_changes_the_answers_is_refused(
     home_and_adapter: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test enlarges one matrix of the merged model by a tenth."""
+    """The test multiplies one matrix of the merged model by 1.1."""
     from peft.tuners.tuners_utils import BaseTuner
 
     original_merge = BaseTuner.merge_and_unload
@@ -175,7 +177,7 @@ def test_publishing_restores_missing_files(
     assert {path.name for path in adapter.iterdir()} == set(published_files)
 
 
-def test_adapter_commands_describe_the_adapter(home_and_adapter: tuple[Path, Path]) -> None:
+def test_adapters_list_and_show_describe_the_adapter(home_and_adapter: tuple[Path, Path]) -> None:
     _, adapter = home_and_adapter
     list_output = CliRunner().invoke(nanoflux, ["adapters", "list"]).stdout
     show_output = CliRunner().invoke(nanoflux, ["adapters", "show", adapter.name[:6]]).stdout

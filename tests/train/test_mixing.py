@@ -62,13 +62,13 @@ def test_mix_adds_rows_in_proportion(home: Home) -> None:
     assert len(load_data(home, Mix("gsm8k", 0.5), Mix("starter", 1.5)).rows) == 4 + 2 + 6
 
 
-def test_mix_depends_on_the_seed(home: Home) -> None:
+def test_random_seed_decides_which_rows_are_mixed_in(home: Home) -> None:
     questions = list_mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
     assert questions == list_mixed_questions(load_data(home, Mix("gsm8k", 1.0)))
     assert any(questions != list_mixed_questions(load_data(home, Mix("gsm8k", 1.0), seed=seed)) for seed in range(1, 5))
 
 
-def test_mix_excludes_test_items_and_repeats(home: Home) -> None:
+def test_mix_excludes_dev_items_restated_test_items_and_duplicates(home: Home) -> None:
     dev_questions = [item.question for item in load_items(home.ledger, "gsm8k", "dev")]
     mixed_text = "\n".join(list_mixed_questions(load_data(home, Mix("gsm8k", 1.75))))
     for question in TRAIN_QUESTIONS:

@@ -1,4 +1,4 @@
-"""Files of rows are read in three shapes, their errors name the file and the line, and written rows read back equal."""
+"""Rows are read from files in three shapes, errors name the file and the line, and written rows read back equal."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
         ({"prompt": [QUESTION], "completion": [{**ANSWER, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
     ],
 )
-def test_error_of_an_unreadable_row_names_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
+def test_error_on_an_unreadable_row_names_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
     path = write_lines(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
     with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{message}"):
         read_rows(path)
@@ -83,7 +83,7 @@ def test_weight_1_and_weights_of_earlier_answers_are_accepted(tmp_path: Path) ->
     assert (len(row.prompt), row.completion) == (3, "Two.")
 
 
-def test_byte_order_mark_is_skipped_and_utf_16_refused(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped_and_utf_16_is_refused(tmp_path: Path) -> None:
     text = json.dumps({"prompt": "How many?", "completion": "Two."})
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
     assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(PROMPT, "Two.", "line 1")]
@@ -124,7 +124,7 @@ def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> N
     ]
 
 
-def test_written_rows_read_back_equal(tmp_path: Path) -> None:
+def test_rows_are_equal_after_they_are_written_and_read(tmp_path: Path) -> None:
     rows = [
         TrainingExample((Message("system", "s"), *PROMPT), "two\u2028lines\n", "line separator"),
         TrainingExample(PROMPT, "half \ud83d of a smile", "lone surrogate"),

@@ -1,5 +1,5 @@
-"""The right solutions of kept examples are collected, one of them is chosen by a rule, and examples without one are
-left out.
+"""The right solutions of each example are collected, a rule chooses one of them, and examples without a right solution
+are left out.
 """
 
 import json
@@ -68,8 +68,8 @@ SOLVED_BY_AUTHOR_AND_DEFENDER = Attempt(
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home with a run of three kept examples, in the turns 0 to 2. The first has right solutions by the author, the
-    solvers and the defender, the second only by the author, the third by the author and the defender.
+    """A home with a run of three kept examples, in turns 0 to 2. The first has right solutions by the author, the
+    solvers and the defender; the second by the author only; the third by the author and the defender.
     """
     home = Home(tmp_path / "home").prepare()
     config = configs.resolve("starter", "scripted", {"target": 3, "max_turns": 3}, home)
@@ -95,7 +95,7 @@ def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
     ], "programs, wrong or truncated solutions and repetitions must be left out"  # fmt: skip
     candidates = list_candidates(solutions, "likeliest")
     assert [solution.author for solution in candidates] == ["attacker", "solver-a", "defender"], (
-        "the solution of solver-b repeats the author's words"
+        "the solution of solver-b must be left out, because it repeats the author's words"
     )
     assert [solution.origin for solution in collect_right_solutions(SOLVED_BY_AUTHOR_AND_DEFENDER)] == ["author", "own"]
 
@@ -141,7 +141,9 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         ledger.add_reviews("run", [(0, 0, "drop", ""), (1, 0, "drop", "")], "ada", blind=False)
         ledger.add_reviews("run", [(1, 0, "keep", "")], "ada", blind=False)
         ledger.add_reviews("run", [(2, 7, "drop", "another attempt")], "bo", blind=True)
-    assert load_chosen_solutions(home).keys() == {1, 2}, "only a reviewer's newest verdict on the kept attempt counts"
+    assert load_chosen_solutions(home).keys() == {1, 2}, (
+        "only a reviewer's newest review of the kept attempt must count"
+    )
     data = trainings.load_run_data(home, "run")
     assert data.source["dropped"] == {"included": False, "rows": 1}
     assert load_chosen_solutions(home, include_dropped=True).keys() == {0, 1, 2}
@@ -149,7 +151,7 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
         load_chosen_solutions(home, where="turn = 0")
 
 
-def test_verdict_fix_does_not_change_the_id_of_a_training_run(home: Home, tiny_base: Path) -> None:
+def test_reviewing_an_example_as_fix_keeps_the_training_run_id(home: Home, tiny_base: Path) -> None:
     import_path(tiny_base, "tiny", home.root)
 
     def create_training() -> str:
@@ -177,7 +179,9 @@ def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tin
             (json.loads(row["request"]), json.loads(row["reply"]))
             for row in view.rows("SELECT request, reply FROM calls WHERE kind = 'score' ORDER BY id")
         ]
-    assert len(calls) == 5, "the first example has three candidates and the third has two; a single one needs no score"
+    assert len(calls) == 5, (
+        "the first example has three candidates and the third has two; a single candidate needs no score"
+    )
     model, codec = AutoModelForCausalLM.from_pretrained(tiny_base), Codec.load(tiny_base)
     for request, reply in calls:
         prompt = tuple(Message(**message) for message in request["messages"])
@@ -203,8 +207,8 @@ def test_likelihood_scores_are_reused(home: Home, tiny_base: Path, monkeypatch: 
 
 
 def test_origin_of_the_rows_is_shown_before_and_after_training(home: Home, tiny_base: Path) -> None:
-    """The audit, the state of the training run and the adapter's card show the rule for solutions, the examples left
-    out, the mixed-in rows and the examples to fix.
+    """The audit, `trainings show` and the adapter's card show the solution rule, the examples left out, the mixed-in
+    rows, and the examples that a reviewer marked `fix`.
     """
     import_path(tiny_base, "tiny", home.root)
     arguments = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
@@ -233,7 +237,7 @@ def run_cli(home: Home, *arguments: str) -> str:
     return result.stdout
 
 
-def test_options_for_runs_are_refused_for_the_rows_of_a_file(home: Home) -> None:
+def test_options_for_runs_are_refused_if_the_rows_come_from_a_file(home: Home) -> None:
     file = home.root / "rows.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n')
     with pytest.raises(UsageError, match="--solution"):

@@ -40,7 +40,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a home in which the stand-in is installed under the name of Gemma 3 4B and with its manifest."""
+    """The root of a home in which the stand-in is installed as gemma-3-4b-it, with the manifest of that model."""
     root = tmp_path_factory.mktemp("home")
     import_path(gemma, "gemma-3-4b-it", root)
     return root
@@ -55,7 +55,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_cli(home: Path, *arguments: str) -> tuple[int, str]:
-    """Run a command; return its exit code, and its output followed by its error."""
+    """Run a command; return its exit code, and its output followed by the text of its error, if it failed."""
     result = CliRunner().invoke(nanoflux, ["--home", str(home), *arguments], catch_exceptions=True)
     exit_code = 0 if result.exception is None else getattr(result.exception, "exit_code", 1)
     return exit_code, f"{result.output}{result.exception}"
@@ -92,11 +92,11 @@ def test_dry_run_counts_the_tensors_of_the_language_model(home: Path, rows_file:
         (r".*language_model.*\.q_proj", r".*language_model.*\.v_proj"),
     ],
 )
-def test_expressions_are_accepted_as_a_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
+def test_targets_may_be_a_regular_expression_or_a_list_of_them(gemma: Path, targets: str | tuple[str, ...]) -> None:
     assert resolve_targets(gemma, targets).tensors == 24
 
 
-def test_explicit_all_linear_stays_in_the_language_model(
+def test_explicit_all_linear_adapts_only_the_language_model(
     gemma: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=1, target_modules=ALL, max_length=256)
@@ -149,7 +149,7 @@ def test_all_linear_targets_of_a_text_model_are_passed_to_peft_unchanged(tiny_ba
     assert "tensors of the model" in str(targets)
 
 
-def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
+def test_resolved_layers_are_those_that_peft_adapts(gemma: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -161,7 +161,7 @@ def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
     assert adapted_layers == {f"base_model.model.{layer}" for layer in targets.layers}
 
 
-def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
+def test_read_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
     config = json.loads((gemma / "config.json").read_text())
     assert "num_attention_heads" not in config["text_config"] and "vocab_size" not in config["text_config"]
     shape = read_shape(gemma)

@@ -162,7 +162,7 @@ class Driver:
             await self.pilot.pause(0.05)
 
     async def wait_for(self, *texts: str) -> None:
-        """Wait until all of these texts are on the screen."""
+        """Wait until all of `texts` are on the screen."""
         await self.wait_until(lambda: all(text in self.text for text in texts))
 
     async def match_snapshot(self, snapshot: Path, folder: Path) -> bool:
@@ -252,7 +252,7 @@ class Terminal:
         return int(subprocess.check_output(tmux_command, text=True, timeout=60))
 
     def wait_for(self, *patterns: str) -> re.Match[str]:
-        """Wait until all of these regular expressions match the screen. Returns the match of the last one."""
+        """Wait until all regular expressions in `patterns` match the screen. Returns the match of the last one."""
         deadline = time.monotonic() + TERMINAL_TIMEOUT_S
         while True:
             text = self.text()

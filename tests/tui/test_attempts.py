@@ -1,5 +1,5 @@
-"""The screens that open from a run's screen: its attempts with their raw calls, its problems with their fixes, and the
-log of its worker.
+"""The screens that open from the run screen: attempts with their raw calls, problems with their fixes, and the log of
+the run's worker.
 """
 
 from collections.abc import Callable

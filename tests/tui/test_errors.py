@@ -1,5 +1,5 @@
-"""The application reports errors and ended processes with a message and a fix, and never sends a control character of a
-foreign text to the terminal.
+"""The application reports errors and ended processes with a message and a fix, and never sends control characters in a
+model's text to the terminal.
 """
 
 import os
@@ -30,7 +30,7 @@ HOSTILE_TEXT = (
     "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\u2066\x00\r\x08 "
     "👩‍👩‍👧 שלום مرحبا e\u0301\u0301\u0301 [bold red]no markup[/] \ud800 $HOME"
 )
-"""A text with escapes that control a terminal, marks of the writing direction, markup and combined characters."""
+"""A text with terminal escape sequences, direction overrides, markup, combining characters and a lone surrogate."""
 WORKER_SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, hom
     connection.close()
 
     def replace_ledger(content: bytes | None) -> None:
-        """Remove the ledger, and put a file with this content in its place."""
+        """Remove the ledger. If `content` is given, put a file with this content in its place."""
         for suffix in ("", "-wal", "-shm"):
             Path(f"{home.ledger}{suffix}").unlink(missing_ok=True)
         if content is not None:
@@ -175,7 +175,7 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, hom
         await driver.wait_for("! interrupted")
         await driver.press("home")
         await driver.wait_for("its process ended")
-        assert driver.app.screen.query_one("#board").key.status == "interrupted", "it is not the first line"
+        assert driver.app.screen.query_one("#board").key.status == "interrupted", "the run is not in the first row"
         await driver.press("space")
         await driver.wait_for("Resumed first.")
         await driver.wait_until(lambda: "! interrupted" not in driver.text)
@@ -195,7 +195,7 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("! interrupted")
-        assert driver.app.screen.query_one("#board").key.kind == "evaluation", "it is not the first line"
+        assert driver.app.screen.query_one("#board").key.kind == "evaluation", "the evaluation is not in the first row"
         await driver.wait_for("its process ended; run the same command again to resume")
         await driver.press("space")
         await driver.wait_for("To resume an evaluation")
@@ -238,7 +238,7 @@ def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (300, 100)])
-def test_screens_fit_any_size(drive: Drive, home: Home, size: tuple[int, int], find_run: FindRun) -> None:
+def test_screens_fit_any_terminal_size(drive: Drive, home: Home, size: tuple[int, int], find_run: FindRun) -> None:
     run = find_run(home, "second")
 
     async def flow(driver: Any) -> None:
@@ -258,7 +258,7 @@ def test_screens_fit_any_size(drive: Drive, home: Home, size: tuple[int, int], f
     drive(home, flow, size=size)
 
 
-def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
+def test_importing_the_application_changes_no_ledger_and_imports_no_torch(home: Home) -> None:
     dump_before = _dump_ledger(home)
     code = "import sys, nanoflux_tui.app, nanoflux_tui.tour, nanoflux_tui.web; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NANOFLUX_HOME": str(home.root)})
@@ -273,7 +273,7 @@ def _dump_ledger(home: Home) -> list[Any]:
         return list(connection.iterdump())
 
 
-def test_pace_states_rate_and_time_left() -> None:
+def test_format_pace_states_the_rate_and_the_time_left() -> None:
     assert format_pace(10, 40, 25.0, "steps") == "2 s each, 75 s left"
     assert format_pace(10, 40, 5.0, "steps") == "2.0 steps/s, 15 s left"
     assert format_pace(0, 40, 25.0) == format_pace(1, 40, 1.0) == ""

@@ -13,7 +13,7 @@ from nanoflux_tui.escape import POLL_S, shorten_escape_delay
 def test_textual_reads_keys_through_the_replaced_selector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a new version of Textual reads keys in a different way: the delay would then be long again."""
     assert "selectors.SelectSelector()" in inspect.getsource(linux_driver)
-    monkeypatch.setenv("ESCDELAY", "25")  # set by the test, so that monkeypatch restores it after the test
+    monkeypatch.setenv("ESCDELAY", "25")  # otherwise `shorten_escape_delay` would set it for later tests
     timeouts: list[float | None] = []
     monkeypatch.setattr(linux_driver, "selectors", selectors)
 

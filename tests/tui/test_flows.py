@@ -23,9 +23,7 @@ Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 
 
-def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(
-    drive: Drive, home: Home, empty_home: Home
-) -> None:
+def test_home_screen_lists_all_jobs_or_explains_the_first_step(drive: Drive, home: Home, empty_home: Home) -> None:
     async def check_full_home(driver: Any) -> None:
         await driver.wait_for("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
         kinds = [key.kind for key in driver.app.screen.query_one(WindowTable).keys]
@@ -48,7 +46,7 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(
     drive(empty_home, check_empty_home)
 
 
-def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_home_screen_offers_only_keys_that_work_for_a_job(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     with Ledger(home.ledger) as ledger:
         ledger.set_status("runs", run, "running")
@@ -78,7 +76,7 @@ def test_home_offers_only_keys_that_work_for_the_selected_kind(drive: Drive, hom
         drive(home, flow)
 
 
-def test_stop_says_that_work_has_already_ended(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_stop_key_reports_that_a_job_has_already_ended(drive: Drive, home: Home, find_run: FindRun) -> None:
     with Ledger(home.ledger) as ledger:
         ledger.set_status("trainings", "train-0123456789ab", "done")
         ledger.set_status("experiments", "table1-tiny-01234567", "stopped")
@@ -290,7 +288,7 @@ def test_endpoints_of_a_packaged_profile_are_saved_as_a_copy_and_checked(drive: 
     assert profile["endpoints"]["claude"]["key_env"] == "LAB_KEY"
 
 
-def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
+def test_undo_waits_for_the_review_that_it_undoes_and_stays_on_its_example(
     drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_verdicts: list[str] = []
@@ -322,7 +320,7 @@ def test_undo_waits_for_the_review_that_it_undoes_and_keeps_its_example(
     drive(home, flow)
 
 
-def test_comparison_is_hidden_after_the_marks_change_and_fits_a_narrow_terminal(drive: Drive, home: Home) -> None:
+def test_comparison_fits_a_narrow_terminal_and_closes_when_an_evaluation_is_unmarked(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("4")
         await driver.wait_for("50.0%", "20.0%")
@@ -353,7 +351,7 @@ def test_evaluation_lists_flipped_items_first_and_opens_both_replies(drive: Driv
         await driver.wait_for("50.0%", "20.0%")
         await driver.press("home", "enter")
         await driver.wait_for("20 items, against aaaaaaaaaaaa: 7 gained, 1 lost", "▼ lost", "▲ gained")
-        assert driver.text.index("item-01") < driver.text.index("item-05"), "lost items come first"
+        assert driver.text.index("item-01") < driver.text.index("item-05"), "the lost item is listed below a gained one"
         await driver.press("enter")
         await driver.wait_for(
             "Item item-01", "Expected:", "Base, run 1: right, read 7", "This evaluation, run 1: wrong"
@@ -366,7 +364,7 @@ def test_evaluation_lists_flipped_items_first_and_opens_both_replies(drive: Driv
     drive(home, flow, size=(80, 24))
 
 
-def test_training_shows_its_curve_and_a_new_training_requires_an_audit(drive: Drive, home: Home) -> None:
+def test_training_screen_shows_the_curve_and_its_form_requires_an_audit(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("3")
         await driver.wait_for("‖ paused", "30/40", "loss 1.500", "train loss", "dev loss")
@@ -380,7 +378,7 @@ def test_training_shows_its_curve_and_a_new_training_requires_an_audit(drive: Dr
     drive(home, flow)
 
 
-def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) -> None:
+def test_screens_have_help_a_command_palette_two_themes_and_tabs(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         for digit in "123456":
             await driver.press(digit, "question_mark")
@@ -407,8 +405,8 @@ def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) ->
 def test_tour_continues_after_a_key_pressed_before_its_run_started(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Home may list the run before the command that starts it has ended. A key that is pressed then still has its
-    effect later.
+    """The home screen may list the run before the command that starts it has ended. A key that is pressed in between
+    takes effect once the command has ended.
     """
     start_may_end = asyncio.Event()
 

@@ -44,7 +44,7 @@ def test_run_form_keeps_its_values_after_escape_and_a_tab_switch(drive: Drive, e
     drive(empty_home, flow, size=(80, 24))
 
 
-def test_run_form_without_input_offers_a_new_profile(drive: Drive, empty_home: Home) -> None:
+def test_reopened_run_form_offers_a_profile_that_was_added_meanwhile(drive: Drive, empty_home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")
@@ -76,13 +76,13 @@ def test_run_form_names_all_missing_weights_and_the_command_that_installs_them(d
     drive(empty_home, flow)
 
 
-def test_submitted_run_form_is_empty_the_next_time(
+def test_run_form_is_empty_after_it_was_submitted(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = find_run(home, "first")
 
     async def report_started_run(*_: Any, **__: Any) -> CommandResult:
-        """Stands in for `run start`, which prints the run, and for `doctor`, which prints its checks."""
+        """Stands in for `run start`, which prints the run's id, and for `doctor`, which prints its checks."""
         return CommandResult(0, json.dumps({"run": run, "checks": []}), "")
 
     monkeypatch.setattr(CommandRunner, "run", report_started_run)
@@ -104,7 +104,7 @@ def test_submitted_run_form_is_empty_the_next_time(
     drive(home, flow)
 
 
-def test_dialog_asks_before_it_discards_what_was_entered(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_dialog_asks_before_it_discards_a_changed_value(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24")
@@ -125,7 +125,7 @@ def test_dialog_asks_before_it_discards_what_was_entered(drive: Drive, home: Hom
     drive(home, flow)
 
 
-def test_started_training_is_selected_in_the_list(
+def test_started_training_run_is_selected_in_the_list(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, new_training = find_run(home, "first"), "train-new"
@@ -134,7 +134,7 @@ def test_started_training_is_selected_in_the_list(
              "source": {}}  # fmt: skip
 
     async def audit_or_start_training(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
-        """Stands in for `train --dry-run`, which prints an audit, and `train --detach`, which prints the training."""
+        """Stands in for `train --dry-run`, which prints an audit, and for `train --detach`, which prints an id."""
         if "--detach" not in arguments:
             return CommandResult(0, json.dumps(audit), "")
         with Ledger(home.ledger) as ledger:
@@ -159,7 +159,7 @@ def test_started_training_is_selected_in_the_list(
     drive(home, flow, size=(120, 40))
 
 
-def test_submit_key_saves_everything_that_was_typed_before_it(drive: Drive, home: Home) -> None:
+def test_submit_key_saves_all_characters_that_were_typed_before_it(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         driver.app.action_go("training")
         await driver.wait_for("train-0123456789ab")
@@ -174,7 +174,7 @@ def test_submit_key_saves_everything_that_was_typed_before_it(drive: Drive, home
     drive(home, flow)
 
 
-def test_characters_typed_outside_the_fields_do_not_leave_a_form(drive: Drive, home: Home) -> None:
+def test_form_stays_open_if_characters_are_typed_outside_its_fields(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("n")
         await driver.wait_for("Generate examples for domain")

@@ -1,4 +1,4 @@
-"""A run's screen shows the run as of an earlier turn, and returns to the live view."""
+"""The run screen can show the run as of an earlier turn, and return to the live view."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,14 +16,15 @@ Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
 
 
-def test_history_tallies_the_turns_up_to_any_turn(
+def test_history_tallies_all_turns_up_to_the_chosen_turn(
     home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "COPY_EVERY", 7)
     run = find_run(home, "first")
     with LedgerView(home.ledger) as view:
         records, run_history = view.turn_records(run), RunHistory(run)
-        for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):  # back and forth, next to and between the copies
+        # in both directions, near and between the stored copies of the tally
+        for turn in (20, 3, 4, 14, 0, 21, len(records) - 1):
             moment = run_history.load_moment(view, turn)
             records_so_far = records[: turn + 1]
             assert moment.turn == records[turn] and moment.tally.turns == turn + 1

@@ -33,11 +33,11 @@ MISTAKES = {
     '[run]\n"export" = "X"\nverify = "X"': (3, "the key 'X' already belongs to 'export'", "choose another key"),
     '\nrun.export = ["x", ""]': (2, "unknown key ''", "name a key"),
 }
-"""The contents of keymaps with a mistake, each with the line of the mistake, the message and the fix."""
+"""Keymaps with one mistake each; for each keymap, the line of the mistake, the message and the fix."""
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_keymap_mistake_names_its_line_and_a_fix(text: str, tmp_path: Path) -> None:
+def test_error_in_a_keymap_names_the_line_and_a_fix(text: str, tmp_path: Path) -> None:
     line, message, fix = MISTAKES[text]
     path = tmp_path / "keymap.toml"
     path.write_text(text)
@@ -63,7 +63,9 @@ def test_printed_keymap_lists_every_action_and_can_be_used(empty_home: Home) -> 
     )
     uncommented_text = keymap_text.replace("\n# ", "\n").replace("\nand remove", "\n# and remove")
     empty_home.keymap.write_text(uncommented_text)
-    assert load_keymap(empty_home.keymap)["run.pause"] == "space", "the default keys are a keymap without clashes"
+    assert load_keymap(empty_home.keymap)["run.pause"] == "space", (
+        "the printed keymap must be valid without its comment signs"
+    )
 
 
 def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_screens_bind_no_key_of_their_table(tmp_path: Path) -> None:
     assert len(screens) > 6, "the test finds too few screens with a table"
     for screen in screens:
         keys = {binding.key for binding in Binding.make_bindings(screen.BINDINGS)}
-        assert not keys & table_keys, f"{screen.__name__}: the table would take {keys & table_keys}"
+        assert not keys & table_keys, f"{screen.__name__}: its table handles {keys & table_keys} first"
 
 
 def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
@@ -84,7 +86,7 @@ def list_subclasses(parent: type[BaseScreen]) -> list[type[BaseScreen]]:
     return subclasses
 
 
-def test_keys_of_the_keymap_replace_the_defaults(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_keymap_replaces_the_default_keys(drive: Drive, home: Home, find_run: FindRun) -> None:
     home.keymap.write_text(
         '[run]\nexport = ["X", "f7"]\nproblems = "W"\n[everywhere]\nquit = "ctrl+q"\n[table]\nsort = "z"\n'
     )
@@ -106,7 +108,7 @@ def test_keys_of_the_keymap_replace_the_defaults(drive: Drive, home: Home, find_
     drive(home, flow, size=(100, 70))
 
 
-def test_jump_mode_moves_the_focus_to_the_part_with_the_letter(drive: Drive, home: Home) -> None:
+def test_jump_mode_moves_the_focus_to_the_widget_of_the_pressed_letter(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("3")
         await driver.wait_for("train-0123456789ab")
@@ -158,7 +160,7 @@ def test_copy_mode_copies_a_selection_a_line_or_everything(drive: Drive, home: H
     drive(home, flow, size=(80, 24))
 
 
-def test_notes_on_runs_and_trainings_are_saved_and_shown(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_notes_on_runs_and_training_runs_are_saved_and_shown(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
 
     async def flow(driver: Any) -> None:
@@ -189,7 +191,7 @@ def test_note_is_written_in_the_editor_of_the_terminal(terminal: Any, home: Home
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--home", str(home.root)], env)
     terminal.wait_for("train-0123")
     terminal.press("3")
-    terminal.wait_for("train loss", "New training")  # the first screen lists the training too
+    terminal.wait_for("train loss", "New training")  # the first screen also lists the training run
     terminal.press("m")
     terminal.wait_for("Note on train-0123456789ab")
     terminal.press("C-e")

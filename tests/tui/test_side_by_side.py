@@ -87,7 +87,7 @@ def test_two_runs_are_shown_side_by_side(drive: Drive, home: Home, find_run: Fin
     drive(home, flow, size=(80, 24))
 
 
-def test_two_trainings_are_shown_side_by_side(drive: Drive, home: Home) -> None:
+def test_two_training_runs_are_shown_side_by_side(drive: Drive, home: Home) -> None:
     add_second_training(home)
 
     async def flow(driver: Any) -> None:

@@ -57,7 +57,7 @@ class CountingScreen(BaseScreen):
 
 
 def test_pause_after_an_expensive_refresh_is_bounded(drive: Drive, home: Home) -> None:
-    """Without the bound, a pause of 40 s would follow each refresh, which takes 0.6 s of CPU time."""
+    """Each refresh takes 0.6 s of CPU time; without the bound, a pause of 40 s would follow."""
     screen = CountingScreen(busy_s=0.6)
 
     async def flow(driver: Any) -> None:
@@ -119,7 +119,7 @@ def test_outdated_screen_shows_the_time_of_its_content(drive: Drive, home: Home)
     drive(home, flow, size=(80, 24))
 
 
-def test_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: FindRun) -> None:
+def test_read_version_changes_when_a_worker_ends_without_writing(home: Home, find_run: FindRun) -> None:
     """A killed worker does not write to the ledger, so only its lock shows that it has ended."""
     job = Job(RUN, find_run(home, "first"))
     with Ledger(home.ledger) as ledger:
@@ -152,7 +152,9 @@ def test_unchanged_ledger_does_not_make_the_models_screen_current() -> None:
     screen = ModelsScreen()
     screen._has_loaded, screen._verified_s = True, 0.0
     screen.mark_current()
-    assert screen._verified_s == 0.0, "the gauges of the machine change even if the ledger does not"
+    assert screen._verified_s == 0.0, (
+        "the screen was marked current, although the machine's gauges change without the ledger"
+    )
 
 
 def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(

@@ -112,7 +112,7 @@ def test_experiment_is_started_killed_resumed_and_reported(
     assert "Do two examples teach anything?" in Path(url.removeprefix("file://")).read_text()
 
 
-def test_experiment_shows_its_table_pairs_and_cells(drive: Drive, home: Home) -> None:
+def test_experiment_screen_shows_conditions_pairs_and_cells(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.press("6")
         await driver.wait_for("✗ failed", "table1", "3/7 cells, 1 failed", "random-0: the disk is full")

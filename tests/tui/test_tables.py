@@ -117,7 +117,9 @@ def test_filter_gets_the_characters_that_were_typed_ahead(drive: Drive, home: Ho
             driver.app.post_message(events.Key(letter, letter))
         await driver.wait_until(lambda: [field.value for field in driver.app.screen.query(Input)] == ["seconds"])
         await driver.wait_for("0 of 6")
-        assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, "a character was taken as a command"
+        assert table.sorted_title == "" and len(driver.app.screen_stack) == 1, (
+            "a typed character triggered a key binding"
+        )
 
     drive(home, flow)
 
@@ -188,7 +190,7 @@ def test_review_queue_continues_with_the_next_unreviewed_example(drive: Drive, h
     drive(home, flow, size=(80, 24))
 
 
-def test_run_and_example_scroll_without_a_change_of_focus(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_run_and_example_screens_scroll_without_a_change_of_focus(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24", "Outcomes of attempts")
@@ -244,7 +246,7 @@ def test_click_on_a_key_in_the_footer_presses_it(drive: Drive, home: Home) -> No
     drive(home, flow, size=(80, 24))
 
 
-def test_help_text_fills_its_lines(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_help_text_is_wrapped_at_the_full_width(drive: Drive, home: Home, find_run: FindRun) -> None:
     async def flow(driver: Any) -> None:
         driver.app.push_screen(RunScreen(find_run(home, "first")))
         await driver.wait_for("24 of 24")

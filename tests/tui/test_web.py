@@ -69,14 +69,14 @@ def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
     assert send_get_request(address, "/static/js/textual.js", Cookie=cookie_pair)[0] == 200
     assert send_get_request(address, "/", Cookie=cookie_pair, Host="evil.example:80")[0] == 403, (
-        "DNS rebinding would give another site access"
+        "a request for another host name must be refused, because DNS rebinding sends such requests"
     )
     assert send_get_request(address, "/ws", Cookie=cookie_pair, Origin="http://evil.example")[0] == 403
     loaded_urls = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
     assert loaded_urls and all(urlsplit(url).netloc == parts.netloc for url in loaded_urls)
 
 
-def test_socket_serves_the_application(address: str) -> None:
+def test_websocket_serves_the_application(address: str) -> None:
     async def read_first_screen() -> str:
         """The output of the application until its first screen lists the run."""
         parts = urlsplit(address)
@@ -95,7 +95,7 @@ def test_socket_serves_the_application(address: str) -> None:
     assert "NanoFlux" in asyncio.run(asyncio.wait_for(read_first_screen(), 120))
 
 
-def test_occupied_port_is_reported(empty_home: Home) -> None:
+def test_error_on_a_port_in_use_suggests_another_port(empty_home: Home) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

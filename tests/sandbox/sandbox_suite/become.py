@@ -1,8 +1,8 @@
 """`python become.py ROLE COMMAND…` runs COMMAND as the user `root` or `ordinary`, or as on a kernel without user
 namespaces (`no-userns`) or without Landlock (`no-landlock`).
 
-Root becomes an ordinary user by a change of its user ID in a private mount namespace. There, all users can reach the
-interpreter, although its folder may be closed to them elsewhere. An ordinary user becomes root in a new user namespace.
+To become an ordinary user, root changes its user ID in a private mount namespace, in which all users can reach the
+interpreter even if its folder is otherwise closed to them. An ordinary user becomes root in a new user namespace.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def _find_closed_folder(path: Path) -> Path | None:
 
 
 def _expose_interpreter() -> None:
-    """Replace each folder that is closed to other users, in a private mount namespace, by a folder with nothing but the
+    """In a private mount namespace, replace each folder that is closed to other users by a folder with only the
     interpreter's paths.
     """
     os.umask(0o022)  # the caller's umask may hide new files from other users
@@ -86,7 +86,7 @@ def _hide_landlock() -> None:
 
 
 def become(role: str) -> None:
-    """Change the user of this process, or take a layer away from it. Raises OSError if this is not allowed."""
+    """Change the user of this process, or make a layer unavailable to it. Raises OSError if this is not allowed."""
     if role == "no-userns":
         _become_root_of_a_namespace()
         Path("/proc/sys/user/max_user_namespaces").write_text("0")

@@ -1,7 +1,7 @@
 """`python contained.py BACKEND` runs every exploit in the sandbox, and prints the results as JSON lines.
 
-It is a separate process, which can run as any user, and which has secrets in its environment and descriptors. A
-careless sandbox would inherit these secrets.
+The tests run this script in a separate process, as any user, with secrets in its environment and descriptors. A
+careless sandbox would pass these secrets on to its programs.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ async def _run_exploit(sandbox: Sandbox, world: World, exploit: Exploit) -> dict
 
 async def main(backend: str) -> None:
     """Run the exploits one after another, so that every change of the world was made by the latest exploit. The last
-    row has no exploit, but facts about the whole suite.
+    row names no exploit: it is about the whole suite.
     """
     os.environ["HOST_SECRET"] = SECRET
     world = World()

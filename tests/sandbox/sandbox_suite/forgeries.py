@@ -1,5 +1,5 @@
-"""Exploits on the grade: programs whose wrong answer, 7, should be accepted as 42. Without a sandbox, a naive grader
-compares the answers.
+"""Exploits on the grade: programs that try to get the wrong answer 7 graded as right, although 42 is expected. Without
+a sandbox, a naive grader compares the answers.
 
 In the sandbox, the grade is derived as in the application: outside the child, from the status and the last line of
 output. The child never has the expected number.

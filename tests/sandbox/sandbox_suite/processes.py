@@ -1,4 +1,4 @@
-"""Exploits through processes: forks, daemons, other programs, signals to others, tracing."""
+"""Exploits through processes: forks, daemons, other programs, signals to other processes, tracing."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

@@ -56,7 +56,8 @@ class World:
             file.chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # The victim has a new session, since the id of the test runner's session is 0 in another PID namespace.
+            # The exploit on sessions needs the id of the victim's session. That of the test runner's session would read
+            # as 0 if the session was started outside this PID namespace, so the victim starts a new session.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
