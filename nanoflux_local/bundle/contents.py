@@ -1,6 +1,6 @@
 """Gathers the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
 
-`gather` maps each path in the bundle to a file here; it writes only into its scratch directory.
+`gather` maps each path in the bundle to a file on this machine; it writes only into its scratch directory.
 """
 
 import json
@@ -35,8 +35,8 @@ class BundleRequest:
     adapters and evaluations of the home; `corpus` adds the search corpus.
 
     `software` adds the project's `wheel` (if None, it is built from this checkout) with its `extras` and dependencies.
-    `vllm` is a requirements file whose packages are added too. All wheels are for the version `python` ("3.12") and the
-    wheel tag `platform`; if these are "", for this machine's.
+    `vllm` is a requirements file whose packages are added too. All wheels are for the Python version `python` ("3.12")
+    and the wheel platform `platform`; "" stands for those of this machine.
     """
 
     models: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class BundleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files of a bundle by their paths in the bundle, and the facts that its manifest states (`description`)."""
+    """The files of a bundle by their paths in the bundle, and the facts to state in its manifest (`description`)."""
 
     files: dict[str, Path]
     description: dict[str, Any]
@@ -114,7 +114,7 @@ def docs_folder() -> Path:
 
 
 def _map_weights(request: BundleRequest, home: Home) -> dict[str, Path]:
-    """The verified weights of the requested models, and the manifests of those that the user has added."""
+    """The verified weights of the requested models, and those of their manifests that the user has added."""
     files: dict[str, Path] = {}
     for name in request.models:
         folder = weights_dir(name, home.root)
@@ -140,8 +140,8 @@ def _map_profiles(request: BundleRequest) -> dict[str, Path]:
 
 
 def _choose_contents(request: BundleRequest, home: Home) -> ExcerptContents:
-    """The requested runs, datasets, adapters and evaluations. Also the earlier runs whose questions the requested runs
-    had to avoid, and the adapters that were trained on any of these runs or that they used.
+    """Choose the requested runs, datasets, adapters and evaluations. Add the earlier runs whose questions the requested
+    runs had to avoid, and the adapters that were trained on any of these runs or used by one of them.
     """
     adapters = {find_adapter(home.adapters, name).name for name in request.adapters}
     if request.work:
@@ -173,7 +173,7 @@ def _refuse_unknown_datasets(view: LedgerView, names: Sequence[str]) -> None:
 
 
 def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
-    """The runs, and the earlier runs whose questions they had to avoid, which verifying them needs."""
+    """The runs, and the earlier runs whose questions they had to avoid: verifying a run needs these earlier runs."""
     all_runs = list(dict.fromkeys(runs))
     for run in all_runs:  # the loop also visits the earlier runs that it appends, which may name still earlier runs
         config = json.loads(view.find_run(run)["config"])
@@ -185,7 +185,7 @@ def _add_earlier_runs(view: LedgerView, runs: Sequence[str]) -> list[str]:
 
 
 def _list_linked_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
-    """The hashes of the adapters that were trained on a run, and of those that its endpoints name."""
+    """The hashes of the adapters that were trained on a run, and of those that the run's endpoints name."""
     training_rows = view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
     return [*(row["adapter"] for row in training_rows), *_list_used_adapters(view, run, home)]
 
@@ -202,7 +202,7 @@ def _list_used_adapters(view: LedgerView, run: str, home: Home) -> list[str]:
 
 
 def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
-    """The files of the user's own domains that these runs used; without them, the runs cannot be replayed."""
+    """The files of the user's domains that these runs used; without the files, the runs cannot be replayed."""
     from nanoflux_local.domains.own import list_domain_files
 
     if not runs:
@@ -214,13 +214,13 @@ def _map_domains(home: Home, runs: list[str]) -> dict[str, Path]:
 
 
 def _map_adapter(home: Home, adapter_hash: str) -> dict[str, Path]:
-    """The files of an adapter, without the result of its last probe, which holds for this machine only."""
+    """The files of an adapter, except the result of its last probe, which is valid only for this machine."""
     files = _map_folder(home.adapters / adapter_hash, f"home/adapters/{adapter_hash}")
     return {path: file for path, file in files.items() if file.name != PROBE}
 
 
 def _write_ledger(home: Home, scratch: Path, selection: ExcerptContents) -> dict[str, Path]:
-    """The ledger of the bundle: an excerpt with only the selected runs, datasets, adapters and evaluations."""
+    """Write the bundle's ledger: an excerpt with only the selected runs, datasets, adapters and evaluations."""
     selected_names = (selection.runs, selection.datasets, selection.adapters, selection.evaluations)
     if not home.ledger.exists() or not any(selected_names):
         return {}
@@ -245,7 +245,7 @@ def _map_training_rows(home: Home, excerpt: Path | None) -> dict[str, Path]:
 
 
 def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
-    """A copy of the search corpus of fact checks."""
+    """Copy the corpus that fact checks search."""
     if not home.corpus.is_file():
         raise NothingMatchedError("no search corpus in this home", "add documents with `nanoflux corpus add PATH`")
     target = scratch / "corpus.db"
@@ -255,7 +255,7 @@ def _copy_corpus(home: Home, scratch: Path) -> dict[str, Path]:
 
 
 def _write_report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
-    """The report of a run."""
+    """Write the report of a run into the scratch directory."""
     from nanoflux_local.report.run_report import write_report
 
     report_path = write_report(home.ledger, run, scratch / "reports" / run)
@@ -280,7 +280,7 @@ def _render_sbom(request: BundleRequest, home: Home, scratch: Path) -> str:
 
 
 def _map_folder(folder: Path, prefix: str) -> dict[str, Path]:
-    """The files of a folder, below `prefix` in the bundle. A link to a file is replaced by the file."""
+    """The files of a folder, below `prefix` in the bundle. A symbolic link to a file is replaced with the file."""
     return {f"{prefix}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 
 

@@ -5,7 +5,7 @@ matches the manifest, and creates the installation with a single rename. It acce
 directories of a bundle.
 """
 
-from __future__ import annotations  # so that an older Python reaches the check of its version
+from __future__ import annotations  # so that an older Python gets as far as the version check
 
 import argparse
 import contextlib
@@ -88,7 +88,7 @@ class Head:
 
     @property
     def has_software(self) -> bool:
-        """Whether the bundle contains software, and not only a home."""
+        """Whether the bundle contains software to install, and not only a home."""
         return "requirements.txt" in self.files
 
     def part_path(self, number: int) -> Path:
@@ -96,7 +96,7 @@ class Head:
 
 
 def part_path(head: Path, number: int) -> Path:
-    """The path of a part: next to the head, with a name that begins with the head's. Parts are numbered from 1."""
+    """The path of a part: the head's path with the part's number appended (FILE.001). Parts are numbered from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
@@ -197,7 +197,7 @@ def find_problems(head: Head) -> list[str]:
 
 
 def _find_damage(path: Path, expected: Checksum) -> str:
-    """The problem of one part; "" if the part is intact."""
+    """Describe the damage to one part; "" if the part is intact."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -251,7 +251,7 @@ class _PartsReader(io.RawIOBase):
 
 def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield the name of every file in the parts, with the blocks of its content. A file's hash is verified after its
-    last block. If the caller does not read all blocks, the rest is read here, so that every file is verified.
+    last block. The blocks that the caller does not read are read here, so that every file is verified.
 
     Raises:
         BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
@@ -260,7 +260,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     with contextlib.closing(_PartsReader(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
-            """Raise the error that names the part which is being read."""
+            """Raise an error that names the part being read."""
             fix = "do not use this bundle: it was created like this, not damaged in transit"
             raise BundleError(f"{head.part_path(max(1, parts.part_number))}: {reason}", fix, 3)
 
@@ -297,7 +297,7 @@ def _read_members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
 
 
 def sign(head: Path, key: Path) -> Path:
-    """Sign a head, and thereby all its files, with an SSH key; the signature is written next to it."""
+    """Sign a head, and thereby all files of the bundle, with an SSH key; the signature is written next to the head."""
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
     problem = "the bundle could not be signed"
@@ -309,7 +309,7 @@ def check_signature(head: Path, signers: Path) -> str:
     """Verify the signature of a head and return the signer. Only the signers in the file `signers` are accepted.
 
     Raises:
-        BundleError: the head has no valid signature of one of these signers, or ssh-keygen cannot be run.
+        BundleError: the head has no valid signature by one of these signers, or ssh-keygen cannot be run.
     """
     signature = head.with_name(f"{head.name}.sig")
     problem = f"{head}: not signed by a signer in {signers}"
@@ -419,8 +419,8 @@ def refuse_full_disk(folder: Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def _scratch_directory(target: Path) -> Iterator[Path]:
-    """Yield a private scratch directory next to `target`, to one process at a time. It is removed at the end. Scratch
-    directories that killed installations have left behind are removed at the start.
+    """Yield a private scratch directory next to `target`, and remove it afterwards; until then, other installations
+    wait. At the start, remove the scratch directories that killed installations have left behind.
     """
     parent = target.parent
     former_umask = os.umask(0o077)
@@ -469,7 +469,7 @@ def _make_environments(scratch: Path, target: Path, with_vllm: bool) -> None:
     if with_vllm:
         requirements = scratch / "vllm-requirements.txt"
         _make_environment(scratch / "vllm", target, pip, scratch / "vllm-wheels", requirements, "--no-deps")
-        # The script prints the reason if torchvision does not load; models without image input can be served anyway.
+        # The script prints why, if torchvision does not load; text-only models can be served nevertheless.
         for script in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
             subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(script)], check=False)
         shutil.rmtree(scratch / "vllm-wheels")
@@ -481,7 +481,7 @@ def _make_environments(scratch: Path, target: Path, with_vllm: bool) -> None:
 
 def _make_environment(folder: Path, target: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
     """Create a virtual environment with the packages of a requirements file. `folder` is in the scratch directory,
-    which will be renamed to `target`; the scripts of the environment already name `target`.
+    which is later renamed to `target`, so the environment's scripts are rewritten to name `target`.
     """
     scratch = folder.parent
     venv.EnvBuilder(symlinks=True).create(folder)
@@ -502,7 +502,7 @@ def _make_environment(folder: Path, target: Path, pip: Path, wheels: Path, requi
 
 
 def _relocate(folder: Path, scratch_path: bytes, final_path: bytes) -> None:
-    """In the scripts of an environment, replace the path of the directory in which it was created by its final path."""
+    """Replace the scratch path with the final path in an environment's scripts and configuration."""
     for path in [folder / "pyvenv.cfg", *(folder / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
             path.write_bytes(path.read_bytes().replace(scratch_path, final_path))

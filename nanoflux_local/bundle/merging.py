@@ -35,7 +35,7 @@ KIND_BY_COMPONENT = {
     "corpus.db": "search corpus",
 }
 """What the home in a bundle may contain in addition to its ledger: folders, whose entries are merged one by one, and
-the search corpus. The values are the words that messages use for an entry.
+the search corpus. Each value is the word for one entry in messages.
 """
 MAX_LISTED_PROBLEMS = 3
 """The maximum number of problems that a message lists."""
@@ -166,7 +166,7 @@ def _has_same_content(source: Path, target: Path) -> bool:
 
 
 def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Callable[[str], None]) -> None:
-    """Verify the runs in the bundle's ledger `source`, then copy its rows through `connection`."""
+    """Verify the runs in the bundle's ledger `source`, then copy its rows into the ledger behind `connection`."""
     with LedgerView(source) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         if runs:
@@ -184,7 +184,7 @@ def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Ca
 
 
 def _make_conflict_error(path: Path, conflicts: list[Conflict]) -> RefusedError:
-    """The error that lists the conflicts of a bundle."""
+    """Make the error that lists the conflicts of a bundle."""
     lines = "\n".join(f"  {conflict}" for conflict in conflicts)
     return RefusedError(
         f"{path} conflicts with this home, and nothing is overwritten:\n{lines}",

@@ -1,6 +1,6 @@
 """The bill of materials of a bundle: every package and model in it with version, hash and licence, as CycloneDX 1.6.
 
-Equal contents give identical documents, so a document has no serial number and no timestamp.
+A document has no serial number and no timestamp, so that equal contents give identical documents.
 """
 
 import json
@@ -30,7 +30,7 @@ def render_sbom(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
 
 
 def _describe_package(path: Path) -> dict[str, Any]:
-    """The component of a wheel."""
+    """The CycloneDX component that describes a wheel."""
     metadata = _read_metadata(path)
     name = normalize_name(str(metadata["Name"]))
     version = str(metadata["Version"])
@@ -45,7 +45,7 @@ def _describe_package(path: Path) -> dict[str, Any]:
 
 
 def _describe_model(record: WeightsRecord) -> dict[str, Any]:
-    """The component of a model."""
+    """The CycloneDX component that describes a model."""
     return {
         "type": "machine-learning-model",
         "name": record.name,

@@ -1,8 +1,8 @@
 """The wheels of a bundle: this project and its dependencies, for one platform and Python version, each pinned by its
 SHA-256.
 
-pip downloads them from its configured index or mirror, with its proxy and cache. Wheels that are already in the
-directory are not downloaded again.
+pip downloads the wheels from the index or mirror in its configuration, with its own proxy and cache settings. Wheels
+that are already in the directory are not downloaded again.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from nanoflux_models.child import build_module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC_MINOR = {"x86_64": 5}
-"""The smallest N of the wheel tags `manylinux_2_N`, by processor architecture; for other architectures it is 17."""
+"""The smallest N of the wheel tags `manylinux_2_N`, by processor architecture; 17 for the architectures not listed."""
 LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 """The older names of the wheel tags `manylinux_2_N`, by N."""
 

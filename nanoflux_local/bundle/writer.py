@@ -1,6 +1,6 @@
 """Writes a bundle: packs files into a tar archive, splits the archive into parts, and finally writes the head.
 
-Equal files give identical bundles. Parts without a head are left by an attempt that was killed; the next attempt
+Equal files give identical bundles. If the command is killed, it leaves parts without a head; the next `write_bundle`
 removes them.
 """
 
@@ -26,7 +26,7 @@ def write_bundle(
     part_bytes: int,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> installer.Head:
-    """Write the parts, and then the head. `files` maps the name of each file in the bundle to its path here.
+    """Write the parts, and then the head. `files` maps the path of each file in the bundle to the file on this machine.
 
     Raises:
         RefusedError: the head exists.
@@ -63,7 +63,7 @@ def refuse_existing(head: Path) -> None:
 
 
 def _remove_parts(head: Path) -> None:
-    """Remove the parts of an earlier attempt that did not write its head."""
+    """Remove the parts that an interrupted `write_bundle` left without a head."""
     number = 1
     while installer.part_path(head, number).exists():
         installer.part_path(head, number).unlink()

@@ -1,4 +1,4 @@
-"""`nanoflux run attempts / calls / problems / log`: the attempts, calls, problems and log of a run."""
+"""`nanoflux run attempts / calls / problems / log`: list or print the attempts, calls, problems and log of a run."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ OUTCOMES = (
 )  # fmt: skip
 """A copy of `transcript.OUTCOMES`, so that `--help` does not import that module."""
 MAX_TEXT_CHARS = 60
-"""Maximum characters of a question or a reason in the table."""
+"""Maximum length of a question or a reason in the table, in characters."""
 
 
 @click.command()

@@ -13,13 +13,13 @@ MINUTE_S = 60.0
 
 
 class Bar:
-    """Shows progress: on a terminal as a bar, elsewhere as a line for every tenth of the total, and as a further line
-    after `line_interval_s` seconds without one. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the note
-    names it.
+    """Shows progress: on a terminal as a bar; elsewhere as one line for every tenth of the total, and a further line
+    if none was printed for `line_interval_s` seconds. `unit` is the unit of the numbers ("steps", "MiB"), or "" if the
+    note names it.
     """
 
     WIDTH = 24
-    """Characters of a full bar."""
+    """Width of a full bar, in characters."""
 
     def __init__(
         self, label: str, unit: str = "", line_interval_s: float = MINUTE_S, clock: Callable[[], float] = time.monotonic
@@ -47,7 +47,7 @@ class Bar:
         tenth = int(share * 10)
         silent_s = self._clock() - self._last_line_s
         if tenth != self._last_tenth or silent_s >= self._line_interval_s:
-            # `!=` rather than `>`, since a bar with several steps counts from 0 in each of them.
+            # `!=` rather than `>`, since a bar that shows several steps starts again from 0 at each step.
             self._last_tenth = tenth
             self._last_line_s = self._clock()
             click.echo(f"{self._label} {done}/{total} {sanitize(text)}".rstrip(), err=True)

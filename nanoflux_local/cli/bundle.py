@@ -27,7 +27,7 @@ class ByteSize(click.ParamType[int]):
 
 
 def _round_up_to_mib(size: int) -> int:
-    """A size in bytes as MiB, rounded up so that the smallest bundle has 1 MiB."""
+    """Convert a size in bytes to MiB, rounded up so that the smallest bundle is shown as 1 MiB."""
     return math.ceil(size / 2**20)
 
 

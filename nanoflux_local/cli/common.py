@@ -1,4 +1,4 @@
-"""Helpers that the commands share: the home directory, common options, JSON and tables on stdout, texts on stderr."""
+"""Helpers of the commands: the home directory, shared options, JSON and tables on stdout, messages on stderr."""
 
 import json
 import re
@@ -19,7 +19,7 @@ KEPT = ("kept_failed", "kept_novel")
 SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
 """A copy of the rules in `train.solutions`, so that `--help` does not import that module."""
 MAX_CELL_CHARS = 1000
-"""Maximum characters of a table cell, since a model may write a line of several megabytes."""
+"""Maximum length of a table cell, in characters, since a model may write a line of several megabytes."""
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL_CHARACTER = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,7 +66,7 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
 
 
 def launch_detached(home: Home, job: "Job") -> None:
-    """Start a background process for a job, which outlives this terminal, and print its pid and its log file."""
+    """Start a background process that runs a job and outlives this terminal; print its pid and its log file."""
     from nanoflux_local import jobs
 
     pid = jobs.launch(home, job)
@@ -74,7 +74,7 @@ def launch_detached(home: Home, job: "Job") -> None:
 
 
 def end_at_sigterm() -> None:
-    """Make SIGTERM interrupt the command as Ctrl-C does: background jobs of a shell ignore SIGINT."""
+    """Make SIGTERM interrupt the command as Ctrl-C does, since background jobs of a shell ignore SIGINT."""
     signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
 
 
@@ -90,12 +90,12 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, with control characters made visible."""
+    """Print a message to stderr, made safe for a terminal by `sanitize`."""
     click.echo(sanitize(text), err=True)
 
 
 def sanitize(text: str) -> str:
-    """Make untrusted text safe for a terminal: remove colour codes, replace control characters by U+FFFD."""
+    """Make untrusted text safe for a terminal: remove colour codes, and replace control characters with U+FFFD."""
     uncoloured_text = _COLOUR_CODE.sub("", text)
     return "".join(
         character if character.isprintable() or character in "\n\t" else "�" for character in uncoloured_text

@@ -1,4 +1,4 @@
-"""`nanoflux completion`: installs completion of commands, options and names in bash, zsh and fish."""
+"""`nanoflux completion`: install or print the script that completes commands and names in bash, zsh and fish."""
 
 import os
 from pathlib import Path
@@ -62,7 +62,7 @@ def show(shell: str | None) -> None:
 
 
 def _find_script_path(shell: str) -> Path:
-    """The file from which a shell loads the completion of this program.
+    """The file from which a shell loads the completion script of this program.
 
     Raises:
         UsageError: the user has no home directory.

@@ -1,4 +1,4 @@
-"""`nanoflux corpus`: the local search corpus of fact checks."""
+"""`nanoflux corpus`: manage the local documents that fact checks search."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`nanoflux data`: the benchmarks in the ledger."""
+"""`nanoflux data`: list, import and show benchmarks and documents."""
 
 import tempfile
 from contextlib import ExitStack
@@ -78,7 +78,9 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
 
 
 def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
-    """Print the counts and the unusual rows of an import to stderr and, with `as_json`, the counts to stdout."""
+    """Print the counts of an import, and the rows that need attention, to stderr; with `as_json`, also print the counts
+    to stdout.
+    """
     content = summary.content
     for skipped in content.skipped:
         say(f"skipped: {sanitize(skipped)}")

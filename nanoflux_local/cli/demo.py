@@ -1,4 +1,4 @@
-"""`nanoflux demo`: generates, trains, evaluates and reports with the small default models, in one command."""
+"""`nanoflux demo`: generate, train, evaluate and report with the small default models, in one command."""
 
 import asyncio
 import time
@@ -20,9 +20,7 @@ SEED = 7
 MODEL = "smollm2-135m"
 EMBEDDER = "all-minilm-l6-v2"
 BENCHMARK = "starter-one-step"
-"""A benchmark of which the model answers about half of the items correctly. docs/log.md lists the model's accuracy on
-other benchmarks.
-"""
+"""A benchmark on which the model's accuracy is about one half. docs/log.md lists its accuracy on other benchmarks."""
 EXAMPLE_COUNT = 60
 """Number of examples to generate and to train on."""
 TRAIN_SETTINGS = {"learning_rate": 1e-3, "epochs": 1}
@@ -77,8 +75,8 @@ def _generate(home: Home) -> str:
 
 
 def _train_both_adapters(home: Home, run: str) -> dict[str, str]:
-    """Train one adapter on the run's examples and, as a control, one on as many random train items. Return the hash of
-    each adapter by the description of its training rows.
+    """Train one adapter on the run's examples and, as a control, one on the same number of random train items. Return
+    the hash of each adapter by the description of its training rows.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.train.mixing import Mix, draw_mixed_rows

@@ -1,4 +1,4 @@
-"""`nanoflux domains`: the built-in domains, the user's domains, and their prompts."""
+"""`nanoflux domains`: list and show the built-in domains, the user's domains, and their prompts."""
 
 from typing import Any
 

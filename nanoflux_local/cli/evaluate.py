@@ -156,12 +156,12 @@ def command(
 
 
 def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
-    """Correct a soft accuracy for the errors of its judge (Rogan and Gladen 1978), which the judge's trial in a run
-    measured. `judge` is the model of the judge.
+    """Correct a soft accuracy for the errors of its judge (Rogan and Gladen 1978), as measured by the judge's trial in
+    a run. `judge` is the model of the judge.
 
     Raises:
         NothingMatchedError: the run has no trial, or its trial has only right or only wrong solutions.
-        UsageError: the run has a different judge, or its judge did no better than chance.
+        UsageError: the run has a different judge, or its judge did no better than chance in the trial.
     """
     from nanoflux_local.evaluate.statistics import correct_prevalence
     from nanoflux_local.evaluate.summary import Correction
@@ -216,7 +216,7 @@ def show_evaluation(summary: "EvaluationSummary") -> None:
 
 
 def _format_items(summary: "EvaluationSummary") -> str:
-    """The number of items or, if some have no score, the number of scored items of all items."""
+    """The number of items; if some have no score, also the number of scored items."""
     scored, total = summary.n, summary.items
     items = format_quantity(total, "item")
     return items if scored == total else f"{scored} of {items} scored"
@@ -271,7 +271,7 @@ def evaluate(
     endpoint_kind: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> "EvaluationSummary":
-    """Evaluate an installed model with a progress bar. An adapter that changes no reply is refused.
+    """Evaluate an installed model with a progress bar. An adapter without effect is refused.
 
     Raises:
         EndpointError: replies are missing.

@@ -1,4 +1,4 @@
-"""`nanoflux eval list / show / items`: the evaluations of this home and their items."""
+"""`nanoflux eval list / show / items`: list and show the evaluations of this home and their items."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SAMPLING_KEYS = ("temperature", "top_p", "max_tokens")
 """The keys of an evaluation's sampling settings that `eval show` prints."""
 MAX_QUESTION_CHARS = 60
-"""Maximum characters of a question in a table."""
+"""Maximum length of a question in a table, in characters."""
 
 
 @click.command("list")
@@ -53,7 +53,7 @@ def list_evaluations(as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationEntry:
-    """An evaluation as `eval list --json` prints it. `strict` is None until the evaluation has a result."""
+    """An evaluation as `eval list --json` prints it. `strict`, the strict accuracy, is None until there is a result."""
 
     eval: str
     model: str

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 VERDICTS = ("keep", "drop", "fix", "open")
 """The verdicts of a reviewer: a copy of those in `examples.review`, so that `--help` does not import that module."""
 MAX_QUESTION_CHARS = 60
-"""Maximum characters of a question in the table of examples."""
+"""Maximum length of a question in the table of examples, in characters."""
 MAX_OUTCOME_CHARS = 60
-"""Maximum characters of an outcome in the table of calls."""
+"""Maximum length of an outcome in the table of calls, in characters."""
 
 
 @click.group(name="examples")

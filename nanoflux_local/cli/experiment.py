@@ -1,4 +1,4 @@
-"""`nanoflux experiment`: run the paper's tables, ablations and controls as resumable grids."""
+"""`nanoflux experiment`: run the paper's tables, ablations and controls as grids of cells that can be resumed."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def list_experiments(as_json: bool) -> None:
 
 
 def describe_cells(cells: "Mapping[str, int]") -> str:
-    """The number of cells in each status, in words."""
+    """The number of cells in each status, as text: "3 done, 1 failed"."""
     return ", ".join(f"{count} {status}" for status, count in cells.items())
 
 
@@ -106,7 +106,7 @@ def resume(name: str, detach: bool, as_json: bool) -> None:
 
 
 def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
-    """Run the remaining cells of an experiment here or in a separate process."""
+    """Run the remaining cells of an experiment in this process or, with `detach`, in a background process."""
     from nanoflux_local import jobs
     from nanoflux_local.experiments import experiment as lifecycle
 
@@ -129,7 +129,7 @@ def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: boo
 
 
 def _make_workers(home: Home, ray: str, bar: Bar) -> "Workers":
-    """The workers that run the cells: on the Ray cluster at the address `ray`, or in this process if it is ""."""
+    """The workers that run the cells: on the Ray cluster at the address `ray`, or in this process if `ray` is ""."""
     from nanoflux_local.experiments.experiment import LocalWorkers
 
     if ray:

@@ -102,7 +102,7 @@ def _secure_process() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code (0, 1, 2, 3, 4 or 130); on a closed pipe click exits with 1."""
+    """Run the command line and exit with its code (0, 1, 2, 3, 4 or 130); if stdout is a closed pipe, exit with 1."""
     share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # print a replacement for characters the terminal cannot encode
@@ -127,7 +127,7 @@ def _report_failure(error: Exception) -> int:
 
     error = find_refusal(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
-    # The errors of the other NanoFlux packages are no NanofluxErrors, but have the same two attributes.
+    # The errors of the other NanoFlux packages do not inherit from NanofluxError, but have the same two attributes.
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
         _print_error(f"nanoflux: {error}")
         return int(code or 1)

@@ -1,4 +1,4 @@
-"""Generates the page of all commands: `python -m nanoflux_local.cli.manual`.
+"""Generates the reference page of all commands: `python -m nanoflux_local.cli.manual`.
 
 The texts of the page are the commands' help texts; this module defines the layout.
 """

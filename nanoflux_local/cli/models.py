@@ -79,8 +79,8 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """Shows the progress of a download in MiB, including the bytes that an earlier, interrupted download has left. If
-    nothing has to be downloaded, no bar is shown.
+    """Shows the progress of a download in MiB, including the bytes of an earlier, interrupted download. No bar is shown
+    if nothing is downloaded.
     """
 
     def __init__(self, label: str) -> None:

@@ -13,8 +13,8 @@ with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR
 def show_or_change_note(
     kind: Literal["run", "training"], find_id: Callable[[], str], text: str | None, edit: bool, as_json: bool
 ) -> None:
-    """Store a note on the run or training that `find_id` finds: `text` or, with `edit`, what the user writes in an
-    editor. Without either, print the newest note.
+    """Store a note on the run or training whose id `find_id` returns: `text` or, with `edit`, the text that the user
+    writes in an editor. Without `text` and `edit`, print the newest note.
     """
     from nanoflux_local.ledger.notes import add_note
     from nanoflux_local.ledger.views import LedgerView
@@ -42,5 +42,5 @@ def show_or_change_note(
 
 
 def edit_text(text: str) -> str:
-    """The text after the user has changed it in $EDITOR; click reports an editor that cannot be started."""
+    """Open `text` in $EDITOR and return the edited text; click reports an editor that cannot be started."""
     return click.edit(text, extension=".md", require_save=False) or ""

@@ -106,9 +106,7 @@ def _truncated_reasoning_rows(attempts: int) -> list[tuple[str, object]]:
 
 
 def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
-    """How often the defender answered the kept examples correctly; no row if the defender answered each example only
-    once.
-    """
+    """How many kept examples have each pass rate; no row if the defender answered each example only once."""
     if not set(pass_rates) - {"0 of 1", "1 of 1"}:
         return []
     return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
@@ -137,7 +135,9 @@ def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's error rates on known solutions: without checks and, if the judge has checks, with them."""
+    """The judge's error rates on solutions known to be right or wrong: without checks and, if the judge has checks,
+    also with them.
+    """
     if trial is None:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""

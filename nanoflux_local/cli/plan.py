@@ -22,7 +22,7 @@ _RESERVED_MEMORY = {
     "graphs_gib": GRAPHS_GIB,
     "asleep_gib": ASLEEP_GIB,
 }
-"""The share of each GPU's memory that a plan uses, and the memory that it reserves in GiB, for `models plan --json`."""
+"""The share of each GPU's memory that a plan uses, and the GiB that it reserves, for `models plan --json`."""
 
 
 @click.command("plan")
@@ -101,7 +101,7 @@ def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]"
 
 
 def _format_requests(server: Server, workload: "Workload") -> str:
-    """The requests that fit, the concurrent requests, and the tokens of each: "3/32 x 16384"."""
+    """How many of the concurrent requests fit, how many there are, and the tokens of each: "3/32 x 16384"."""
     return f"{min(server.requests, workload.sequences)}/{workload.sequences} x {workload.context}"
 
 
@@ -137,7 +137,7 @@ def _load_workloads(profile: str, sequences: int | None, context: int | None) ->
 
 
 def _detect_gpu_sizes() -> list[float]:
-    """The memory of this machine's GPUs in GiB, with a warning for each GPU whose driver does not report it.
+    """Return the memory of this machine's GPUs in GiB, and print a warning about GPUs that do not report their memory.
 
     Raises:
         UsageError: no GPU reports its memory.
@@ -161,7 +161,7 @@ def _detect_gpu_sizes() -> list[float]:
 
 
 def _parse_gpu_sizes(gpus: str) -> list[float]:
-    """The sizes in GiB that the option --gpus lists; without the option, those of this machine's GPUs."""
+    """The GPU memory sizes in GiB that the option --gpus lists; without the option, those of this machine's GPUs."""
     if not gpus:
         return _detect_gpu_sizes()
     try:

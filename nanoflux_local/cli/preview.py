@@ -52,8 +52,8 @@ def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_
 
 
 def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
-    """Print the settings that come neither from the defaults nor from the source `base`, which for a fork is the
-    original run. Hashes are left out.
+    """Print the settings that come neither from the defaults nor from the source `base` (for a fork, the original run).
+    Hashes are left out.
     """
     from nanoflux_local.run.sources import DEFAULT, HASHES
 
@@ -86,7 +86,9 @@ def _print_gpus(gpu_plan: "GpuPlan", profile: str) -> None:
 
 
 def _print_estimate(estimate: "Estimate") -> None:
-    """Print the calls of one attempt and the least number of calls and, if an earlier run is similar, a forecast."""
+    """Print the calls of one attempt, the minimum number of calls for the target and, if an earlier run is similar, a
+    forecast.
+    """
     click.echo("one attempt:")
     print_table(
         ("role", "model", "calls", "prompt tokens", "completion tokens", "dollars"),
@@ -124,8 +126,8 @@ def describe_span(span: "Span", divisor: int, digits: int) -> str:
 
 
 def show_config(home: Home, run: str, as_json: bool) -> None:
-    """Print a run's stored configuration as TOML for `run start --config`, and the addresses of its servers that have
-    changed since the start.
+    """Print a run's stored configuration as TOML for `run start --config`, and the server addresses that were changed
+    after the run started.
     """
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.sources import render_toml

@@ -1,4 +1,4 @@
-"""`nanoflux rounds`: series of runs in which each run's examples train the defender of the next one."""
+"""`nanoflux rounds`: manage series of runs in which each run's examples train the defender of the next run."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -78,7 +78,7 @@ def resume(series: str, detach: bool, as_json: bool) -> None:
 
 
 def execute_series(home: Home, series: str, detach: bool) -> None:
-    """Execute a series in this process or, with `detach`, in a separate one."""
+    """Execute a series in this process or, with `detach`, in a background process."""
     from nanoflux_local import jobs
     from nanoflux_local.run import rounds
 

@@ -181,7 +181,7 @@ def _list_option_layers(
     rules: str | None,
     budget_usd: float | None,
 ) -> "list[Layer]":
-    """The settings that the options of `run start` set, by option; a later layer overrides an earlier one."""
+    """The settings that the options of `run start` set, a layer per option; a later layer overrides an earlier one."""
     from nanoflux_local.config import parse_settings, read_toml
     from nanoflux_local.run.sources import Layer
 
@@ -279,7 +279,7 @@ def _start_rounds(
 
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
-    """A reference to the questions that each run has asked so far, as the setting `novel_against` of a new run."""
+    """The setting `novel_against` of a new run: a reference to the questions that each of `runs` has asked so far."""
     from nanoflux_local.ledger.earlier_questions import freeze_questions
     from nanoflux_local.ledger.views import LedgerView
 
@@ -288,7 +288,7 @@ def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _execute_or_detach(home: Home, run: str, detach: bool) -> None:
-    """Execute a run in this process or, with `detach`, in a separate one."""
+    """Execute a run in this process or, with `detach`, in a background process."""
     if not detach:
         execute_run(home, run)
         return
@@ -489,7 +489,7 @@ def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool
 
 
 def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Replay a run with changed settings, and show which examples it would have kept and which calls are missing."""
+    """Replay a run with changed settings; print the examples that would be added or dropped, and the missing calls."""
     from nanoflux_local.config import parse_settings
     from nanoflux_local.run.commands import fork_command
     from nanoflux_local.run.whatif import replay_with

@@ -122,7 +122,7 @@ def _start_server(
     if adapter_folders or _reserves_adapter_memory(manifest, home, lora):
         rank = choose_rank(adapter_folders)
     planned_resources, _ = assign_resources([Workload(manifest, rank=rank)])[config.model]
-    resources = replace(planned_resources, sequences=0)  # no limit: nobody knows yet how many requests will come
+    resources = replace(planned_resources, sequences=0)  # no limit, since the number of requests is not known yet
     if gpu_memory:
         resources = replace(resources, utilisation=gpu_memory)
     launch = make_launch(config, home, resources, sleeps=False, rank=rank)
@@ -140,9 +140,9 @@ def _start_server(
 
 
 def _reserves_adapter_memory(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
-    """Whether to reserve memory for adapters: as the user chose (`lora`), else if the manifest has LoRA targets and the
-    model is no mixture of experts. With a mixture of experts, vLLM for CPUs crashes on adapters, and on GPUs their
-    buffers take memory (0.8 GiB for gpt-oss-20b).
+    """Whether to reserve memory for adapters: as the user chose (`lora`). By default (None), memory is reserved if the
+    manifest has LoRA targets and the model is not a mixture of experts: with such a model, vLLM for CPUs crashes on
+    adapters, and on GPUs the adapters' buffers take much memory (0.8 GiB for gpt-oss-20b).
     """
     from nanoflux_models.architecture import has_experts
     from nanoflux_models.weights import weights_dir
@@ -252,7 +252,7 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
 
 
 def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
-    """Yield the lines of a log after its first `offset` bytes, as they are written, until the server `name` ends."""
+    """Yield the lines after the first `offset` bytes of a log, as they are written, until the server `name` ends."""
     from nanoflux_models.server_record import find_record
 
     with path.open("r", encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""`nanoflux train`: trains a LoRA adapter on a run's kept examples, or on the rows of a file."""
+"""`nanoflux train`: train a LoRA adapter on a run's kept examples, or on the rows of a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +124,7 @@ def command(
 def _load_data(
     home: Home, run: str | None, file: Path | None, choice: "Choice", base: str, mixes: Sequence[str]
 ) -> "TrainingData":
-    """Load the rows of a run or a file, and print which rows were left out or included on request.
+    """Load the rows of a run or a file. For a run, print which rows were left out, and which were included on request.
 
     Raises:
         UsageError: neither or both of run and file are set, or benchmark rows are to be mixed into a file.
@@ -156,8 +156,9 @@ def _load_data(
 
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
-    """Train and print the outcome. The training runs in this process; with `detach`, in a separate one; with `launch`,
-    in processes that `accelerate launch` starts. The launched processes also call this function, but print no outcome.
+    """Train in this process, and print the outcome. With `detach`, start a background process that trains, and print
+    the training's status; with `launch`, train in processes that `accelerate launch` starts. The launched processes
+    also call this function, but print no outcome.
     """
     from nanoflux_local.train.distributed import count_processes
 
@@ -252,7 +253,7 @@ def show_summary(summary: "TrainingSummary") -> None:
 
 
 def _describe_process(worker: "Worker | None") -> str:
-    """The worker's process id, and the pending stop request."""
+    """The worker's process id, and its pending pause or stop request."""
     if worker is None:
         return "none"
     return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)
@@ -267,7 +268,7 @@ def _describe_leaks(leaked_rows: int) -> str:
 
 
 def _describe_system_messages(merged_rows: int) -> str:
-    """In how many rows the system message becomes part of the user's message, and why."""
+    """In how many rows the system message is prepended to the user's message, and why."""
     if not merged_rows:
         return "unchanged"
     reason = "the chat template of the base model accepts no system message"

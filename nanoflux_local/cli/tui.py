@@ -1,4 +1,4 @@
-"""`nanoflux tui`: replaces this process with the terminal application, a separate program."""
+"""`nanoflux tui`: open the terminal application, a separate program that replaces this process."""
 
 import os
 import sys

@@ -68,7 +68,7 @@ def check_ledger(home: Home) -> MachineCheck:
 
 
 def check_weights(home: Home) -> MachineCheck:
-    """Compare each model's files with the hashes in its record."""
+    """Compare each model's files with the hashes in its record; above `MAX_HASHED_GIB`, only with the sizes."""
     record_files = (home.root / "weights").glob(f"[!.]*/{RECORD}")
     model_names = sorted(record_file.parent.name for record_file in record_files)
     if not model_names:
@@ -95,7 +95,7 @@ def check_weights(home: Home) -> MachineCheck:
 
 
 def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
-    """The recorded files of a model that are missing or have a different size, each as a line of text."""
+    """One line for each recorded file of a model that is missing or has a different size."""
     problems = [find_size_problem(folder / name, file) for name, file in sorted(record.files.items())]
     return [problem for problem in problems if problem]
 
@@ -111,8 +111,8 @@ def _nearest_existing(path: Path) -> Path:
 def _file_system_type(path: Path) -> str:
     """The type of the file system that contains `path`, such as "ext4"; "" if it is unknown.
 
-    The mount point that contains `path` is the longest one above it. If several file systems are mounted there, the
-    last one hides the others.
+    The mount point of that file system is the longest one that is `path` or an ancestor of it. If several file systems
+    are mounted there, the last one hides the others.
     """
     try:
         lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()

@@ -14,7 +14,7 @@ MIN_MEMORY_GIB = 6
 NVIDIA_VENDOR = "0x10de"
 """NVIDIA's vendor code on the PCI bus."""
 DISPLAY_CLASSES = ("0x0300", "0x0302")
-"""The first digits of the class codes of GPUs on the PCI bus: VGA and 3D controllers."""
+"""How the PCI class codes of GPUs begin: VGA controllers and 3D controllers."""
 
 
 def check_processors() -> MachineCheck:
@@ -83,7 +83,7 @@ def _memory_limit() -> float:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file of the kernel, without white space around it; "" if the file cannot be read."""
+    """The text of a file in /sys, without surrounding white space; "" if the file cannot be read."""
     try:
         return path.read_text("ascii", "replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Checks the safety layers: sandbox, network guard, loopback. Each check tests the layer by using it."""
+"""Checks the safety layers: sandbox, network guard, loopback. Each check exercises its layer."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ _CONNECT_PROGRAM = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connec
 
 
 def check_sandbox() -> MachineCheck:
-    """Check which isolation layers withstand a probe."""
+    """Probe the isolation layers, and check whether those that work make the sandbox safe."""
     from nanoflux_sandbox.probe import probe
     from nanoflux_sandbox.records import BUSY_FIX
 

@@ -45,8 +45,8 @@ def check_torch() -> MachineCheck:
 
 
 def check_vllm(home: Home) -> MachineCheck:
-    """Check the build of vLLM, and which models it cannot serve. vLLM is required only if an interpreter for it was
-    configured.
+    """Check the build of vLLM, and which models it cannot serve. A missing vLLM is a problem only if the user has
+    configured an interpreter for it.
     """
     try:
         interpreter = find_interpreter()
@@ -78,8 +78,8 @@ def check_vllm(home: Home) -> MachineCheck:
 
 
 def check_versions() -> MachineCheck:
-    """Check the packages. Missing packages and unsupported versions are problems; a supported version that differs from
-    the tested one is only reported as advice.
+    """Check the versions of the required packages. Missing packages and unsupported versions are problems; a supported
+    version that differs from the tested version is only reported as advice.
     """
     fix = f"run `pip install -c {packages.find_constraints_file()} {packages.PROJECT}`"
     problems = packages.list_unmet_requirements()
@@ -115,7 +115,7 @@ def _drop_build_tag(package_version: str) -> str:
 
 
 def _list_some(entries: list[str]) -> str:
-    """The first `MAX_LISTED` entries as one text, with the number of the others."""
+    """The first `MAX_LISTED` entries, joined by commas, and the number of the others."""
     unlisted_count = len(entries) - MAX_LISTED
     ending = f" and {unlisted_count} more" if unlisted_count > 0 else ""
     return ", ".join(entries[:MAX_LISTED]) + ending

@@ -11,7 +11,7 @@ class Endpoint(Protocol):
 
     `identity` names everything that determines its replies. `repeatable` is true if a repeated request always gets the
     same reply, whatever other requests are in flight; a run records this flag. `capacity` is the maximum number of
-    concurrent requests. `context` is the length of the model's context, if known.
+    concurrent requests. `context` states the length of the model's context and the limit on its reasoning.
     """
 
     identity: Identity

@@ -1,5 +1,5 @@
-"""Builds endpoints and embedders of every kind, and checks that each endpoint's kind supports its settings. The module
-`config` cannot make that check, since it does not know the kinds.
+"""Builds endpoints and embedders of every kind, and checks each endpoint's settings against the capabilities of its
+kind. The module `config` cannot make this check, since it does not know the kinds.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
 
 
 def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0) -> dict[str, Endpoint]:
-    """Build a profile's endpoints, by name. All endpoints of a kind are built together, so that their servers can be
-    placed together; endpoints that share a GPU take turns on it.
+    """Build a profile's endpoints, by name. Each kind builds all of its endpoints in one call, so that it can divide
+    the GPUs among their servers. Endpoints that share a GPU take turns on it.
 
     Raises:
         ConfigError, ModelsError, NothingMatchedError: as for `build_endpoint`.
@@ -102,7 +102,7 @@ def check_endpoint(config: EndpointConfig, location: str) -> None:
 
 def check_endpoints(config: RunConfig, location: str) -> None:
     """Refuse a run with an endpoint setting that the endpoint's kind does not support, or with a budget in dollars that
-    cannot be enforced.
+    cannot be enforced because a price is unknown.
 
     Raises:
         ConfigError: an endpoint's kind does not support a setting, or a price is missing.
@@ -137,7 +137,7 @@ def lacks_price(config: EndpointConfig) -> bool:
 
 
 def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
-    """Fill in the listed price and the model's reasoning limit if the configuration sets none."""
+    """Fill in the listed price and the model's reasoning limit, each only if the configuration does not set it."""
     price = find_price(config, home.root) if lacks_price(config) else config.price
     return config.model_copy(update={"price": price, "reasoning_tokens": find_reasoning_limit(config, home)})
 

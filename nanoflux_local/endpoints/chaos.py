@@ -1,6 +1,6 @@
 """Draws a fake server's faults from a seed, the request, and the number of times that the request was received.
 
-A sequence of equal requests therefore meets the same faults every time, however it is interleaved with others.
+The first, second, … copy of a request therefore always gets the same fault, whatever other requests arrive in between.
 """
 
 import random
@@ -45,7 +45,7 @@ class Chaos:
         """
         self._request_counts[request_digest] += 1
         rng = random.Random(derive_seed(self.seed, request_digest, self._request_counts[request_digest]))
-        remaining_draw = rng.random()  # each fault occupies an interval as long as its rate
+        remaining_draw = rng.random()  # each fault occupies a part of [0, 1) as long as its rate
         for fault, rate in self.rates.items():
             if remaining_draw < rate:
                 return fault, rng

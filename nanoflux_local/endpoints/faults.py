@@ -1,4 +1,4 @@
-"""Faults between a client and its server: classifies them and reports them to a listener.
+"""Classifies failed requests to a server as faults, and reports the faults to a listener.
 
 The SDKs' exceptions have the same names and attributes, so one classification serves all protocols. `retries` decides
 whether a failed request is sent again.

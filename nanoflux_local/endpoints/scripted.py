@@ -1,7 +1,8 @@
-"""The packaged fake model, whose replies depend only on the request. Tests, documentation and the tour use it.
+"""The packaged fake model, whose replies depend only on the request. Tests, documentation and the TUI's guided tour use
+it.
 
-It answers in every role, and makes mistakes at fixed rates: unparsable replies, near-duplicates, verdicts with low
-confidence and wrong answers.
+It answers in every role. At fixed rates, it writes unparsable replies, near-duplicates, verdicts with low confidence
+and wrong answers.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class ScriptedEndpoint:
 
 
 class HashingEmbedder:
-    """Unit vectors from hashed words, shape (64,): texts that share words are similar."""
+    """An embedder that hashes words into unit vectors of shape (64,), so that texts that share words are similar."""
 
     def __init__(self, model: str) -> None:
         self.identity = Identity("scripted", model, revision="1")
@@ -140,9 +141,11 @@ def _write_attack(prompt: str, rng: random.Random) -> str:
 
 
 def _write_defence(prompt: str, rng: random.Random) -> str:
-    """An answer that is right two times in three; half of the solutions differ from the attacker's."""
+    """A defence whose answer is right two times in three. Half of the solutions are worded differently from the
+    attacker's.
+    """
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
-    boxes, per_box, gift = [*numbers, 2, 3, 1][:3]  # the fixed numbers are for problems with fewer than three
+    boxes, per_box, gift = [*numbers, 2, 3, 1][:3]  # the fixed numbers replace those that the problem lacks
     answer = boxes * per_box - gift + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
     steps = rng.choice([
         f"{boxes} * {per_box} = {boxes * per_box}; {boxes * per_box} - {gift} = {answer}.",
@@ -171,7 +174,7 @@ def _write_program(prompt: str, rng: random.Random) -> str:
     calculates nothing.
     """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
-    rows, each, lost = [*numbers, "2", "3", "1"][:3]  # the fixed numbers are for problems with fewer than three
+    rows, each, lost = [*numbers, "2", "3", "1"][:3]  # the fixed numbers replace those that the problem lacks
     left_expression = rng.choice(["total", *["total - lost"] * 7])
     steps = f"# STEPS\ntotal = rows * each\nleft = {left_expression}\n# CHECK\nanswer = left\n"
     program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"
@@ -192,7 +195,9 @@ def _write_premises(prompt: str, rng: random.Random) -> str:
 
 
 def _write_judgement(rng: random.Random, yes: str, no: str, yes_probability: float, middle_sections: str) -> str:
-    """A reply of the judge: its decision is `yes` with the given probability, and its confidence is seldom low."""
+    """A reply of the judge. Its decision is `yes` with probability `yes_probability`; one reply in ten has a low
+    confidence.
+    """
     confidence = rng.choice([0.6, 0.8]) if rng.random() < 0.1 else 0.97
     decision = yes if rng.random() < yes_probability else no
     return (

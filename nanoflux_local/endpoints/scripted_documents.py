@@ -1,7 +1,7 @@
-"""The packaged fake model's replies about passages of documents: attacks, premises, and answers with the passages.
+"""The packaged fake model's replies about passages of documents: attacks, premises, and answers from the passages.
 
-An attack quotes the first sentence of two passages and asks for the last word of each, so that only a model with the
-passages can answer it.
+An attack quotes the first words of a sentence from each of two passages, and asks for the last word of each sentence.
+Only a model with the passages can answer it.
 """
 
 import random
@@ -54,7 +54,7 @@ def write_document_answer(prompt: str) -> str:
 
 def write_document_premises(prompt: str, rng: random.Random) -> str:
     """The sentences that a question of `write_document_attack` rests on. One reply in eight misquotes them, and one in
-    eight names an unsupported premise.
+    eight reports an unsupported premise.
     """
     openings = _QUOTED_OPENING.findall(prompt.split("Question:")[-1].split("Solution:")[0])
     draw = rng.randrange(8)

@@ -46,7 +46,7 @@ class EndpointKind:
     charges: ClassVar[bool] = False
     """Whether the server's operator may charge for requests."""
     default_host: ClassVar[str] = ""
-    """The host whose server and prices are used if a configuration states no address."""
+    """The host to which requests are sent, and whose prices apply, if a configuration states no address."""
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
         """Build the endpoint `name` of a profile.
@@ -62,9 +62,9 @@ class EndpointKind:
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
         """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run concurrently; 0 means no limit. Returns two dictionaries whose keys are the
-        endpoints' names: the endpoints, and the groups in which they take turns on a GPU. An endpoint that is missing
-        from the second dictionary stays in the group that the profile sets.
+        At most `concurrency` requests run concurrently; 0 means no limit. Returns two dictionaries by endpoint name:
+        the endpoints, and the group in which each takes turns on a GPU. An endpoint that is missing from the second
+        dictionary stays in the group that the profile sets.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 
@@ -107,8 +107,8 @@ def list_adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
 
 
 def interface_supports_prefill(interface: str) -> bool:
-    """Whether endpoints of this kind continue the beginning of a reply. False for a kind in an old ledger that no
-    longer exists.
+    """Whether endpoints of this kind continue the beginning of a reply. False for a kind that no longer exists but that
+    an old ledger still names.
     """
     kind = endpoint_kinds().get(interface)
     return kind is not None and kind.supports_prefill

@@ -1,4 +1,4 @@
-"""The common part of the kinds for hosted chat servers: builds an endpoint from its settings."""
+"""The base class of the kinds for chat servers that NanoFlux does not start."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class RemoteKind(EndpointKind):
-    """A chat server that NanoFlux does not start; `import_client_class` returns the class of clients for its
-    protocol.
+    """Builds the client of a chat server that NanoFlux does not start. A subclass names the protocol's client class in
+    `import_client_class`.
     """
 
     structured: ClassVar[bool] = True

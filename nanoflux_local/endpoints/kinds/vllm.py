@@ -24,8 +24,8 @@ class VllmKind(EndpointKind):
     def build_together(
         self, configs: Mapping[str, EndpointConfig], home: Home, concurrency: int
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
-        """Place all servers together, since they share this machine's GPUs. A server starts when its first request
-        arrives.
+        """Divide this machine's GPUs among the servers of all endpoints, and build the endpoints. A server starts when
+        its first request arrives.
 
         Raises:
             NanofluxError, ModelsError: vLLM, weights or an adapter are missing, or the models do not fit.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 UNUSED_ROW_TOKEN = 0
 """The token id that a decoding step processes in a row without a request; its logits are ignored."""
 LoadDecoder = Callable[[], "tuple[Decoder, ChatCodec]"]
-"""Loads a model."""
+"""Loads a model's decoder and its codec."""
 
 
 @dataclass(eq=False)
@@ -32,8 +32,8 @@ class DecodingRequest:
     """A chat request in the queue or in a row. Its future can be cancelled until the reply is set.
 
     `created_at` is a time of the monotonic clock. `max_tokens` is the maximum number of tokens in the reply,
-    `token_ids` are the tokens drawn so far, and `generator` is the `torch.Generator` of the draws. `opening_tag` is the
-    tag with which the prompt opens the reply's reasoning; the reply's text starts with this tag.
+    `token_ids` are the tokens drawn so far, and `generator` is the `torch.Generator` that draws them. `opening_tag` is
+    the tag with which the prompt opens the reply's reasoning; the reply's text starts with this tag.
     """
 
     chat_request: ChatRequest

@@ -15,7 +15,8 @@ from nanoflux_local.records import Message, without_system
 from nanoflux_models.chat_template import examine_template
 from nanoflux_models.offline import go_offline
 
-# Tokens that end a turn in common chat formats. A model's configuration may lack the token that the model writes.
+# Tokens that end a turn in common chat formats. They supplement the end tokens in a model's configuration, which may
+# lack the token that the model writes.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
 
 # Tokens that separate reasoning from the answer: tags, and the channels of the harmony format. They remain in decoded
@@ -23,9 +24,9 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", 
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MIN_SHARED_TOKENS = 48
-"""The minimum length of a shared prefix of prompts that is worth caching."""
+"""The minimum number of tokens of a shared prompt prefix that is worth caching."""
 OPENING_TOKENS = 16
-"""The number of tokens at a prompt's end that are searched for a tag that opens the reasoning."""
+"""How many tokens at the end of a prompt are searched for a tag that opens the reasoning."""
 NO_TEMPLATE_FIX = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
 
 
@@ -85,7 +86,7 @@ class ChatCodec:
         return find_opening_tag(prompt_end)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids. Special tokens are omitted, except those that mark reasoning; no space is removed."""
+        """Decode token ids. Special tokens are omitted, except those that mark reasoning; spaces are kept unchanged."""
         omit_special = self._hidden_ids is None
         visible_ids = [token_id for token_id in ids if self._hidden_ids is None or token_id not in self._hidden_ids]
         return str(
@@ -93,9 +94,9 @@ class ChatCodec:
         )
 
     def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
-        """The text before the first of the answer's stop strings (`stop`), if the newest token completed one of them;
-        else None. `opening_tag` is the tag with which the prompt opens the reply's reasoning. Stop strings within the
-        reasoning are ignored.
+        """The reply's text up to the first stop string in its answer, if the newest token completed one; else None.
+        `opening_tag` is the tag with which the prompt opens the reply's reasoning. Stop strings in the reasoning are
+        ignored.
         """
         if not stop:
             return None
@@ -125,10 +126,10 @@ class ChatCodec:
 
     def _find_end_ids(self, folder: Path) -> frozenset[int]:
         """The ids of the tokens that end a reply: those of the tokenizer, the model's configuration and `TURN_ENDS`."""
-        # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
+        # In the harmony format, "<|end|>" ends a channel, and "<|return|>" ends the turn.
         turn_ends = [token for token in TURN_ENDS if not (self._uses_channels and token in CHANNEL_MARKS)]
         turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
-        unknown_id = self._tokenizer.unk_token_id  # the id of every text that is not a token
+        unknown_id = self._tokenizer.unk_token_id  # the id of every string that is not in the vocabulary
         end_ids = {self._tokenizer.eos_token_id, *(end_id for end_id in turn_end_ids if end_id != unknown_id)}
         for config_name in ("config.json", "generation_config.json"):
             config_file = folder / config_name

@@ -1,4 +1,4 @@
-"""Shares the processor: limits how long the threads of a matrix multiplication spin while they wait for each other.
+"""Shares processor cores: limits how long the threads of a matrix multiplication spin while they wait for each other.
 
 By default, threads spin for a millisecond or more. If another process (the sandbox, a second model, a training run)
 needs a core, a spinning thread blocks the very thread that it waits for, and decoding becomes more than ten times

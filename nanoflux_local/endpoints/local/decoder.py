@@ -4,10 +4,11 @@ A row's logits depend only on the row's tokens, and not on the other rows, the r
 row was filled. Four design choices ensure this:
 
 - a prompt is processed alone, at its exact length, in one pass or two: a prefix that prompts share is always processed
-  separately, so its cached keys and values are bit-identical to computed ones;
+  separately, so its cached keys and values are bit-identical to those of a new computation;
 - a decoding step always runs all rows, used or not, so that every matrix multiplication has the same shape;
-- a row's keys and values start at position 0, without padding before them;
-- attention reads up to a multiple of `GRANULE` positions, so that longer rows add only blocks of exact zeros.
+- a row's keys and values start at position 0, without left padding;
+- attention reads up to a multiple of `GRANULE` positions, so that longer rows in the batch add only blocks of exact
+  zeros to a row's attention.
 
 `is_batch_invariant` tests on the loaded model that a row's logits do not depend on the other rows. Import this module
 only to run a model, since it imports torch.
@@ -81,8 +82,8 @@ class CacheRows:
         return positions
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a prompt's keys and values, shaped (1, heads, positions, width), after the row's content; return all
-        keys and values of the row.
+        """Store a prompt's keys and values, shaped (1, heads, positions, width), after the positions that the row has
+        already filled; return all keys and values of the row.
         """
         assert self.row_to_fill is not None
         self._allocate(layer, keys, values)
@@ -140,7 +141,7 @@ class CacheRows:
         return min(_round_up(max(self.lengths) + 1, GRANULE), self._reserved)
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Create the caches of a layer, whose sizes are not known before its first keys and values."""
+        """Create a layer's caches, unless they exist. Their sizes are known once the layer's first keys arrive."""
         if layer not in self._keys:
             self._keys[layer] = keys.new_zeros(self.count, self._reserved, keys.shape[1], keys.shape[3])
             self._values[layer] = values.new_zeros(self.count, self._reserved, values.shape[1], values.shape[3])
@@ -206,7 +207,7 @@ def _band_mask(length: int, total_length: int, window: int | None, device: torch
 
 
 class Decoder:
-    """A causal language model whose rows can be filled, advanced and reused one by one."""
+    """A causal language model with a batch of rows, which are filled and freed separately but advance together."""
 
     def __init__(self, folder: Path, adapter: Path | None, rows: int, device: str, dtype: str) -> None:
         self.device = torch.device(device)
@@ -321,7 +322,7 @@ class Decoder:
 
     @contextmanager
     def _select_row_to_fill(self, row: int) -> Iterator[None]:
-        """Append the tokens that the model processes inside the block to this row."""
+        """Make the model's forward passes inside the block append their tokens to this row."""
         self.rows.row_to_fill = row
         try:
             yield

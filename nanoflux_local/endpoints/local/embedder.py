@@ -52,7 +52,7 @@ class LocalEmbedder:
         return
 
     def _embed_text(self, text: str) -> Vector:
-        """The vector of a text. If the text has several windows, the mean of their vectors, scaled to length 1."""
+        """The vector of a text; for a text of several windows, the mean of the windows' vectors, scaled to length 1."""
         encodable_text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         with self._lock:
             vectors = [self._encode(window) for window in self._split_windows(encodable_text)]

@@ -34,9 +34,10 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 class InProcessEndpoint:
-    """Chat with a local model. Up to `rows` requests are decoded together; further requests wait.
+    """A chat endpoint that runs a local model. Up to `rows` requests are decoded together; further requests wait.
 
-    `system_role` is false if the model accepts no system message; its text is then put into the first user message.
+    `system_role` is false if the model accepts no system message; the message's text is then put into the first user
+    message.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class InProcessEndpoint:
             self._batcher = Batcher(rows, lambda: decoder_and_codec)
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        """Answer one request; if the caller is cancelled, the request's row is freed.
+        """Answer one request. If the calling task is cancelled, the request's row is freed.
 
         Raises:
             EndpointError: the prompt does not fit, the chat template refuses it, or the model cannot run.
@@ -128,8 +129,8 @@ def read_name_and_revision(weights: Path) -> tuple[str, str]:
 
 
 def choose_device() -> str:
-    """Choose the GPU if there is one, else the CPU. Torch is slow to import, so it is imported only if there is a GPU
-    driver.
+    """Choose the GPU if there is one, else the CPU. Importing torch is slow, so torch is imported only if this machine
+    has a GPU driver.
     """
     if not Path("/dev/nvidiactl").exists():
         return "cpu"

@@ -45,7 +45,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
 
 
 def _select_nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens whose total probability reaches `top_p`, as probabilities and token ids."""
+    """The smallest set of likeliest tokens whose total probability reaches `top_p`: their probabilities and ids."""
     top_probabilities, tokens = probabilities.topk(min(CANDIDATES, len(probabilities)))
     cumulative_probabilities = top_probabilities.double().cumsum(0)
     if float(cumulative_probabilities[-1]) < top_p:  # the candidates do not contain the whole nucleus

@@ -1,5 +1,5 @@
-"""The vLLM servers of one process. On first use, a suitable running server is found or a server is started. A started
-server is restarted after a crash, and stopped when the process exits.
+"""The vLLM servers of one process. The first request uses a suitable running server or, if there is none, starts a
+server. A server that crashes is replaced, and a server that this process started is stopped when the process exits.
 
 Endpoints of the same model share one server. `vllm` sends the requests; the supervisor manages the server processes.
 """
@@ -22,7 +22,9 @@ MAX_RESTARTS = 3
 HEALTH_TIMEOUT_S = 10.0
 """How long a server may fail its health check after a failed request: a crashing engine needs a moment to exit."""
 POLL_S = 0.2
-"""How long to wait between two checks of a server's health, or of the lock on starting servers."""
+"""How long to wait between two health checks of a server, or between two attempts to take the lock for starting a
+server.
+"""
 log = logging.getLogger(__name__)
 
 
@@ -150,7 +152,7 @@ class Fleet:
         self._servers: list[ManagedServer] = []
 
     def server(self, launch: Launch) -> ManagedServer:
-        """The server of a launch, which is added if the fleet has none; equal launches share a server."""
+        """Return the server of a launch, and add one if the fleet has none; equal launches share a server."""
         server_of_launch = next((server for server in self._servers if server.launch == launch), None)
         if server_of_launch is None:
             server_of_launch = ManagedServer(self._home, launch)

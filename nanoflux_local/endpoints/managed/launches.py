@@ -31,7 +31,7 @@ from nanoflux_models.weights import weights_dir
 SEQUENCES = 8
 """The number of concurrent requests for which KV-cache memory is planned by default."""
 CONTEXT = 4096
-"""The number of tokens of each of these requests, reply included."""
+"""The number of tokens for which each of these requests is planned by default, reply included."""
 CONCURRENCY = 8
 """The number of concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
@@ -135,7 +135,7 @@ def compute_served_context(config: EndpointConfig, manifest: Manifest) -> int:
 
 
 def _required_context(config: EndpointConfig) -> int:
-    """The context that an endpoint's settings require; 0 if any server of its model suffices."""
+    """The context that an endpoint's settings require; 0 if any server of the endpoint's model suffices."""
     if config.context or not config.reasoning_tokens:
         return config.context
     return CONTEXT_WITHOUT_REASONING + config.reasoning_tokens
@@ -150,8 +150,8 @@ def plan_servers(
     fill_gpus: bool = False,
 ) -> Placement:
     """Plan which model runs on which GPU. A model passed as a manifest is planned for `sequences` requests of `context`
-    tokens. `smaller_models` maps the names of models that a refusal may suggest instead to the GiB of their weights.
-    With `fill_gpus`, the servers share all memory of each GPU, even if they need less.
+    tokens. If the models do not fit, the refusal may suggest one of `smaller_models`, which holds the GiB of weights by
+    model name. With `fill_gpus`, the servers share all memory of each GPU, even if they need less.
 
     Raises:
         ConfigError: a manifest has no [memory], or its model spans several machines.
@@ -170,7 +170,7 @@ def assign_resources(
 ) -> dict[str, tuple[ServerResources, str]]:
     """Place models on this machine's GPUs; return each model's resources and its sleep group ("" for none).
 
-    On a machine without GPUs, and for models that span several machines, no GPUs are named: vLLM then chooses.
+    On a machine without GPUs, and for models that span several machines, the resources name no GPUs: vLLM chooses them.
 
     Raises:
         NanofluxError: the models do not fit.
@@ -202,8 +202,8 @@ def _make_resources(server: Server, sequences: int) -> ServerResources:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers. Returns two dictionaries whose keys are the endpoints' names: the
-    endpoints, and the group in which each takes turns on a GPU ("": none).
+    """Build the endpoints on managed servers. Returns two dictionaries by endpoint name: the endpoints, and the group
+    in which each takes turns on a GPU ("": none).
 
     At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). An endpoint's sleep
     group is the one that the placement requires; if it requires none, the one that the profile sets as `shares`.
@@ -259,7 +259,7 @@ def require_lora(manifest: Manifest, home: Home) -> None:
 
 
 def make_launch(config: EndpointConfig, home: Home, resources: ServerResources, sleeps: bool, rank: int = 0) -> Launch:
-    """The launch of an endpoint's server, with buffers for adapters up to `rank` (0: none).
+    """Make the launch of an endpoint's server, with buffers for adapters of at most this `rank` (0: no adapters).
 
     Raises:
         RefusedError: batch_invariant is set, but vLLM has no batch-invariant kernels for this device.
@@ -297,8 +297,8 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:
-    """The rank that a server must allow for these adapters: the lowest rank that vLLM supports and that is at least the
-    default and the rank of every adapter.
+    """The maximum LoRA rank with which a server must be started to load these adapters: the lowest rank that vLLM
+    supports and that is below neither the default nor the rank of any adapter.
     """
     highest_rank = max((read_rank(folder) for folder in adapters), default=DEFAULT_RANK)
     sufficient_ranks = [rank for rank in SUPPORTED_RANKS if rank >= highest_rank]

@@ -1,7 +1,7 @@
 """A vLLM server with an adapter merged into a temporary copy of its base.
 
 On a CPU, vLLM is several times slower with a separate LoRA adapter than without one. The copy is as large as the base,
-and is removed after its last use. The merge is checked against base and adapter (`adapters.merge`).
+and is removed after its last use. `adapters.merge` checks that the merged model agrees with the base and the adapter.
 """
 
 import fcntl

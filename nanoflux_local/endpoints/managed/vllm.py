@@ -1,7 +1,7 @@
 """A model behind a managed vLLM server: `openai_chat` sends the requests, `fleet` manages the server.
 
-When the first request arrives, a running server is found or a server is started, so a run whose calls are all in its
-ledger starts none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded
+The first request starts a server unless a suitable one is running, so a run whose calls are all in its ledger starts
+none. A server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded
 under its content hash and probed before the first request. A reasoning model's stop strings are not sent, since vLLM
 would apply them to the reasoning; instead, the client applies them to the answer. The other requests of a batch can
 change a reply, so the endpoint is repeatable only if its server passes a test of batch invariance.
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class VllmEndpoint:
-    """Chat with a served model, with or without an adapter. `reasoning_tokens` limits the reasoning of a reply; None
-    uses the limit in the model's manifest.
+    """A chat endpoint on a managed vLLM server, with or without an adapter. `reasoning_tokens` limits the reasoning of
+    a reply; None uses the limit in the model's manifest.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class VllmEndpoint:
         return self._counter.count(text)
 
     async def wake(self) -> None:
-        """Wake the server, or start it if it does not run. After a wake, check that a loaded adapter still applies.
+        """Wake the server, or start it if it is not running. After a wake, check that a loaded adapter still applies.
 
         Raises:
             RefusedError: the adapter no longer applies.

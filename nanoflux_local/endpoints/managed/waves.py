@@ -2,7 +2,7 @@
 
 A wave is a period in which one endpoint is awake. A swap takes seconds, so endpoints are swapped only once per wave:
 requests for a sleeping endpoint wait until the awake endpoint has no request in flight and has received none for a
-short while. Then the endpoint with the most waiting requests is woken; if several have equally many, the endpoint with
+short while. Then the endpoint with the most waiting requests is woken; among endpoints with equally many, the one with
 the oldest request. The engine runs turns concurrently, so a wave answers the same step of many turns. Waves do not
 change replies, so the order of the waves does not affect the dataset.
 
@@ -26,10 +26,11 @@ LINGER_S = 0.1
 
 @runtime_checkable
 class Sleeper(Endpoint, Protocol):
-    """An endpoint that can release its GPU and occupy it again. Both methods may be called repeatedly.
+    """An endpoint that can release its GPU and occupy it again.
 
-    `wake` returns when requests can be sent, starting the server if needed; `sleep` returns when the GPU's memory is
-    free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Neither is called while a request is in flight.
+    `wake` starts the server if needed, and returns when requests can be sent; `sleep` returns when the GPU's memory is
+    free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Both may be called repeatedly, but neither is called while a
+    request is in flight.
     """
 
     async def sleep(self) -> None: ...
@@ -175,7 +176,7 @@ class TimeShared:
 
 @contextmanager
 def _leave_at_end(gpu: SharedGpu) -> Iterator[None]:
-    """Report the end of a request to the GPU when the block ends, even if the block fails."""
+    """Call `gpu.leave` when the block ends, even if the block fails."""
     try:
         yield
     finally:

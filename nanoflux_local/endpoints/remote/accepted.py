@@ -46,8 +46,9 @@ _NO_SYSTEM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AcceptedParameters:
-    """The parameters that a server accepts, with the fields of the endpoint's switches (`Send`); none of them is None.
-    `stop` is a number if the server limits the number of stop strings, and `max_tokens` is the parameter's name.
+    """The parameters that a server accepts. The fields are those of the endpoint's switches (`Send`), but none is None.
+    `stop` is a number if the server limits the number of stop strings. `max_tokens` is the name under which the server
+    accepts the token limit.
     """
 
     seed: bool | Literal["int32"] = True
@@ -80,9 +81,7 @@ class AcceptedParameters:
         return parameters
 
     def stop_strings(self, stop: tuple[str, ...]) -> list[str]:
-        """The stop strings to send. The client truncates the reply at every stop string, even at those that are not
-        sent.
-        """
+        """The stop strings to send. The client also truncates the reply at the stop strings that are not sent."""
         if self.stop is True:
             return list(stop)
         return list(stop[: int(self.stop)])  # False sends none
@@ -95,9 +94,9 @@ class AcceptedParameters:
 
 
 def infer_accepted(model: str, is_reasoning_model: bool = False, send: Send | None = None) -> AcceptedParameters:
-    """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. Stop
-    strings are not sent to a reasoning model, since its server would apply them to the reasoning. The switches in
-    `send` override both rules.
+    """The parameters that the server of a model accepts, inferred from the model's name; all parameters if the name is
+    unknown. Stop strings are not sent to a reasoning model, since its server would apply them to the reasoning. The
+    switches in `send` override both rules.
     """
     accepted = AcceptedParameters()
     if _OPENAI_REASONING.match(model):

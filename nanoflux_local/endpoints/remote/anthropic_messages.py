@@ -88,7 +88,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         if not content.text:
             tool_calls = [block for block in blocks if value_at(block, "type") == "tool_use"]
             check_tool_call(stop_reason, tool_calls)
-        # The server reports prompt tokens that were written to or read from its cache separately.
+        # "input_tokens" excludes the prompt tokens that the server wrote to its cache or read from it.
         cached_tokens = read_token_count(body, "usage", "cache_read_input_tokens")
         prompt_tokens = (
             read_token_count(body, "usage", "input_tokens")

@@ -60,7 +60,9 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """An error's message, codes and parameters. Codes and parameters are in lower case, innermost first."""
+    """An error's message, its codes, and the names of the parameters that it is about (`params`). Codes and names are
+    in lower case; those of inner errors come first.
+    """
 
     message: str
     codes: tuple[str, ...] = ()
@@ -120,7 +122,7 @@ def _find_messages(value: Any, depth: int) -> Iterator[str]:
 
 
 def _read_text(text: str, depth: int) -> Iterator[str]:
-    """Yield the text, or, if it is JSON that a gateway passes on, the messages in that JSON."""
+    """Yield the text or, if it is an upstream error in JSON that a gateway passes on, the messages in that error."""
     if text.startswith(("{", "[")):
         try:
             yield from _find_messages(json.loads(text), depth + 1)
@@ -132,7 +134,7 @@ def _read_text(text: str, depth: int) -> Iterator[str]:
 
 
 def _walk_objects(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """Yield the objects of an error, innermost first, since inner objects are more specific."""
+    """Yield the JSON objects of an error, innermost first, since inner objects are more specific."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):

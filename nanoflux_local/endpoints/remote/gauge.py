@@ -20,8 +20,8 @@ LONG_QUEUE = 0.25
 """The share of the requests in flight that may wait at the server. A few should wait, so that the server is never idle.
 """
 SETTLE_S = 0.5
-"""A queue lowers the limit only if it lasts this long. Replies of equal length end together, and then many new requests
-arrive together.
+"""A queue lowers the limit only if it lasts this long. Short queues are normal: replies of equal length end together,
+and then many new requests arrive together.
 """
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 

@@ -84,7 +84,7 @@ async def fetch_listing(url: str, key: str) -> list[str]:
 
 
 def read_listing(body: Any) -> Iterator[str]:
-    """Yield the names in a list of models of any shape."""
+    """Yield the models' names in a listing of any JSON shape."""
     models = value_at(body, "data") or value_at(body, "models")
     if not isinstance(models, list):
         return

@@ -76,7 +76,7 @@ def check_network(url: str) -> None:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """The arguments of httpx's client for a server. Redirects are off, since they could send a key to another server.
+    """The arguments for the httpx client of a server. Redirects are off, since they could send a key to another server.
 
     Raises:
         ConfigError: as for `check_network`.

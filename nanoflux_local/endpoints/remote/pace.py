@@ -14,7 +14,7 @@ from nanoflux_local.limiter import Limiter
 FIRST_MULTIPLE = 10.0
 """Before the first measurement, the timeout is this multiple of the minimum, since weights may still be loading."""
 MULTIPLE = 4.0
-"""A reply's time per token may be this multiple of the slowest recent time per token."""
+"""The timeout allows a reply this multiple of the slowest recent time per token."""
 MIN_TOKENS = 64
 """Shorter replies count as this many tokens, since most of their time is the wait for the first token."""
 MAX_SLACK = 16.0
@@ -28,7 +28,7 @@ class AdaptiveTimeout:
         self._min_s = min_s
         self._token_s: float | None = None  # seconds per token, once a reply was measured
         self._slack = 1.0  # the factor by which requests that timed out have lengthened the timeout
-        self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}  # the running blocks of `time_limit`
+        self._tokens_by_timeout: dict[asyncio.Timeout, int] = {}  # the token limit of each running `time_limit` block
 
     def limit(self, tokens: int) -> float:
         """The timeout in seconds for a reply of at most `tokens` tokens."""
@@ -78,8 +78,8 @@ class AdaptiveTimeout:
 class AdaptiveLimiter(Limiter):
     """Limits one server to `limit` concurrent requests, and adapts `limit` between 1 and `capacity`.
 
-    Every answer raises the limit a little, and a busy response halves it (additive increase, multiplicative decrease).
-    Requests that were in flight together halve it only once.
+    Every answer raises the limit a little, and a busy response (429 or 529) halves it: additive increase,
+    multiplicative decrease. Requests that were in flight together halve the limit only once.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -97,7 +97,7 @@ class AdaptiveLimiter(Limiter):
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def widen(self) -> None:
-        """Raise the limit after an answer: by about 1 in the time in which the server answers `limit` requests."""
+        """Raise the limit after an answer, so that it rises by about 1 with every `limit` answers."""
         self.resize(min(float(self.capacity), self.limit + 1.0 / self.limit))
 
     def halve(self, start: float) -> None:

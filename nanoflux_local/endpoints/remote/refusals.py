@@ -10,8 +10,8 @@ import re
 from nanoflux_local.endpoints.faults import ClassifiedFault
 
 TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
-"""Why a prompt was refused. `REJECTED` stands for any other reason. `NO_ANSWER`: the reply is complete but is not an
-answer, such as a call of a tool.
+"""The causes of a refusal. `NO_ANSWER`: the reply is complete but is not an answer, such as a tool call. `REJECTED`:
+any other cause.
 """
 REJECTION_STATUSES = (400, 413, 422)
 """Statuses with which servers refuse a single request."""
@@ -39,7 +39,7 @@ _FILTERED = re.compile(
 _EXCEEDS_RATE_LIMIT = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
 """The message if one prompt exceeds the tokens-per-minute limit. Waiting does not help, although OpenAI sends 429."""
 _NAMES_CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
-"""The message with which some servers refuse a prompt that is too long under status 500 (llama.cpp before 2025)."""
+"""The message of a status 500 with which some servers (llama.cpp before 2025) refuse a prompt that is too long."""
 
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:

@@ -13,7 +13,7 @@ from nanoflux_local.endpoints.remote.pace import AdaptiveLimiter
 BACKOFF_S = 2.0
 """How long a replica is skipped after its first failure."""
 MAX_BACKOFF_S = 60.0
-"""How long a replica is skipped at most."""
+"""The longest time for which a replica is skipped after a failure."""
 
 
 class Replica:
@@ -32,12 +32,12 @@ class Replica:
 
     @property
     def is_available(self) -> bool:
-        """Whether the replica is not skipped because of a failure."""
+        """False while the replica is skipped after a failure."""
         return self.retry_at <= time.monotonic()
 
     @property
     def is_free(self) -> bool:
-        """Whether the replica is available and asks for no pause."""
+        """False while the replica is skipped after a failure, or during a pause that it asked for."""
         return self.is_available and not self.limiter.pause_left_s
 
     def note_answer(self) -> None:
@@ -51,8 +51,9 @@ class Replica:
 
 
 def pick_replica(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
-    """The least loaded free replica; one that is in `tried` only if all free replicas are. If no replica is free, the
-    failed replica whose retry is due first; if all replicas ask for pauses, the replica whose pause ends first.
+    """Choose the least loaded free replica, and one that is in `tried` only if all free replicas are in it. If no
+    replica is free, choose the failed replica whose retry is due first; if all replicas ask for pauses, choose the one
+    whose pause ends first.
     """
     free_replicas = [replica for replica in replicas if replica.is_free]
     if free_replicas:

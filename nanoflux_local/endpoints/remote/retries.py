@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 ATTEMPTS = 12
-"""A call fails after this many failed requests, which take about a minute and a half with the pauses between them."""
+"""The number of failed requests after which a call fails. With the pauses between them, they take about 90 seconds."""
 FIRST_ATTEMPTS = 4
 """The number of attempts for an unreachable server that has never responded: its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
@@ -70,8 +70,8 @@ class RetryState:
         return 0.0 if fault.may_be_down and another_is_free else self._draw_pause(self._failure_count - 1)
 
     def _draw_busy_pause(self) -> float | None:
-        """Draw the pause after a busy response, which may or may not state how long to wait; None if the call has
-        waited too long.
+        """Draw the pause after a busy response, whether or not the response states how long to wait; None if the call
+        has waited too long.
         """
         pause_s = self._draw_pause(self._busy_count)
         self._busy_count += 1

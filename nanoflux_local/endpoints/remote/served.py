@@ -1,9 +1,9 @@
-"""The common part of all clients of chat servers: sends a request, records the reply and its price, and keeps the key
+"""The base class of all clients of chat servers: sends a request, reads the reply, computes its cost, and keeps the key
 secret.
 
-The class of each protocol writes requests and reads replies; the provider's SDK sends the requests. The SDKs' own
-retries are off. Redirects are not followed, since they could send a key to another server. Requests to a server on this
-machine never use a proxy.
+A subclass for each protocol writes the requests and parses the replies; the provider's SDK sends the requests. The
+SDKs' own retries are off. Redirects are not followed, since they could send a key to another server. Requests to a
+server on this machine never use a proxy.
 """
 
 import logging
@@ -43,14 +43,16 @@ END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
 CAPACITY = 32
 """The default number of concurrent requests to one server."""
 TIMEOUT_S = 60.0
-"""The default minimum of the timeout of a request."""
+"""The default minimum timeout of a request."""
 CONNECT_S = 10.0
-"""The timeout of a connection."""
+"""The timeout for connecting to a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """A response, independent of the protocol. Token counts are 0 if the server reports none."""
+    """A response, independent of the protocol. Token counts are 0 if the server reports none. `cached_tokens` counts
+    the prompt tokens that the server read from its cache.
+    """
 
     text: str
     finish: Finish
@@ -67,7 +69,7 @@ class ServedEndpoint(ABC):
     `key_env` or `key_file` names the source of the key; both are "" if no key is needed. `revision` replaces the
     addresses in the identity. Stop strings are not sent to a model whose `context` has reasoning tokens, since its
     server would apply them to the reasoning; instead, the client applies them to the answer. `send` states which
-    parameters the server accepts, if neither the model's name nor the server's refusals show that.
+    parameters the server accepts, and overrides what the model's name and the server's refusals suggest.
 
     Raises:
         ConfigError: a key or an address is missing, or an address is not a base URL.
@@ -164,8 +166,8 @@ class ServedEndpoint(ABC):
     def _find_changes(
         self, error: Any, accepted: AcceptedParameters, request: ChatRequest, changes_so_far: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The parameters to change before a refused request is sent again. Parameters are only ever restricted, and
-        switches that the user has set are not changed.
+        """The parameters to change before a refused request is sent again. A change only restricts what is sent, and
+        never changes a switch that the user has set.
         """
         if error.status_code not in PARAMETER_REFUSAL_STATUSES:
             return {}
@@ -256,7 +258,7 @@ class ServedEndpoint(ABC):
         """
 
     def count_tokens(self, text: str) -> int | None:
-        """None: the protocols offer no way to count tokens."""
+        """Return None, since the protocols offer no way to count tokens."""
         del text
         return None
 

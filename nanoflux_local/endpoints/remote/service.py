@@ -216,7 +216,7 @@ class Service:
         return [replica.limiter.limit for replica in self._connect_replicas()]
 
     def _connect_replicas(self) -> list[Replica]:
-        """The replicas, which are connected on the first call. Each call also refreshes the gauges."""
+        """Return the replicas, and connect them on the first call. Each call also refreshes the gauges."""
         if not self._replicas:
             self._replicas = [
                 Replica(url, self._connect(url, self.key), self._capacity_of_replica) for url in self.urls

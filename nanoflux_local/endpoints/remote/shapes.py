@@ -20,20 +20,20 @@ MAX_COUNT = 10**9
 MAX_DIGITS = 1000
 """Integers with this many digits or more are read as None: Python refuses to convert those with thousands of digits."""
 NO_TEXT = "a response without text"
-"""The message about a body in which there is no text to read."""
+"""The error message for a body without a text."""
 _TRUNCATED = re.compile(r"length|max|limit|window|truncat")
 _REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
 _FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
 _REASONING_KINDS = ("thinking", "reasoning", "reasoning_text", "summary_text")
-"""The types of a message's parts that contain reasoning."""
+"""The types of message parts that contain reasoning."""
 _INNER_KEYS = ("text", "thinking", "reasoning", "summary", "content")
 """The keys under which a part contains a text or further parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a message: its text (None if it has none), its reasoning and its provider's refusal."""
+    """The content of a message: its text (None if it has none), its reasoning, and the provider's refusal."""
 
     text: str | None = None
     reasoning: str = ""
@@ -41,8 +41,8 @@ class Content:
 
 
 def load_json(response: Any) -> Any:
-    """Read the JSON of an HTTP response. The body may start with a byte order mark or keep-alive lines, or be a stream
-    of events.
+    """Read the JSON of an HTTP response. The body may start with a byte order mark or keep-alive lines, or may be a
+    stream of server-sent events.
 
     Raises:
         WebPageError: the response is a web page.
@@ -82,7 +82,7 @@ def _parse_integer(digits: str) -> int | None:
 
 
 def _parse_events(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of a stream whose data are JSON objects."""
+    """Yield the data of each server-sent event that is a JSON object."""
     for line in text.splitlines():
         data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
         if data and data != "[DONE]":
@@ -92,7 +92,7 @@ def _parse_events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
-    """Join the events of a stream into one reply. Some gateways stream even if the request does not ask for it.
+    """Join the events of a stream into one reply. Some gateways send a stream although the request asks for none.
 
     Raises:
         ValueError: the stream has no reply, or was cut off.
@@ -119,13 +119,13 @@ def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
 
 
 def _join_deltas(choices: list[dict[str, Any]], key: str) -> str:
-    """The text under `key` in the events of a stream."""
+    """The text under `key`, joined from the deltas of a stream."""
     parts = [value_at(choice, "delta", key) for choice in choices]
     return "".join(part for part in parts if isinstance(part, str))
 
 
 def check_error(body: Any, key: str) -> None:
-    """Check that the body of a response does not state an error instead of the protocol's `key`.
+    """Check that the body of a response states no error if it lacks `key`, under which the protocol sends the reply.
 
     Raises:
         ResponseBodyError: the body states an error.
@@ -173,7 +173,7 @@ def _collect_texts(value: Any) -> list[str]:
 
 
 def read_finish(reason: Any) -> Finish:
-    """The finish reason of a reply. Servers use many words for it; an unknown word is read as "stop".
+    """The finish reason of a reply, from the server's word for it; an unknown word is read as "stop".
 
     Raises:
         ResponseBodyError: the server failed during the reply.

@@ -17,8 +17,8 @@ ReportLine = Callable[[str], None]
 MIN_REPORTED_S = 5.0
 """A call's wait is reported once the call has waited this many seconds in total."""
 REPORT_INTERVAL_S = 30.0
-"""The minimum number of seconds between two reports on one endpoint. A wait that ends later than the reported wait is
-reported earlier.
+"""A wait is not reported if it ends within this many seconds of the last report on its endpoint, or before the last
+reported wait ends.
 """
 
 
@@ -68,7 +68,7 @@ class Waits:
 
 
 def local_time(seconds: float) -> str:
-    """The local time after `seconds` from now, with the date unless it is today."""
+    """The local time `seconds` from now, with the date unless it is today."""
     now = datetime.now().astimezone()
     end = now + timedelta(seconds=seconds)
     return end.strftime("%H:%M:%S" if end.date() == now.date() else "%Y-%m-%d %H:%M")
