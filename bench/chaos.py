@@ -30,6 +30,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 CONCURRENCY = 16
+"""The maximum number of concurrent requests of each run."""
 NEVER = 10**9
 """A number of calls that no run reaches."""
 FAULT_SHARE = 0.4
@@ -67,7 +68,7 @@ import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
 """
-"""A patch with which no file can grow beyond a size in bytes."""
+"""A patch that limits the size of every file that the process writes to `size` bytes."""
 
 
 @dataclass
@@ -76,7 +77,8 @@ class FailureResult:
 
     `lost` counts the calls whose replies were lost in flight, `repeated` those that were sent again although their
     replies were stored, and `problems` the problems that `run verify` reports. `has_same_digest` is whether the digest
-    equals that of the undisturbed run. `wrong` describes forbidden differences from the undisturbed run.
+    equals that of the undisturbed run. `seconds` is the time until the disturbed run was done. `wrong` describes
+    forbidden differences from the undisturbed run.
     """
 
     name: str
@@ -91,10 +93,11 @@ class FailureResult:
 
 @dataclass
 class Matrix:
-    """Compares runs with failures with an undisturbed run of the same settings.
+    """Compares disturbed runs with an undisturbed run of the same settings.
 
-    `turns` is the number of turns of each run. A run is killed `kills` times, or suffers each other failure `times`
-    times. `delay` is the mean response time of a scripted model in seconds.
+    `turns` is the number of turns of each run. One run is killed `kills` times; every other kind of failure is caused
+    `times` times, at moments that `seed` determines. Each run has a home in `folder`. `delay` is the mean response time
+    of a scripted model in seconds.
     """
 
     folder: Path
@@ -376,7 +379,7 @@ def _format_line(name: str, *cells: object) -> str:
 
 
 def enter_mount_namespace() -> None:
-    """Restart as root of a new namespace, where a tmpfs can be mounted, if this machine allows it."""
+    """If this machine allows it, restart as root of a new mount namespace, in which a tmpfs can be mounted."""
     unshare = ["unshare", "-rm"]
     if "NANOFLUX_CHAOS" in os.environ:  # this process is in the new namespace
         return

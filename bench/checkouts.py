@@ -22,7 +22,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("", "models", "sandbox", "tui")
+"""The folders of a checkout that contain its Python packages."""
 HEAVY_LIBRARIES = {"torch", "transformers", "peft", "numpy", "scipy", "pydantic", "sqlite_utils", "openai", "textual"}
+"""Libraries that take long to import; the script reports which of them a command imports."""
 LIST_MODULES_PROGRAM = """
 import json, sys
 from nanoflux_local.cli.main import main

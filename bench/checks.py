@@ -123,8 +123,8 @@ async def measure(
 async def _apply_steps(
     steps: Sequence[Any], seed: int, measured: MeasuredSolution, call: Any, is_time_over: Callable[[], bool]
 ) -> None:
-    """Apply the steps to a solution until the time is over. If only stored replies are used, a step without one is
-    skipped.
+    """Apply the steps to a solution until the time is over. If only stored replies are used, steps whose replies are
+    not stored are skipped.
     """
     draw = Draw(seed, TRIAL_TURN, measured.solution.number)
     for step in steps:
@@ -201,7 +201,7 @@ def print_rates(
 
 
 def print_findings(name: str, measured: Sequence[MeasuredSolution]) -> None:
-    """Print how often a check supports, contradicts or does not check each kind."""
+    """Print how often a check supports, contradicts or does not check the solutions of each kind."""
     conclusions_by_kind: dict[str, list[str]] = {}
     for solution in measured:
         conclusion = solution.as_judged().conclusion_of(name)
@@ -212,8 +212,8 @@ def print_findings(name: str, measured: Sequence[MeasuredSolution]) -> None:
 
 
 def describe(share: Share, interval: bool = False, rejected: bool = False) -> str:
-    """The number and share of accepted solutions; with `interval`, also the 95% interval of the share. With `rejected`,
-    `share` is the share of rejected solutions.
+    """The number and share of accepted solutions and, if `interval` is true, the 95% interval of the share. If
+    `rejected` is true, `share` is the share of rejected solutions.
     """
     if share.share is None or share.ci95 is None:
         return "0/0"

@@ -34,8 +34,8 @@ ATTACKER_SETTINGS = "sampling = { temperature = 0.7, top_p = 0.95 }"
 
 
 def build_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the run. A small model's confidence is not informative, so no confidence is required. The hashing
-    embedder rates questions of the same form as similar, so only questions that are nearly copies are rejected.
+    """The settings of the run. A small model's confidence is not informative, so no minimum is required. The hashing
+    embedder rates questions of the same form as similar, so the threshold is high and rejects only near-copies.
     """
     return {
         "target": options.examples,
@@ -52,7 +52,7 @@ def build_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def resolve_profile(options: argparse.Namespace, home: Home) -> str:
-    """The profile to use: the one that `--profile` names, or a new one with a managed server, in the home."""
+    """The profile to use: the one that `--profile` names, or a new file in the home with a managed server."""
     if options.profile:
         return str(options.profile)
     return write_profile(
@@ -120,7 +120,7 @@ def is_grounded(attempt: Attempt) -> bool:
 
 
 def name_rejection(attempt: Attempt) -> str:
-    """What rejected an invalid question: a check by its name, or the judge; "" for other attempts."""
+    """The name of the check that rejected an invalid question, or "judge"; "" for an attempt with another outcome."""
     if attempt.outcome != "invalid" or attempt.validation is None:
         return ""
     names = [finding.check for finding in attempt.validation.findings if finding.conclusion == "contradicts"]

@@ -1,5 +1,4 @@
-"""Measures the engine with 200 turns against a server of known speed: their wall time relative to the ideal, and their
-CPU time.
+"""Measures the engine with 200 turns against a server of known speed: wall time relative to the ideal, and CPU time.
 
     python bench/engine.py                      # the server has 32 slots
     python bench/engine.py --scripted           # no server and no client: the CPU time of the engine alone
@@ -40,7 +39,7 @@ SLOWEST_TURN_QUERY = """
         SELECT sum(calls.seconds) AS spent FROM turns JOIN turn_calls ON turn_calls.turn = turns.id
         JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? GROUP BY turns.id)
 """
-"""The seconds of all calls of the turn that took the longest."""
+"""A query for the slowest turn's time: the sum of the seconds of its calls."""
 
 
 def make_settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def compare_with_ideal(server_stats: dict[str, Any], options: argparse.Namespace
 
 
 def summarize(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures to print of a run, from the result of `execute_run`."""
+    """The figures of a run that are printed, computed from the result of `execute_run`."""
     return {
         "turns": summary["turns"],
         "kept": summary["kept"],

@@ -23,7 +23,7 @@ TEMPLATE = """\
 {{- message['content'] | trim + '<end_of_turn>\\n' }}
 {%- endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}
 """
-"""A chat template without a system role, as that of the instruct models."""
+"""A chat template without a system role, like that of the instruct models."""
 NAME = "gemma3-270m"
 """The name under which the model is imported."""
 
@@ -58,7 +58,9 @@ class Steps:
         return result.stdout
 
     def evaluate(self, name: str, model: str, limit: int) -> dict[str, Any]:
-        """Evaluate a model on `limit` items of the easy benchmark. Returns its number of items and strict accuracy."""
+        """Evaluate a model on `limit` items of the easy benchmark. Returns the number of items, the model's strict
+        accuracy, and its unscored replies.
+        """
         words = ("--data", "starter-easy", "--domain", "starter", "--limit", str(limit), "--runs", "1")
         document = json.loads(self.run(name, "eval", "--model", model, *words, "--temperature", "0", "--json"))
         return {"n": document["n"], "strict": document["strict"]["mean"], "unscored": document["unscored"]}

@@ -4,8 +4,9 @@
 
 The model has the published sizes and random weights drawn on the GPU, so nothing is downloaded; memory and speed are
 those of the real model. The output is one JSON document: tokens/s, torch's peak memory, and nvidia-smi's figures. The
-novelty index uses numpy on the CPU; its query is measured while the GPU is idle. Measurements that would start after
-the limit are reported as left out. `tiny` runs on a CPU in seconds, to test this file; its figures are meaningless.
+novelty index uses numpy on the CPU; its query is measured while the GPU is idle. Measurements that would start in the
+last quarter of the limit, or later, are reported as left out. `tiny` runs on a CPU in seconds, to test this file; its
+figures are meaningless.
 """
 
 import argparse
@@ -42,8 +43,9 @@ SAMPLE_S = 0.5
 class Size:
     """The sizes of the model and of its load.
 
-    `rows` is the number of concurrent requests, each with a reply of `reply_tokens` tokens. `examples` is the number of
-    training rows of about 400 tokens. The novelty index contains `questions` vectors of `dimensions` numbers.
+    If `is_true_size`, the model has its published sizes; otherwise it is tiny. `rows` is the number of concurrent
+    requests, each with a reply of `reply_tokens` tokens. `examples` is the number of training rows of about 400 tokens.
+    The novelty index contains `questions` vectors of `dimensions` numbers.
     """
 
     is_true_size: bool

@@ -15,6 +15,7 @@ from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_models.offline import go_offline
 
 PROMPT_TOKENS = 160
+"""The number of tokens of each prompt."""
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def make_prompt(row: int) -> list[int]:
 
 
 def time_generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
-    """Tokens/s of transformers' `generate`, without the prefill: the time of one token is subtracted."""
+    """Tokens/s of transformers' `generate`, without the prefill: the time of a one-token reply is subtracted."""
     import torch
     from transformers import AutoModelForCausalLM
 

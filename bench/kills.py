@@ -48,7 +48,10 @@ is executed first, and a command line.
 
 @dataclass
 class Trial:
-    """A run in a separate home, with the calls that it sent and the calls that its ledger stores."""
+    """A run in a separate home, with the calls that it sent and the calls that its ledger stores.
+
+    `settings` are the arguments with which the run is started. `kills` counts how often it was killed.
+    """
 
     home: Path
     settings: tuple[str, ...]
@@ -68,7 +71,7 @@ class Trial:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self) -> float:
-        """Let the run finish. Returns the seconds since its first message."""
+        """Let the run finish. Returns the seconds from its first message to its end."""
         process = self.start_process()
         assert process.stderr is not None
         process.stderr.readline()
@@ -81,8 +84,8 @@ class Trial:
     def kill_at(self, moment: float, starting: bool) -> bool:
         """Start the run and kill it at `moment`. Returns False if it finished before that.
 
-        With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
-        that a busy machine kills at the same points as an idle one.
+        If `starting` is true, `moment` is in seconds from the start of the process. Otherwise it is a number of calls,
+        so that the kills happen at the same points of the run on a busy machine as on an idle one.
         """
         stored_keys = self.stored_keys()
         sent_count = len(self.sent_keys())

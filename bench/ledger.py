@@ -246,7 +246,7 @@ def measure_overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]
 
 
 def measure_cost(action: Callable[[], object]) -> tuple[float, float, float]:
-    """The seconds, the CPU seconds and the MB written of an action."""
+    """The wall seconds and the CPU seconds that an action takes, and the MB that it writes."""
     cpu_before = time.process_time()
     mb_before = read_written_mb()
     seconds = measure_seconds(action)

@@ -41,10 +41,13 @@ from nanoflux_local.run import configs, runs
 from nanoflux_models import guard
 
 VERSION = "1.106.12"
+"""The version of LiteLLM that is installed."""
 START_TIMEOUT_S = 120.0
+"""Seconds that the proxy may take to start."""
 KEY_VARIABLE = "PEER_KEY"
 """The environment variable with the proxy's key, drawn for each start; the proxy refuses to start without one."""
 CLIENTS: tuple[type[ServedEndpoint], ...] = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
+"""The tested clients, one for each protocol."""
 TOOL_CALLS = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
 MOCKED_MODELS = {
     "gpt": "openai/gpt-4o",
@@ -133,7 +136,7 @@ def find_free_port() -> int:
 
 
 def _build_model_entry(name: str, model: str, base_url: str, **parameters: str) -> dict[str, Any]:
-    """One model in the proxy's configuration: its name, LiteLLM's name of it, and the server behind it."""
+    """One model in the proxy's configuration: its name, LiteLLM's name for it, and the server behind it."""
     litellm_params = {"model": model, "api_key": "none", "api_base": base_url, **parameters}
     return {"model_name": name, "litellm_params": litellm_params}
 

@@ -115,7 +115,9 @@ def main() -> None:
 
 
 def count_exact_rows(history: History, query: Vector, dimensions: int) -> int:
-    """The number of rows whose product is so close to the largest that a query computes their similarity exactly."""
+    """The number of rows whose dot products are so close to the largest that a query recomputes their similarities with
+    correct rounding.
+    """
     products = np.concatenate([block @ query for block in history.blocks])
     closest_products = products >= products.max() - 2 * bound_rounding_error(dimensions)
     return int(closest_products.sum())

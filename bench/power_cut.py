@@ -40,6 +40,7 @@ NAME = "cut"
 SHOWN_LAYOUT = struct.Struct("<QQIII")
 """The layout of a `ShownProgress` in a file: last call, turns, frames and two salts."""
 SECTOR_BYTES = 512
+"""The size of a disk sector, which a disk writes completely or not at all."""
 FRAME_HEADER, LOG_HEADER = 24, 32
 """The sizes in bytes of the headers of SQLite's write-ahead log: that of each frame, and that of the log."""
 RUN_PROGRAM = """
@@ -147,7 +148,7 @@ def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, folder: Pa
 
 
 def read_process_state(pid: int) -> str:
-    """The letter with which the kernel states a process's state, such as T (stopped) or Z (zombie)."""
+    """The letter that the kernel reports as a process's state, such as T (stopped) or Z (zombie)."""
     fields_after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields_after_name[0]
 
@@ -182,7 +183,7 @@ def damage_copy(copy: Path, shown: ShownProgress, rng: random.Random) -> str:
         del content[rng.randint(durable_bytes, max(durable_bytes, len(content))) :]
     elif damage == "log garbage":
         for start in range(durable_bytes, len(content), SECTOR_BYTES):
-            if rng.random() < 0.5:  # a disk writes each sector completely or not at all
+            if rng.random() < 0.5:  # about half of the sectors had not been written
                 end = min(start + SECTOR_BYTES, len(content))
                 content[start:end] = rng.randbytes(end - start)
     elif damage == "pages garbage":
@@ -206,8 +207,8 @@ def garble_pages(database: Path, log: bytearray, page_bytes: int, rng: random.Ra
 
 
 def find_problems(copy: Path, shown: ShownProgress, digest: str, turns: int) -> list[str]:
-    """Describe what a copy lost or what is damaged in it; then resume its run, which must reach `digest`."""
-    with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
+    """Describe what a copy has lost and what is damaged in it; then resume its run, which must reach `digest`."""
+    with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before their creation
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
         integrity = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]

@@ -18,7 +18,9 @@ _SCRIPT = "import numpy, sympy\nprint(1)"
 
 
 def _measure_new_interpreter(runs: int = 5) -> float:
-    """Median milliseconds of a new interpreter that imports numpy and sympy: the cost of a call without forks."""
+    """Median milliseconds of a new interpreter that imports numpy and sympy, which every call would cost if the sandbox
+    did not fork a process with both.
+    """
     times_ms = []
     for _ in range(runs):
         start = time.perf_counter()

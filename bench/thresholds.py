@@ -25,6 +25,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PAIRS = 400
 """The maximum number of pairs of each kind."""
 Pairs = list[tuple[str, str]]
+"""Pairs of texts whose similarity is measured."""
 
 
 def extract_stem(text: str) -> str:

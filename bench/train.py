@@ -4,7 +4,7 @@
 
 All arms have the same base, rows, LoRA settings, precision and steps. Each runs in a separate process, so that its
 peak memory can be measured. Padding does not count as tokens. If other programs share the cores, pass --threads 1
-and compare CPU seconds. The ratios at the end are of tokens per second of wall time, and of peak memory.
+and compare CPU seconds. At the end, the script prints the ratios of tokens per second of wall time and of peak memory.
 
 TRL pins different versions of our dependencies, so its arms run in the virtual environment below if it exists, else in
 the current one:
@@ -74,7 +74,7 @@ training loop alone.
 
 
 def train_with_our_loop(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> ArmResult:
-    """The training loop of this project."""
+    """Train with the training loop of this project."""
     from nanoflux_local.train.lora import train
     from nanoflux_local.train.settings import TrainSettings
 
@@ -99,7 +99,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> ArmResult:
-    """A short training loop with unmodified PEFT. Rows are padded to `MAX_LENGTH` with a mask, and logits are computed
+    """Train with a short loop and unmodified PEFT. Rows are padded to `MAX_LENGTH` with a mask, and logits are computed
     for every position.
     """
     import torch
@@ -136,7 +136,7 @@ def train_with_plain_peft(base: Path, rows: Sequence[TrainingExample], _out: Pat
 
 
 def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> ArmResult:
-    """TRL's SFTTrainer; with `packing`, several rows share one sequence."""
+    """Train with TRL's SFTTrainer. If `packing` is true, several rows share one sequence."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig

@@ -45,6 +45,7 @@ trainer.train()
 steps = [entry for entry in trainer.state.log_history if "loss" in entry]
 print(json.dumps({"pairs": len(dataset), "losses": [entry["loss"] for entry in steps]}))
 """
+"""The program that TRL's environment runs. It trains a model on a file of pairs, and prints the losses as JSON."""
 
 
 def export_pairs(home: Path) -> Path:

@@ -1,13 +1,12 @@
-"""Measures the terminal application with a large ledger: its first frame, its response to keys, its memory, and how
-much it slows down a run.
+"""Measures the terminal application with a large ledger: first frame, response to keys, memory, and effect on a run.
 
     python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
 
 A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls; the calls have no texts,
 as after a compaction. The application then runs in a pseudo-terminal. The script measures the times from the start of
 the application to its first frame and to its first rows, and from a key press to the first byte that is drawn. Then it
-executes a run of scripted models alternately with and without the application. The application slows down such a run
-more than any other, because a scripted run never waits for a server.
+executes a scripted run alternately with and without the application, to measure how much the application slows it down.
+A scripted run is affected most, because it never waits for a server.
 """
 
 import argparse

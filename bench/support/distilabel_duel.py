@@ -1,5 +1,5 @@
-"""The duel in four steps as a pipeline of distilabel, against an OpenAI-compatible server. `bench/engine.py --peer
-PYTHON` runs this script with the Python of an environment that has distilabel; it imports nothing of this project.
+"""Runs the duel's four steps as a distilabel pipeline, against an OpenAI-compatible server. `bench/engine.py --peer
+PYTHON` runs this script with the Python of an environment that has distilabel; it imports nothing from this project.
 
     python distilabel_duel.py URL ROWS BATCH      # prints one JSON line: seconds of wall and CPU time
 """

@@ -67,7 +67,7 @@ class Section:
 def write_guidelines(folder: Path, pages: int, seed: int = 0) -> tuple[int, int]:
     """Write documents until they have `pages` pages. Returns the numbers of documents and pages.
 
-    An existing folder is kept, and its numbers are counted again.
+    Documents that already exist are counted, but not written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     document_count = 0

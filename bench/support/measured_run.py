@@ -36,12 +36,13 @@ endpoint = "{endpoint}"
 [roles.judge]
 endpoint = "{endpoint}"
 """
+"""The text of a profile. `write_profile` fills in the names in braces."""
 
 
 def write_profile(
     path: Path, endpoint: str, model: str, *, context: int, concurrency: int, attacker_settings: str = ""
 ) -> str:
-    """Write the profile to `path`, and return the path. `attacker_settings` are more lines of the attacker's table."""
+    """Write the profile to `path`, and return the path. `attacker_settings` are further lines of [roles.attacker]."""
     text = PROFILE.format(
         endpoint=endpoint, model=model, python=VLLM_PYTHON, context=context, concurrency=concurrency,
         attacker_settings=attacker_settings,
@@ -51,7 +52,7 @@ def write_profile(
 
 
 def find_run(home: Home, name: str) -> str:
-    """The id of the run with this name; "" if it was not created."""
+    """The id of the run with this name; "" if there is no such run yet."""
     try:
         with LedgerView(home.ledger) as view:
             return str(view.find_run(name)["id"])

@@ -42,7 +42,7 @@ class TokenServer:
         self._first_start = self._last_end = 0.0
 
     async def start(self) -> int:
-        """Start to listen on any free port; return the port."""
+        """Start listening on any free port. Returns the port."""
         server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
         port: int = server.sockets[0].getsockname()[1]
         return port

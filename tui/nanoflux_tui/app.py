@@ -2,8 +2,8 @@
 
 The loop checks a few times a second whether the ledger or its workers have changed. It refreshes the screen after each
 change, and every few seconds if nothing has changed. The more CPU time a refresh takes, the longer the loop waits
-before the next refresh, so that the application does not slow down a run. But it waits at most a few seconds; a screen
-with older content shows the time of that content.
+before the next refresh, so that the application does not slow down a run. But it waits at most a few seconds. A screen
+whose content is out of date shows the time of that content.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ AGE_CHECK_S = 1.0
 IMPORT_DELAY_S = 1.0
 """Seconds after the start at which the modules of more screens are imported; by then Home shows its rows."""
 LEAVING_ACTIONS = ("show_tab", "new_run", "quit_now")
-"""The actions that leave the current screen, and that have single characters as keys."""
+"""The actions that leave the current screen and are bound to single characters, which a form needs for its fields."""
 
 
 def _build_screen(mode: str) -> BaseScreen:
@@ -68,7 +68,7 @@ class NanofluxApp(BaseApp):
 
     TITLE = "NanoFlux"
     CSS_PATH = "nanoflux.tcss"
-    MODES = {  # noqa: RUF012 - typed by the base
+    MODES = {  # noqa: RUF012 - the base class declares the type
         "home": HomeScreen,
         **{mode: partial(_build_screen, mode) for mode, _ in TABS[1:]},
     }
@@ -80,7 +80,7 @@ class NanofluxApp(BaseApp):
                 Binding(str(digit), f"show_tab('{mode}')", title, show=False)
                 for digit, (mode, title) in enumerate(TABS, 1)
             ),
-            Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
+            Binding("n", "new_run", "New run", show=False),  # only Home's footer has room for it
             Binding("f2", "toggle_theme", "Light or dark", show=False),
             Binding("ctrl+o", "jump", "Jump", priority=True),
             Binding("f6", "copy_text", "Copy mode"),
@@ -107,11 +107,13 @@ class NanofluxApp(BaseApp):
 
     @work(group="imports", thread=True, exit_on_error=False)
     def import_screens(self) -> None:
-        """Import the screen of a run, and with it most others, in a thread, so that the first key need not wait."""
+        """Import the run screen, which imports most other screens, in a thread, so that the first key press does not
+        have to wait for these imports.
+        """
         import_module("nanoflux_tui.screens.run")
 
     def _show_age(self) -> None:
-        """Let the visible screen show the time of its content if that is out of date."""
+        """Make the visible screen show the time of its content, if the content is out of date."""
         if self.visible_screen is not None:
             self.visible_screen.show_age()
 
@@ -121,14 +123,16 @@ class NanofluxApp(BaseApp):
 
     @property
     def visible_screen(self) -> BaseScreen | None:
-        """The topmost screen of the application, without the dialogs above it."""
+        """The topmost screen that is not a dialog; None until the first tab is shown."""
         with suppress(LookupError):  # there is no screen stack until the first tab is shown
             return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
         return None
 
     @work(group="watch", exit_on_error=False)
     async def watch_ledger(self) -> None:
-        """Refresh the visible screen after changes of the ledger or its workers, until the application ends."""
+        """Refresh the visible screen when the ledger or the set of running workers has changed, and otherwise every
+        `UNCHANGED_REFRESH_S`, until the application ends.
+        """
         seen_version: tuple[object, ...] = ()
         last_refresh_s = refresh_cpu_s = 0.0
         while True:
@@ -178,7 +182,9 @@ class NanofluxApp(BaseApp):
         self.uninstall_screen(form)  # so that Textual deletes the form and its values
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable the `LEAVING_ACTIONS` while a form is open, since a character is meant for one of its fields."""
+        """Disable the `LEAVING_ACTIONS` while a form is open: the characters to which they are bound belong in its
+        fields.
+        """
         is_form = bool(self.screen_stack) and isinstance(self.screen, FormScreen)
         if is_form and action in LEAVING_ACTIONS:
             return False

@@ -29,7 +29,7 @@ from nanoflux_tui.widgets.window_table import WindowTable
 
 T = TypeVar("T")
 STALE_S = 5.0
-"""If a screen's content has not been current for this many seconds, the screen shows the time of the content."""
+"""A screen whose content last agreed with the ledger more than this many seconds ago shows the time of the content."""
 
 
 class BaseApp(App[None]):
@@ -81,15 +81,15 @@ class BaseScreen(Screen[None]):
     mode: ClassVar[str] = "home"
     HELP: ClassVar[str] = ""
     SHOWS_ONLY_LEDGER: ClassVar[bool] = True
-    """Whether the content is current as long as neither the ledger nor its workers change."""
+    """Whether the content stays current until the ledger or the set of running workers changes."""
     RARE_ACTIONS: ClassVar[tuple[str, ...]] = ("reverse",)
-    """The actions that the footer leaves out one by one, in this order, until the others fit in three lines. The menu
-    and the help always list them.
+    """The actions that the footer leaves out one by one, in this order, until the remaining actions fit in three lines.
+    The menu and the help always list them.
     """
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - the base class declares it
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (34, "-tall")]  # noqa: RUF012
     KEYMAP_SECTION: ClassVar[str] = ""
-    """The section of `keymap.toml` with the keys of this class [default: the name of the class]."""
+    """The section of `keymap.toml` with the keys of this class [default: derived from the name of the class]."""
     BINDINGS: ClassVar[list[BindingType]] = name_bindings(
         "every-screen",
         [
@@ -99,7 +99,7 @@ class BaseScreen(Screen[None]):
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give the bindings of the class the ids under which the user's keymap can assign other keys to them."""
+        """Give each binding of the class the id by which the user's keymap can assign other keys to it."""
         if "BINDINGS" in cls.__dict__:
             name_parts = re.findall(r"[A-Z][a-z]*", cls.__name__.removesuffix("Screen"))
             section = cls.__dict__.get("KEYMAP_SECTION") or "-".join(name_parts).lower()

@@ -21,7 +21,9 @@ from nanoflux_models.child import build_module_command
 from nanoflux_tui.text import sanitize
 
 MAX_LOG_TAIL = 4_000
-"""How much of the end of a command's messages is shown: at most so many bytes of a log, or characters of stderr."""
+"""The maximum part of a command's messages that is shown, counted from their end: bytes of a log, or characters of
+stderr.
+"""
 POLL_S = 0.03
 """Seconds between two checks whether a command has ended."""
 _PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")

@@ -1,4 +1,4 @@
-"""Opens the user's editor ($VISUAL or $EDITOR) on a text, while the application is suspended."""
+"""Lets the user edit a text in an editor ($VISUAL or $EDITOR), while the application is suspended."""
 
 import click
 from textual.app import App, SuspendNotSupported
@@ -7,7 +7,7 @@ from nanoflux_local.errors import NanofluxError
 
 
 def edit_text(app: App[None], text: str) -> str:
-    """The text after the user has edited it in the editor.
+    """Open `text` in the user's editor. Returns the edited text.
 
     Raises:
         NanofluxError: there is no terminal for an editor, or the editor cannot be started.

@@ -1,8 +1,8 @@
 """Shortens the delay with which Textual reports the Escape key.
 
 The byte of the Escape key also starts the sequences of other keys, so Textual waits ESCDELAY milliseconds for the rest
-of a sequence. But Textual checks only ten times a second whether they have passed. The selector in this module makes it
-check every `POLL_S`. If a later version of Textual reads keys in a different way, this module has no effect.
+of a sequence. But Textual checks only ten times a second whether that time has passed. The selector in this module
+makes it check every `POLL_S`. If a later version of Textual reads keys in a different way, this module has no effect.
 """
 
 import os
@@ -14,7 +14,7 @@ POLL_S = 0.02
 
 
 class _ShortWaitSelector(selectors.SelectSelector):
-    """A selector that replaces every timeout by `POLL_S`, except 0 (do not wait) and None (wait until a key comes)."""
+    """A selector that replaces every timeout with `POLL_S`, except 0 (do not wait) and None (wait for the next key)."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(POLL_S if timeout else timeout)

@@ -20,7 +20,7 @@ from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 
 KEY_NAMES = {*(str(key.value) for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
-"""Textual's names of keys that are longer than a character, such as "f5" or "slash"."""
+"""Textual's key names of more than one character, such as "f5" or "slash"."""
 MODIFIERS = ("ctrl", "shift", "alt")
 """The names that may precede a key's name, each followed by "+"."""
 ACTIONS: dict[str, dict[str, list[str]]] = {}
@@ -91,7 +91,7 @@ class _KeymapReader:
         self._path, self._lines = path, text.splitlines()
 
     def read(self, document: dict[str, Any]) -> dict[str, str]:
-        """The keys of each action in the parsed file, by the action's id, separated by commas."""
+        """For the id of each action in the parsed file, the action's keys, separated by commas."""
         keymap: dict[str, str] = {}
         for section, table in document.items():
             if section not in ACTIONS or not isinstance(table, dict):
@@ -154,8 +154,8 @@ class _KeymapReader:
 
 
 def _is_key(key: str) -> bool:
-    """Whether `key` is a name of a key that a terminal can send: modifiers joined by "+", then a character, one of
-    `KEY_NAMES`, or the Unicode name of a character.
+    """Whether `key` names a key that a terminal can send: any `MODIFIERS`, each followed by "+", and then a character,
+    one of `KEY_NAMES`, or the Unicode name of a character.
     """
     *modifiers, name = key.split("+")
     if any(modifier not in MODIFIERS for modifier in modifiers):

@@ -41,7 +41,7 @@ class LedgerReader:
 
     async def read_version(self) -> tuple[object, ...]:
         """A value that changes only when a process writes to the ledger, or when a worker starts, ends or is killed. If
-        the ledger is missing or cannot be read, the value contains that error instead of raising it.
+        the ledger is missing or cannot be read, the error is not raised but becomes part of the value.
         """
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute_version)
 
@@ -58,7 +58,7 @@ class LedgerReader:
         except NothingMatchedError:
             raise
         except NanofluxError:
-            self._close_view()  # the next query opens a ledger that was repaired or restored meanwhile
+            self._close_view()  # so that the next query reopens the ledger, which may have been repaired by then
             raise
         except (ValueError, TypeError, LookupError) as error:
             fix = "find the damaged record with `nanoflux run verify RUN`"

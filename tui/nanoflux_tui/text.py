@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from nanoflux_local.rate import STEADY_S, format_rate, format_seconds
 
 MAX_CHARACTERS = 20_000
-"""Maximum characters of one text on the screen, since a model may write a megabyte."""
+"""The maximum length of a text on the screen in characters. It is limited because a model may write a megabyte."""
 MAX_LINE = 400
-"""Maximum characters of one line."""
+"""The maximum length of a line in characters."""
 TAB = "    "
 """The spaces that replace a tab."""
 
@@ -36,7 +36,7 @@ def _replace_control_character(character: str) -> str:
 
 
 def format_line(text: object, limit: int = MAX_LINE) -> str:
-    """The sanitized text in one line, such as a table's cell needs. A text with more than `limit` characters is
+    """The sanitized text as one line, for example for a table cell. A text with more than `limit` characters is
     truncated and ends in "…".
     """
     full_text = str(text)

@@ -60,7 +60,7 @@ class TourApp(NanofluxApp):
         """The id of the tour's run; "" until the run has started."""
         self._stop_index = 0
         self._next_requested = False
-        """Whether the user has asked for the next stop before the run had started."""
+        """Whether the user asked for the next stop before the run had started."""
 
     def build_guide(self) -> Sequence[Widget]:
         return (TourBar(self._format_stop()),)

@@ -1,8 +1,8 @@
-"""Serves the application to a browser on this machine, with textual-serve on the loopback interface. A token protects
-it.
+"""Serves the application to a browser on this machine, with textual-serve on the loopback interface.
 
-Every start creates a new token. The first request must contain the token in its address; later requests send it in a
-cookie. Pages of other sites can neither read this page nor connect to it, and the page loads nothing from other hosts.
+A token protects the server, and every start creates a new token. The first request must contain the token in its
+address; later requests send it in a cookie. Pages of other sites can neither read this page nor connect to it, and the
+page loads nothing from other hosts.
 """
 
 import hmac

@@ -66,7 +66,7 @@ def collect_text(screen: Screen[Any]) -> str:
 
 
 def _read_text(widget: Widget) -> str:
-    """The text of a widget; "" for a widget of another kind than panel, table or static text."""
+    """The text of a panel, a table or a static text; "" for any other kind of widget."""
     if isinstance(widget, Panel):
         title = f"{widget.border_title}\n" if widget.border_title else ""
         return title + widget.render_text(widget.content_size.width).plain

@@ -55,8 +55,8 @@ class Field:
     """One field of a form: an input, or a list of `options` to choose from. A `multiline` input can also be edited in
     the user's editor.
 
-    `value` is the initial value. An empty input shows `hint`. A list shows `hint` if `value` is not one of its options;
-    the user must then choose an option.
+    The form returns the field's value under `key`. `value` is the initial value. An empty input shows `hint`. A list
+    shows `hint` if `value` is not one of its options; the user must then choose an option.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Field:
 class FormDialog(ModalScreen[dict[str, str] | None]):
     """Asks for a few values. Returns the values by the keys of their fields, or None if the user cancels.
 
-    The focus starts on an input, since Enter submits the form from an input, but opens the list on a list.
+    The focus starts on an input, so that Enter submits the form. If the focus is on a list, Enter opens the list.
     """
 
     AUTO_FOCUS = "Input, TextArea"
@@ -134,7 +134,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     @on(Input.Submitted)
     def _submit(self) -> None:
-        """Close the form with its values, unless a list without a choice remains: then move the focus to that list."""
+        """Close the form with its values. If a list still has no chosen option, move the focus to that list instead."""
         values = self._read_values()
         for field in self._fields:
             if field.options and not values[field.key]:
@@ -182,7 +182,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
             self.dismiss(None)
 
     def _read_values(self) -> dict[str, str]:
-        """The current value of each field, by the field's key, without spaces around it."""
+        """The current value of each field, by the field's key, without leading and trailing spaces."""
         values = {}
         for field in self._fields:
             if field.multiline:

@@ -123,7 +123,7 @@ the top. F3 also asks each server whether it serves its model."""
 
     @property
     def _is_in_home(self) -> bool:
-        """Whether the profile is a file in this home, which the form may change. A packaged profile is not."""
+        """Whether the profile is a file in this home, which the form may change, and not a packaged profile."""
         return find_profile(self._profile, self.home).is_relative_to(self.home.profiles)
 
     def _build_commands(self) -> list[list[str]]:

@@ -29,7 +29,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 NO_ADAPTER = "none"
-"""The option of the form's list of adapters for a model without an adapter."""
+"""The option in the form's adapter list that evaluates the model without an adapter."""
 HINT = "Mark two or more evaluations of the same items with space, then press c."
 
 
@@ -200,8 +200,8 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     @on(WindowTable.RowSelected)
     async def _open_items(self) -> None:
-        """Open the items of the selected evaluation, with their flips against the only other marked evaluation, if
-        there is exactly one.
+        """Open the items of the selected evaluation. If exactly one other evaluation is marked, the items are shown
+        with their flips against that evaluation.
         """
         evaluation = str(self.query_one(WindowTable).key)
         if evaluation not in self._line_by_id:

@@ -22,12 +22,14 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.verdict import SAMPLE_WORDS, format_verdict
 
 MISSING_RECORD = TurnRecord(0, "?", "?", "?", (Attempt(0, (), "failed"),))
-"""What the screen shows for an example whose turn is missing in the ledger."""
+"""What the screen shows for an example whose turn is missing from the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierReview:
-    """The review that an example had before the user changed it, and the example's position in the list."""
+    """The review that the example with the id `example` had before the user changed it, and the example's position in
+    the list.
+    """
 
     position: int
     example: str
@@ -57,7 +59,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
     ]
 
     def __init__(self, keys: Sequence[int], position: int, in_queue: bool = False) -> None:
-        """With `in_queue`, saving a review opens the next example without a review."""
+        """If `in_queue` is true, saving a review opens the next example that has no review."""
         super().__init__(keys, position)
         self._in_queue = in_queue
         self._example: board.FullExample | None = None
@@ -214,7 +216,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
             self._save_review(self._example.id, values["verdict"], values["note"])
 
     def action_undo(self) -> None:
-        """Restore the review that the latest change of a review replaced."""
+        """Restore the review that the user's latest change replaced."""
         if not self._undo_stack:
             self.notify("There is no review to undo.")
             return
@@ -240,7 +242,7 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         if not result.ok:
             self.application.show_failure(result)
         elif self._in_queue and advances and review_number == self._review_count:
-            # Only after the latest review: the user may have given another one while this one was saved.
+            # Only after the user's latest review: the user may have entered another while this one was being saved.
             await self.action_next_unreviewed()
         await self.refresh_content()
 

@@ -100,8 +100,8 @@ undoes your last review. w opens the examples without a review one after the oth
         self.query_one("#caption", Static).update(caption)
 
     async def _find_matching_keys(self, words: str) -> Sequence[int]:
-        """The keys of the listed examples with all these words in their question, solution or answer. A word may occur
-        in another of these texts than the next.
+        """The keys of the listed examples with all these words in their question, solution or answer. The words need
+        not all occur in the same one of these texts.
         """
         current_selection = self._build_selection()
         selection = replace(current_selection, words=f"{current_selection.words} {words}")

@@ -1,7 +1,7 @@
 """An experiment: the accuracy of each condition, the paired tests, the items that flipped, and its cells.
 
 The cells are read from the ledger. The results come from `nanoflux experiment show`, which is run again whenever a cell
-is settled.
+is settled, that is, done, failed or left out.
 """
 
 from dataclasses import asdict, dataclass
@@ -134,9 +134,11 @@ cell by cell; after an interruption it resumes at its next cell."""
         self._experiment = experiment
         self._current: CurrentExperiment | None = None
         self._settled_cells: list[tuple[str, str]] | None = None
-        """The id and the time of each cell that is not waiting, when the results were last requested."""
+        """The id and the time of the last change of each cell that was not waiting when the results were last
+        requested.
+        """
         self._results_at: datetime | None = None
-        """The local time of the results on the screen."""
+        """The local time at which the computation of the results on the screen started."""
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -218,8 +220,8 @@ cell by cell; after an interruption it resumes at its next cell."""
         await self._update_flips(results)
 
     def _describe_results_age(self) -> str:
-        """A note for the time in which newer results are computed: the time of the results on the screen; "" if no
-        results have been shown yet.
+        """The note that the screen shows while newer results are computed, with the time of the results on the screen;
+        "" if no results have been shown yet.
         """
         return f"◷ As of {self._results_at:%H:%M:%S}; computing newer results …" if self._results_at else ""
 
@@ -260,8 +262,8 @@ def measure_progress(overview: board.ExperimentOverview) -> float:
 
 
 def format_progress(overview: board.ExperimentOverview, width: int, style: str) -> Text:
-    """The settled cells as a bar of `width` cells in the style `style` and as a number, and how many cells failed or
-    were left out.
+    """The number of an experiment's settled cells, after a bar that is `width` characters wide and has the style
+    `style`, and how many cells failed or were left out.
     """
     settled, total = overview.settled, overview.total
     text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{total} cells")

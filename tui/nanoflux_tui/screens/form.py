@@ -39,7 +39,7 @@ class FormScreen(BaseScreen):
         self._initial_values = self._read_fields()
 
     def value(self, name: str) -> str:
-        """The value of the field with this id, without spaces around it."""
+        """The value of the field with this id, without leading and trailing spaces."""
         widget = self.query_one(f"#{name}")
         assert isinstance(widget, Input | Select)
         return widget.value.strip() if isinstance(widget.value, str) else ""

@@ -1,4 +1,4 @@
-"""Home: the runs, training runs, evaluations and experiments, first those that need attention, and the servers."""
+"""Home: the runs, training runs, evaluations, experiments and servers, starting with those that need attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ EMPTY = """This home is empty.
 A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
-"""The text of a home without jobs and servers."""
+"""The text that Home shows if there are neither jobs nor servers."""
 JOB_KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """The kinds of jobs in the table, by the name that the column `kind` shows. The table's other lines are servers."""
 ADVICE = {
@@ -73,7 +73,7 @@ and the rest by time. Enter opens a line."""
     def __init__(self) -> None:
         super().__init__()
         self._line_by_key: dict[object, board.BoardLine] = {}
-        """The lines that were fetched, by a `board.LineKey` or a `ServerKey`."""
+        """The lines fetched so far. The key of a job's line is a `board.LineKey`, that of a server's a `ServerKey`."""
 
     def compose_body(self) -> ComposeResult:
         columns = (

@@ -1,4 +1,4 @@
-"""The items of an evaluation, first those that flip against its base. Enter shows the replies of both to an item."""
+"""The items of an evaluation, first those that flip against its base. Enter shows an item's replies in both."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -33,12 +33,12 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 MAX_REPLY_CHARACTERS = 20_000
-"""Maximum characters of a reply in the dialog."""
+"""The maximum length of a reply in the dialog in characters."""
 
 
 class ItemsScreen(BaseScreen):
-    """The items of one evaluation, with their flips against the evaluation `base`; if that is "", against the untuned
-    model's evaluation of the same items, if there is one.
+    """The items of one evaluation, with their flips against the evaluation `base`. If `base` is "", the untuned model's
+    evaluation of the same items is the base, provided that the ledger contains one.
     """
 
     mode = "evaluation"
@@ -54,7 +54,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
         super().__init__()
         self._evaluation, self._base = evaluation, base
         self._evaluation_row: dict[str, Any] = {}
-        self._scores: dict[str, ItemScore] = {}  # these three by item
+        self._scores: dict[str, ItemScore] = {}  # the keys of this dict and of the next two are item ids
         self._flips: dict[str, Flip] = {}
         self._questions: dict[str, Seed] = {}
 
@@ -143,8 +143,8 @@ the same model without the adapter. Enter shows an item: its question, the expec
             self.app.push_screen(TextDialog(f"Item {item}", self._format_item(evaluations, records)))
 
     def _format_item(self, evaluations: Sequence[str], records: Sequence[ItemRecord]) -> Text:
-        """One item: its question, its gold answer, and its replies in each evaluation, whose records are in the same
-        order.
+        """One item: its question, its gold answer, and the replies to it in each evaluation. `records` contains the
+        item's record of each evaluation, in the order of `evaluations`.
         """
         first_record = records[0]
         text = Text.assemble(sanitize(first_record.question), ("\n\nExpected: ", "bold"), sanitize(first_record.answer))

@@ -34,7 +34,7 @@ LOG_TAIL_BYTES = 16_000
 GIB = 2**30
 """Bytes in a GiB."""
 NEARLY_FULL = 0.9
-"""The used share of a memory or disk above which its gauge has the colour of a warning."""
+"""The used share of a resource (from 0 to 1) above which its gauge is drawn in the warning colour."""
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
 """The fields that nvidia-smi reports for the gauges of a GPU."""
 
@@ -131,7 +131,7 @@ until that panel is marked, then scroll it with the arrow keys."""
         return [self._weight_cells.get(key, ["deleted"]) for key in keys]
 
     def _format_machine(self, gauges: Gauges, gpus: list[list[str]], width: int) -> Text:
-        """The gauges, the commands in progress, the GPUs, and those of the last six commands that have ended."""
+        """The gauges, the commands in progress, the GPUs, and the commands among the last six that have ended."""
         text = self._format_gauges(gauges, width)
         for command in self.commands.background:
             if command.code is None:
@@ -240,7 +240,7 @@ until that panel is marked, then scroll it with the arrow keys."""
             self.run_command("models", "stop", server)
 
     def action_log(self) -> None:
-        """Show the end of the selected server's log, or else that of the latest background command."""
+        """Show the end of the selected server's log. If there is no such log, show the latest background command's."""
         server = self._selected_server()
         path = log_path(self.home.root, server) if server else None
         if path is None or not path.is_file():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
 
 TYPING_PAUSE_S = 0.25
-"""Seconds without a key after which the input is checked."""
+"""Seconds without a key press after which the input is checked."""
 ROLES = ("attacker", "defender", "judge")
 FROM_PROFILE = "set by the profile"
 """The option with which the user leaves the choice to the profile."""
@@ -281,7 +281,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         open_endpoints(self, self.value("profile"), self.value("domain"), self._select_profile)
 
     def _select_profile(self, name: str) -> None:
-        """List the profiles of this home again, and select the profile `name`, which was just saved."""
+        """Update the form's list of profiles, and select the profile `name`, which was just saved."""
         from nanoflux_local.run.configs import list_profiles
 
         select = self.query_one("#profile", Select)

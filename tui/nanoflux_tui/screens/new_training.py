@@ -26,7 +26,7 @@ QUANTIZED = "4-bit base"
 """The option that trains with `--qlora`."""
 PRECISIONS = ("unquantized base", QUANTIZED)
 AUTHOR = "of the author"
-"""The option that is the default of `--solution`."""
+"""The option that stands for the default of `--solution`."""
 SOLUTIONS = {
     AUTHOR: "author",
     "of a blind solver": "solver",
@@ -36,7 +36,7 @@ SOLUTIONS = {
 }
 """The options of the field for the solution to learn, with the values of `--solution`."""
 TYPING_PAUSE_S = 0.4
-"""Seconds without a key after which the audit starts."""
+"""Seconds without a key press after which the audit starts."""
 
 
 class NewTrainingScreen(FormScreen):
@@ -149,7 +149,7 @@ Ctrl+S starts the training in a separate process."""
 
     @work(group="audit", exclusive=True, exit_on_error=False)
     async def _run_audit(self) -> None:
-        """Audit the current input once the user has stopped typing, and then offer the training."""
+        """Audit the current input once the user has stopped typing, and then enable the button that starts training."""
         arguments, panel = self._build_arguments(), self.query_one("#audit-result", Panel)
         if not arguments[1]:
             panel.show("Enter a run: the audit needs its examples.")

@@ -44,7 +44,7 @@ MAX_CHOICES = 200
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 """The export formats that the form offers."""
 ANY_TRAINER = "any"
-"""The option for an export without the files of a certain trainer."""
+"""The option for an export without a trainer's configuration."""
 TRAINERS = (ANY_TRAINER, "trl", "llama-factory", "axolotl")
 """The trainers for which the form can add a configuration to the exported rows."""
 SOLUTIONS = ("author", "solver", "own", "shortest")
@@ -53,8 +53,9 @@ SOLUTIONS = ("author", "solver", "own", "shortest")
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The current state of a run, except the counts, which its tally has. `row` is its row in the ledger, and `config`
-    is its configuration; the other values take its worker into account.
+    """The current state of a run, except the counts, which its tally has. `row` is the run's row in the ledger,
+    `config` its configuration, and `note` its newest note. `status`, `message` and `seconds` (the working time) take
+    the run's worker into account.
     """
 
     row: dict[str, Any]
@@ -121,7 +122,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
         self._forecast_s, self._forecast_turns, self._forecast_time = 0.0, -1, ""
-        """When the forecast was computed: in seconds of the monotonic clock, in turns, and in local time (hh:mm:ss)."""
+        """When the forecast was computed: the monotonic clock in seconds, the number of committed turns, and the local
+        time (hh:mm:ss).
+        """
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._past_turn: int | None = None
@@ -154,7 +157,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
 
     async def load(self) -> None:
         has_more = True
-        while has_more:  # a long run is read in parts, so that the figures appear at once
+        while has_more:  # a long run is read in parts, so that the first figures appear without delay
             self._state, has_more = await self.reader.read(self._read_run)
             if has_more:
                 self._show_head()
@@ -504,7 +507,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.app.push_screen(FormDialog("Export the kept examples", fields, "Export"), self._export)
 
     def _export(self, values: dict[str, str] | None) -> None:
-        """Export the kept examples with the values of the form. An export for a trainer also shows how to start it."""
+        """Export the kept examples with the values of the form. If the export is for a trainer, the messages of the
+        command, which say how to start the trainer, are shown too.
+        """
         if values:
             trainer = "" if values["for"] == ANY_TRAINER else values["for"]
             path = values["path"] or str(self._default_export_path(values["format"], trainer))
@@ -519,8 +524,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
                              success=f"Wrote {path}", on_result=show_trainer_command)  # fmt: skip
 
     def _default_export_path(self, file_format: str, trainer: str) -> Path:
-        """The file of an export if the user has named none. An export for a trainer gets a separate folder, since
-        LLaMA-Factory's description of the rows always has the same file name.
+        """The file to which an export is written if the user does not name one. An export for a trainer gets a separate
+        folder, since LLaMA-Factory's description of the rows always has the same file name.
         """
         stem = self.run_id if file_format == "chat" else f"{self.run_id}-{file_format}"
         suffix = "parquet" if file_format == "parquet" else "jsonl"

@@ -20,11 +20,11 @@ from nanoflux_tui.widgets.columns import Column, compute_widths, format_table
 from nanoflux_tui.widgets.panel import Panel
 
 MAX_POINTS = 400
-"""Maximum points of a drawn curve: more than a terminal has columns."""
+"""The maximum number of points of a drawn curve; no terminal has as many columns."""
 
 
 class SideBySideScreen(BaseScreen):
-    """Shows the comparison that the function `compare` reads from the ledger, and reads it again after changes."""
+    """Shows the comparison that the function `compare` reads from the ledger, and updates it after changes."""
 
     AUTO_FOCUS = "#parts"
     HELP = """Two runs or two trainings side by side. Above: their curves in one chart. Below: their figures, and every

@@ -33,7 +33,7 @@ from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 MAX_POINTS = 400
-"""Maximum points of a drawn curve: more than a terminal has columns."""
+"""The maximum number of points of a drawn curve; no terminal has as many columns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,16 @@ from rich.text import Text
 from nanoflux_tui.widgets.columns import Cells, SortableCell, TableCell
 
 EMPTY_CELLS = ("", "–", "-")
-"""The texts of cells without a value."""
+"""The content of cells that stand for a missing value."""
 SortKey = tuple[int, float, str]
-"""(0, number, "") for a number, or (1, 0.0, text) for a text, so that numbers come before texts."""
+"""(0, number, "") for a number, or (1, 0.0, string) for any other string, so that numbers come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
     """Which rows of a table are shown, and in which order: the rows that contain all `words`, sorted by the column with
-    the index `column`. If `column` is None, they keep the order in which the screen listed them.
+    the index `column`, the largest value first if `descending`. If `column` is None, they keep the order in which the
+    screen listed them.
     """
 
     words: str = ""
@@ -45,7 +46,7 @@ def arrange_keys(keys: Sequence[Hashable], rows: Sequence[Cells], arrangement: A
 
 
 def row_matches(row: Cells, words: str) -> bool:
-    """Whether each of the words occurs in some cell of the row, in upper or lower case."""
+    """Whether each of the words occurs in some cell of the row, ignoring case."""
     content = " ".join(read_text(cell) for cell in row).casefold()
     return all(word in content for word in words.casefold().split())
 

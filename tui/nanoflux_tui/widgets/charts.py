@@ -1,4 +1,4 @@
-"""Draws charts with characters. Each function returns a labelled chart; most of them fit it to `width` cells."""
+"""Draws charts with characters. Each function returns a labelled chart, which in most cases is `width` cells wide."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,8 +58,8 @@ def draw_histogram(
 ) -> Text:
     """A histogram of values from 0 to 1 with `height` rows. A value outside this range is counted at the nearer end.
 
-    A line marks the `threshold`. The bars from the threshold on have a different colour; with `highlights_below`, the
-    bars below the threshold have it instead.
+    A line marks the `threshold`. The bars at and above the threshold are highlighted in a different colour, or, if
+    `highlights_below` is true, the bars below it.
     """
     if not len(values):
         return Text("Nothing has been measured yet.", style=colours["muted"])

@@ -29,8 +29,8 @@ Cells = Sequence[TableCell]
 class Column:
     """A column of a table. All widths are in cells of the terminal.
 
-    The column is at least `width` wide and gets `share` parts of the width that all columns leave over. It is shown if
-    the table is at least `from_width` wide. With `right`, its cells are aligned to the right.
+    The column is at least `width` wide. The rest of the table's width is divided among the columns in proportion to
+    `share`. The column is shown if the table is at least `from_width` wide. `right` aligns its cells to the right.
     """
 
     title: str
@@ -75,7 +75,7 @@ def format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:
 
 
 def convert_columns(columns: Sequence[TableColumn]) -> list[Column]:
-    """The columns in the terminal application of a table that the command line and the report also show."""
+    """Convert the columns of a table that the command line and the report also show to columns of this application."""
     return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]
 
 

@@ -2,7 +2,7 @@
 
 Textual's footer has a widget for each key and recreates all of them when the keys change, which costs more than
 everything else on the screen. This footer is a single widget, whose layout is computed again only if its height
-changes. It leaves out the rarest keys of the screen until the others fit in three lines.
+changes. It leaves out the rarest keys of the screen until the remaining keys fit in three lines.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 MAX_LINES = 3
-"""Maximum number of lines of the footer. The rarest keys are left out until the others fit."""
+"""Maximum number of lines of the footer. The rarest keys are left out until the remaining keys fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ShownKey:
 class KeyBar(Widget):
     """The keys of the focused widget, the screen and the application. A click on a key presses it."""
 
-    COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012 - typed by the base
+    COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012 - the base class declares the type
     DEFAULT_CSS = """
     KeyBar { height: auto; max-height: 3; width: 100%; }
     KeyBar > .key-bar--key { color: $footer-key-foreground; text-style: bold; }

@@ -39,7 +39,7 @@ class Panel(Widget):
         self.refresh(layout=True)
 
     def render_text(self, width: int) -> Text:
-        """The text of the panel for a content that is `width` cells wide, at least 8."""
+        """The text of the panel for a content width of `width` cells; a smaller width than 8 counts as 8."""
         return self._draw(max(8, width))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:

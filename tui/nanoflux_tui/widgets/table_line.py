@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanoflux_tui.widgets.window_table import WindowTable
 
 TYPING_PAUSE_S = 0.2
-"""Seconds without a key after which the words are applied."""
+"""Seconds without a key press after which the words are applied."""
 Purpose = Literal["filter", "find"]
 """What the words in the line are for: to filter the rows, or to find the next row that contains the words."""
 HINTS = {
@@ -65,7 +65,9 @@ class TableLine(Horizontal):
 
     @on(Input.Submitted)
     async def _submit(self, event: Input.Submitted) -> None:
-        """Find the next row; or filter the rows at once and return to the table, and close the line if it is empty."""
+        """In a find line, find the next row. In a filter line, filter the rows at once and return to the table; close
+        the line if it has no words.
+        """
         event.stop()
         if self.purpose == "find":
             await self._find(event.value, include_current=False)

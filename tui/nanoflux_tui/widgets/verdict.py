@@ -15,8 +15,8 @@ SAMPLE_WORDS = {True: "right", False: "wrong", None: "not judged"}
 
 
 def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = False) -> Text:
-    """A verdict in several lines. If it is `checkable`, as a verdict on a question is, the text also says whether no
-    check was run.
+    """A verdict in several lines. If the verdict is `checkable`, as those on questions are, and no check was run, the
+    text says so.
     """
     if verdict is None:
         return Text("Not judged.", style=colours["muted"])

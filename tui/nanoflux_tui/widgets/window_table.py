@@ -70,6 +70,7 @@ class WindowTable(ScrollView, can_focus=True):
         ],
     )
     cursor: reactive[int] = reactive(0)
+    """The position of the row under the cursor."""
 
     class RowHighlighted(Message):
         """The cursor moved to another row."""
@@ -97,8 +98,8 @@ class WindowTable(ScrollView, can_focus=True):
         empty: str = "",
         match: Match | None = None,
     ) -> None:
-        """With `match`, the screen arranges the rows instead of the table: the screen passes keys to `show` that are
-        already filtered and sorted, and `match` finds the rows that contain all words of a text.
+        """If there is a `match`, the screen arranges the rows instead of the table: the screen passes keys to `show`
+        that are already filtered and sorted, and `match` finds the rows that contain all words of a text.
         """
         super().__init__(id=id)
         self.arrangement = Arrangement()
@@ -181,7 +182,7 @@ class WindowTable(ScrollView, can_focus=True):
         self._rearrange(replace(self.arrangement, words=words.strip()))
 
     def sort_by(self, column: int | None, descending: bool = False) -> None:
-        """Sort the rows by a column; None restores the table's own order."""
+        """Sort the rows by a column; None restores the order in which the screen listed them."""
         self._rearrange(replace(self.arrangement, column=column, descending=descending))
 
     def clear_filter(self) -> bool:
@@ -250,7 +251,7 @@ class WindowTable(ScrollView, can_focus=True):
         return start, min(row_count, start + max(self.size.height, 12) + 8)
 
     def read_visible_rows(self) -> list[str]:
-        """The titles and the rows on the screen as lines of text, as wide as the table."""
+        """The titles and the visible rows of the table, each as a line of text."""
         lines = [self.render_line(y).text.rstrip() for y in range(self.size.height)]
         return lines[: len(self._keys) + 1]
 
@@ -329,7 +330,7 @@ class WindowTable(ScrollView, can_focus=True):
         self.action_jump(max(0, self.cursor + offset))
 
     def action_page(self, offset: int) -> None:
-        """Move the cursor down by `offset` screens of rows."""
+        """Move the cursor down by `offset` times the number of visible rows; a negative offset moves it up."""
         self.action_move(offset * max(1, self.size.height - 2))
 
     def action_jump(self, row: int) -> None:
@@ -357,7 +358,9 @@ class WindowTable(ScrollView, can_focus=True):
         self.screen.set_focus(line.query_one(Input))
 
     def action_sort(self) -> None:
-        """Sort by the next visible column; after the last column, restore the table's own order."""
+        """Sort by the next visible column; after the last column, restore the order in which the screen listed the
+        rows.
+        """
         columns: list[int | None] = [None, *(index for index, _ in self._list_visible_columns())]
         current_column = self.arrangement.column if self.arrangement.column in columns else None
         next_position = (columns.index(current_column) + 1) % len(columns)
@@ -386,8 +389,8 @@ class WindowTable(ScrollView, can_focus=True):
                 return
 
     def on_click(self, event: events.Click) -> None:
-        """Sort by a title; or move the cursor to a row, and select the row if it already had the cursor or was clicked
-        twice.
+        """Handle a click: on a title, sort by its column; on a row, move the cursor there, and select the row if it
+        already had the cursor or if this is a double click.
         """
         index = int(self.scroll_offset.y) + event.y - 1
         if event.y == 0:
