@@ -1,4 +1,4 @@
-"""A domain: the kind of questions a run generates, with benchmarks, seed counts, thresholds, sections and prompts.
+"""A domain: the kind of questions that a run generates, with benchmarks, seed counts, thresholds, sections and prompts.
 
 A domain consists of a file `catalog/NAME.toml` and of prompt templates. All domains share the templates `prompts/*.md`;
 a domain may replace any of them with its own file. This module loads the built-in domains; `own` loads the domains of a
@@ -76,12 +76,12 @@ class Domain(Strict):
     Seeds come from `datasets`. `evaluates` are further benchmarks that are prompted and scored like those in
     `datasets`; `free_text` are the benchmarks in either list whose answers only a judge can grade. `focus` is the part
     of the attacker's prompt that describes the questions to write. `letters` are the letters of a question's options,
-    `budgets` the defender's tokens by section, and `stop` the strings at which a defender's reply ends. `tags` are the
-    XML elements of a solution; `rubric` lists the criteria for its reasoning. `programs` says that seeds have programs,
-    so that a program can be the attacker or the judge. With `code_check`, the judge writes a program that verifies each
+    `budgets` the defender's tokens by section, and `stop` the stop strings of its reply. `tags` are the XML elements of
+    a solution; `rubric` lists the criteria for its reasoning. `programs` says whether the seeds have programs, so that
+    a program can be the attacker or the judge. With `code_check`, the judge writes a program that verifies each
     solution. The judge's error rates are measured on `trial` right solutions and the same number of wrong ones. With
     `quality`, the judge rates the reasoning of kept examples; with `fact_check`, it looks up the facts that questions
-    claim. `checks` are enabled under every rule set, in place of those that the rule set names.
+    claim. `checks`, if there are any, replace the checks of every rule set.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Domain(Strict):
 
     @property
     def answer_rule(self) -> str:
-        """The sentence in prompts that says how to write an answer that a program can read."""
+        """The sentence in prompts that says how to write the answer, so that a program can read it."""
         if self.answer == "number":
             return "The answer is one number, written alone, without a unit."
         if self.answer == "choice":
@@ -183,7 +183,9 @@ class Domain(Strict):
         }
 
     def render(self, prompt: str, values: Mapping[str, Any]) -> str:
-        """Fill `values` into a prompt's template. Raises jinja2.UndefinedError if the template needs another value."""
+        """Fill `values` into a prompt's template. Raises jinja2.UndefinedError if the template uses a variable that
+        `values` lacks.
+        """
         return str(_compile_template(self.prompts[prompt]).render(domain=self, **values)).strip()
 
 

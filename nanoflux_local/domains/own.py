@@ -35,7 +35,7 @@ VARIABLES = {
     "grounded": {"attack", "passages"},
     "open_book": {"question", "passages"},
 }
-"""The variables that each prompt may use in addition to `domain`."""
+"""The variables that each prompt may use besides `domain`."""
 REQUIRED_SECTIONS = {
     "attacker": {"QUESTION", "SOLUTION", "ANSWER"},
     "defender": {"SOLUTION", "ANSWER"},
@@ -154,8 +154,8 @@ def render_prompt(domain: Domain, prompt: str) -> str:
 
 
 def _load_shared_prompts() -> dict[str, str]:
-    """The prompts of a domain that replaces none of them."""
-    return dict(load_built_in("gsmhard").prompts)  # this domain replaces none
+    """The prompts that all domains share (`prompts/*.md`)."""
+    return dict(load_built_in("gsmhard").prompts)  # this domain replaces none of the shared prompts
 
 
 def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Exports a run's kept examples as a dataset: a file in a format that trainers read, a dataset card and, if a trainer
 is chosen, a file that describes the data to that trainer.
 
-The rows are those that `train` uses, so training on the file equals training on the run. Existing files are not
-overwritten. An example that is not valid UTF-8 or looks like a secret is refused, not changed.
+The rows are those that `train` uses, so training on the file is equivalent to training on the run. Existing files are
+not overwritten. An example that UTF-8 cannot encode, or that seems to contain a secret, is refused, not changed.
 """
 
 import hashlib
@@ -414,7 +414,7 @@ def _describe_choice(choice: Mapping[str, Any]) -> str:
 
 
 def _format_versions(environment: Mapping[str, Any]) -> str:
-    """The versions of the software with which the run was made."""
+    """The software versions that the run recorded at its start."""
     return ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
 
 

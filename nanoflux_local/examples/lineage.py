@@ -165,7 +165,9 @@ def _describe_call(row: Any) -> dict[str, Any]:
 
 
 def _list_trainings(home: Home, view: LedgerView, run: str, row_id: str) -> list[TrainingUse]:
-    """The training runs on this run that used the row `row_id`. Training runs without stored rows are skipped."""
+    """The training runs on the examples of `run` that used the row `row_id`. Training runs without stored rows are
+    skipped.
+    """
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         path = home.root / "trainings" / row["id"] / TRAIN_FILE

@@ -1,5 +1,5 @@
-"""Human reviews of the judge's decisions: reviews of single examples, blind reviews of many, and their agreement with
-the judge.
+"""Human reviews of the judge's decisions: reviews of single examples, blind reviews of many questions, and the
+agreement of both with the judge.
 
 A blind export contains questions that the judge accepted and questions that it rejected, shuffled and without verdicts,
 so that the agreement can be compared with chance. Reviews are never changed: if one person reviews a question several
@@ -28,6 +28,7 @@ VERDICTS: tuple[ReviewVerdict, ...] = ("keep", "drop", "fix")
 WITHDRAWN = "open"
 """The verdict that withdraws a reviewer's earlier verdict. The earlier verdict stays in the ledger."""
 MAX_NOTE_CHARACTERS = 10_000
+"""A longer note is truncated to this number of characters."""
 AttemptKey = tuple[int, int]
 """The numbers of a turn and of an attempt in it."""
 ReviewByReviewer = dict[str, dict[str, Any]]
@@ -49,7 +50,7 @@ class JudgedQuestion:
 
 
 def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion]:
-    """Every question of a run with a verdict of the judge, in turn order."""
+    """Every question of a run on which the judge gave a verdict, in turn order."""
     for record in view.turn_records(run):
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:

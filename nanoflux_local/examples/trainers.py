@@ -28,7 +28,7 @@ ROLE_TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-"""The keys and the roles of a message, by the names that LLaMA-Factory has for them."""
+"""The keys and the roles of a message, by LLaMA-Factory's names for them."""
 ALPACA_COLUMNS = {
     "prompt": "instruction",
     "query": "input",
@@ -36,7 +36,7 @@ ALPACA_COLUMNS = {
     "system": "system",
     "history": "history",
 }
-"""The keys of the format "alpaca", by the names that LLaMA-Factory has for them."""
+"""The keys of the format "alpaca", by LLaMA-Factory's names for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +139,8 @@ def _build_llama_factory_command(out: Path, file_format: str) -> str:
 
 
 def _unwrap_answers(row: ExportRow) -> ExportRow:
-    """A preference pair in which each answer is a message instead of a list of one message, which LLaMA-Factory
-    ignores.
+    """A preference pair in which each answer is a single message. LLaMA-Factory ignores answers that are lists of one
+    message.
     """
     return {key: value[-1] if key in ("chosen", "rejected") else value for key, value in row.items()}
 

@@ -1,8 +1,7 @@
 """The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
 
-A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but reads the
-rows themselves only while they are on screen. The ledger does not store whether a worker is alive; the module `jobs`
-determines that.
+A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but only
+those rows that are on screen. The ledger does not store whether a worker is alive; the module `jobs` determines that.
 """
 
 import json
@@ -87,7 +86,7 @@ def _freshness_cutoff(moment: datetime | None = None) -> str:
 
 
 def is_recent(updated_at: str) -> bool:
-    """Whether a failure of a job last updated at this time still stays at the top of the board."""
+    """Whether a failed job that was last updated at this time is still listed at the top of the board."""
     return updated_at >= _freshness_cutoff()
 
 
@@ -234,14 +233,14 @@ def load_experiment(view: LedgerView, experiment_id: str) -> ExperimentOverview 
 
 
 def count_cells_by_status(view: LedgerView, experiment_id: str) -> dict[str, int]:
-    """The number of an experiment's cells by status; a status comes first if its first cell does."""
+    """The number of an experiment's cells by status, ordered by the first cell of each status."""
     sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
     return {row["status"]: row["n"] for row in view.rows(sql, experiment_id)}
 
 
 @dataclass(frozen=True, slots=True)
 class CellLine:
-    """A cell of an experiment. `result` is {} until the cell has one."""
+    """A cell of an experiment. `result` is {} until a result is recorded."""
 
     id: str
     status: str
@@ -416,7 +415,7 @@ def load_example(view: LedgerView, row_id: int) -> FullExample | None:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationLine:
-    """An evaluation with the number of replies that are `done`. `result` is {} until the evaluation has one."""
+    """An evaluation, with the number of its replies so far (`done`). `result` is {} until a result is recorded."""
 
     id: str
     model: str

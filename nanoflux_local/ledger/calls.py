@@ -25,8 +25,8 @@ MAX_RECENT_REPLIES = 2048
 """The number of replies that are also cached in memory, so that committing a turn does not read and parse them again.
 """
 ROLE: ContextVar[str] = ContextVar("role", default="")
-"""The role that makes the current calls. Budgets and sums of costs use it. It does not affect the reply, so it is not
-part of the request.
+"""The role that makes the current calls, to which budgets and summaries attribute their cost. It does not affect the
+reply, so it is not part of the request.
 """
 
 EARLIER = "earlier"
@@ -113,8 +113,8 @@ class _UncommittedReply:
 
 
 class CachedCalls:
-    """Returns replies from the ledger. If the ledger has no reply to a request, sends it to an endpoint or tool and
-    commits the reply. Equal concurrent requests share one call.
+    """Returns replies from the ledger. If the ledger has no reply to a request, sends the request to an endpoint or
+    tool and commits the reply. Equal concurrent requests share one call.
 
     `answers` maps a request's kind to the function that answers it. In a replay the mapping is empty, and a request
     without a stored reply is an error. `limiter` bounds the number of concurrent calls; a call counts from the moment
@@ -130,7 +130,7 @@ class CachedCalls:
         self._recent: OrderedDict[Request[Any], StoredCall] = OrderedDict()
         self._uncommitted: list[_UncommittedReply] = []
         self._commit_error: Exception | None = None
-        # By kind of request and endpoint: who has answered a request, and how many prompts each has refused.
+        # By kind of request and endpoint: whether the endpoint has ever answered, and how many prompts it has refused.
         self._answered: set[tuple[str, Identity]] = set()
         self._refusals: Counter[tuple[str, Identity]] = Counter()
 
@@ -155,9 +155,9 @@ class CachedCalls:
         return stored_call
 
     async def _send_once(self, request: Request[Any]) -> StoredCall:
-        """Wait for the task that sends a request, which all its callers share. If a caller is cancelled, the task
-        continues for the others. If the last caller is cancelled before the request is sent, the task is cancelled too;
-        a request that was already sent is completed, and its reply is stored.
+        """Wait for the task that sends a request. All callers with an equal request share one task. If a caller is
+        cancelled, the task continues for the others. If the last caller is cancelled before the request is sent, the
+        task is cancelled too; a request that was already sent is completed, and its reply is stored.
         """
         key = request.key()
         pending = self._pending.get(key)

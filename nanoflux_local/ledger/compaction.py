@@ -20,7 +20,7 @@ CALLS_PER_BATCH = 1000
 milliseconds.
 """
 DICTIONARY_SAMPLES = 2000
-"""The number of calls on which a dictionary is trained."""
+"""The number of calls that a dictionary is trained on."""
 MIN_CALLS_FOR_DICTIONARY = 1000
 """The minimum number of unpacked calls for which a new dictionary is trained."""
 

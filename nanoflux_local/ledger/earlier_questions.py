@@ -14,8 +14,8 @@ from nanoflux_local.records import digest
 
 
 def freeze_questions(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
-    """Freeze the questions that these runs have asked so far. `runs` are names, ids or beginnings of ids; the result is
-    by id.
+    """Freeze the questions that these runs have asked so far. `runs` are names, ids or beginnings of ids; the keys of
+    the result are ids.
 
     Raises:
         NothingMatchedError: a run is unknown or has no questions yet.

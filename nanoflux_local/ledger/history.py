@@ -1,7 +1,7 @@
 """The history of a run: its tally as of any committed turn, computed from the ledger.
 
 Turns can be added to a tally but not removed, so a copy is kept every `COPY_EVERY` turns. The tally as of any other
-turn is computed from the last copy before that turn.
+turn is computed by adding turns to the last copy before it.
 """
 
 import copy
@@ -18,7 +18,9 @@ COPY_EVERY = 250
 
 @dataclass(frozen=True, slots=True)
 class RunMoment:
-    """A run right after it committed a turn: the tally up to that turn, the turn, and the time of its commit."""
+    """The state of a run right after it committed a turn: the tally up to and including that turn, the turn itself, and
+    the time of its commit.
+    """
 
     tally: Tally
     turn: TurnRecord
@@ -35,7 +37,7 @@ class RunHistory:
         self._copies = {0: Tally(run)}
 
     def load_moment(self, view: LedgerView, turn: int) -> RunMoment:
-        """The run right after it committed turn number `turn`.
+        """The state of the run right after it committed turn `turn`.
 
         Raises:
             NothingMatchedError: the run has not committed that turn.

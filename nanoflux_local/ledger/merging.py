@@ -1,8 +1,8 @@
 """Merging: adds the runs, trainings and evaluations of another ledger to this one, and overwrites nothing.
 
 Calls are identified by the hashes of their requests, everything else by its id and its content. Rows that exist in both
-ledgers are not changed. A run, training or evaluation that differs from the one with the same id here is a conflict: it
-is left out and reported.
+ledgers are not changed. A run, training or evaluation of the other ledger that differs from the one with the same id in
+this ledger is a conflict: it is left out and reported.
 """
 
 import json
@@ -62,12 +62,14 @@ class MergeResult:
 
 
 class _DifferenceError(Exception):
-    """A run, training or evaluation differs from the one with the same id here; the message states the difference."""
+    """A run, training or evaluation differs from the one with the same id in this ledger; the message states the
+    difference.
+    """
 
 
 def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
-    """Add what `source` has and this ledger lacks, and record the outcome in `result`. `connection` is that of this
-    ledger's writer, inside a transaction.
+    """Add everything that `source` has and this ledger lacks, and record the outcome in `result`. `connection` is the
+    connection of this ledger's writer, inside a transaction.
     """
     merger = _Merger(connection, source, result)
     merger.add_datasets()
@@ -79,8 +81,8 @@ def merge_rows(connection: sqlite3.Connection, source: LedgerView, result: Merge
 
 
 class _Merger:
-    """One merge. `_names_here` maps the name of each dataset in the source to its name here; `_insertions` caches the
-    INSERT statement of each table.
+    """One merge. `_names_here` maps the name of each dataset in the source to its name in this ledger; `_insertions`
+    caches the INSERT statement of each table.
     """
 
     def __init__(self, connection: sqlite3.Connection, source: LedgerView, result: MergeResult) -> None:
@@ -92,7 +94,8 @@ class _Merger:
 
     def add_each(self, kind: str, table: str, add: Callable[[Mapping[str, Any]], bool]) -> None:
         """Call `add`, which returns whether it added anything, with each row of a table, in order. A row that differs
-        from the one with the same id here is left out with everything that belongs to it, and recorded as a conflict.
+        from this ledger's row with the same id is left out with everything that belongs to it, and recorded as a
+        conflict.
         """
         for row in list(self._source.rows(f"SELECT * FROM {table} ORDER BY rowid")):
             try:
@@ -106,8 +109,8 @@ class _Merger:
     # Datasets
 
     def add_datasets(self) -> None:
-        """Add the datasets. If a dataset here has the same name but different items, the source's dataset is added as a
-        version, like a replaced dataset.
+        """Add the datasets. If a dataset in this ledger has the same name but different items, the source's dataset is
+        added as a version, like a replaced dataset.
         """
         for row in self._source.rows("SELECT * FROM datasets ORDER BY rowid"):
             name = row["name"]
@@ -123,7 +126,7 @@ class _Merger:
             self._result.record("dataset", name_here, added=not existing_name)
 
     def _find_dataset(self, name: str, items: list[tuple[Any, ...]]) -> str:
-        """The name of the dataset here with these items: `name` or a version of it; "" if there is none."""
+        """The dataset in this ledger with these items, which is `name` or a version of it; "" if there is none."""
         original = name.partition("@")[0]
         names = self._rows(
             "SELECT name FROM datasets WHERE name = ? OR substr(name, 1, ?) = ? ORDER BY name",
@@ -162,7 +165,7 @@ class _Merger:
             used_calls = self._source.rows("SELECT position, call FROM turn_calls WHERE turn = ?", turn["id"])
             self._copy("turn_calls", ({"turn": new_turn_id, "position": position, "call": call_ids[call]}
                                       for position, call in used_calls))  # fmt: skip
-        if reused:  # other runs here own the reused calls, so this run's turns must not count them
+        if reused:  # the reused calls belong to other runs, so this run's turns must not count them
             self._connection.execute(COUNT_FRESH, (run_id,))
         for table in ("examples", "trials"):
             rows = self._source.rows(f"SELECT * FROM {table} WHERE run = ?", run_id)
@@ -173,7 +176,7 @@ class _Merger:
         return True
 
     def _compare_runs(self, run: Mapping[str, Any], config_hash_here: str) -> None:
-        """Raise _DifferenceError if a run differs in more than its status from the run with the same id here."""
+        """Raise _DifferenceError if a run differs in more than its status from this ledger's run with the same id."""
         if run["config_hash"] != config_hash_here:
             raise _DifferenceError("this home has a run with the same id but different settings")
         query = "SELECT number, record_hash FROM turns WHERE run = ? ORDER BY number"
@@ -185,8 +188,8 @@ class _Merger:
             )
 
     def _pin(self, run: str) -> None:
-        """Pin a new run to the versions of its datasets that were added under another name, and to those to which it
-        was pinned in the source.
+        """Pin a new run to the versions of its datasets that were added under another name, and to the versions to
+        which it was pinned in the source.
         """
         pinned = {
             name: name_here for name, name_here in self._names_here.items() if name_here != name and "@" not in name
@@ -196,7 +199,7 @@ class _Merger:
         self._copy("pinned", ({"run": run, "dataset": name, "version": version} for name, version in pinned.items()))
 
     def add_reviews(self) -> None:
-        """Add the reviews that are missing here, including those of runs that were already here."""
+        """Add the reviews that this ledger lacks, including those of runs that it already had."""
         columns = ("run", "turn", "attempt", "reviewer", "verdict", "note", "blind", "at")
         reviews_here = set(self._rows(f"SELECT {', '.join(columns)} FROM reviews"))
         runs = {*self._result.added.get("run", ()), *self._result.present.get("run", ())}
@@ -208,7 +211,7 @@ class _Merger:
                 self._result.record("review", f"{row['run']} turn {row['turn']}", added)
 
     def add_notes(self) -> None:
-        """Add the notes that are missing here, if their run or training was added or was already here."""
+        """Add the notes that this ledger lacks, if their run or training was added or already present."""
         columns = "kind, subject, note, at"
         notes_here = set(self._rows(f"SELECT {columns} FROM notes"))
         for row in self._source.rows(f"SELECT {columns} FROM notes ORDER BY id"):
@@ -257,11 +260,11 @@ class _Merger:
 
     def _add_calls(self, owner: str, used_calls_sql: str) -> tuple[dict[int, int], bool]:
         """Add the calls made for a run or evaluation, the `owner`, and the calls that the owner uses, which
-        `used_calls_sql` selects. Returns the calls' ids here by their ids in the source, and whether some of them
-        were here already.
+        `used_calls_sql` selects. Returns the calls' ids in this ledger by their ids in the source, and whether this
+        ledger already had some of them.
 
         Raises:
-            _DifferenceError: a call that the owner uses has a different reply here.
+            _DifferenceError: a call that the owner uses has a different reply in this ledger.
         """
         used_calls = {row[0] for row in self._source.rows(used_calls_sql, owner)}
         call_ids: dict[int, int] = {}
@@ -295,7 +298,7 @@ class _Merger:
         return row_id
 
     def _copy(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert rows of the source. Rows without an id, or with the id None, get a new one."""
+        """Insert rows of the source. Rows without an id, or with the id None, get a new id."""
         self._connection.executemany(self._build_insertion(table), ({"id": None, **row} for row in rows))
 
     def _build_insertion(self, table: str) -> str:
@@ -316,7 +319,7 @@ def _list_items(rows: Callable[..., Iterable[Any]], dataset: str) -> list[tuple[
 
 
 def _remove_costs(reply: str) -> Any:
-    """A reply, parsed, without the time and money that it cost; unchanged if it is not JSON."""
+    """The parsed reply without the keys in `COST_KEYS`; the unchanged text if it is not JSON."""
     try:
         reply_json = json.loads(reply)
     except ValueError:
@@ -326,7 +329,7 @@ def _remove_costs(reply: str) -> Any:
 
 @contextmanager
 def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
-    """A savepoint of the transaction: the rows written in the block are undone if it raises."""
+    """A savepoint of the transaction: if the block raises an error, the rows that it wrote are rolled back."""
     connection.execute("SAVEPOINT part")
     try:
         yield

@@ -1,4 +1,4 @@
-"""People's notes on runs and trainings. Earlier notes stay in the ledger; only the newest note is shown."""
+"""Notes that users write on runs and trainings. Earlier notes stay in the ledger; only the newest note is shown."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,7 +7,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import storable
 
 MAX_CHARACTERS = 20_000
-"""The number of characters to which a note is shortened."""
+"""A longer note is shortened to this number of characters."""
 
 
 def add_note(ledger: Path, kind: Literal["run", "training"], subject: str, note: str) -> str:

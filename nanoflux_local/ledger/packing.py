@@ -1,8 +1,9 @@
-"""Packed texts: the requests and replies of calls, compressed in a separate table, and unpacked whenever they are read.
+"""Packed texts: the requests and replies of calls, stored compressed in a separate table and unpacked whenever they are
+read.
 
 A call's row keeps every column that is looked up, filtered or summed. Its request and reply, which make up most of a
-ledger, move out of the pages that a run reads. Hashes are computed from the unpacked canonical JSON, so packing changes
-no hash. This module defines the format; `compaction` decides which calls are packed.
+ledger, are moved out of the pages that a run reads. Hashes are computed from the unpacked canonical JSON, so packing
+changes no hash. This module defines the format; `compaction` decides which calls are packed.
 """
 
 import sqlite3
@@ -11,8 +12,9 @@ from collections.abc import Iterable
 from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdDecompressor, ZstdError, train_dictionary
 
 DICTIONARY_BYTES = 112_640
-"""The size of a trained dictionary that zstd's authors recommend."""
+"""The size, in bytes, that zstd's authors recommend for a trained dictionary."""
 COMPRESSION_LEVEL = 3
+"""The level of zstd's compression, from 1 (fastest) to 22 (smallest)."""
 NO_DICTIONARY = 0
 """The dictionary id of texts that were packed without a dictionary."""
 CALLS = (

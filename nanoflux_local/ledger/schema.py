@@ -186,9 +186,9 @@ def m005_jobs(db: Database) -> None:
 
 @migrations()
 def m012_control(db: Database) -> None:
-    """Adds two columns. `wish` stores a request to a worker to pause or stop; it is in the row of the worker's
-    execution, so that a later worker does not see it. `role` stores a call's role, so that the budget of a role can add
-    up its costs.
+    """Adds two columns. `wish` stores a request to a worker to pause or stop; the request is stored in the row of the
+    worker's execution, so that a later worker does not see it. `role` stores a call's role, so that a role's costs can
+    be added up for its budget.
     """
     db.executescript(
         """
@@ -237,8 +237,9 @@ def m017_trainings(db: Database) -> None:
 
 @migrations()
 def m016_rounds(db: Database) -> None:
-    """Stores series of rounds. Also stores when an execution began and when its last heartbeat was, in seconds of the
-    machine's monotonic clock; its wall-clock time and the age of its heartbeat are computed from them.
+    """Stores series of rounds. Also stores the times of an execution's start and of its last heartbeat, in seconds of
+    the machine's monotonic clock; the wall-clock time of the execution and the age of its heartbeat are computed from
+    them.
     """
     db.executescript(
         """
@@ -270,11 +271,12 @@ def m016_rounds(db: Database) -> None:
 
 @migrations()
 def m015_size(db: Database) -> None:
-    """Keeps ledgers with a million calls fast. A run's summary is read from indexes alone, since a row with its texts
-    fills a page. A turn's row has the outcomes of its attempts (`attempts`), the number of calls it used (`uses`), and
-    how many of these calls the run itself made and no earlier turn had used (`fresh`). Packed texts are in a separate
-    table; their columns in `calls` are then empty. Environments recorded earlier get no hash: one computed later would
-    prove nothing. CROSS JOIN keeps SQLite from scanning all turns of a run for each of its calls.
+    """Keeps ledgers with a million calls fast. A run's summary is read from indexes alone, since each row with texts
+    fills a page. A turn's row has the outcomes of its attempts (`attempts`), the number of calls that it used (`uses`),
+    and the number of those among them that the run itself made and that no earlier turn had used (`fresh`). Packed
+    texts are in a separate table; their columns in `calls` are then empty. Environments recorded before this migration
+    get no hash, since a hash computed later would prove nothing. CROSS JOIN keeps SQLite from scanning all turns of a
+    run for each of its calls.
     """
     db.executescript(
         """
@@ -395,9 +397,9 @@ def m019_evaluations(db: Database) -> None:
 
 @migrations()
 def m020_short_keys(db: Database) -> None:
-    """Replaces the index of the calls' keys by an index of their first ten digits. Keys are hashes, so at a million
-    calls almost every new key touches a different index page. The new index is a fourth as large, and its pages are
-    split a fourth as often. Two keys may share their first ten digits, so a lookup compares the whole key
+    """Replaces the index on the calls' keys with an index on their first ten digits. Keys are hashes, so at a million
+    calls almost every new key touches a different index page. The new index is a quarter of the size, and its pages are
+    split a quarter as often. Two keys may share their first ten digits, so a lookup compares the whole key
     (`packing.WITH_KEY`), and the writer looks a key up before it inserts it.
     """
     db.executescript(
@@ -430,8 +432,8 @@ def m020_short_keys(db: Database) -> None:
 
 @migrations()
 def m021_reasoning(db: Database) -> None:
-    """Stores how many of a call's completion tokens are reasoning tokens. Few calls have any, and the index holds only
-    these calls.
+    """Stores how many of a call's completion tokens are reasoning tokens. Few calls have reasoning tokens, and the
+    index holds only those calls.
     """
     db.executescript(
         """

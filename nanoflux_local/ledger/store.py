@@ -91,10 +91,10 @@ class Ledger:
             self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _is_in_use(self) -> bool:
-        """Whether another process has opened this ledger and its schema is up to date. `__init__` then skips
-        `_create_or_migrate` and its lock, because the process that holds the lock may be suspended. Without a
-        write-ahead log (WAL), returns False without reading the schema, which could disturb `_create_or_migrate` in
-        another process.
+        """Whether another process has this ledger open and the schema is up to date. If so, `__init__` skips
+        `_create_or_migrate` and its lock, because the process that holds the lock may be suspended. If there is no
+        write-ahead log (WAL), returns False without reading the schema, since the read could disturb
+        `_create_or_migrate` in another process.
         """
         if not Path(f"{self.path}-wal").exists():
             return False
@@ -139,7 +139,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction. It is on disk when the block has ended, and undone if the block raises an error."""
+        """One write transaction: on disk once the block has ended, and rolled back if the block raises an error."""
         with translate_sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -377,11 +377,12 @@ class Ledger:
         """Store a benchmark's items with their splits, all or none. `skipped` is the number of bad rows that were left
         out. Returns whether anything was stored; the same content is not imported twice.
 
-        A dataset may be imported one split at a time. With `replace`, the new items replace all items of that name; the
+        A dataset may be imported one split at a time. With `replace`, the new items replace the whole dataset; the
         replaced version stays for the runs that use it.
 
         Raises:
-            UsageError: `replace` is not set, and the dataset already has items of one of these splits or ids.
+            UsageError: `replace` is not set, and the dataset already has items in one of these splits or with one of
+                these ids.
         """
         if self.has_dataset(name, source_hash):
             return False
@@ -397,7 +398,7 @@ class Ledger:
     def create_training(
         self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
     ) -> None:
-        """Record a training. If it exists already, it keeps its curve and gets the new plan for its remaining steps."""
+        """Record a training. An existing training keeps its curve and gets the new plan for its remaining steps."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
@@ -495,7 +496,7 @@ class Ledger:
             connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {is_dead}", (kind, job_id))
 
     def request_stop(self, execution_id: int, request: str) -> None:
-        """Ask the process of an execution to pause, stop or end. It reads such requests a few times a second."""
+        """Ask the process of an execution to pause, stop or end. It reads its requests a few times a second."""
         with self.transaction() as connection:
             connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, execution_id))
 

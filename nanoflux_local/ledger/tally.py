@@ -18,21 +18,23 @@ from nanoflux_local.transcript import TurnRecord, turn_from_json
 TURNS_PER_UPDATE = 500
 """The maximum number of turns that one update reads, so that a screen stays responsive while a long run is read."""
 MAX_EVENTS = 300
-"""The number of newest events that are kept."""
+"""The maximum number of events that a tally holds; the oldest are dropped."""
 SPEED_WINDOW_S = 60.0
-"""The seconds over which the speed is averaged."""
+"""The length of the window over which the speed in tokens per second is averaged."""
 MAX_NEW_CALLS = 400
 """The maximum number of new calls that one update assigns to turns."""
 
 MAX_MILESTONES_PER_ATTEMPT = 8 * MAX_NEW_CALLS
-"""The number of milestones, for each attempt that a turn may have, from which those of committed turns are dropped."""
+"""The milestones of committed turns are dropped once there are more milestones than this number times the attempts that
+a turn may have.
+"""
 
 _SUMS_BY_ROLE = (
     "SELECT role, count(*) AS n, sum(prompt_tokens) AS prompt_tokens,"
     " sum(completion_tokens) AS completion_tokens, sum(usd) AS usd,"
     " sum(seconds) AS seconds FROM calls"
 )
-"""The beginning of a query for the sums over calls by role; its users add WHERE and GROUP BY."""
+"""The beginning of a query for the sums over calls by role, without its WHERE and GROUP BY clauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,11 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum per turn, and `steps` are
-    the steps of an attempt. `similarities` has each question's cosine similarity to the nearest earlier question,
-    `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to each committed turn.
-    `role_endpoints` has the last attacker and defender of even turns under 0, and of odd turns under 1.
+    """The sums over a run's turns and calls. `seed` is the run's seed, `attempts` the maximum number of attempts per
+    turn, and `steps` are the steps of an attempt. `similarities` has each question's cosine similarity to the nearest
+    earlier question, `confidences` the confidence of each verdict, and `kept_by_turn` the number of kept turns up to
+    each committed turn. `role_endpoints` has the last attacker and defender of even turns under 0, and of odd turns
+    under 1.
     """
 
     run: str
@@ -84,8 +87,8 @@ class Tally:
     _token_samples: deque[tuple[float, int]] = field(default_factory=deque)
     """The time and the number of tokens at each update in the window over which the speed is averaged."""
     _milestones: dict[int, TurnInProgress] = field(default_factory=dict)
-    """The progress that a reply to a milestone shows, by the seed of the request, for the turns below
-    `_milestone_turns`.
+    """For each turn below `_milestone_turns`: the progress that a reply to one of its milestones shows, by the seed of
+    the request.
     """
     _milestone_turns: int = 0
     _progress_by_turn: dict[int, TurnInProgress] = field(default_factory=dict)
@@ -128,7 +131,7 @@ class Tally:
         self.events.append(Event(committed_at, record.last_attempt.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
-        """Add the calls made since the last update, and a sample of the number of tokens."""
+        """Add the calls made since the last update, and sample the number of tokens for the speed."""
         newest_row = view.row(
             "SELECT coalesce(max(id), 0) AS id FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
         )
@@ -156,7 +159,7 @@ class Tally:
             self._token_samples.popleft()
 
     def _update_progress(self, view: LedgerView, last_call: int) -> None:
-        """Infer from the latest calls how far each turn in progress has come."""
+        """Infer from the latest calls how far each turn in progress has advanced."""
         if not self.steps:
             return
         max_new_turns = MAX_NEW_CALLS // len(self.steps)
@@ -222,7 +225,7 @@ class Tally:
         return (last_tokens - first_tokens) / (end_s - start_s) if end_s > start_s else 0.0
 
     def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
-        """The turns in progress, in order: those with a reply, and the next `width` turns, probably running."""
+        """The turns in progress, in order: those with a reply, and the next `width` turns, which probably run."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._progress_by_turn}):
             yield self._progress_by_turn.get(turn, TurnInProgress(turn, 0, 0))
 

@@ -13,7 +13,9 @@ from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify a run, which `find_run` finds by `run`. Yields one line for each mismatch; rows are read one at a time."""
+    """Verify a run, given by its id, its name or the beginning of its id. Yields one line for each mismatch; rows are
+    read one at a time.
+    """
     run_row = view.find_run(run)
     run_id = run_row["id"]
     config = _read_json(run_row["config"])
@@ -70,7 +72,7 @@ def _verify_call(row: Row) -> Iterator[str]:
 
 
 def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
-    """Verify that no turn is missing, each turn's hash, and that its columns agree with its record."""
+    """Verify that no turn is missing, and that each turn's record matches its hash and its columns."""
     expected_number = 0
     rows = view.rows(
         "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used_calls FROM turns WHERE run = ?"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Stored = TypeVar("Stored", bound="DataclassInstance")
 MAX_REASON_CHARACTERS = 200
-"""The number of characters to which the reason of an attempt is shortened in a summary."""
+"""In a summary, a longer reason of an attempt is shortened to this number of characters."""
 _NUMBER = re.compile(r"(?<![\w.-])\d+")
 """A number that is not part of a name such as `duelist-2`."""
 
@@ -40,7 +40,7 @@ class StoredDataset:
 
 @dataclass(frozen=True, slots=True)
 class CurveEvent:
-    """A step or an epoch of a training run, with everything that was recorded of it."""
+    """A step or an epoch of a training run, with everything that was recorded about it."""
 
     kind: str
     event: Mapping[str, Any]
@@ -355,7 +355,7 @@ class LedgerView:
         return TrainingCurve(tuple(CurveEvent(row["kind"], json.loads(row["event"])) for row in rows))
 
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
-        """The items of an imported benchmark in file order: those of one split, or all."""
+        """The items of an imported benchmark in file order; those of all splits if `split` is None."""
         rows = self.rows(
             "SELECT record FROM items WHERE dataset = ? AND (? IS NULL OR split = ?) ORDER BY position",
             dataset,
@@ -369,7 +369,7 @@ class LedgerView:
         return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
 
     def datasets(self) -> list[StoredDataset]:
-        """The imported benchmarks, by name."""
+        """The imported benchmarks, sorted by name."""
         splits_by_dataset: dict[str, dict[str, int]] = {}
         for row in self.rows("SELECT dataset, split, count(*) AS n FROM items GROUP BY dataset, split"):
             splits_by_dataset.setdefault(row["dataset"], {})[row["split"]] = row["n"]
@@ -386,7 +386,7 @@ def decode_row(stored_type: type[Stored], row: sqlite3.Row, json_columns: Iterab
 
 
 def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:
-    """Why the attempts for which `accepts` is true ended, in the order of the turns."""
+    """The attempts for which `accepts` is true, with the reasons why they ended, in turn order."""
     records = [json.loads(turn["record"]) for turn in turns]
     return [
         AttemptEnd(record["number"], attempt["number"], attempt["reason"])

@@ -19,8 +19,8 @@ T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
 """Builds a request with a given sampling seed."""
 VARIED_TEMPERATURE = 0.7
-"""The temperature for several replies to one prompt if the role's own temperature is 0, which would make them
-identical.
+"""The temperature at which several replies to one prompt are sampled if the role's own temperature is 0. At temperature
+0, these replies would be identical.
 """
 _JSON_INSTRUCTION = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
@@ -95,7 +95,7 @@ class Player:
         return replace(self, sampling=replace(self.sampling, temperature=temperature))
 
     def build_request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
-        """The request for a reply with these sections."""
+        """The request for a reply that consists of these sections."""
         if not self.structured:
             return ChatRequest(self.identity, messages, self.sampling, seed)
         last_message = replace(messages[-1], content=f"{messages[-1].content}\n\n{_JSON_INSTRUCTION}")
@@ -153,7 +153,7 @@ async def ask_until_read(
     retries: int,
     call: Call,
 ) -> T | Unparsed:
-    """Send a request, and repeat it with a different seed while the reply is unreadable, at most `retries` more times
+    """Send a request. As long as the reply is unreadable, send it again with a different seed, at most `retries` times
     (SPEC §6). A refused prompt is not sent again, because the refusal does not depend on the seed.
     """
     result: T | Unparsed = Unparsed("not asked")

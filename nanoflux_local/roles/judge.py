@@ -26,7 +26,7 @@ _CONFIDENCE = re.compile(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """Judges with the domain's prompts, under the run's `rules` for confidence."""
+    """Judges with the domain's prompts; `rules` state the confidence that a verdict needs."""
 
     domain: Domain
     player: Player

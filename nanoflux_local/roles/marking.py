@@ -1,4 +1,4 @@
-"""Marks the defender's answers after the first as right or wrong. Only free-text answers need the judge."""
+"""Marks the defender's second and later answers as right or wrong. Only free-text answers need the judge."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,7 @@ from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict, Vote
 
 Rule = Literal["majority", "minimum"]
-"""How a panel decides (see `combine_verdicts`)."""
+"""How a panel combines its members' verdicts (see `combine_verdicts`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _build_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
 
 
 def _combine_soft_values(soft_values: Sequence[bool | None]) -> bool | None:
-    """The value that most members give, of those that give one; None if they are evenly split."""
+    """The majority value among the members that give one; None if these members are evenly split."""
     given_values = [value for value in soft_values if value is not None]
     sound_count = sum(given_values)
     unsound_count = len(given_values) - sound_count

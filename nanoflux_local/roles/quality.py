@@ -72,7 +72,9 @@ def read_rating(text: str) -> float | None:
 
 
 def compute_weighted_mean(scores: dict[str, float]) -> float:
-    """The mean of the five dimensions weighted by `WEIGHTS`, to four decimals; the names in `scores` are lower-case."""
+    """The mean of the five dimensions weighted by `WEIGHTS`, rounded to four decimal places; names in `scores` are
+    lower-case.
+    """
     weighted_sum = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
     return round(weighted_sum / sum(WEIGHTS.values()), 4)
 

@@ -16,7 +16,8 @@ from nanoflux_local.reply_end import cut_at_next_turn
 SplitNames = tuple[tuple[str, ...], ...]
 """Section names, each split into its words."""
 MAX_COINCIDENCE_CHARACTERS = 20
-"""A section of more characters that occurs in the prompt counts as copied from it; a shorter one may be a coincidence.
+"""A section that occurs in the prompt counts as copied if it has more characters than this; a shorter match may be a
+coincidence.
 """
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
 _WORD_SEPARATOR = re.compile(r"[\s_]+")
@@ -129,12 +130,14 @@ def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
 
 
 def _normalize(text: str) -> str:
-    """A text without surrounding markup and differences of case, for comparisons."""
+    """A text in a form for comparisons: without surrounding markup, and case-folded."""
     return text.strip(" .*_`\n").casefold()
 
 
 def _strip_fence(text: str) -> str:
-    """The text without a code fence that encloses all of it, closed or not. A fence inside the text stays."""
+    """The text without the code fence that encloses all of it, if there is one; the fence need not be closed. A fence
+    around only part of the text stays.
+    """
     first_line, *other_lines = text.strip().split("\n")
     fence = _OPENING_FENCE.fullmatch(first_line)
     if fence is None:

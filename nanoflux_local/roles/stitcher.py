@@ -21,8 +21,8 @@ from nanoflux_local.transcript import Attack, Seed
 RESULT_LETTERS = "XYZUVWKMNPQRSTBCDEFGHJL"
 """The letters that name results. "A" and "I" are left out, because they are also words."""
 LARGEST_RATIO = 100
-"""The largest ratio of a result to the number that it replaces in the next part, unless that part is made for chains. A
-larger result is fitted: reduced to a number from 1 to 1000.
+"""The largest ratio that a result may have to the number that it replaces in the next part, unless that part is made
+for chains. A larger result is fitted: reduced to a number from 1 to 1000.
 """
 FIT_FUNCTION = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
 """The source of the function that fits a result to the next part."""
@@ -30,7 +30,7 @@ FIT_INSTRUCTION = (
     "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
     "call the remainder plus 1 {name}."
 )
-"""The same calculation in words."""
+"""The calculation of `FIT_FUNCTION` in words, for the text of the question."""
 
 
 def make_result_name(number: int) -> str:
@@ -53,7 +53,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class StitchingAttacker:
-    """Builds attacks from seeds that have programs; calls no model. A chained program may run for `timeout_s`."""
+    """Builds attacks from seeds with programs; calls no model. A chained program may run for `timeout_s` seconds."""
 
     source: SeedSource
     sandbox: Identity
@@ -127,8 +127,8 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
 
 
 def build_question_text(parts: Sequence[Part], trace: Trace) -> str:
-    """The texts of the parts. Each but the last is followed by a name for its result, which the next part uses; the
-    last is followed by what is asked.
+    """The texts of the parts. After each part but the last, its result is given a name, which the next part uses; after
+    the last part, the question is asked.
     """
     sentences: list[str] = []
     for number, part in enumerate(parts):

@@ -20,7 +20,7 @@ from nanoflux_local.run.configs import validate_run
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
 """The settings of an endpoint that determine how its server is reached, but not which model answers."""
 CLEARED_SETTINGS = {"url": {"urls": []}, "urls": {"url": ""}}
-"""For `url` and for `urls`, the settings that clear the other one, since an endpoint has only one of the two."""
+"""An endpoint has only one of the keys `url` and `urls`: for each of them, the settings that clear the other."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by the name of the endpoint and the key of the setting."""
@@ -59,7 +59,9 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
 
 
 def _refuse_fixed_settings(run: str, config: RunConfig, changes: Changes) -> None:
-    """Refuse a change to a setting that is not in `ADDRESS_KEYS`, or of an endpoint that the run does not have."""
+    """Refuse a change to a setting that is not in `ADDRESS_KEYS`, or to a setting of an endpoint that the run does not
+    have.
+    """
     for name, settings in changes.items():
         for key in settings:
             if key not in ADDRESS_KEYS or name not in config.endpoints:

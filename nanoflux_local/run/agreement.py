@@ -1,4 +1,4 @@
-"""How far the members of a run's panel agree."""
+"""The agreement between the members of a run's panel."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from nanoflux_local.ledger.views import LedgerView
 
 @dataclass(frozen=True, slots=True)
 class PanelAgreement:
-    """How many judgements a panel made, on how many of them its members disagreed (`split`), and Krippendorff's alpha
-    (None if it is undefined).
+    """The number of judgements that a panel made, the number on which its members disagreed (`split`), and
+    Krippendorff's alpha (None if it is undefined).
     """
 
     judgements: int
@@ -19,7 +19,7 @@ class PanelAgreement:
 
 
 def summarize_panel(view: LedgerView, run: str) -> PanelAgreement | None:
-    """How far the members of a run's panel agree, as in `panel` of `run show --json`. None if the run has a single
+    """The agreement between the members of a run's panel (`panel` in `run show --json`); None if the run has a single
     judge.
     """
     row = view.find_run(run)

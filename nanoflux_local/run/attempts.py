@@ -1,7 +1,7 @@
 """The attempts of a run, kept or not, and the calls that each of them used, as the ledger stores them.
 
-A run may have a hundred thousand attempts. A table of attempts therefore reads the keys of all attempts first, and the
-records only of the turns that it shows.
+A run may have a hundred thousand attempts. A table of attempts therefore reads the keys of all attempts, but the
+records of only those turns that are on screen.
 """
 
 import json
@@ -25,8 +25,9 @@ TURNS_PER_QUERY = 500
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """One call of a turn, with its request and its reply as JSON texts without secrets. The call was made at `step` of
-    the attempt number `attempt`; `step` is "" for calls that do not ask a chat model, such as embeddings and programs.
+    """One call of a turn, with its request and reply as JSON texts from which secrets are removed. `attempt` and `step`
+    say which attempt of the turn made the call, and at which step; `step` is "" for calls that do not ask a chat model,
+    such as embeddings and programs.
     """
 
     id: int
@@ -75,7 +76,7 @@ def list_attempts(
 
 
 def load_turns(view: LedgerView, run: str, turns: Sequence[int]) -> dict[int, TurnRecord]:
-    """The records of these turns, by the number of the turn."""
+    """The records of these turns, by turn number."""
     records = {}
     for start in range(0, len(turns), TURNS_PER_QUERY):
         numbers = turns[start : start + TURNS_PER_QUERY]
@@ -169,7 +170,7 @@ def _find_attempt(attempts: Sequence[Attempt], request: Any) -> int | None:
 
 
 def describe_call(kind: str, request: str, reply: str) -> tuple[str, str]:
-    """A request and its reply as readable texts. Messages, programs and outputs are unchanged; all other values are
+    """A request and its reply as readable text. Messages, programs and outputs are unchanged; all other values are
     formatted as JSON.
     """
     return _describe_request(kind, read_json(request)), _describe_reply(read_json(reply))

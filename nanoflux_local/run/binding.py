@@ -89,7 +89,7 @@ class RunEndpoints:
 
     async def _cut(self, request: CutRequest) -> CutReply:
         """Cut the request's text to the longest prefix within its token budget, found by bisection over the prefix
-        lengths. The length is estimated, and the reply not `exact`, if the endpoint has no tokenizer.
+        lengths. If the endpoint has no tokenizer, tokens are estimated from characters, and the reply is not `exact`.
         """
         endpoint = self.find_endpoint(request.endpoint)
         has_tokenizer = endpoint.count_tokens("") is not None
@@ -112,7 +112,7 @@ class RunEndpoints:
         return CutReply(request.text[:low], exact=has_tokenizer)
 
     def find_endpoint(self, identity: Identity) -> Endpoint:
-        """The endpoint that answers requests of this identity."""
+        """The endpoint with this identity."""
         return next(endpoint for endpoint in self.endpoints.values() if endpoint.identity == identity)
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ ROUNDING_USD = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What calls cost in dollars, tokens and seconds."""
+    """The cost of calls in dollars, tokens and seconds."""
 
     usd: float = 0.0
     tokens: int = 0
@@ -89,7 +89,7 @@ class RunAccounts:
 
     @classmethod
     def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "RunAccounts":
-        """Load the accounts of a run. What it has spent so far is the cost of its stored calls, and of failed requests
+        """Load the accounts of a run. The run has so far spent the cost of its stored calls, and of failed requests
         that may have been charged.
         """
         spent_by_role = {
@@ -127,8 +127,8 @@ class RunAccounts:
         return {kind: self._cap_answer(answer) for kind, answer in answers.items()}
 
     def _cap_answer(self, answer: Answer) -> Answer:
-        """The function `answer` with a reservation before the request, and a charge after the reply or a failed
-        request.
+        """Wrap `answer` so that it reserves the maximum cost before the request, and charges the accounts after the
+        reply or after a failed request.
         """
 
         async def answer_within_budget(request: Any) -> Reply:
@@ -147,16 +147,15 @@ class RunAccounts:
         return [run_account, self.by_role[role]] if role and role in self.by_role else [run_account]
 
     def _charge_failure(self, accounts: list[Account], fault: Fault, outer_listener: FaultListener) -> None:
-        """Charge a failed request for what it may have cost, and report it to `outer_listener`. The reservation stays,
-        since the retry may cost as much.
+        """Charge `accounts` with the maximum cost of a failed request, and report the request to `outer_listener`. The
+        reservation stays, since the retry may cost as much.
 
         Raises:
             BudgetError: the retry could exceed a cap.
         """
         outer_listener(fault)
-        if (
-            fault.kind == "refused_parameter"
-        ):  # costs nothing; the request is already being resent without the parameter
+        # A refused parameter costs nothing; the request is already being resent without the parameter.
+        if fault.kind == "refused_parameter":
             return
         for account in accounts:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
@@ -172,7 +171,7 @@ class RunAccounts:
 
     async def _reserve(self, accounts: list[Account], max_cost: Cost) -> None:
         """Reserve `max_cost` in every account. If it does not fit, wait until calls in flight end and release what they
-        did not need.
+        have not spent.
 
         Raises:
             BudgetError: the cost does not fit, and no call is in flight that could release funds.
@@ -200,7 +199,7 @@ class RunAccounts:
             return reply
         finally:
             for account in accounts:
-                is_last_call = account.in_flight == 1  # then nothing is reserved, so that rounding errors do not add up
+                is_last_call = account.in_flight == 1  # the sum is then reset, so that rounding errors do not add up
                 account.reserved = Cost() if is_last_call else account.reserved.minus(max_cost)
                 account.spent = account.spent.plus(cost)
                 account.in_flight -= 1

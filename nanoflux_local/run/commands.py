@@ -19,12 +19,13 @@ def resume_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def _set_options(settings: Mapping[str, Any]) -> list[str]:
-    """The words of the options `--set KEY=VALUE`, one option for each setting."""
+    """The command-line arguments `--set KEY=VALUE`, one pair for each setting."""
     return [word for setting in format_settings(settings) for word in ("--set", setting)]
 
 
 def format_fix(error: EndpointError, run: str, config: RunConfig) -> str:
-    """The fix of an endpoint's error, with the commands that retry this run or change the setting to blame.
+    """The fix of an endpoint's error, with the commands that retry this run or change the setting that caused the
+    error.
 
     On resume, the address of an endpoint can change if the endpoint has a `revision`, which identifies the model. A
     change of any other setting needs a fork.

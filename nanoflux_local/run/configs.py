@@ -40,7 +40,7 @@ def list_profiles(home: Home | None = None) -> list[str]:
 
 
 def load_profile(name: str, home: Home | None = None) -> Settings:
-    """Load a profile by its name, or by its path if that ends in ".toml".
+    """Load a profile by its name, or by a path that ends in ".toml".
 
     Raises:
         ConfigError: there is no such profile, or it is not TOML.
@@ -49,10 +49,11 @@ def load_profile(name: str, home: Home | None = None) -> Settings:
 
 
 def find_profile(name: str, home: Home | None = None) -> Path:
-    """The file of a profile. A profile in `<home>/profiles` replaces a shipped one of the same name.
+    """The file of a profile, given by its name or by a path that ends in ".toml". A profile in `<home>/profiles`
+    replaces a shipped one of the same name. A path is returned even if no file exists there.
 
     Raises:
-        ConfigError: there is no such profile. A path is returned even if no file exists there.
+        ConfigError: there is no profile of that name.
     """
     paths = list_profile_paths(home)
     if name in paths:
@@ -88,7 +89,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     values = merge_tables(merge_tables(domain.defaults(), rule_settings), profile)
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    # The draft has no budget, since a cap in dollars would be refused: the prices are looked up only below.
+    # The draft has no budget: prices are looked up only below, and a cap in dollars is refused without prices.
     draft = validate_run({**merge_tables(values, overrides), "budget": {}})
     values = merge_tables(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
     values = merge_tables(values, {"endpoints": _find_prices(draft, home)})
@@ -137,14 +138,14 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
 
 
 def _find_prices(config: RunConfig, home: Home) -> Settings:
-    """Look up the prices of endpoints that state none, so that a run keeps the prices with which it was started."""
+    """Look up the prices of endpoints that state no price, so that a run keeps the prices at its start."""
     unpriced_endpoints = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
     price_by_name = {name: find_price(endpoint, home.root) for name, endpoint in unpriced_endpoints.items()}
     return {name: {"price": price.model_dump()} for name, price in price_by_name.items() if price is not None}
 
 
 def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> Settings:
-    """Look up the reasoning tokens of endpoints that state none, in the manifests of local models."""
+    """Look up the reasoning tokens of endpoints in the manifests of local models, unless an endpoint states them."""
     return {name: {"reasoning_tokens": find_reasoning_limit(endpoint, home)} for name, endpoint in endpoints.items()}
 
 
@@ -196,7 +197,7 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
 def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
     """The novelty thresholds that belong to an embedding model, by kind ("question", "solution"): those of the domain
     if the model is the domain's embedder, else those of the model's manifest. {} if the manifest has none, so that the
-    domain's thresholds stay.
+    domain's thresholds remain in effect.
     """
     if endpoint.interface != "embedder":
         return {}

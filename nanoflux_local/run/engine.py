@@ -1,11 +1,10 @@
 """The engine: runs turns speculatively ahead of a single committer, which commits them in turn order.
 
-The result of a turn depends on earlier turns in one way only: on the similarity of each of its questions to the
-nearest earlier question. A `SpeculativeTurn` runs before the preceding turns are committed, and computes these
-similarities from the questions asked so far. The committer takes the turns in order, and computes the similarities
-again from the committed history. If all are equal, the record of the speculative turn is committed; otherwise the turn
-is replayed, and only the requests that differ are sent. The result is the same as if the turns had run one after
-another.
+The result of a turn depends on earlier turns in one way only: on the similarity of each of its questions to the nearest
+earlier question. A `SpeculativeTurn` runs before the preceding turns are committed, and computes these similarities
+from the questions asked so far. The committer takes the turns in order, and computes the similarities again from the
+committed history. If all are equal, the record of the speculative turn is committed; otherwise the turn is replayed,
+and only requests without a stored reply are sent. The result is the same as if the turns had run one after another.
 """
 
 import asyncio
@@ -138,7 +137,7 @@ class SpeculativeTurn:
         """The largest similarity of `vector` to an earlier question.
 
         Earlier questions are the turn's `own_questions` and those of the committed turns. Until `confirm` is called,
-        they include those of the speculative turns before this one.
+        the questions of the preceding speculative turns count as well.
         """
         self.questions.append(vector)
         if self._committed_history is not None:
@@ -244,7 +243,7 @@ class Engine:
 
     @property
     def _last_started_turn(self) -> int:
-        """The largest number of a speculative turn, or the number of the next turn to commit if no turn runs ahead."""
+        """The largest number of a speculative turn; if there is none, the number of the next turn to commit."""
         return max([self._turns, *self._speculative_turns])
 
     def reconfigure(self, config: RunConfig) -> None:
@@ -364,7 +363,7 @@ class Engine:
         if self._drain_at is not None:
             return
         config = self._config
-        # The endpoints process at most `capacity` requests at a time. Half as many more wait, so that none is idle.
+        # The endpoints process at most `capacity` requests at a time. Half as many more wait, so that no server idles.
         most_useful_requests = max(2, self._capacity + self._capacity // 2)
         request_limit = min(config.concurrency, most_useful_requests)
         self._calls.limiter.resize(request_limit)
@@ -394,13 +393,13 @@ class Engine:
             self._start_turn(number)
 
     def _estimate_end(self) -> int:
-        """The number of turns with which the run will end if later turns are kept as often as those so far."""
+        """The number of turns after which the run will end if later turns are kept as often as those so far."""
         turns_per_example = (self._turns + 1) / (self._kept + 1)  # 1 before the first turn
         turns_needed = math.ceil((self._config.target - self._kept) * turns_per_example)
         return min(self._turns + turns_needed, self._config.max_turns)
 
     def _start_turn(self, number: int) -> None:
-        """Start a speculative turn; it replaces an earlier one of this number."""
+        """Start a speculative turn in place of any earlier one with this number."""
         turn = SpeculativeTurn(number, self._index, self._speculative_turns, self._calls)
         self._speculative_turns[number] = turn
         turn.task = asyncio.create_task(self._run_speculatively(turn))
@@ -424,10 +423,10 @@ class Engine:
     def _rank(self, turn: SpeculativeTurn) -> tuple[int, int, int, int]:
         """The priority of a turn's requests; the smallest goes first.
 
-        Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
-        turn to commit goes first, then the turns that are likely to end last, because the run ends with its slowest
-        turn: turns in later attempts go first, then attempts with fewer changes of role, then turns that have made more
-        calls, since a judge that has to be asked repeatedly is likely to reject.
+        Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the run
+        ends with its slowest turn. The next turn to commit then goes first, followed by the turns that are likely to
+        end last: those in later attempts, then those with fewer changes of role in their attempt, then those that have
+        made more calls, since a judge that has to be asked repeatedly is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)

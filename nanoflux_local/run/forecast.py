@@ -1,10 +1,10 @@
-"""Forecasts how long a run will still take and what it will cost, with intervals. The ledger is only read.
+"""Forecasts how much longer a run will take and how much more it will cost, with intervals. The ledger is only read.
 
-With k of the newest n turns kept, the chance p that a turn is kept is Beta(k + ½, n − k + ½) (Jeffreys' prior), and the
-turns that r more examples need are r + NegativeBinomial(r, p), capped at the turn limit. The cost of m turns is m·µ +
-√m·σ·z, where µ is the mean of a bootstrap resample of the n turns' costs, σ is their standard deviation, and z is
-standard normal. The forecast is the median of the simulated totals; the interval runs from their 5% to their 95%
-quantile.
+If k of the newest n turns were kept, the probability p that a turn is kept is distributed as Beta(k + ½, n − k + ½)
+(Jeffreys' prior). The number of turns that r more examples need is r + NegativeBinomial(r, p), capped at the turn
+limit. The cost of m turns is m·µ + √m·σ·z, where µ is the mean of a bootstrap resample of the n turns' costs, σ is
+their standard deviation, and z is standard normal. The forecast is the median of the simulated totals; the interval
+runs from their 5% to their 95% quantile.
 
 The tokens and dollars of a turn are those of the calls that it uses, including calls whose replies were already stored.
 They are multiplied by the run's ratio of calls made to calls used, since some calls of speculative turns are discarded.
@@ -33,11 +33,11 @@ NEWEST_TURNS = 500
 DRAWS = 4_000
 """The number of totals that a forecast simulates."""
 MIN_TURNS, MIN_KEPT = 8, 3
-"""The numbers of turns and of kept examples that a forecast needs at least. With fewer, its intervals would depend more
-on the prior than on the run.
+"""The minimum numbers of turns and of kept examples for a forecast. With fewer, its intervals would depend more on the
+prior than on the run.
 """
 LEVEL = 0.9
-"""The probability with which a forecast's interval covers the true value."""
+"""The nominal coverage of a forecast's interval: the probability that it contains the true value."""
 STALL_S, STALL_CALL_FACTOR = 30.0, 10.0
 """A gap without a reply or a committed turn is a pause or a stall if it is longer than `STALL_S` seconds and longer
 than `STALL_CALL_FACTOR` times the median duration of a call.
@@ -65,7 +65,9 @@ class RecentTurns:
 
 @dataclass(frozen=True, slots=True)
 class RunPosition:
-    """How far a run has progressed, and what it has used so far: the input of a forecast."""
+    """How far a run has progressed, and what it has used so far: the input of a forecast. No turn used the
+    `calls_wasted`.
+    """
 
     run: str
     turns: int
@@ -99,7 +101,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What a run still needs, or the `reason` why that cannot be forecast ("" if it can). `reaches_target` is the
-    probability that the target is reached within the turn limit; `level` is the probability that each interval covers.
+    probability that the target is reached within the turn limit; `level` is the nominal coverage of each interval.
     """
 
     kept_per_hour: float | None = None
@@ -151,7 +153,8 @@ def load_newest_turns(view: LedgerView, position: RunPosition) -> RecentTurns:
 def measure_wall_time(view: LedgerView, position: RunPosition, commit_times: Sequence[str]) -> float:
     """The wall time spent on the turns that were committed at these times, in seconds, without pauses and stalls.
 
-    The time starts at the first call of the run if these are all its turns, otherwise at the first commit.
+    The time starts at the first call of the run if `commit_times` contains all its turns, otherwise at the first
+    commit.
     """
     since = "" if len(commit_times) == position.turns else min(commit_times)
     calls = list(_list_calls_since(view, position.run, since))
@@ -178,7 +181,9 @@ def _list_calls_since(view: LedgerView, run: str, since: str) -> Iterator[tuple[
 
 
 def _read_moment(text: str) -> float:
-    """A stored time in seconds since the epoch; NaN if it is damaged, so that the gaps next to it do not count."""
+    """A stored time in seconds since the epoch; NaN if `text` is damaged, so that the gaps before and after it do not
+    count.
+    """
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
@@ -198,8 +203,8 @@ def _estimate_waste_factor(position: RunPosition) -> float:
 
 
 def predict(turns: RecentTurns, examples_needed: int, turns_left: int) -> Forecast:
-    """Forecast `examples_needed` more examples within `turns_left` turns, by the model described at the top of the
-    module. The random numbers are seeded, so equal arguments yield equal forecasts.
+    """Forecast what it takes to keep `examples_needed` more examples within `turns_left` turns, by the model described
+    at the top of the module. The random numbers are seeded, so equal arguments yield equal forecasts.
     """
     rng = np.random.default_rng(0)
     turn_count, kept = len(turns.kept), int(turns.kept.sum())

@@ -45,7 +45,7 @@ class HeldOut:
 
     def __init__(self, items: Sequence[Seed] = (), training_texts: Iterable[str] = ()) -> None:
         self._items, self._training_texts = items, training_texts
-        # Reversed, so that the first of several items with the same stem stays in the dictionary.
+        # Reversed, so that of several items with the same stem the dictionary keeps the first.
         self._item_id_by_stem = {extract_stem(item.question): item.id for item in reversed(items)}
         self._item_vectors: Matrix = np.empty((0, 0), dtype=np.float32)
         self._embedded_items: Sequence[Seed] = ()
@@ -91,8 +91,8 @@ class HeldOut:
         return ""
 
     def _find_nearest_item(self, vector: Vector) -> tuple[Seed, float]:
-        """The item whose question is most similar to `vector`, and the similarity, correctly rounded (see `novelty`).
-        Of several items with this similarity, the first is returned.
+        """The item whose question is most similar to `vector`, and that similarity, computed with correct rounding (see
+        `novelty`). If several items tie, the first is returned.
         """
         rough_products = self._item_vectors @ vector
         cutoff = rough_products.max() - 2 * bound_rounding_error(len(vector))

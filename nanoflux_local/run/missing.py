@@ -1,8 +1,9 @@
 """Missing calls: the calls that a replay with other settings needs but the ledger lacks, and their estimated cost.
 
-The estimate for a turn is the mean cost, over the recorded turns, of all calls from one with the kind and role of the
-missing call to the end of the turn. For each call that the new settings add to a turn (more checks, more answers of the
-defender), the run's mean cost of a call of that kind and role is added.
+A turn that misses a call is assumed to need that call and all later calls of the turn. Their cost is the mean over the
+recorded calls with the same kind and role, each taken together with the later calls of its turn. For each call that the
+new settings add to a turn (more checks, more answers of the defender), the run's mean cost of a call of that kind and
+role is added.
 """
 
 from collections import Counter, defaultdict
@@ -33,9 +34,9 @@ class MissingCallCount:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """The calls that the `turns` with an unknown outcome need. `at_least` counts one call for each of these turns,
-    `expected` also the calls that usually follow. `by` counts the first missing calls by kind and role. `tokens` and
-    `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
+    """The calls that the `turns` with an unknown outcome need. `at_least` counts one call for each of these turns;
+    `expected` also counts the calls that usually follow it. `by` counts the first missing calls by kind and role.
+    `tokens` and `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
     """
 
     turns: int
@@ -48,7 +49,7 @@ class MissingCalls:
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """A number of calls, and what they cost. The numbers are means, so they need not be integers."""
+    """A number of calls, and their cost. All values may be means, so `calls` and `tokens` need not be integers."""
 
     calls: float = 0.0
     tokens: float = 0.0
@@ -86,7 +87,7 @@ class RecordedCosts:
             calls_by_turn[row["turn"]].append((call_type, CallCost(1, row["tokens"], row["usd"])))
         per_call: dict[CallType, list[CallCost]] = defaultdict(list)
         remaining: dict[CallType, list[CallCost]] = defaultdict(list)
-        # Each turn is read backwards, so that `remaining_cost` adds up the costs from a call to the end of the turn.
+        # Backwards, so that `remaining_cost` adds up the costs from the current call to the end of its turn.
         for calls in calls_by_turn.values():
             remaining_cost = CallCost()
             for call_type, cost in reversed(calls):
@@ -117,9 +118,9 @@ def _average_costs(costs_by_type: Mapping[CallType, Sequence[CallCost]]) -> dict
 def count_missing(
     missing_calls: Sequence[CallType], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
 ) -> MissingCalls:
-    """Count `missing_calls`, the types of the first missing call of each turn, and estimate the calls, tokens and
-    dollars to complete the turns with the configuration `new`. `priced` says whether any endpoint of the run has a
-    price.
+    """Count `missing_calls` (for each incomplete turn, the type of its first missing call), and estimate the calls,
+    tokens and dollars needed to complete these turns with the configuration `new`. `priced` says whether any endpoint
+    of the run has a price.
     """
     cost_without_record = CallCost(calls=1)
     added_cost = CallCost()

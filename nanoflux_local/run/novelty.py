@@ -76,7 +76,7 @@ class History:
 
 def bound_rounding_error(dimensions: int) -> float:
     """An upper bound on the rounding error of a float32 dot product of two unit vectors, whatever the order of
-    summation: the bound n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for
-    vectors whose length is not exactly 1.
+    summation: the bound n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled
+    because rounding makes the vectors' lengths differ slightly from 1.
     """
     return dimensions * float(np.finfo(np.float32).eps)

@@ -1,4 +1,4 @@
-"""The overview of a run: everything that `run show` shows, as one typed object."""
+"""The overview of a run: everything that `run show` prints, as one typed object."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 class RunOverview:
     """The summary of a run, its worker, its forecast, and three measures of its judge's reliability (`judge_trial`,
     `panel`, `review`). `unread` counts the attempts that ended with an unreadable reply, `refused` those that ended
-    with a refused prompt; both count by reason.
+    with a refused prompt; both map the reason to the count.
     """
 
     summary: RunSummary
@@ -30,7 +30,7 @@ class RunOverview:
     refused: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of `run show --json`."""
+        """The JSON object that `run show --json` prints."""
         document = asdict(self)
         return {**document.pop("summary"), **document}
 

@@ -1,5 +1,5 @@
-"""Previews a run before it starts: its cost, estimated from an earlier run with the same models or from its prompts,
-the placement of its servers on GPUs, and the error that would prevent its start.
+"""Previews a run before it starts: estimates its cost from an earlier run with the same models or from its own prompts,
+places its servers on GPUs, and finds the error that would prevent its start.
 
 No process is started, and no server is contacted.
 """
@@ -29,7 +29,9 @@ from nanoflux_models.placement import Placement
 BYTES_PER_TOKEN = 4
 """The approximate number of bytes of English text per token, to estimate the size of prompts."""
 EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
-"""The settings, besides the models, that an earlier run must share with a new run to predict its cost."""
+"""An earlier run predicts the cost of a new run only if both have the same models and the same values of these
+settings.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """The placement of the managed servers on this machine's GPUs, whose memory `gpus` lists in GiB. `problem` says why
-    the servers do not fit, or why they would run on the CPU.
+    """The placement of the managed servers on this machine's GPUs; `gpus` is the memory of each GPU in GiB. `problem`
+    says why the servers do not fit, or why they would run on the CPU.
     """
 
     gpus: tuple[float, ...]
@@ -134,7 +136,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     cost_by_role: dict[str, RoleCost] = {}
     for request in make_typical_requests(config, domain, seeds):
         role = request.role
-        if role in cost_by_role:  # several endpoints play a role; the first one stands for all
+        if role in cost_by_role:  # if several endpoints play a role, the first one represents them all
             continue
         endpoint = config.endpoints[request.endpoint]
         calls = calls_by_role[role]
@@ -162,7 +164,7 @@ def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
 
 
 def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError | None:
-    """The error with which `run start` would refuse this run (for instance missing weights or keys), or None."""
+    """The error that would make `run start` refuse this run (for instance missing weights or keys), or None."""
     try:
         asyncio.run(_bind_and_close(config, home))
     except (NanofluxError, ModelsError) as error:
@@ -171,7 +173,9 @@ def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError 
 
 
 async def _bind_and_close(config: RunConfig, home: Home) -> None:
-    """Make the checks of `runs.start` without creating a run. Raises the errors that `runs.start` would raise."""
+    """Check everything that `runs.start` checks, without creating a run. Raises the errors that `runs.start` would
+    raise.
+    """
     run_endpoints = bind(config, home)
     try:
         identities = await run_endpoints.identities()

@@ -17,7 +17,7 @@ Severity = Literal["fault", "warning"]
 ENDED_BADLY = ("failed", "interrupted", "stalled")
 """The statuses of a run that ended, or stopped making progress, because of a failure."""
 REASONING_SETTING = re.compile(r"endpoints\.\S+\.reasoning_tokens")
-"""The key of an endpoint's reasoning limit in a text."""
+"""Matches the key of an endpoint's reasoning limit inside a message."""
 FAULT_FIXES = {
     "rate_limited": "send fewer requests at a time: `nanoflux run set {run} concurrency=N`",
     "server_error": "read the server's log",
@@ -30,7 +30,7 @@ FAULT_FIXES = {
     "empty": "raise the role's token limit, or use another model",
     "refused_parameter": "nothing to do: the parameter is left out of later requests",
 }
-"""How to avoid failed requests, by the kind of their fault; the failed request itself is retried. `{run}` and
+"""How to avoid further failed requests, by the kind of the fault; the failed request itself is retried. `{run}` and
 `{endpoint}` stand for the run's id and the endpoint's name.
 """
 
@@ -59,7 +59,7 @@ def list_problems(view: LedgerView, run: str, state: JobState) -> list[Problem]:
 
 
 def _list_end(run: str, state: JobState) -> Iterator[Problem]:
-    """The problem that ended, paused or stalled the run, if any. A stored message may contain an arrow and a fix."""
+    """The problem that ended, paused or stalled the run, if any. A stored message may end with an arrow and a fix."""
     if not state.message or state.status not in (*ENDED_BADLY, "paused"):
         return
     message, _, fix = state.message.partition(" → ")
@@ -102,7 +102,9 @@ def _list_unreadable(view: LedgerView, run: str) -> Iterator[Problem]:
 
 
 def _list_truncated(view: LedgerView, run: str) -> Iterator[Problem]:
-    """The replies that were truncated inside their reasoning, by the setting that their reasons name."""
+    """The replies that were truncated inside their reasoning, counted by the setting to raise, which the attempts'
+    reasons name.
+    """
     count_by_setting = Counter(_find_reasoning_setting(attempt.reason) for attempt in view.cut_attempts(run))
     for setting, count in count_by_setting.most_common():
         key = setting or "endpoints.NAME.reasoning_tokens"

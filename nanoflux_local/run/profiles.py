@@ -1,5 +1,5 @@
-"""Lists profiles, writes a new commented profile for the user, changes the keys of a profile, and checks whether a run
-could start with it.
+"""Lists profiles, writes a new commented profile, sets keys in a profile, and checks whether a run could start with a
+profile.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ class ProfileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
-    """The result of checking one requirement of a profile. `subject` is the key or thing that was checked, and `state`
-    what was found out about it. If the requirement is not met (`ok` is False), `fix` says how to meet it; if it is met,
-    `fix` may contain advice.
+    """The result of checking one requirement of a profile. `subject` names what was checked, for instance an endpoint,
+    and `state` describes the result. If the requirement is not met (`ok` is False), `fix` says how to meet it; if it is
+    met, `fix` may contain advice.
     """
 
     subject: str
@@ -95,7 +95,7 @@ def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
 
 
 def _list_models(values: dict[str, Any]) -> dict[str, str]:
-    """The model of each role that a profile states, or the name of the role's endpoint if the profile has no valid
+    """The model of each role that a profile assigns, or the name of the role's endpoint if the profile has no valid
     table for that endpoint.
     """
     roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
@@ -141,7 +141,7 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], origi
 
 
 def change_profile(home: Home, name: str, settings: Mapping[str, Any], domain: str) -> Path:
-    """Set keys of a profile in the home, and return its path. The other keys and the comments stay.
+    """Set keys in a profile in the home, and return its path. Other keys and all comments are preserved.
 
     Raises:
         RefusedError: the profile is not in the home.

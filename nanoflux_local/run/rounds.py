@@ -1,9 +1,9 @@
 """Rounds (self-improvement): the examples of each round train an adapter, and the tuned model is the defender in the
 next round. The series ends when an adapter does not improve accuracy on dev items.
 
-Every step is recorded in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
-trained from the base model on the examples of all rounds so far. The questions of a round must also be novel compared
-with those of all earlier rounds.
+Every step is recorded in the ledger before it starts, so that a killed series resumes at the step it had reached. Each
+adapter is trained from the base model on the examples of all rounds so far. The questions of a round must also be novel
+compared with those of all earlier rounds.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ OnStep = Callable[[str, int, int], None]
 class SeriesSettings(Strict):
     """The settings of a series. `config` configures the first round's run, and `rounds` is the maximum number of
     rounds. Dev items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all).
-    `train` holds training settings; `name` is a name for people.
+    `train` holds training settings; `name` is an optional name that the user chose.
     """
 
     config: RunConfig
@@ -216,7 +216,9 @@ class _SeriesWorker:
         trainings.resume_training(self.home, training, report_step)
 
     def _start_run(self, number: int, earlier_rounds: list[Round]) -> str:
-        """The id of the round's run. Starts the run, unless a process that was killed has already started it."""
+        """Start the round's run and return its id. A run that an earlier process started before it was killed is
+        reused.
+        """
         name = f"{self.id}-round-{number + 1}"
         with LedgerView(self.home.ledger) as view:
             row = view.row("SELECT id FROM runs WHERE name = ?", name)
@@ -225,8 +227,8 @@ class _SeriesWorker:
         return asyncio.run(runs.start(self.home, self._derive_config(number, earlier_rounds), name))
 
     def _derive_config(self, number: int, earlier_rounds: list[Round]) -> RunConfig:
-        """The configuration of a round's run: a different seed, the defender with the last round's adapter, and
-        questions that are novel compared with those of the earlier rounds.
+        """The configuration of a round's run: a different seed, the defender with the preceding round's adapter, and
+        questions that are novel compared with those of all earlier rounds.
         """
         config = self.settings.config
         changes: dict[str, Any] = {"seed": config.seed + number}
@@ -238,8 +240,8 @@ class _SeriesWorker:
         return derive_config(config, changes, self.home)
 
     def _bind_tuned_defender(self, adapter: str) -> Settings:
-        """Settings that bind the defender to a separate endpoint with the adapter, so that other roles of the same
-        model do not use the adapter.
+        """Settings that bind the defender to a separate endpoint with the adapter, so that the same model plays other
+        roles without the adapter.
         """
         config = self.settings.config
         endpoint = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
@@ -347,7 +349,7 @@ def load_rounds(view: LedgerView, series: str) -> list[Round]:
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
     """The state of one round; `round` counts from 1. `kept` is the number of examples that its run kept; `before` and
-    `after` are the strict accuracies on dev items without and with its training (None until both are measured).
+    `after` are the strict accuracies on dev items before and after its training (None until both are measured).
     """
 
     round: int

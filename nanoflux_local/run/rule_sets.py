@@ -1,4 +1,5 @@
-"""Rule sets: named settings such as "proven", each of which chooses the checks and the examples that are kept.
+"""Rule sets: named groups of settings, such as "proven". Each rule set chooses the checks and the examples that are
+kept.
 
 A rule set takes precedence over the domain's defaults; the profile and the user's settings take precedence over a rule
 set.

@@ -126,7 +126,7 @@ async def _execute_and_record(
     ledger: Ledger, run: str, engine: Engine, accounts: RunAccounts, config: RunConfig
 ) -> None:
     """Execute a run, and record its status and this execution, even if the run fails. If an endpoint fails, the
-    commands for this run are added to the fix of the error.
+    commands that resume or fork this run are added to the error's fix.
     """
     with record_execution(ledger, Job(RUN, run)) as execution:
         try:
@@ -162,7 +162,7 @@ async def _execute_and_handle_requests(
     try:
         await asyncio.wait([engine_task, heartbeat_task], return_when=asyncio.FIRST_COMPLETED)
         if not engine_task.done():
-            heartbeat_task.result()  # raises the heartbeat's error: it ends early only if the ledger is unusable
+            heartbeat_task.result()  # raises its error: a heartbeat ends early only if the ledger is unusable
         if engine_task.cancelled() and "end" in requests:
             return status_after("end")
         await engine_task
@@ -186,8 +186,8 @@ def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
-    """Change settings of a run that may change after its start. A process that executes the run applies them within a
-    second. Returns the new configuration.
+    """Change settings of a run; only those in `config.LIVE` can change after the run has started. A process that
+    executes the run applies the changes within a second. Returns the new configuration.
 
     Raises:
         RefusedError: a setting affects the run's result.
@@ -219,7 +219,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
 
 
 def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
-    """Load a run's configuration, the identities with which it was started, and its committed turns.
+    """Load a run's configuration, the identities recorded at its start, and its committed turns.
 
     If a dataset was replaced since the run started, the configuration names the version that the run uses.
     """

@@ -11,7 +11,8 @@ from nanoflux_local.config import RunConfig
 from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
 
 NEARLY_ALL = 0.95
-"""The share of recent attempts with the same outcome from which on a run is saturated, if its target is out of reach.
+"""A run is saturated if at least this share of its recent attempts had the same outcome, and its target is out of
+reach.
 """
 
 
@@ -56,7 +57,7 @@ class Saturation:
 
 
 class RecentAttempts:
-    """Watches the outcomes of the newest attempts; every committed turn must be added, in order."""
+    """Detects saturation from the outcomes of the newest attempts. Every committed turn must be added, in order."""
 
     def __init__(self) -> None:
         self._outcomes_by_turn: deque[tuple[Outcome, ...]] = deque()
@@ -73,7 +74,7 @@ class RecentAttempts:
         self._outcomes_by_turn.append(tuple(attempt.outcome for attempt in record.attempts))
         self._attempts_since_report += len(record.attempts)
         attempt_count = sum(len(outcomes) for outcomes in self._outcomes_by_turn)
-        # Forget the oldest turns as long as the newer turns have enough attempts.
+        # Forget the oldest turn for as long as the newer turns alone have enough attempts.
         while self._outcomes_by_turn and attempt_count - len(self._outcomes_by_turn[0]) >= limit:
             attempt_count -= len(self._outcomes_by_turn.popleft())
         has_enough_attempts = attempt_count >= limit and self._attempts_since_report >= limit

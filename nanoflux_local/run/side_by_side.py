@@ -1,4 +1,4 @@
-"""Two runs or two trainings side by side: their figures, the settings in which they differ, and their curves.
+"""Two runs or two trainings side by side: their figures, the settings that differ, and their curves.
 
 A screen that shows a comparison refreshes it repeatedly, and passes the same `cache` each time. A run or training is
 then read again only if the ledger has new rows for it; its status and working time are always current.
@@ -38,8 +38,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """The comparison of two runs or trainings with the ids `first` and `second`: the pair of values of each figure by
-    the figure's name, the settings that differ, and curves with the labels of their axes.
+    """The comparison of two runs or trainings with the ids `first` and `second`. `figures` maps the name of each figure
+    to its two values, `settings` lists the settings that differ, and `x_label` and `y_label` are the axis labels of the
+    `curves`.
     """
 
     first: str
@@ -51,7 +52,7 @@ class SideBySide:
     y_label: str
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of `run compare --json` and `trainings compare --json`."""
+        """The JSON object that `run compare --json` and `trainings compare --json` print."""
         return asdict(self)
 
 
@@ -65,7 +66,7 @@ class CachedSide:
 
 
 def diff_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """The settings in which two stored configurations differ, in the order of their keys. Hashes are left out."""
+    """The settings that differ between two stored configurations, in the order of their keys. Hashes are left out."""
     first_settings, second_settings = dict(list_leaves(first)), dict(list_leaves(second))
     all_keys = dict.fromkeys([*first_settings, *second_settings])
     differences = [
@@ -186,7 +187,7 @@ def _pair_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
 
 
 def format_value(value: Any) -> str:
-    """A value as shown in a table cell: text unchanged, fractions rounded, a missing value as a dash, else JSON."""
+    """The text of a table cell: strings are unchanged, floats rounded, None is a dash, and other values are JSON."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -103,8 +103,8 @@ def _find_source(
     values_by_source: Sequence[tuple[str, Mapping[str, Any]]],
     defaults: Mapping[str, Any],
 ) -> str:
-    """The source of the value of `key`: the first of `values_by_source` that states this value; else the source from
-    which the value was looked up; else "default". `values_by_source` starts with the source of highest precedence.
+    """The source of the value of `key`: the first of `values_by_source` that states this value; otherwise the source in
+    which the value was looked up; otherwise "default". `values_by_source` starts with the source of highest precedence.
     """
     for source, values in values_by_source:
         if key in values and values[key] == value:

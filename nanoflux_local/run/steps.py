@@ -17,7 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
-"""The name that the draws of a check have instead of the check's own name, by the check's name. The seeds of recorded
+"""For each check whose draws do not have the check's name: the name that they have instead. The seeds of recorded
 requests depend on these names, so the names must not change.
 """
 
@@ -45,7 +45,7 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     evaluation_draws = _list_judge_draws(config, "evaluation") if has_model_judge else []
     defence_draws = _list_defence_draws(config, domain.sections.defender)
     last_section = domain.sections.defender[-1]
-    # The defence ends with the reply to its only request, or to the request for its last section.
+    # The defence ends with the reply to its single request, or to the request for its last section.
     defence_milestones: list[DrawKey] = [("defence", 0), (f"defence-{last_section}", 0)]
     steps: list[TurnStep] = []
     if config.roles.attacker.endpoint != PROGRAM:
@@ -106,6 +106,6 @@ def _list_judge_draws(config: RunConfig, name: str) -> list[DrawKey]:
 
 
 def _list_defence_draws(config: RunConfig, sections: Sequence[str]) -> list[DrawKey]:
-    """The draws of a defence: those of one request for all sections, and those of one request for each section."""
+    """The draws of a defence in both its forms: one request for all sections, and one request for each section."""
     names = ("defence", *(f"defence-{section}" for section in sections))
     return [(name, retry) for name in names for retry in range(config.retries.parse + 1)]

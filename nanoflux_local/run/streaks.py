@@ -35,9 +35,9 @@ class Streaks:
         self._attempts_at_report: dict[StepAndEndpoint, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
-        """Count the attempts of a turn. Returns the streak that the turn's last attempt extends if it has reached a new
-        multiple of `limit` attempts, otherwise None: a resumed run thus makes about `limit` more attempts before it
-        pauses again. A limit of 0 means that no streak is returned.
+        """Count the attempts of a turn. If the turn's last attempt extends a streak, and the streak's length has
+        reached a new multiple of `limit`, returns the streak; otherwise None. A resumed run thus makes about `limit`
+        more attempts before it pauses again. If `limit` is 0, always returns None.
         """
         for attempt in record.attempts:
             for step in attempt.readable_steps:

@@ -45,7 +45,7 @@ class EarlierQuestions(Protocol):
         """The largest similarity of `vector` to an earlier question, or None if there is no earlier question."""
 
     def plus(self, vector: Vector) -> "EarlierQuestions":
-        """These questions and one more."""
+        """These questions and the question with the unit vector `vector`."""
 
 
 class Attacker(Protocol):
@@ -67,7 +67,7 @@ class Defender(Protocol):
 
 
 class Marker(Protocol):
-    """Marks one of the defender's further answers as right or wrong."""
+    """Marks one of the defender's later answers as right or wrong."""
 
     async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample: ...
 
@@ -80,8 +80,8 @@ class Rater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TurnRoles:
-    """Who plays each role in a turn. Without a rater, the reasoning of kept examples is not rated; without a marker,
-    the defender answers each question once.
+    """The models or programs that play the roles in a turn. Without a rater, the reasoning of kept examples is not
+    rated; without a marker, the defender answers each question once.
     """
 
     attacker: Attacker
@@ -94,7 +94,7 @@ class TurnRoles:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Everything that determines the result of a turn, except its number and history. If two models swap roles, there
-    are two `role_groups`, which take turns (paper §3). `questions_of_other_runs` count as earlier questions;
+    are two `role_groups`, which play alternate turns (paper §3). `questions_of_other_runs` count as earlier questions;
     `held_out` holds the evaluation items that no question may repeat.
     """
 
@@ -106,7 +106,7 @@ class Rules:
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def find_roles(self, number: int) -> TurnRoles:
-        """Who plays each role in turn `number`."""
+        """The models or programs that play the roles in turn `number`."""
         return self.role_groups[number % len(self.role_groups)]
 
 
@@ -190,7 +190,7 @@ async def run_attempt(
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
-    # The defender's further answers determine its pass rate.
+    # The defender answers again, so that its pass rate is known.
     attempt = replace(attempt, samples=await sample_defences(rules, roles, attack, draw, call))
 
     # The rules decide whether the example is kept.
@@ -243,7 +243,7 @@ def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt) -> Attempt:
 
 
 def list_proving_findings(attempt: Attempt) -> list[Finding]:
-    """The findings of the checks in `PROVING_CHECKS` that ran, in their order."""
+    """The findings of those checks in `PROVING_CHECKS` that ran, in the same order."""
     findings = (attempt.finding(name) for name in PROVING_CHECKS)
     return [finding for finding in findings if finding is not None]
 
@@ -271,7 +271,7 @@ async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defe
 
 
 async def rate_reasoning(roles: TurnRoles, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
-    """Add a rating of its reasoning to the attempt if its example is kept (paper A.4). The rating does not affect which
+    """If the attempt's question is kept, let the rater rate its reasoning (paper A.4). The rating does not affect which
     examples are kept.
     """
     if roles.rater is None or attempt.outcome not in KEPT:
@@ -284,7 +284,9 @@ async def rate_reasoning(roles: TurnRoles, attempt: Attempt, attack: Attack, dra
 
 
 def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """End an attempt whose judge gave no verdict. A doubt discards the question; an unreadable reply fails the turn."""
+    """End an attempt on which the judge gave no verdict. A doubt discards the question; an unreadable reply fails the
+    turn.
+    """
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")

@@ -1,4 +1,4 @@
-"""Replays a run with other settings from the ledger alone, for instance with another novelty threshold.
+"""Replays a run from the ledger alone with changed settings, for instance with a different novelty threshold.
 
 If a turn needs a call that was never made, its outcome is unknown. The replay then assumes that the turn is not kept,
 adds the questions that the turn has asked so far to the history, and continues; the results of later turns depend on
@@ -124,9 +124,10 @@ class WhatIf:
     """The result of a replay with other settings, compared with the recorded run. `come` are the examples that only the
     replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep.
 
-    The replay is `complete` if the outcome of every turn is known, and the replay has reached its target or turn limit.
-    It need not have reached them if the recorded run has not either. `digest` and `same` (whether the digests are
-    equal) are None if the replay is not complete.
+    The replay is `complete` if the outcome of every turn is known, and the replay has reached its target or turn limit;
+    if the recorded run has reached neither, known outcomes are enough. `digest` and `same` (whether the digests are
+    equal) are None if the replay is not complete. `unknown` lists the turns whose outcome is unknown, and `needed`
+    estimates the calls that would decide them.
     """
 
     run: str
@@ -146,7 +147,7 @@ class WhatIf:
 
 
 async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> WhatIf:
-    """Replay a run's turns with `settings` changed: `run replay --set`.
+    """Replay a run's turns with `settings` changed, as `run replay --set` does.
 
     Raises:
         RefusedError: a setting is part of the requests, so no stored reply could answer them.
@@ -173,7 +174,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
 
 def add_placeholder_identities(identities: Mapping[str, Identity], changed_config: RunConfig) -> dict[str, Identity]:
     """The recorded identities, with a placeholder for each tool and endpoint that the run did not use. No stored call
-    is addressed to a placeholder, so turns that need one count as unknown.
+    is addressed to a placeholder, so the outcome of a turn that needs such a tool or endpoint is unknown.
     """
     needed_names = {*changed_config.role_endpoints, *list_needed_tools(changed_config.judge)}
     placeholders = {name: Identity("not recorded", name) for name in needed_names}

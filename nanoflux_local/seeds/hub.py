@@ -32,7 +32,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     """
     hub_dataset = _find_hub_dataset(dataset)
     _refuse_outside_host(dataset, hub_dataset)
-    # Xet is switched off because it is native code, which bypasses the guard. Colour codes would end up in the errors.
+    # Xet is switched off because its native code bypasses the guard. NO_COLOR keeps colour codes out of error messages.
     guarded_environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     environment = {name: value for name, value in guarded_environment.items() if not name.endswith("_OFFLINE")}
     options = ["--repo-type", "dataset", "--revision", revision or hub_dataset.revision, "--local-dir", str(target)]

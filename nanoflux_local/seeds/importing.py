@@ -70,7 +70,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
 def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_program: OnProgram) -> bool:
     """Check the programs and store the items. Returns False, and does neither, if the files were imported before."""
     content_digest = hash_content(request.paths)
-    if request.hashed or content.skipped:  # with these options, the same files give other splits or items
+    if request.hashed or content.skipped:  # with these options, the same files yield different splits or items
         content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
         if ledger.has_dataset(request.name, content_digest):
@@ -143,7 +143,7 @@ def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, 
 
 
 def hash_content(paths: Iterable[Path]) -> str:
-    """The SHA-256 of the content of files, and of folders of `.arrow` files, whatever their order."""
+    """The SHA-256 of the content of files and of folders of `.arrow` files; the order of `paths` does not affect it."""
     files: list[Path] = []
     for path in paths:
         files += sorted(path.glob("*.arrow")) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""Finds passages that repeat most of the words of an earlier passage: its copies and its other versions."""
+"""Finds passages that repeat most of the words of an earlier passage, such as copies or other versions of it."""
 
 import re
 from collections import Counter

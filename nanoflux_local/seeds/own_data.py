@@ -13,10 +13,10 @@ from nanoflux_local.seeds.rows import BadRowError, ParsedRow, read_optional_text
 from nanoflux_local.seeds.splits import SPLITS
 
 LETTERS = "ABCDEFGHIJ"
-"""The letters that options may have, in order."""
+"""The letters that options may have; they are used in this order."""
 KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""Valid names of own data."""
+"""The pattern of valid names for own data."""
 
 
 def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
@@ -46,8 +46,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 
 def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer in the form in which it is stored: a number becomes a string with all its digits, and other values
-    stay unchanged.
+    """The answer to store: a number becomes a string with all its digits, and other values stay unchanged.
 
     Raises:
         BadRowError: the answer is NaN, infinite, or too large for a double.

@@ -18,11 +18,11 @@ class Part:
     previous part can replace.
 
     `before` and `after` are the facts on either side of the slot, `value` is the original quantity as written, and
-    `slot_variable` is the name of its variable ("" for a part that can only be the first one). `ask` is the question if
-    it is separate from the facts; `result` is a noun phrase for the answer, or "". `statements` are the program's
-    assignments (variable, expression) in order; the last one assigns `answer`. `lines` explain the statements, with
-    variables as {placeholders}. A part that is `made_for_chains` makes sense with any result that its seed source puts
-    into the slot.
+    `slot_variable` is the name of the slot's variable ("" for a part that can only be the first one). `ask` is the
+    question if it is separate from the facts; `result` is a noun phrase for the answer, or "". `statements` are the
+    program's assignments (variable, expression) in order; the last one assigns `answer`. `lines` explain the
+    statements, with variables as {placeholders}. A part that is `made_for_chains` makes sense with any result that its
+    seed source puts into the slot.
     """
 
     seed: str
@@ -93,7 +93,7 @@ def read_assignments(code: str) -> tuple[tuple[str, str], ...] | None:
     """
     try:
         body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two are for code nested too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: code nested too deep
         return None
     if not body or not isinstance(body[0], ast.FunctionDef):
         return None

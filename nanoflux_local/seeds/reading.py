@@ -181,7 +181,9 @@ def _build_item(dataset: str, row: ParsedRow, official_split: str, number: int, 
 
 
 def _choose_split(file_format: Format, row: ParsedRow, official_split: str) -> str:
-    """The split of an item without labels: the one that its row or its file names, or else a hash of its question."""
+    """The split of an item without a label: the split that its row or file names, otherwise a split chosen by a hash of
+    its question.
+    """
     if official_split == "train" and file_format.carves_dev:
         return hash_into_split(row.question, CARVED_SHARES)
     return row.split or official_split or hash_into_split(row.question)
@@ -209,8 +211,9 @@ def _apply_labels(dataset: str, content: BenchmarkContent, labels: dict[str, Loc
 
 
 def _handle_contradictions(content: BenchmarkContent, is_own_data: bool, skip_bad: bool) -> None:
-    """Find rows that repeat a question with a different answer. In own data, they are treated like other bad rows.
-    Published benchmarks may have them, so there they are only listed in `content.contradictory`.
+    """Find rows that repeat a question with a different answer. In own data, these rows are treated like other bad
+    rows. Published benchmarks may contain such rows, so for a benchmark they are only listed in
+    `content.contradictory`.
 
     Raises:
         DataError: own data has such a row, and `skip_bad` is not set.

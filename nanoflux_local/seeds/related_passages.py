@@ -19,18 +19,18 @@ from nanoflux_local.seeds.source import leave_out
 from nanoflux_local.transcript import Seed
 
 RELATED_COUNT = 8
-"""The number of most related passages from which all passages after the first are drawn."""
+"""All passages after the first are drawn from this number of passages: those most closely related to the first."""
 MAX_RARE_PASSAGES = 10
 """A word is rare if at most this many passages contain it. Everyday words, and the standard words of forms, are in more
 passages.
 """
 SCORE_DECIMALS = 9
-"""The number of decimals to which scores are rounded, so that every machine ranks passages alike."""
+"""The number of decimal places to which scores are rounded, so that every machine ranks passages alike."""
 
 
 class RelatedPassages:
-    """The train passages of documents, identified by their index. Passages are more closely related if they share more
-    words, or rarer ones.
+    """The train passages of documents; each is identified by its index. Two passages are more closely related if they
+    share more words, or rarer ones.
     """
 
     def __init__(self, passages: Sequence[Seed]) -> None:

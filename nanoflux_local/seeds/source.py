@@ -12,7 +12,7 @@ from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.transcript import Seed
 
 CHAIN_TRIES = 200
-"""The number of draws after which seeds count as impossible to chain."""
+"""The number of unsuccessful draws after which seeds are considered impossible to chain."""
 LINK_RANGE = 8
 """A starter template accepts an earlier result in a slot up to this multiple of the slot's highest value."""
 
@@ -37,7 +37,8 @@ class Items:
     """The train items of benchmarks; with `chainable`, only those whose programs can be chained: the answer of one
     question becomes a number in the next.
 
-    All benchmarks contribute about the same number of seeds, whatever their sizes (paper §4: the seven of MultiMedQA).
+    All benchmarks contribute about the same number of seeds, whatever their sizes, as the seven of MultiMedQA do in the
+    paper (§4).
     """
 
     def __init__(self, items: Sequence[Seed], chainable: bool = False) -> None:
@@ -64,8 +65,8 @@ class Items:
         return tuple(rng.sample(drawn_seeds, count))
 
     def _divide_among_benchmarks(self, count: int, rng: random.Random) -> dict[str, int]:
-        """How many seeds each benchmark contributes. The benchmarks take turns, in a random order, to contribute one
-        seed, until `count` is reached; a benchmark with no seeds left is skipped.
+        """How many seeds each benchmark contributes. The benchmarks contribute one seed at a time, round-robin in a
+        random order, until `count` is reached; a benchmark with no seeds left is skipped.
         """
         refuse_shortage(count, sum(map(len, self._items_by_benchmark.values())))
         names = rng.sample(list(self._items_by_benchmark), len(self._items_by_benchmark))

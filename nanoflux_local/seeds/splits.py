@@ -1,4 +1,4 @@
-"""Decides to which split an item belongs, and which questions restate each other."""
+"""Assigns items to splits, and counts the questions that restate others."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -25,6 +25,7 @@ MAX_WHOLE_BYTES = 64 * 2**20
 MAX_UNPACKED_BYTES = 256 * 2**20
 """Maximum size of a workbook, or of one row group of a Parquet file, after decompression."""
 ROWS_PER_BATCH = 1000
+"""The number of rows of a Parquet file that are in memory at a time."""
 MAX_INTEGER_DIGITS = 400
 """Maximum number of digits of an integer that is read exactly; longer integers are beyond the range of a double."""
 _QUESTION_KEYS = ("question", "input")
@@ -44,7 +45,7 @@ class TableRow:
 
 
 def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Iterator[TableRow]:
-    """The rows of a file, or of a saved folder of one split.
+    """The rows of a file, or of a folder in which the `datasets` library saved one split.
 
     `columns` are the names of the columns if a CSV file has no header; `element` is the XML element that is a row.
 
@@ -107,7 +108,7 @@ def _refuse_encoding(path: Path, content: bytes) -> None:
 
 
 class _ObjectWithRepeatedKey(dict[str, Any]):
-    """A JSON object that has the same `key` twice, so that it is unclear which value is meant."""
+    """A JSON object that has the same `key` twice, so that the value of this key is ambiguous."""
 
     key: str
 
@@ -137,7 +138,7 @@ def _parse_integer(digits: str) -> int | float:
 
 
 def _find_repeated_key(value: Any) -> str:
-    """The key that occurs twice in an object, at any depth of a value; "" if there is none."""
+    """A key that occurs twice in one object, at any depth of `value`; "" if there is none."""
     if isinstance(value, _ObjectWithRepeatedKey):
         return value.key
     inner_values: Iterable[Any] = ()

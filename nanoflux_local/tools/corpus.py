@@ -54,7 +54,7 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class IndexedDocument:
-    """A document of the index: its source, its hash, and its number of passages."""
+    """A document in the index: its source, its hash, and its number of passages."""
 
     source: str
     sha256: str
@@ -62,7 +62,7 @@ class IndexedDocument:
 
 
 class Corpus:
-    """The index, opened for reading; with `write`, also for adding documents, and created if it does not exist.
+    """The index, opened for reading. If `write` is true, documents can also be added, and a missing index is created.
 
     Raises:
         NothingMatchedError: the corpus is empty.

@@ -289,7 +289,7 @@ def _is_heading(words: Sequence[str]) -> bool:
 
 def _split_paragraph(words: list[str]) -> Iterator[list[str]]:
     """A paragraph's words in pieces of at most `MAX_PASSAGE_WORDS` words. A piece ends after the last sentence that
-    fits into it, unless it would then have at most half as many words.
+    fits into it, unless the piece would then have at most half of that number of words.
     """
     while len(words) > MAX_PASSAGE_WORDS:
         sentence_ends = [

@@ -28,7 +28,7 @@ DUCKDUCKGO = "html.duckduckgo.com"
 KEY_REFUSED_STATUSES = (401, 403)
 """The HTTP statuses of a reply that refuses the key."""
 MAX_SNIPPET_CHARACTERS = 600
-"""Maximum characters of a snippet, since an engine may return text of any length."""
+"""Maximum length of a snippet in characters, since an engine may return text of any length."""
 
 
 class SearchTool(Protocol):
@@ -80,13 +80,15 @@ async def run_search(search: Callable[[], Awaitable[list[SearchResult]]], timeou
         refusal = guard.find_refusal(error)
         if refusal is not None:
             return build_reply("refused", refusal.message)
-        timed_out = "timeout" in type(error).__name__.lower()  # as in the names of the libraries' timeout errors
+        timed_out = "timeout" in type(error).__name__.lower()  # the libraries name their timeout errors this way
         return build_reply("timeout" if timed_out else "failed", f"{type(error).__name__}: {error}")
     return build_reply("found", results=results) if results else build_reply("nothing")
 
 
 class CorpusSearch:
-    """The local corpus. Its identity includes a hash of its documents, so that a run records what it searched."""
+    """The local corpus. Its identity includes a hash of its documents, so that a run records which documents it
+    searched.
+    """
 
     def __init__(self, path: Path) -> None:
         self._corpus = Corpus(path)
@@ -154,7 +156,7 @@ class _HttpEngine:
 
         Raises:
             EndpointError: the engine refuses the key.
-            ValueError: the response has another status than 200, or is not a JSON object.
+            ValueError: the response has a status other than 200, or is not a JSON object.
         """
         import httpx2
 
@@ -193,7 +195,7 @@ class SearXNG(_HttpEngine):
 
 
 class Google(_HttpEngine):
-    """Google's Custom Search JSON API. The key is sent in a header, so that no address contains it."""
+    """Google's Custom Search JSON API. The key is sent in a header, so that it appears in no URL."""
 
     def __init__(self, url: str, cx: str, key: ApiKey) -> None:
         self._cx = cx

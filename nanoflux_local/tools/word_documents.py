@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MAX_UNPACKED_BYTES = 256 * 2**20
+"""The maximum size of a document's files after decompression."""
 _NAMESPACE = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _HEADING = re.compile(r"(heading \d|title)", re.IGNORECASE)
 """Word's built-in names of heading styles, which are the same in every interface language."""

@@ -3,9 +3,12 @@ project.
 
 The files are `genetics.jsonl` (five options) and `medicine.jsonl` (four options), with one JSON object per line:
 
-    id        unique in its file, kebab-case, begins with the file's name split     "train", "dev" or "test" question
-    the question without the options options   the options' texts under the letters "A", "B", ... without a gap answer
-    the letter of the right option solution  two to four sentences of reasoning that mention no letter of an option
+    id        unique in its file, kebab-case, begins with the file's name
+    split     "train", "dev" or "test"
+    question  the question without the options
+    options   the options' texts under the letters "A", "B", ... without a gap
+    answer    the letter of the right option
+    solution  two to four sentences of reasoning that mention no letter of an option
     source    where the fact can be looked up
 
 A row with an unknown or missing key is refused. The domain decides how its prompts show the options.

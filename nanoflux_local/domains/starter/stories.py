@@ -1,10 +1,10 @@
-"""Composes the stories of the starter domain. A story is a word problem made of a plot and a situation, as a
-`Template`.
+"""Composes the stories of the starter domain. A story is a `Template` of a word problem, made of a plot and a
+situation.
 
 A plot states what happens and what is asked (`stories/plots.toml`); a situation states to whom it happens and with
 which objects (`stories/situations.toml`). Every plot is combined with every situation, so two stories differ in the
 plot, in the objects or in both, never only in their numbers. A situation belongs to one split. Plots that are
-`held_out` have no train stories, so the test split also contains kinds of problems that no seed shows.
+`held_out` have no train stories, so the test split also contains kinds of problems that occur in no seed.
 """
 
 import re
@@ -65,7 +65,7 @@ def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], rotatio
 
 
 def _choose_words(situation: Mapping[str, Any], rotation: int) -> dict[str, str]:
-    """The words of a situation, by the names of the slots that plots have for them."""
+    """The words of a situation, by the name of the slot that each of them fills in a plot."""
     item, items = situation["objects"][rotation % len(situation["objects"])]
     people = situation["people"]
     return {

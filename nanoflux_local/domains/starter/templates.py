@@ -2,13 +2,17 @@
 
 The files are `arithmetic/*.toml`, one per setting. Each is a list of `[[template]]` tables:
 
-    id        unique over all files, kebab-case split     "train", "dev" or "test"; all questions drawn from a template
-    belong to its split steps     1 to 5: the number of statements of `program` and of lines of `solution` text      the
-    facts; every quantity appears in it as `{name}` ask       the question without the facts and without placeholders
-    result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well unit      what the
-    answer counts program   assignments over the quantities, the last one to `answer` solution  one sentence per step;
-    placeholders are quantities and program variables where     optional: a condition over quantities and program
-    variables; numbers are redrawn until it holds quantities.NAME = { low, high, step = 1, link = false }
+    id        unique over all files, kebab-case
+    split     "train", "dev" or "test"; all questions drawn from a template belong to its split
+    steps     1 to 5: the number of statements of `program` and of lines of `solution`
+    text      the facts; every quantity appears in it as `{name}`
+    ask       the question without the facts and without placeholders
+    result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well
+    unit      what the answer counts
+    program   assignments over the quantities, the last one to `answer`
+    solution  one sentence per step; placeholders are quantities and program variables
+    where     optional: a condition over quantities and program variables; numbers are redrawn until it holds
+    quantities.NAME = { low, high, step = 1, link = false }
 
 `link = true` lets the result of an earlier template in a chain replace the quantity; the text then shows a name such as
 "A". A linked value may lie outside low..high, but must pass `Template.admits`: every quantity must be a positive
@@ -37,6 +41,7 @@ Split = Literal["train", "dev", "test"]
 Number = int | float
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_STEPS = 5
+"""The maximum number of steps of a template."""
 _MAX_DRAWS = 1000
 """The number of draws after which the condition of a template is considered unsatisfiable."""
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -57,7 +62,7 @@ class Quantity:
     link: bool = False
 
     def draw(self, rng: random.Random, share: float) -> int:
-        """Draw a value from the lower part of the range; `share` is the size of this part, in (0, 1]."""
+        """Draw a value from the lower part of the range: the fraction `share`, in (0, 1], of the whole range."""
         highest = self.low + int((self.high - self.low) * share)
         return rng.randrange(self.low, highest + 1, self.step)
 
@@ -218,7 +223,7 @@ def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
 
 
 def _parse_quantity(name: str, table: Any, check: _Check) -> Quantity:
-    """A quantity from its table, which is checked."""
+    """Check the table of a quantity, and build the quantity from it."""
     slot_key = f"quantities.{name}"
     check(isinstance(table, dict), slot_key, "must be a table")
     check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, slot_key, "cannot be used as a name")
@@ -266,8 +271,8 @@ class _Statement:
 
 
 def _parse_statements(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> tuple[_Statement, ...]:
-    """The statements of the template's `key`, whose value is `source`. Raises the template's DataError if it is not
-    Python.
+    """The statements in `source`, which is the value of the template's `key`. Raises the template's DataError if
+    `source` is not Python.
     """
     try:
         return _parse_source(source, mode)

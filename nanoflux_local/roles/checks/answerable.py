@@ -1,4 +1,5 @@
-"""The answerability check: does a question state everything that its answer needs? Quotations must show it.
+"""The answerability check: does a question state everything that its answer needs? The judge must prove it by
+quotations.
 
 The judge says what is asked, quotes the given facts, and names what is missing or contradictory. This module looks each
 quotation up in the question. If a quotation is not in the question, the judge has misread it, and the reply is ignored.
@@ -24,6 +25,7 @@ SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
 _QUOTED = re.compile('["\u201c\u201d\u00ab\u00bb]([^"\u201c\u201d\u00ab\u00bb]+)["\u201c\u201d\u00ab\u00bb]')
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
+"""A mark of omitted words in a quotation: "…", "..." or "[…]"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ findings.
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What a check is built from. `player` is the judge's player, `solvers` are the players that write blind solutions,
-    and `identities` maps names to the identities recorded with the run.
+    """Everything that a check is built from. `player` is the judge's player, `solvers` are the players that write blind
+    solutions, and `identities` maps names to the identities recorded with the run.
     """
 
     config: RunConfig

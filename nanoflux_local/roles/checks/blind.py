@@ -24,7 +24,7 @@ from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
-"""What the prompts tell a solver to reply if the question has no answer; also the outcome of such a solution."""
+"""The reply that the prompts demand if the question has no answer; also the outcome of such a solution."""
 SECTIONS = ("SOLUTION", "ANSWER")
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
 """A line that begins with `CANNOT`, perhaps in markup, and contains the reason after it."""
@@ -39,8 +39,9 @@ class Unanswerable:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many blind solutions agree with the attacker, and how many do not; some cannot be read. `opposition` is the
-    largest group of disagreeing solutions with the same answer; "cannot be answered" counts as an answer.
+    """How many blind solutions agree with the attacker, and how many disagree; the rest could not be read or compared.
+    `opposition` is the largest group of disagreeing solutions with the same answer; "cannot be answered" counts as an
+    answer.
     """
 
     solutions: int
@@ -55,9 +56,9 @@ class BlindCheck:
     """Requests solutions until the conclusion is certain: at most `solutions`, and at most `programs` of them as
     programs.
 
-    Supports the attacker's answer if at least `agreeing` solutions give it, one of them a program if programs are
-    requested. Contradicts it if more than half of `solutions` give one and the same different answer, or if more than
-    half say that the question cannot be answered.
+    Supports the attacker's answer if at least `agreeing` solutions give it, including at least one program if programs
+    are requested. Contradicts it if more than half of `solutions` agree on one different answer, or if more than half
+    say that the question cannot be answered.
     """
 
     name: ClassVar[str] = "blind"
@@ -95,7 +96,7 @@ class BlindCheck:
         return {"chat": rules.solutions, "python": rules.programs}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Request solutions of the question until no further solution can change the conclusion. Every solution is
+        """Request solutions to the question until no further solution can change the conclusion. Every solution is
         evidence.
         """
         del seeds  # a blind solver sees only the question
@@ -116,7 +117,7 @@ class BlindCheck:
         alternate and start with different solvers, so that the first two solutions differ in method and, if there are
         several solvers, in solver.
         """
-        # Each entry is (position, is_program, solver number): programs take the even positions, words the odd ones.
+        # Each entry is (position, is_program, solver number). Programs have even positions, other solutions odd ones.
         entries = [(2 * number, True, number) for number in range(self.programs)]
         entries += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
         return [
@@ -166,7 +167,7 @@ class BlindCheck:
         """Count the solutions that agree and disagree with the attacker."""
         agreeing = [exhibit for exhibit in exhibits if exhibit.agrees]
         disagreeing = [exhibit for exhibit in exhibits if exhibit.agrees is False]
-        groups = []  # for each disagreeing solution, all with the same answer
+        groups = []  # for each disagreeing solution: all solutions with the same answer
         for candidate in disagreeing:
             group = [exhibit for exhibit in disagreeing if self._is_same(exhibit.outcome, candidate.outcome)]
             groups.append(tuple(group))
@@ -258,7 +259,9 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
 
 
 def read_unanswerable(text: str) -> Unanswerable | None:
-    """Read a line that says that the question cannot be answered. A line with the reason "…" is the prompt's own."""
+    """Read a line that says that the question cannot be answered. A line with the reason "…" is ignored: it is copied
+    from the prompt.
+    """
     match = _UNANSWERABLE.search(text)
     if match is None or match[1].strip() in ("…", "..."):
         return None

@@ -22,6 +22,7 @@ SECTION = "CITATIONS"
 MIN_PASSAGES = 2
 """The minimum number of passages that a question must cite."""
 _PASSAGE_NUMBER = re.compile(r"\bpassages?\s+\d", re.IGNORECASE)
+"""A reference to a passage by its number, such as "passage 2"."""
 
 
 @dataclass(frozen=True, slots=True)

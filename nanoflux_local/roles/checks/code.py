@@ -1,8 +1,8 @@
 """The code check (paper §3, A.1): the judge writes a program of a fixed form, and the sandbox runs it.
 
 The program repeats the solution's steps, starting from the problem's quantities. It only computes an answer; this
-module compares it with the attacker's. If the program fails or computes nothing, the check concludes "not checked" and
-gives the reason.
+module compares that answer with the attacker's. If the program fails or computes nothing, the check concludes "not
+checked" and gives the reason.
 """
 
 from collections.abc import Mapping

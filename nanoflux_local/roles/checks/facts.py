@@ -1,6 +1,6 @@
 """The fact check (paper §3): the judge writes queries, and the search results become part of its next prompt.
 
-This check draws no conclusion itself. The judge's prompt and the finding state the outcome of each search (found,
+This check draws no conclusion itself. Both the judge's prompt and the finding state the outcome of each search (found,
 nothing, timeout, refused, failed).
 """
 
@@ -20,8 +20,9 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed, Source
 
 MAX_QUERY_CHARACTERS = 200
+"""A longer query is truncated to this number of characters."""
 _INLINE_SEPARATOR = re.compile(r"\s*[;,]\s+")
-"""What separates queries that a small model lists on one line."""
+"""The separator between queries that a small model lists on one line."""
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 OUTCOME_WORDS: dict[SearchOutcome, str] = {
     "found": "found",

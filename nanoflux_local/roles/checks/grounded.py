@@ -1,8 +1,8 @@
 """The grounding check: the judge lists the premises of a solution with a quotation for each, and this module looks up
 the quotations in the passages.
 
-The attacker may cite what its solution does not use, and use what it does not cite. Here the judge says what the
-solution rests on. Other checks decide whether its steps are right.
+The attacker may cite what its solution does not use, and use what it does not cite. In this check, the judge says what
+the solution rests on. Other checks decide whether its steps are right.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class GroundedCheck:
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Contradict a solution with a premise that no passage supports. The quotations are the evidence.
 
-        The judge's word that a premise is unsupported counts only if the premise is in no passage.
+        The judge's claim that a premise is unsupported counts only if the premise is in no passage.
         """
         if not seeds:
             return Finding(self.name, "not checked", "the question has no passages")
@@ -82,7 +82,7 @@ class GroundedCheck:
         if any(find_passage(statement, seeds) is None for statement in unsupported_statements):
             exhibits = make_exhibits(premises.quotations, seeds)
             return Finding(self.name, "contradicts", f"unsupported: {premises.unsupported[:300]}", exhibits)
-        # All statements that the judge calls unsupported are in a passage: a small judge may make this mistake.
+        # The passages contain all statements that the judge calls unsupported. Small judges make this mistake.
         exhibits = make_exhibits(dict.fromkeys((*premises.quotations, *unsupported_statements)), seeds)
         first_misquoted = find_first_missing(exhibits)
         if first_misquoted:

@@ -1,4 +1,4 @@
-"""The open-book check: solvers, who never see the solution, answer a question with its passages and without them.
+"""The open-book check: solvers that never see the solution answer a question with its passages and without them.
 
 With the passages they must reach the attacker's answer. Without the passages they must not: otherwise the question does
 not need its documents, because its answer can be guessed or is common knowledge.
@@ -21,7 +21,8 @@ from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed
 
 MAX_ANSWERS = 2
 """The maximum number of answers with the passages, and of answers without them. A question is rejected only if all
-answers with the passages, or all without them, count against it: a single wrong letter or lucky guess may be chance.
+answers with the passages, or all without them, count against it: a single wrong letter or right guess may be due to
+chance.
 """
 WITH_PASSAGES, WITHOUT_PASSAGES = "with the passages", "without the passages"
 
@@ -29,7 +30,7 @@ WITH_PASSAGES, WITHOUT_PASSAGES = "with the passages", "without the passages"
 @dataclass(frozen=True, slots=True)
 class OpenBookCheck:
     """Requests up to `MAX_ANSWERS` answers with the passages, until one equals the attacker's. If one does, requests up
-    to `MAX_ANSWERS` answers without the passages, until one differs from the attacker's. The solvers take turns.
+    to `MAX_ANSWERS` answers without the passages, until one differs from the attacker's. The solvers alternate.
     """
 
     name: ClassVar[str] = "open_book"

@@ -29,7 +29,9 @@ _PART_NAMES = "|".join(PARTS)
 _PART = re.compile(
     rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_PART_NAMES})\b.*|((?i:{_PART_NAMES}))[ \t:*]*)$", re.MULTILINE
 )
-"""The comment line that opens a part: it begins with the part's name in capitals, or is the name in any spelling."""
+"""The comment line that opens a part: it begins with the part's name in capitals, or consists of the name in upper or
+lower case.
+"""
 _CALCULATING_NODES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
 """The kinds of syntax that count as a calculation if they use a name."""
 
@@ -48,8 +50,8 @@ def read_program(reply: ChatReply) -> str | Unparsed:
 
 
 def extract_code(reply: ChatReply) -> list[str] | Unparsed:
-    """The code blocks of a reply in their order. If it has none, its section CODE or, without such a section, its whole
-    text is one block.
+    """The code blocks of a reply, in order. A reply without code blocks counts as a single block: its section CODE if
+    it has one, otherwise its whole text.
     """
     text = strip_reasoning(storable(reply.text))
     sections = read_sections(text, ("CODE",))
@@ -64,7 +66,9 @@ def extract_code(reply: ChatReply) -> list[str] | Unparsed:
 
 
 def validate_form(program: str) -> str | Unparsed:
-    """The program if its parts are in order and it calculates its answer from named quantities, otherwise why not."""
+    """The program if its parts are in order and it calculates its answer from named quantities; otherwise, why it is
+    refused.
+    """
     headings = list(_PART.finditer(program))
     line_by_part: dict[str, int] = {}
     for heading in headings:

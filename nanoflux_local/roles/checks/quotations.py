@@ -25,7 +25,7 @@ _MARKED = re.compile(r"^[\s>*•-]*(?:passages?\s*\d|[\[(]\s*\d{1,3}\s*[\])]|\d{
 """A line whose leading number is marked as that of a passage; other numbers are part of the quotation."""
 _QUOTED = re.compile(r"[\"“”«](.+)[\"“”»]")
 _INLINE_SEPARATOR = re.compile(r"(?<=[\"”»])[\s,;]+(?=[\[(]?\d{1,3}[\])]?\s*:?\s*[\"“«])")
-"""What separates two numbered quotations on one line."""
+"""The separator between two numbered quotations on one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,19 @@ from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, Chec
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 MIN_WORD_OVERLAP = 0.8
-"""The share of its words from which a question restates a seed: words that both have in the same order. All numbers
-count as the same word, because a seed with different numbers is not a new question. GSM-Hard differs from GSM8K
-only in its numbers: 300 pairs all score at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with the most
-similar of 1,500 other questions.
+"""A question restates a seed if at least this share of their words occurs in both in the same order. All numbers count
+as the same word, because a seed with different numbers is not a new question. GSM-Hard differs from GSM8K only in its
+numbers: each of 300 pairs scores at least 0.97. Of 600 GSM8K questions, 99% score below 0.55 with the most similar of
+1,500 other questions.
 """
 _WORD = re.compile(r"\d[\d,.]*\d|\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class RestatedCheck:
-    """Compares a question with its seeds: words against `MIN_WORD_OVERLAP`, embeddings against `threshold` (θq)."""
+    """Compares a question with its seeds: the word overlap is limited by `MIN_WORD_OVERLAP`, the similarity of the
+    embeddings by `threshold` (θq).
+    """
 
     name: ClassVar[str] = "restated"
     title: ClassVar[str] = "restatement check"

@@ -9,9 +9,10 @@ from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.transcript import Attack, Seed
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-"""A number without a sign, such as "48", "1,200" and "3.50"."""
+"""A number without a sign, such as "48", "1,200" or "3.50"."""
 _QUANTITY = re.compile(rf"(?<![\w.,/:$#-])\$?{_NUMBER}%?(?![\w%/:-]|[.,]\d)")
-"""In a question: a number on its own, possibly with a currency or percent sign, such as "48", "$3.50" and "25%"."""
+"""In a question: a number that stands alone, such as "48", possibly with a currency or percent sign ("$3.50", "25%").
+"""
 _OPERANDS = re.compile(rf"(?:(?<=[-+*/×(])|(?<=[-+*/×(]\s)|(?<=[-+*/×]\s\$)|(?<=[-+*/×(]\$))({_NUMBER}|\.\d+)")
 """In a solution: a number after an operator or after "("."""
 _LEFT_OPERANDS = re.compile(rf"({_NUMBER}|(?<!\d)\.\d+)%?(?=\s?[-+*/×])")
@@ -42,8 +43,8 @@ _AFTER_AMOUNT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class StatedNumber:
-    """A number in a question: its position (from `start` to before `end`), its text with its currency or percent sign,
-    and its value, for instance 25 for "25%".
+    """A number in a question: its position (from `start` up to, but not including, `end`), its text with its currency
+    or percent sign, and its value, for instance 25 for "25%".
     """
 
     start: int
@@ -53,9 +54,9 @@ class StatedNumber:
 
 
 def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack:
-    """The attack with a wrong answer in place of the right one. For the kind "slip", the result that its solution
-    states is changed as well. For the kind "answer", the steps of its solution stay, so that they contradict the
-    answer.
+    """The attack with a wrong answer in place of the right one. For the kind "slip", the result that the solution
+    states is changed as well. For the kind "answer", the steps of the solution are left unchanged, so that they
+    contradict the answer.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
@@ -71,8 +72,8 @@ def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> At
 
 
 def _draw_wrong_number(value: float, rng: random.Random) -> float:
-    """A different number that is close enough to result from a slip: an integer if `value` is one, else rounded to 2
-    decimals.
+    """A different number that is close enough to result from a slip: an integer if `value` is one, otherwise rounded to
+    two decimal places.
     """
     shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
     if value == int(value):
@@ -118,7 +119,7 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
 
 
 def _is_operand(quantity: StatedNumber, operands: set[float]) -> bool:
-    """Whether a quantity is among the operands; a percentage may also be there as a fraction, 25% as 0.25."""
+    """Whether a quantity is among the operands; a percentage may also occur as a fraction, for instance 25% as 0.25."""
     return quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands)
 
 
@@ -140,7 +141,7 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
 
 
 def _replace_quantity(question: str, quantity: StatedNumber, replacement: str) -> str:
-    """The question with another text in the place of the quantity."""
+    """The question with `replacement` in place of the quantity."""
     return question[: quantity.start] + replacement + question[quantity.end :]
 
 

@@ -73,9 +73,9 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 async def collect_replies(
     rules: Rules, domain: Domain, mistake_count: int, right_count: int, call: Call, is_stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Send train items to the run's models, which take turns, until there are `mistake_count` wrong and `right_count`
-    right replies, or until `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. Returns None if the run
-    stops meanwhile.
+    """Send train items to the run's models in rotation until there are `mistake_count` wrong and `right_count` right
+    replies, or until `MAX_ITEMS_PER_REPLY` items were sent for each reply that is needed. Returns None if the run is
+    stopped meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.

@@ -26,9 +26,9 @@ KIND_DESCRIPTIONS = {
     "removed": "questions without a needed quantity",
     "changed": "questions with a changed quantity",
 }
-"""What the solutions of each kind are, in words."""
+"""A description of the solutions of each kind."""
 CONCLUSIONS: tuple[Conclusion, ...] = ("supports", "contradicts", "not checked")
-"""The conclusions of a check, in the order of a table."""
+"""The possible conclusions of a check, in the order in which tables list them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class JudgedSolution:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of `n` solutions, from 0 to 1, with its 95% Wilson interval; both are None if `n` is 0."""
+    """A share of `n` solutions, from 0 to 1, with its 95% Wilson interval; `share` and `ci95` are None if `n` is 0."""
 
     n: int
     share: float | None
@@ -294,7 +294,7 @@ def describe_share(share: Share, noun: str) -> str:
 
 
 def _describe_accepted(rates: Rates, kind: str) -> str:
-    """How many solutions of a kind are accepted, of those with a decision: "accepts 9 of 10"."""
+    """How many of the decided solutions of a kind are accepted, for instance "accepts 9 of 10"."""
     if kind in rates.passed:
         accepted_share = rates.passed[kind]
         return f"accepts {_count(accepted_share)} of {accepted_share.n}"
@@ -303,7 +303,7 @@ def _describe_accepted(rates: Rates, kind: str) -> str:
 
 
 def _count(share: Share) -> int:
-    """The number of solutions in a share."""
+    """The numerator of a share, as a number of solutions."""
     return 0 if share.share is None else round(share.share * share.n)
 
 

@@ -25,14 +25,14 @@ async def hold_trial(
     verdict when it arrives. Does nothing if the run has no trial.
 
     Raises:
-        NanofluxError: an endpoint or the sandbox failed; committed verdicts stay.
+        NanofluxError: an endpoint or the sandbox failed; the verdicts committed so far are kept.
     """
     if not rules.config.judge.trial:
         return
     judged_numbers = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
     with acting_as(TRIAL):
         solutions = await build_known_solutions(rules, domain, TracedCalls(calls), is_stopping)
-    if solutions is None:  # the run stops
+    if solutions is None:  # the run is stopping
         return
 
     async def judge_and_commit(solution: KnownSolution) -> None:

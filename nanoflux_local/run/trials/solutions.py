@@ -30,8 +30,9 @@ PLANTED_KINDS: tuple[SolutionKind, ...] = ("slip", "answer")
 
 @dataclass(frozen=True, slots=True)
 class KnownSolution:
-    """A solution with its question and answer (`attack`), which its kind says to be right or wrong. `seed` is the id of
-    the benchmark item that it solves. `author` is the name of the model that wrote it, or "" if no model did.
+    """A solution with its question and answer (`attack`); whether it is right or wrong follows from its `kind`. `seed`
+    is the id of the benchmark item that it solves. `author` is the name of the model that wrote it, or "" if no model
+    did.
     """
 
     number: int
@@ -46,9 +47,9 @@ class KnownSolution:
 
 
 def list_kinds(config: RunConfig, domain: Domain) -> tuple[SolutionKind, ...]:
-    """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so all wrong
-    solutions of its trial have planted errors: wrong solutions of the other kinds have no program, or a program that
-    their error does not affect.
+    """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions. All wrong
+    solutions of its trial therefore have planted errors: wrong solutions of the other kinds have no program, or a
+    program that their error does not affect.
     """
     kinds: tuple[SolutionKind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
     if config.roles.judge.endpoint == PROGRAM:
@@ -60,7 +61,7 @@ async def build_known_solutions(
     rules: Rules, domain: Domain, call: Call, is_stopping: Callable[[], bool]
 ) -> list[KnownSolution] | None:
     """Build `judge.trial` right solutions and the same number of wrong ones, or fewer if seeds or mistakes run out. The
-    kinds take turns. Right solutions have even numbers, wrong ones odd numbers. Returns None if the run stops
+    kinds alternate. Right solutions have even numbers, wrong ones odd numbers. Returns None if the run is stopped
     meanwhile.
 
     Raises:
@@ -82,7 +83,7 @@ async def build_known_solutions(
 
 
 def _repeat_in_turn(kinds: Sequence[SolutionKind], count: int) -> list[SolutionKind]:
-    """A list of length `count` in which the kinds take turns."""
+    """A list of length `count` that cycles through the kinds."""
     return list(islice(cycle(kinds), count))
 
 
@@ -101,7 +102,7 @@ def _build_right(seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: 
 def _build_wrong(
     run_seed: int, seeds: Sequence[Seed], kinds: Sequence[SolutionKind], replies: Replies, rng: random.Random
 ) -> Iterator[KnownSolution]:
-    """The wrong solutions. If the question of a seed cannot be broken, the next seed whose question can is used
+    """The wrong solutions. If the question of a seed cannot be broken, the next seed with a breakable question is used
     instead. No seed is broken twice in the same way.
     """
     mistakes = iter(replies.mistakes)
@@ -131,8 +132,8 @@ def _make_solution(number: int, kind: SolutionKind, reply: MarkedReply) -> Known
 
 
 def _make_attack(seed: Seed) -> Attack:
-    """The attack that states the question, solution and answer of a seed. Without a solution, the attack has the seed's
-    program as its solution; without a program either, a sentence that states the answer.
+    """The attack that states the question, solution and answer of a seed. If the seed has no solution, its program is
+    used as the solution; if it has no program either, a sentence that states the answer.
     """
     option_text = seed.options.get(seed.answer, "")
     statement = f"The answer is {seed.answer}. {option_text}".strip()

@@ -1,4 +1,5 @@
-"""The definition of a benchmark, and the list of all benchmarks: every module of this package with a `BENCHMARK`.
+"""The definition of a benchmark, and the list of all benchmarks: one for each module of this package that defines
+`BENCHMARK`.
 
 A module contains everything about its benchmark: how its rows are read, where its files are published, its licence, its
 size, and the domains whose runs draw seeds from it. To add a benchmark, add a module; nothing else is necessary.

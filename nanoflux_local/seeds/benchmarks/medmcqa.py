@@ -25,8 +25,8 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
 
 def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
     """Replace each `cop` with a letter. `cop` counts from 1 in the official files and from 0 on the hub. A 4 in any row
-    means that the file counts from 1, and a 0 that it counts from 0. If no row has either, a JSON file is taken to be
-    an official one.
+    means that the file counts from 1, and a 0 that it counts from 0. If no row has either, a JSON file is assumed to be
+    official, and any other file to come from the hub.
 
     Raises:
         BadRowError: the file has both a 0 and a 4.

@@ -13,7 +13,9 @@ ITEMS_PER_TEMPLATE = 4
 MAX_STEPS = 2
 """Templates with more steps are not used."""
 RANGE_SHARE = 0.3
-"""Numbers are drawn from the lowest part of each quantity's range; this is that part's share of the range."""
+"""Numbers are drawn from the lowest part of each quantity's range; this is the size of that part as a share of the
+range.
+"""
 
 
 def make_easy_items(split: str) -> list[Seed]:
