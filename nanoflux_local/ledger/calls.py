@@ -17,7 +17,7 @@ from nanoflux_local.limiter import Limiter
 from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Request, Vector
 
 R = TypeVar("R", bound=Reply)
-StoredCall = tuple[int, Reply]
+CallIdAndReply = tuple[int, Reply]
 """The row id of a call in the ledger, and its reply."""
 Answer = Callable[[Any], Awaitable[Reply]]
 """Sends a request of one kind to its endpoint or tool, and returns the reply."""
@@ -97,7 +97,7 @@ class _PendingRequest:
     the task has sent it.
     """
 
-    task: asyncio.Task[StoredCall]
+    task: asyncio.Task[CallIdAndReply]
     waiters: int = 0
     sent: bool = False
 
@@ -109,7 +109,7 @@ class _UncommittedReply:
     request: Request[Any]
     reply: Reply
     role: str
-    committed: asyncio.Future[StoredCall]
+    committed: asyncio.Future[CallIdAndReply]
 
 
 class CachedCalls:
@@ -127,7 +127,7 @@ class CachedCalls:
         self._answers = answers
         self.limiter = Limiter(math.inf)
         self._pending: dict[str, _PendingRequest] = {}
-        self._recent: OrderedDict[Request[Any], StoredCall] = OrderedDict()
+        self._recent: OrderedDict[Request[Any], CallIdAndReply] = OrderedDict()
         self._uncommitted: list[_UncommittedReply] = []
         self._commit_error: Exception | None = None
         # By kind of request and endpoint: whether the endpoint has ever answered, and how many prompts it has refused.
@@ -144,7 +144,7 @@ class CachedCalls:
         raise_refusal(reply)
         return call_id, cast(R, reply)
 
-    async def fetch(self, request: Request[Any]) -> StoredCall:
+    async def fetch(self, request: Request[Any]) -> CallIdAndReply:
         """The call's row id in the ledger, and its reply or `Refusal`."""
         stored_call = self._recent.get(request)  # committing a speculative turn repeats its requests
         if stored_call is None:
@@ -154,7 +154,7 @@ class CachedCalls:
                 self._recent.popitem(last=False)
         return stored_call
 
-    async def _send_once(self, request: Request[Any]) -> StoredCall:
+    async def _send_once(self, request: Request[Any]) -> CallIdAndReply:
         """Wait for the task that sends a request. All callers with an equal request share one task. If a caller is
         cancelled, the task continues for the others. If the last caller is cancelled before the request is sent, the
         task is cancelled too; a request that was already sent is completed, and its reply is stored.
@@ -173,14 +173,14 @@ class CachedCalls:
                 del self._pending[key]
                 pending.task.cancel()
 
-    def _remove_pending(self, key: str, task: asyncio.Task[StoredCall]) -> None:
+    def _remove_pending(self, key: str, task: asyncio.Task[CallIdAndReply]) -> None:
         """Forget a pending request whose task has ended, unless a newer task already sends the same request."""
         if key in self._pending and self._pending[key].task is task:
             del self._pending[key]
         if not task.cancelled():
             task.exception()  # marks the exception as retrieved, since every waiter may have been cancelled
 
-    async def _send(self, request: Request[Any]) -> StoredCall:
+    async def _send(self, request: Request[Any]) -> CallIdAndReply:
         """Send a request and commit its reply."""
         answer = self._answers.get(request.kind)
         if answer is None:
@@ -223,11 +223,11 @@ class CachedCalls:
                 error.fix or "correct the endpoint's settings, then resume with `nanoflux run resume`",
             )
 
-    async def _commit(self, request: Request[Any], reply: Reply) -> StoredCall:
+    async def _commit(self, request: Request[Any], reply: Reply) -> CallIdAndReply:
         """Store a reply, and return once it is on disk. Replies that arrive together share one transaction, since most
         of a commit's time is spent waiting for the disk.
         """
-        committed: asyncio.Future[StoredCall] = asyncio.get_running_loop().create_future()
+        committed: asyncio.Future[CallIdAndReply] = asyncio.get_running_loop().create_future()
         if not self._uncommitted:
             asyncio.get_running_loop().call_soon(self._commit_replies)
         self._uncommitted.append(_UncommittedReply(request, reply, ROLE.get(), committed))

@@ -92,7 +92,7 @@ class RecordingHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class ExampleLine:
+class ExampleExcerpt:
     """A kept example as one line of a list, with its question shortened."""
 
     turn: int
@@ -100,7 +100,7 @@ class ExampleLine:
     reason: str
 
     @classmethod
-    def of(cls, example: Example) -> "ExampleLine":
+    def of(cls, example: Example) -> "ExampleExcerpt":
         question = " ".join(example.question.split())
         if len(question) > MAX_QUESTION_CHARACTERS:
             question = question[: MAX_QUESTION_CHARACTERS - 1] + "…"
@@ -140,8 +140,8 @@ class WhatIf:
     recorded_digest: str
     same: bool | None
     stay: int
-    come: list[ExampleLine]
-    go: list[ExampleLine]
+    come: list[ExampleExcerpt]
+    go: list[ExampleExcerpt]
     unknown: list[UnknownTurn]
     needed: MissingCalls
 
@@ -265,8 +265,8 @@ def _compare(
         recorded_digest=recorded_digest,
         same=digest == recorded_digest if complete else None,
         stay=len(unchanged_numbers),
-        come=[ExampleLine.of(example) for example in added_examples],
-        go=[ExampleLine.of(example) for example in removed_examples],
+        come=[ExampleExcerpt.of(example) for example in added_examples],
+        go=[ExampleExcerpt.of(example) for example in removed_examples],
         unknown=unknown_turns,
         needed=missing,
     )
