@@ -35,7 +35,7 @@ _NUMBER = re.compile(
 """A number in plain spelling, with sign, currency, fraction, exponent or scale: "-$1,234.50", "1 1/2", "5 million"."""
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _OPERATOR = re.compile(r"[-+−*×·/]")
-"""An arithmetic operator: two numbers with one between them are a calculation."""
+"""An arithmetic operator: two numbers with an operator between them are a calculation."""
 _POWER_OF_TEN = re.compile(
     r"((?<=\d)\s*(?:×|x|\*|·|⋅|\\times|\\cdot)\s*)?(?<![\d.])10\s*(?:\^|\*\*)\s*\{?\s*([-+−]?\d+)\s*\}?", re.IGNORECASE
 )
@@ -125,8 +125,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fro
 def numbers_agree(value: float, expected: float) -> bool:
     """Whether two numbers are the same answer (paper A.1). NaN and infinities agree with nothing.
 
-    An expected number below the tolerance is compared relatively, since 0 would agree with it in an absolute
-    comparison.
+    For an expected number below the tolerance, the relative difference decides, since even 0 would be close enough in
+    absolute terms.
     """
     if not (math.isfinite(value) and math.isfinite(expected)):
         return False
@@ -172,9 +172,9 @@ def float_or_none(text: str) -> float | None:
 def read_number(text: str) -> float | None:
     """The one number that an answer states, or None if it states none or several different ones.
 
-    Reads the first value on the first line with a number. A next turn, control tokens, bracketed remarks and checks
-    that follow the value are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text does
-    not open with a value but has a box (\\boxed), the value in the box is read.
+    Reads the first value on the first line with a number. An invented next turn, control tokens, bracketed remarks and
+    checks that follow the value are ignored. "3 * 4 = 12" states the value after the last "=" of the line. If the text
+    does not open with a value but has a box (\\boxed), the value in the box is read.
 
     Understands signs, thousands separators, decimals, fractions and mixed numbers, scientific notation, "2.5 million",
     money and LaTeX, in ASCII and full-width characters; units and words around the number are ignored. An expression to
@@ -294,11 +294,11 @@ def _read_value(match: re.Match[str]) -> float | None:
 
 
 def read_choice(text: str, letters: str) -> str | None:
-    """The option letter with which an answer opens ("B", "(b)", "B. mitochondria"), or None. `letters` are the
-    options' letters, such as "ABCD".
+    """The option letter at the start of an answer ("B", "(b)", "B. mitochondria"), or None. `letters` are the options'
+    letters, such as "ABCD".
 
     Several letters ("A, C") or a repeated list of the options yield None. "A) is incorrect. B) is correct." states B:
-    if the answer opens with an option that it calls wrong, the result is the only option that it calls right.
+    if an answer calls its opening option wrong, the result is the only option that the answer calls right.
     """
     text = _STRUCK_OUT.sub(" ", cut_at_next_turn(text.translate(_FULL_WIDTH)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")

@@ -27,7 +27,7 @@ Settings = dict[str, Any]
 
 
 class Strict(BaseModel):
-    """Base of every configuration model: frozen, and unknown keys are errors."""
+    """The base class of all configuration models: they are frozen, and unknown keys are errors."""
 
     # `hide_input_in_errors`: pydantic's errors would otherwise quote the input, which can contain a password.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -38,7 +38,7 @@ TrialKind = Literal["slip", "answer", "mistake", "removed", "changed", "own"]
 
 
 class SeedCount(Strict):
-    """How many seed questions go into one new question: uniform over [min, max] (paper §3)."""
+    """The number of seed questions for one new question, drawn uniformly from [min, max] (paper §3)."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
@@ -60,9 +60,9 @@ class Novelty(Strict):
 
 
 class JudgeRules(Strict):
-    """The rules by which the judge works.
+    """The rules that the judge follows.
 
-    A judgement below `confidence` is requested again; after `strikes` such judgements the question is discarded. With
+    A verdict below `confidence` is requested again; after `strikes` such verdicts the question is discarded. With
     `code_check`, a model judge writes a program to verify each solution that it accepts (paper §3); with `fact_check`,
     it looks up the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's
     error rates are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds`. With `quality`,
@@ -133,7 +133,9 @@ class SearchConfig(Strict):
 
 
 class Retries(Strict):
-    """Limits on the new attempts after rejected questions (paper A.1) and on the retries of unreadable replies."""
+    """The maximum number of new attempts after rejected questions (`validation`, paper A.1), and of retries of an
+    unreadable reply (`parse`).
+    """
 
     validation: int = Field(default=5, ge=0)
     parse: int = Field(default=2, ge=0)
@@ -151,7 +153,7 @@ class Price(Strict):
     cached: float | None = Field(default=None, ge=0)
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """The cost of these tokens in US dollars; the cached tokens are part of the prompt tokens."""
+        """The cost of a request in US dollars; `cached_tokens` are part of `prompt_tokens`."""
         cached_count = min(cached_tokens, prompt_tokens)
         cached_price = self.prompt if self.cached is None else self.cached
         cost_times_million = (
@@ -180,7 +182,7 @@ class Send(Strict):
     parameters that the server refuses.
 
     `false` omits a parameter. `seed = "int32"` shortens the seed to 32 bits, and `stop = N` sends at most N stop
-    strings. `max_tokens` is the name under which the reply's token limit is sent. With
+    strings. `max_tokens` is the server's name of the parameter for the reply's token limit. With
     `temperature_with_top_p = false`, only one of these two parameters is sent: the one that differs from its default.
     `system = false` moves the system message's text to the beginning of the first user message.
     """
@@ -195,7 +197,8 @@ class Send(Strict):
 
 
 class EndpointConfig(Strict):
-    """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`).
+    """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`), and `adapter`
+    the hash of a LoRA adapter ("" for none).
 
     The following settings are for servers. `url` is the server's address, and `urls` are those of several replicas
     that share the requests. `key_env` or `key_file` names the source of the API key. `revision` identifies the model if
@@ -262,7 +265,7 @@ class RoleSampling(Strict):
 
 
 class RoleConfig(Strict):
-    """Which endpoint plays a role, or "program" for a built-in program, and how its replies are sampled."""
+    """The endpoint that plays a role ("program" for a built-in program), and the sampling of its replies."""
 
     endpoint: str
     sampling: RoleSampling = RoleSampling()
@@ -306,7 +309,7 @@ class FrozenQuestions(Strict):
 
     turns: int = Field(ge=0)
     questions: str
-    """The SHA-256. Stored configurations have it under this key."""
+    """The SHA-256; stored configurations use this key for it."""
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
@@ -317,10 +320,12 @@ class RunConfig(Strict):
     """Everything that determines the result of a run's turns, and the settings in `LIVE`, which only affect their
     number, pace and cost.
 
-    `endpoints` has the endpoints by name; `embedder` names the one that embeds texts. `budgets` are the token budgets
-    of the defender's sections; `reply_tokens` limits attacks and judgements, whose sections have no budgets. The
-    questions of the runs in `novel_against` count as earlier questions. Seeds are drawn from the train items of
-    `datasets` (default: the domain's), and no question may repeat a test item of the datasets in `held_out`.
+    `target` is the number of examples to keep, and `concurrency` the number of turns that run at the same time.
+    `endpoints` has the endpoints by name; `embedder` names the one that embeds texts. `prompts` has the digest of each
+    of the domain's prompts, by name, and `domain_hash` identifies the domain. `budgets` are the token budgets of the
+    defender's sections; `reply_tokens` limits the replies of the attacker and the judge, whose sections have no
+    budgets. The questions of the runs in `novel_against` count as earlier questions. Seeds are drawn from the train
+    items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets in `held_out`.
 
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
@@ -404,7 +409,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
-    """Build `model` from `values`. `where` is the file or option from which they come; errors name it.
+    """Build `model` from `values`. `where` is the file or option that the values come from; errors name it.
 
     Raises:
         ConfigError: an unknown key, a missing one, or a value out of range.
@@ -533,7 +538,7 @@ def parse_settings(texts: Iterable[str]) -> Settings:
     """Parse several settings as one nested table; if a key occurs twice, the later value wins.
 
     Raises:
-        ConfigError: like `parse_setting`.
+        ConfigError: an argument has no "=" or no key.
     """
     values: Settings = {}
     for text in texts:

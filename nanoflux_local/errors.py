@@ -5,7 +5,7 @@ Programming errors have other classes and keep their traceback.
 
 
 class NanofluxError(Exception):
-    """Base of every error that is shown as a message rather than a traceback.
+    """The base class of errors that are shown as a message rather than a traceback.
 
     `message` says what happened and where; `fix` says what to do, in the imperative. A run or another job that ends
     with an error whose `pauses` is true is paused rather than failed: waiting, or changing a setting, resolves the
@@ -78,7 +78,7 @@ class EndpointRefusedError(EndpointError):
 
 
 class PromptRefusedError(EndpointError):
-    """An endpoint permanently refuses this prompt, but not others: it is too long, or a content filter rejects it.
+    """An endpoint permanently refuses a prompt, but not others: the prompt is too long, or a content filter rejects it.
 
     `cause` names the kind of refusal in a few words; `detail` is the provider's message.
     """
@@ -90,7 +90,7 @@ class PromptRefusedError(EndpointError):
 
 
 class BusyError(EndpointError):
-    """An endpoint asks for a longer pause than a call is allowed to wait."""
+    """An endpoint asks for a longer pause than a call may wait."""
 
     pauses = True
 

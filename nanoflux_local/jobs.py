@@ -70,7 +70,7 @@ EXPERIMENT = JobKind("experiment", "experiments", "plan", "experiment")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run, training, evaluation, series or experiment."""
+    """One run, training run, evaluation, series or experiment."""
 
     kind: JobKind
     id: str
@@ -110,7 +110,7 @@ def hold_lock(home: Home, job: Job) -> Iterator[None]:
 
 
 def has_worker(home: Home, job: Job) -> bool:
-    """Whether a process holds the lock of this job."""
+    """Whether a process holds the lock of `job`."""
     path = job.lock(home)
     if not path.exists():
         return False
@@ -367,7 +367,7 @@ def request_stop(home: Home, job: Job, request: Literal["pause", "stop"]) -> str
 
 
 def status_after(request: StopRequest) -> str:
-    """The status of a job that ended because of this request."""
+    """The status of a job that ended because of `request`."""
     return {"pause": "paused", "stop": "stopped", "end": "stopped"}[request]
 
 
@@ -410,8 +410,8 @@ def launch(home: Home, job: Job) -> int:
 
     Raises:
         RefusedError: the job already has a worker.
-        NanofluxError: the worker ended at once (the message then contains the end of its log), or it has not started
-            within `LAUNCH_S`.
+        NanofluxError: the worker ended at once (the message then contains the end of its log), or did not report its
+            start within `LAUNCH_S`.
     """
     if has_worker(home, job):
         raise job.busy_error()

@@ -1,5 +1,5 @@
-"""Limits how many tasks run a section of code concurrently, and queues the others by rank. The limit may change at any
-time.
+"""Limits how many tasks run a section of code concurrently, and queues the other tasks by rank. The limit may change at
+any time.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 Rank = Callable[[], tuple[int, ...]]
+"""A function that computes the rank of a task."""
 RANK: ContextVar[Rank] = ContextVar("rank", default=lambda: ())
 """Computes the current task's rank in the queue: the task with the smallest rank is admitted first, tasks with equal
 ranks in order of arrival. The rank is computed on arrival and again by `Limiter.reorder`. A task without a rank is

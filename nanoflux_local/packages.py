@@ -97,7 +97,7 @@ def find_licence(metadata: Message) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """A package's name in the normalized form (PEP 503) in which indexes compare names."""
+    """A package's name in the normalized form (PEP 503) that indexes use to compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -83,7 +83,7 @@ class Home:
         return self.root / "reports"
 
     def lock(self, name: str) -> Path:
-        """The lock file with this name."""
+        """The lock file with the name `name`."""
         return self.root / "locks" / f"{name}.lock"
 
     def prepare(self) -> "Home":

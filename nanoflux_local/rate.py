@@ -1,4 +1,4 @@
-"""Measures the rate at which a task progresses, and formats it with the time that the rest of the task needs."""
+"""Measures the rate at which a task progresses, and formats the rate with the remaining time."""
 
 import time
 from collections.abc import Callable
@@ -8,8 +8,8 @@ STEADY_S = 2.0
 MIN_RATE = 0.5
 """The lowest rate, in units per second, that is shown as a rate; for a lower rate, the time per unit is shown."""
 AMOUNT_UNITS = ("MiB",)
-"""Units of measurement, as opposed to countable things. Their rate is always shown as a rate, because the time for one
-MiB says little.
+"""Units of measurement, as opposed to countable things. Their rate is never shown as a time per unit, because the time
+for one MiB says little.
 """
 
 

@@ -1,7 +1,7 @@
 """Finds and removes the reasoning blocks of raw replies.
 
-Some models put their reasoning into tags or channels. Some servers send the reasoning separately; the raw reply then
-contains it in tags.
+Some models put their reasoning into tags or channels. Some servers send the reasoning separately; `with_reasoning` then
+puts it into tags in the raw reply.
 """
 
 import re
@@ -25,9 +25,12 @@ _BLOCK = re.compile(
     "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _TAG_PAIRS),
     re.DOTALL | re.IGNORECASE,
 )
+"""A reasoning block with its tags; an unclosed block reaches to the end of the text."""
 _OPENING_AT_END = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in _TAG_PAIRS)})\s*\Z", re.IGNORECASE)
+"""An opening tag at the end of a prompt."""
 _CLOSING_TAG = re.compile("|".join(re.escape(closing) for _, closing in _TAG_PAIRS), re.IGNORECASE)
 _HEADING = re.compile(r"[ \t]*#{1,6}[ \t]+\S.*")
+"""A line that is a Markdown heading."""
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\w*)?<\|channel\|>\s*(?P<name>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
     r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)(?P<end>(?:<\|(?:end|return|call)\|>)?)",
@@ -41,7 +44,7 @@ _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOT
 def strip_reasoning(text: str) -> str:
     """Remove the reasoning blocks of a reply; an unclosed block hides everything after it.
 
-    Some chat templates open the block in the prompt, so that the reply contains only the closing tag. If a reply has
+    Some chat templates open the block in the prompt; the reply then contains only the closing tag. If a reply has
     channels, only the final one is kept.
     """
     visible = _BLOCK.sub("", _remove_other_channels(text))
@@ -52,7 +55,7 @@ def strip_reasoning(text: str) -> str:
 def with_reasoning(reasoning: str, text: str) -> str:
     """The raw reply that combines separately sent reasoning with the text after it; `strip_reasoning` undoes this.
 
-    The reasoning may itself mention a tag, so a tag is used whose closing form it does not contain.
+    The reasoning may itself mention a tag, so the function uses a tag whose closing form is not in the reasoning.
     """
     if not reasoning:
         return text
@@ -62,7 +65,9 @@ def with_reasoning(reasoning: str, text: str) -> str:
 
 
 def find_opening_tag(prompt: str) -> str:
-    """The tag with which a prompt opens the reply's reasoning, as some chat templates do; "" if it opens none."""
+    """The tag at the end of a prompt that opens the reply's reasoning (some chat templates add one); "" if there is
+    none.
+    """
     opening_tag = _OPENING_AT_END.search(prompt)
     return opening_tag[0] if opening_tag else ""
 

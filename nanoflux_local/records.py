@@ -1,4 +1,4 @@
-"""The records that modules exchange: requests and their replies. Also how they are encoded and hashed.
+"""The records that modules exchange: requests and replies, with the functions that encode and hash them.
 
 A request contains everything that determines its reply, so the ledger can store the reply under the request's hash.
 Records are frozen, flat and plain JSON; this module does no I/O.
@@ -19,15 +19,18 @@ import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "refused"]
+"""Why a reply ended (`ChatReply.finish`)."""
 FaultKind = Literal[
     "rate_limited", "server_error", "timeout", "reset", "unreachable", "garbled", "empty", "refused_parameter"
 ]
+"""What went wrong with a request to a server."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
 SIMILARITY_DIGITS = 6
+"""The number of decimals to which similarities are rounded."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-"""Created once: `json.dumps` with these arguments would create an encoder for every call."""
+"""The encoder of canonical JSON, created once: `json.dumps` would create a new encoder for every call."""
 
 
 def canonical_json(value: Any) -> str:
@@ -105,9 +108,9 @@ class Sampling:
 class Identity:
     """Everything about an endpoint, an embedder or a sandbox that determines its replies.
 
-    `model` is a name for people, and `revision` identifies the model's content (a digest of the weights, a hosted
-    model's version). `adapter` is the content hash of a LoRA adapter, or "". `variant` names everything else that
-    changes the bits of a reply (precision, batch shape).
+    `interface` is the kind of endpoint. `model` is a name for people, and `revision` identifies the model's content (a
+    digest of the weights, a hosted model's version). `adapter` is the content hash of a LoRA adapter, or "". `variant`
+    names everything else that changes the bits of a reply (precision, batch shape).
     """
 
     interface: str
@@ -139,7 +142,7 @@ R = TypeVar("R", bound="Reply")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Base of the replies, which are flat records that can be converted to JSON and back."""
+    """The base class of replies, which are flat records that can be converted to JSON and back."""
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = to_plain_json(self)
@@ -155,9 +158,9 @@ class ChatReply(Reply):
     """A model's reply. `text` is raw: nothing is stripped before it is stored.
 
     Token counts are those of the endpoint (0 if it reports none); `seconds` is the duration of the request; `usd` is
-    its price (0 for local models). `finish` is "length" for a reply cut at `max_tokens`, and "refused" for one that the
-    provider broke off; `text` is then the part that arrived before. `reasoning_tokens` are the completion tokens spent
-    on reasoning, 0 if neither the server nor a local tokenizer can count them.
+    its price (0 for local models). `finish` is "length" for a reply that was truncated at `max_tokens`, and "refused"
+    for a reply that the provider broke off; `text` is then the part that had arrived. `reasoning_tokens` are the
+    completion tokens spent on reasoning, 0 if neither the server nor a local tokenizer can count them.
     """
 
     text: str
@@ -169,8 +172,8 @@ class ChatReply(Reply):
     reasoning_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `reasoning_tokens` if it is 0, so that the JSON is the same as in ledgers written before the field
-        existed.
+        """The reply as JSON. `reasoning_tokens` is omitted if it is 0, so that the JSON is the same as in ledgers
+        written before the field existed.
         """
         value: dict[str, Any] = to_plain_json(self)
         if not self.reasoning_tokens:
@@ -180,7 +183,8 @@ class ChatReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Reply):
-    """Stored in place of a reply when an endpoint permanently refuses a prompt, so that no resume sends it again.
+    """The record that takes the place of a reply if an endpoint permanently refuses a prompt, so that no resume sends
+    the prompt again.
 
     `refused` is the cause in a few words ("prompt too long"), `detail` the provider's message.
     """
@@ -202,14 +206,14 @@ class EmbedReply(Reply):
 
     @classmethod
     def of(cls, vector: Vector) -> "EmbedReply":
-        """The reply with this embedding, of shape (dimensions,)."""
+        """The reply with the embedding `vector`, of shape (dimensions,)."""
         return cls(base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode())
 
 
 def similarity(vector: Vector, other_vector: Vector) -> float:
-    """Cosine similarity of two unit vectors of shape (dimensions,), rounded to 6 digits. Products of float32 are exact
-    in float64, and `fsum` rounds only once, so that the similarity of two vectors is identical in every process and on
-    any machine.
+    """Cosine similarity of two unit vectors of shape (dimensions,), rounded to 6 decimals. Products of float32 are
+    exact in float64, and `fsum` rounds only once, so that the similarity of two vectors is identical in every process
+    and on any machine.
     """
     products = (vector.astype(np.float64) * other_vector).tolist()
     return round(math.fsum(products), SIMILARITY_DIGITS)
@@ -230,7 +234,7 @@ class PythonReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class CutReply(Reply):
-    """The longest prefix of a text that fits a budget. `exact` is False if the endpoint has no tokenizer."""
+    """The longest prefix of a text that fits a token budget. `exact` is False if the endpoint has no tokenizer."""
 
     text: str
     exact: bool
@@ -264,7 +268,7 @@ def read_costs(reply: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[R]):
-    """Base of the requests. `key()` is the hash under which the ledger stores the reply."""
+    """The base class of requests. `key()` is the hash under which the ledger stores the reply."""
 
     kind: ClassVar[str]
     reply_type: ClassVar[type[Reply]]
@@ -307,7 +311,9 @@ class ChatRequest(Request[ChatReply]):
     sections: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `sections` if it is empty, so that requests of earlier ledgers keep their keys."""
+        """The request as JSON. `sections` is omitted if it is empty, so that requests of earlier ledgers keep their
+        keys.
+        """
         value: dict[str, Any] = to_plain_json(self)
         if not self.sections:
             del value["sections"]
@@ -369,7 +375,7 @@ class SearchRequest(Request[SearchReply]):
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply(Reply):
-    """The mean log-probability of a completion's `tokens` tokens, in nats per token, rounded to 6 digits."""
+    """The mean log-probability of a completion's `tokens` tokens, in nats per token, rounded to 6 decimals."""
 
     mean_log_probability: float
     tokens: int

@@ -32,6 +32,7 @@ SECRET_PATTERN = re.compile(
 """Strings in the format of well-known providers' keys, and credentials in headers and urls."""
 
 _registered_secrets: set[str] = set()
+"""The secrets that were passed to `register_secret`."""
 
 
 def register_secret(secret: str) -> None:

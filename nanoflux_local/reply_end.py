@@ -13,8 +13,9 @@ _TASK_LABELS = "q|question|problem|exercise|task|instruction|input"
 _CONTROL_TOKEN = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
 )
+"""A control token that a server left in the text of a reply."""
 _OPENING_TOKENS = re.compile(rf"(?:\s*(?:{_CONTROL_TOKEN.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
-"""Control tokens before the reply's text, each perhaps followed by the name of the role that speaks."""
+"""Control tokens before the reply's text, each optionally followed by the name of the role that speaks."""
 
 
 def _compile_next_turn(labels: str) -> re.Pattern[str]:
@@ -26,7 +27,9 @@ def _compile_next_turn(labels: str) -> re.Pattern[str]:
 
 
 _NEXT_SPEAKER = _compile_next_turn(_SPEAKER_LABELS)
+"""A control token, or the label of an invented speaker."""
 _NEXT_TURN = _compile_next_turn(f"{_SPEAKER_LABELS}|{_TASK_LABELS}")
+"""A control token, or the label of an invented speaker or task."""
 
 
 def cut_at_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:

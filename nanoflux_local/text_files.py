@@ -1,4 +1,6 @@
-"""Reads text files that users wrote: UTF-8, with or without a byte order mark. Errors name any other encoding."""
+"""Reads text files that users wrote: UTF-8, with or without a byte order mark. Errors name the actual encoding if a
+byte order mark reveals it.
+"""
 
 import codecs
 from pathlib import Path

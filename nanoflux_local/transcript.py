@@ -27,8 +27,11 @@ endpoint refused a prompt, and otherwise what was decided about the question.
 """
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
+"""The outcomes of an attempt whose question becomes an example."""
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
+"""How a turn ended (`TurnRecord.outcome`)."""
 Conclusion = Literal["supports", "contradicts", "not checked"]
+"""What a check concludes about an attack."""
 AttemptStep = Literal["attack", "embedding", "validation", "defence", "evaluation"]
 """The steps of an attempt that send requests to an endpoint."""
 
@@ -53,7 +56,9 @@ class Seed:
     place: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Omits `source` and `place` unless the item is a passage, so that items of older ledgers keep their digest."""
+        """The item as JSON. `source` and `place` are omitted unless the item is a passage, so that items of older
+        ledgers keep their digest.
+        """
         value: dict[str, Any] = to_plain_json(self)
         if not self.source:
             del value["source"], value["place"]
@@ -67,7 +72,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A quotation on which a question rests, and the document and place from which it is taken."""
+    """A quotation that a question is based on, with the document and the place that it is taken from."""
 
     source: str
     place: str
@@ -76,7 +81,9 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A question with the attacker's solution and answer. `notes` are the other sections that the domain requests."""
+    """A question with the attacker's solution and answer. `program` computes the answer, if a built-in program is the
+    attacker; `notes` are the other sections that the domain requests.
+    """
 
     question: str
     solution: str
@@ -140,7 +147,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """The judgement of a panel's member; `positive` is None if the member gave no judgement."""
+    """The verdict of one member of a panel; `positive` is None if the member gave no verdict."""
 
     judge: str
     positive: bool | None
@@ -150,7 +157,8 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judgement. `positive` says whether an attack is VALID, or whether a defence is CORRECT in the strict reading.
+    """A judge's decision. `positive` says whether an attack is VALID, or whether a defence is CORRECT in the strict
+    reading.
 
     `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is how
     often the judge was asked until it was confident. `findings` are the findings of the checks, in the order in which
@@ -189,8 +197,8 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A further answer of the defender to the same question, sampled with a different seed. `right` states whether it
-    is correct (None if it could not be read or judged), and `reason` states how this was decided.
+    """A further answer of the defender to the same question, sampled with a different random seed. `right` states
+    whether it is correct (None if it could not be read or judged), and `reason` states how this was decided.
     """
 
     defence: Defence | None
@@ -200,16 +208,19 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Replaces a verdict if every judgement stayed below the required confidence; one confidence for each judgement."""
+    """The result if every verdict of the judge stayed below the required confidence. `confidences` has the confidence
+    of each of these verdicts.
+    """
 
     confidences: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a turn's question, and its outcome. `nearest` is the highest similarity of the question to an
+    """One attempt at a turn's question, and its outcome. `number` counts the turn's attempts from 0, `seeds` are the
+    ids of the seed items, and `reason` explains the outcome. `nearest` is the highest similarity of the question to an
     earlier question, and `solution_similarity` that of the attacker's and the defender's solution; both are cosines,
-    rounded to 6 digits. `samples` are the defender's answers after `defence`. `quality` rates the reasoning of a kept
+    rounded to 6 decimals. `samples` are the defender's answers after `defence`. `quality` rates the reasoning of a kept
     attempt; `unrated` says why it could not be rated. `refused` is the step whose prompt an endpoint permanently
     refused.
     """
@@ -235,7 +246,7 @@ class Attempt:
 
     @property
     def citations(self) -> tuple[Citation, ...]:
-        """The quotations on which the question rests, as the check `cited` found them in the passages."""
+        """The quotations that the question is based on, as the check `cited` found them in the passages."""
         finding = self.finding("cited")
         if finding is None:
             return ()

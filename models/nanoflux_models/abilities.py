@@ -25,12 +25,13 @@ except Exception as error:
     torchvision_error = f"{type(error).__name__}: {error}"
 print(json.dumps({"architectures": architectures, "torchvision_error": torchvision_error}))
 """
-"""A program for vLLM's interpreter. It prints a JSON object: the architectures in vLLM's registry, and the error with
-which the import of torchvision fails ("" if it succeeds)."""
+"""A program for vLLM's interpreter. It prints a JSON object: the architectures in vLLM's registry, and the error that
+importing torchvision raises ("" if the import succeeds).
+"""
 
 
 def explain_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
-    """Find the models that this vLLM cannot serve. Returns the reason for each, by the model's name.
+    """Find the models that the vLLM of `interpreter` cannot serve. Returns the reason for each, by the model's name.
 
     A model whose manifest names no architecture is assumed to work.
     """

@@ -14,6 +14,7 @@ from nanoflux_models.manifest import Chat
 from nanoflux_models.offline import go_offline
 
 TEMPLATE_FILE = "chat_template.jinja"
+"""The file with the chat template in a model's folder."""
 LEGACY_TEMPLATE_FILE = "chat_template.json"
 REASONING_TOKENS = 8192
 """The default number of tokens for reasoning: the authors of Qwen3 and of the R1 distillations recommend it for
@@ -78,7 +79,7 @@ def examine_template(folder: Path) -> Chat:
 
 
 def choose_reasoning_parser(template: str, architecture: str) -> str:
-    """The name in vLLM of the parser that separates this model's reasoning from its answers."""
+    """vLLM's name of the parser that separates the model's reasoning from its answers."""
     if HARMONY_TOKEN in template:
         return "openai_gptoss"
     return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
@@ -101,7 +102,7 @@ def _detect_thinking(template: str, render: Render) -> bool:
 
 
 def _make_renderer(template: str, special_tokens: dict[str, str]) -> Render:
-    """A function that renders messages with `template`, in which each special token has a variable."""
+    """A function that renders messages with `template`, which may use each special token as a variable."""
     go_offline()
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template

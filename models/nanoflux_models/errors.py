@@ -32,7 +32,7 @@ class RefusedDownloadError(ModelsError):
 
 
 class ModelNotFoundError(ModelsError):
-    """No manifest, or no installed weights, have the requested name."""
+    """There is no manifest, or there are no installed weights, with the requested name."""
 
     exit_code = 4
 

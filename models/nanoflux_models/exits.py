@@ -59,8 +59,8 @@ _CAUSES = (
         "the requested context is longer than the model's",
         "set a shorter context: --context",
     ),
-    # The next two causes come before the unknown architecture: after a failed import, vLLM also reports that the
-    # architecture "failed to be inspected".
+    # The next two causes come before the one for an unknown architecture: after a failed import, vLLM also reports that
+    # the architecture "failed to be inspected".
     ExitCause(
         EXCEPTION_LINE_START + r"ModuleNotFoundError: No module named '([\w.]+)'",
         "the Python module {0} is missing in vLLM's environment",

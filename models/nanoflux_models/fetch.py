@@ -24,9 +24,9 @@ from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.record import sha256_file
 
 Progress = Callable[[str], None]
-"""Called with a line of text for each step."""
+"""A function that is called with a line of text for each step."""
 Transfer = Callable[[int, int], None]
-"""Called about twice a second with the number of bytes on disk and the size of the complete download in bytes."""
+"""A function that is called about twice a second with the bytes on disk and the bytes of the complete download."""
 HUB_SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -36,6 +36,7 @@ HUB_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "NO_COLOR": "1",
 }
+"""Environment variables for the process of the hub's client."""
 HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
 """The class of error to raise for each exit code in a report of the hub's client; `ModelsError` for other codes."""
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 TIMEOUT_S = 10.0
 """The timeout of nvidia-smi. It usually takes one second, and several seconds on a machine with many idle GPUs."""
 TIMEOUT_PROBLEM = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
+"""The value of `Survey.problem` after a timeout."""
 _FAILED_GPU_PREFIX = "Unable to determine"
 """The beginning of the message that nvidia-smi prints in place of the fields of a GPU that it cannot reach."""
 
@@ -22,6 +23,7 @@ _FAILED_GPU_PREFIX = "Unable to determine"
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU. `memory_mib` is None if the driver does not state it; `memory_text` is what the driver prints instead.
+    `driver` is the version of the driver.
 
     The string form is the line that is shown to the user.
     """
@@ -67,7 +69,7 @@ def survey_gpus() -> Survey:
 
 
 def list_gpu_gib() -> list[float]:
-    """The GiB of each GPU in nvidia-smi's order (0: unknown). Empty if there is no GPU, or if all sizes are unknown."""
+    """The memory of each GPU in GiB, in nvidia-smi's order (0: unknown). Empty if no GPU's memory is known."""
     gpus = survey_gpus().gpus
     if all(gpu.memory_mib is None for gpu in gpus):
         return []

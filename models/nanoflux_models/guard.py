@@ -18,16 +18,18 @@ from urllib.parse import urlsplit
 VARIABLE = "NANOFLUX_ALLOW_HOSTS"
 """The environment variable with further allowed hosts, such as a proxy or a mirror, separated by commas."""
 LOCAL_NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
+"""Names of this machine, which are always allowed."""
 LOCAL_FAMILIES = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
 """Address families that reach only processes and the kernel of this machine."""
 INTERNET_FAMILIES = {socket.AF_INET, socket.AF_INET6}
+"""Address families whose addresses are compared with the allowed hosts."""
 SEND_METHODS = ("connect", "connect_ex", "sendto")
 """Socket methods that look up a name before they raise their audit event."""
 
 _allowed: set[str] = set()
 """Hosts that the user named, and domains with a leading dot."""
 _resolved: set[str] = set()
-"""Addresses to which allowed names were resolved."""
+"""The addresses of allowed names, from the name lookups so far."""
 _refused: dict[str, None] = {}
 """Refused hosts in the order of their first refusal; the values are not used."""
 _installed = False
@@ -71,7 +73,7 @@ def is_installed() -> bool:
 
 
 def allow(*hosts: str) -> None:
-    """Allow connections to these hosts. Each is a name, an address, a URL, or `.domain` for every name in a domain."""
+    """Allow connections to `hosts`: each is a name, an address, a URL, or `.domain` for every name in a domain."""
     for host in hosts:
         name_or_address = (urlsplit(host).hostname or "") if "://" in host else host.strip()
         normalized = _normalize(name_or_address)
@@ -95,7 +97,9 @@ def find_refusal(error: BaseException) -> OutsideError | None:
 
 
 def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseException]:
-    """Yield an exception and all that caused it or are grouped in it. `visited` contains the ids of yielded ones."""
+    """Yield an exception and all exceptions that caused it or are grouped in it. `visited` contains the ids of the
+    exceptions that were already yielded.
+    """
     if id(error) in visited:
         return
     visited.add(id(error))
@@ -107,7 +111,7 @@ def _walk_causes(error: BaseException, visited: set[int]) -> Iterator[BaseExcept
 
 
 def _audit(event: str, values: tuple[Any, ...]) -> None:
-    """The audit hook. Python calls it for every audit event, so it returns early for those of other modules."""
+    """The audit hook. Python calls it for every audit event, so it returns early for the events of other modules."""
     if event[:7] != "socket.":
         return
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):

@@ -32,9 +32,13 @@ WANTED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
 """Folders in which publishers store copies of the weights for other software."""
 IMPORT_ADVICE = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
+"""The part of a fix that helps if the hub cannot be reached."""
 PARALLEL_DOWNLOADS = 4
+"""The maximum number of files that are downloaded at the same time."""
 REPORT_INTERVAL_S = 0.5
+"""Seconds between two reports of progress."""
 CHUNK_BYTES = 1 << 20
+"""The number of bytes that are read at a time to hash a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
         pass
     with partial_path.open("r+b") as target:
         resume_size = target.seek(0, os.SEEK_END)
-        if resume_size > file.size:  # not the beginning of this file, so the download starts again
+        if resume_size > file.size:  # the part is longer than the file, so the download starts again
             resume_size = target.seek(0)
             target.truncate()
         http_get(metadata.location, target, resume_size=resume_size, headers=headers, expected_size=file.size)
@@ -161,13 +165,13 @@ def _require_space(folder: Path, repo: str, needed_bytes: int) -> None:
 
 
 def _sum_part_sizes(folder: Path, files: list[RemoteFile]) -> int:
-    """The bytes of the unfinished downloads of these files."""
+    """The bytes of the unfinished downloads of `files`."""
     parts = [file.part_path(folder) for file in files]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _remove_other_files(folder: Path, files: list[RemoteFile]) -> None:
-    """Remove files of earlier downloads that are not part of this commit."""
+    """Remove files of earlier downloads that are not among `files`, the files of the commit."""
     kept_paths = {folder / file.path for file in files} | {file.part_path(folder) for file in files}
     for path in list(folder.rglob("*")):
         if path.is_file() and path not in kept_paths:

@@ -1,7 +1,7 @@
 """Derives the manifest of an imported model from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
 
 Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged manifest. For all other
-models, this module derives one, so that they are used in the same way as the catalog's.
+models, this module derives a manifest, so that they can be used like the catalog's models.
 """
 
 import hashlib
@@ -129,7 +129,7 @@ def _describe_memory(sizes: Sizes) -> dict[str, Any]:
 
 def _describe_embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     """The values of an embedder's manifest that differ from those of a chat model."""
-    # Not calibrated for this model: the thresholds of the catalog's all-minilm-l6-v2.
+    # These are the thresholds of the catalog's all-minilm-l6-v2; they are not calibrated for this model.
     thresholds = {"question": {"default": 0.85}, "solution": {"default": 0.75}}
     memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": 0}
     dimensions = config.get("hidden_size", 384)
@@ -154,7 +154,7 @@ def _describe_chat(
 
 
 def _list_modality_args(config: Mapping[str, Any]) -> list[str]:
-    """The arguments with which vLLM reserves no memory for images, sound and video, since this project sends none."""
+    """The arguments that keep vLLM from reserving memory for images, sound and video, since this project sends none."""
     limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 

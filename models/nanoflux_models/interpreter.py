@@ -123,7 +123,7 @@ def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _choose_text_only_flags(root: Path) -> tuple[str, ...]:
-    """The flags with which vLLM serves only the language model of a wrapper. Newer versions have one flag for this."""
+    """The flags that make vLLM serve only the language model of a wrapper. Newer versions have one flag for this."""
     try:
         has_flag = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
     except OSError:

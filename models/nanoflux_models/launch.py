@@ -21,7 +21,7 @@ MARK_VARIABLE = "NANOFLUX_SERVER"
 DEFAULT_CONTEXT = 8192
 """The default context of a server in tokens; for a thinking model, its reasoning tokens are added."""
 DEFAULT_RANK = 16
-"""The default limit of the rank of a server's adapters."""
+"""The default maximum rank of the adapters that a server accepts."""
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
@@ -55,10 +55,11 @@ class ServerResources:
 class Launch:
     """How a server is started, except for its port and name. Equal launches can share a server.
 
-    `rank` is the highest rank of the adapters that the server accepts (0: no buffers for adapters). If `is_wrapper`,
-    the weights also contain encoders for images or sound, which are not loaded. If `batch_invariant`, replies do not
-    depend on the rest of the batch. If `sleeps`, the server has vLLM's sleep mode. `context` is the length of a request
-    with its reply in tokens (0: the default), and `args` are the user's additional arguments for vLLM.
+    `rank` is the highest rank of the adapters that the server accepts (0: no buffers for adapters). If `is_wrapper` is
+    true, the weights also contain encoders for images or sound, which are not loaded. If `batch_invariant` is true,
+    replies do not depend on the rest of the batch. If `sleeps` is true, the server has vLLM's sleep mode. `context` is
+    the length of a request with its reply in tokens (0: the default), and `args` are the user's additional arguments
+    for vLLM.
     """
 
     manifest: Manifest

@@ -131,8 +131,9 @@ class Parallel(ManifestTable):
     """How one served model is spread over GPUs.
 
     `tensor` is the number of GPUs that share each layer, `pipeline` is the number of stages into which the layers are
-    divided, and `data` is the number of complete copies. `nodes` is the number of machines. They are connected by Ray,
-    or by vLLM itself with `backend = "mp"`; then `master` is the first machine's address on the network between them.
+    divided, and `data` is the number of complete copies. `nodes` is the number of machines. The machines are connected
+    by Ray, or by vLLM itself if `backend` is "mp"; in that case, `master` is the first machine's address on the network
+    between the machines.
     """
 
     tensor: int = Field(default=1, ge=1)
@@ -186,7 +187,10 @@ class EmbedderTable(ManifestTable):
 
 
 class Manifest(ManifestTable):
-    """The facts about one model. `context` is in tokens; `architecture` is the name of its class in transformers."""
+    """The facts about one model. `parameters` is the number of its weights, and `context` is in tokens. If `gated` is
+    true, the hub offers the weights only to accounts that accepted the licence. `architecture` is the name of the
+    model's class in transformers.
+    """
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     kind: ModelKind

@@ -11,6 +11,7 @@ from nanoflux_models.hub import is_wanted
 from nanoflux_models.sizes import read_json
 
 INDEX_FILE = "model.safetensors.index.json"
+"""The file that lists the shards of a model's weights."""
 
 
 def copy_model_files(path: Path, target: Path) -> None:

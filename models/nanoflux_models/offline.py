@@ -28,6 +28,7 @@ SETTINGS = {
     "TQDM_DISABLE": "1",  # this project shows progress itself
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""Environment variables that keep the libraries from downloading, reporting usage and drawing progress bars."""
 GUARDED = Path(__file__).parent / "guarded"
 """A folder whose `sitecustomize` installs the network guard (`guard`) in each Python process that has it on its module
 path."""

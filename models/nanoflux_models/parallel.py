@@ -14,7 +14,7 @@ def build_parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
         flags += [f"--{name}-parallel-size", str(size)] if size > 1 else []
     if parallel.nodes > 1 and parallel.backend == "ray":
         flags += ["--distributed-executor-backend", "ray"]
-        if parallel.data > 1:  # then Ray also places the copies; otherwise each node needs a separate command
+        if parallel.data > 1:  # so that Ray also places the copies; otherwise each node needs a separate command
             flags += ["--data-parallel-backend", "ray"]
     elif parallel.nodes > 1:
         flags += ["--nnodes", str(parallel.nodes), "--node-rank", str(node), "--master-addr", parallel.master]

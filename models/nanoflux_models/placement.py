@@ -1,4 +1,4 @@
-"""Placement: decides which model runs on which GPU, with which share of the GPU's memory.
+"""Placement: decides which GPU each model runs on, and which share of the GPU's memory it gets.
 
 All figures are computed from manifests; none is measured, and no server is started. A server needs memory for its
 weights, the KV cache of its concurrent requests, adapters if it accepts any, and `OVERHEAD_GIB` on each GPU. If the
@@ -61,12 +61,14 @@ class Demand:
 
     @property
     def with_few_requests(self) -> "Demand":
-        """This demand, reduced to the fewest requests for which a server next to other models must have memory."""
+        """This demand, reduced to at most `MIN_REQUESTS` requests: the least memory of a server that runs next to
+        others.
+        """
         return self._with_sequences(min(MIN_REQUESTS, self.sequences))
 
     @property
     def with_one_request(self) -> "Demand":
-        """This demand, reduced to one request: the least memory with which the model can be served."""
+        """This demand, reduced to one request: the least memory that suffices to serve the model."""
         return self._with_sequences(1)
 
     def _with_sequences(self, sequences: int) -> "Demand":
@@ -305,7 +307,7 @@ def _group_by_gpu(servers: Sequence[Server], gpu_count: int) -> list[Server]:
     Servers without neighbours get no group.
     """
     group_of_gpu = list(range(gpu_count))
-    for _ in range(gpu_count):  # each pass extends a group by one neighbour; a chain has at most `gpu_count` of them
+    for _ in range(gpu_count):  # each pass extends a group by one neighbour; a chain has at most `gpu_count` GPUs
         for server in servers:
             lowest_group = min(group_of_gpu[gpu] for gpu in server.gpus)
             for gpu in server.gpus:

@@ -24,6 +24,7 @@ PROMPTS = (
     "What is the difference between mass and weight?",
     "List three causes of an irregular heartbeat.",
 )
+"""The questions that a probe asks."""
 REPLY_TOKENS = 12
 """The number of tokens of each reply: enough to show a difference, and few enough to take only seconds on a CPU."""
 
@@ -70,8 +71,8 @@ def encode_chats(weights: Path, questions: Sequence[str]) -> list[list[int]]:
 
 
 def reply_greedily(client: ServerClient, model: str, prompt_ids: list[int], tokens: int) -> list[int]:
-    """The token ids of a greedy reply of exactly `tokens` tokens. End tokens are ignored, so that an empty reply has
-    tokens to compare.
+    """The token ids of a greedy reply of exactly `tokens` tokens. End tokens are ignored, so that even a reply that
+    would be empty has tokens to compare.
     """
     body = {"model": model, "prompt": prompt_ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     choice = client.complete({**body, "return_token_ids": True})["choices"][0]
@@ -79,7 +80,7 @@ def reply_greedily(client: ServerClient, model: str, prompt_ids: list[int], toke
 
 
 def _score_replies(client: ServerClient, model: str, prompts: list[list[int]], replies: list[list[int]]) -> list[float]:
-    """The log-probabilities of the tokens of all replies, one after the other."""
+    """The log-probability of each token of each reply, in one list."""
     scores: list[float] = []
     for prompt_ids, reply in zip(prompts, replies, strict=True):
         scores += _score_reply(client, model, prompt_ids, reply)
@@ -106,7 +107,7 @@ def score_with_peft(
     for prompt_ids, reply in zip(prompts, replies, strict=True):
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([[*prompt_ids, *reply]]), use_cache=False).logits[0]
-        logits = logits[len(prompt_ids) - 1 : -1]  # each position predicts the next token: these predict the reply
+        logits = logits[len(prompt_ids) - 1 : -1]  # the positions that predict the tokens of the reply
         scores = torch.log_softmax(logits.float(), -1)
         reply_scores = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
         gaps = scores.max(-1).values - reply_scores

@@ -1,7 +1,7 @@
-"""The result of a probe: its measurements, whether it passed, and the file next to the adapter in which it is stored.
+"""The result of a probe: its measurements, whether it passed, and the file next to the adapter that stores it.
 
-The file is `probe.json`. It is not part of the adapter: the adapter's hash does not cover it, and it is not
-copied with the adapter, since a result is valid only for the server and the machine that were probed.
+This file, `probe.json`, is not part of the adapter: the adapter's hash does not cover it, and it is not copied with the
+adapter, since a result is valid only for the server and the machine that were probed.
 """
 
 import json
@@ -16,7 +16,9 @@ from nanoflux_models.files import write_atomically
 PROBE = "probe.json"
 """The name of the file in the adapter's folder."""
 MIN_DIFFERENCE = 1e-3
-"""Adapter and base must differ by this much in some token's log-probability. An adapter of zeros differs by 0."""
+"""Adapter and base must differ by at least this much in the log-probability of some token. An adapter of zeros differs
+by 0.
+"""
 MAX_GAP = 0.5
 """The largest allowed gap, in nats, between PEFT's preferred token and the server's: bfloat16 decides near-ties at
 random."""

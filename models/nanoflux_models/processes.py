@@ -13,8 +13,10 @@ from pathlib import Path
 
 PROC = Path("/proc")
 BOOT_ID = PROC / "sys/kernel/random/boot_id"
+"""The file in which the kernel states the id of the current boot."""
 LOWEST_SIGNALLED_PID = 2
-"""To the kernel, pids below this mean the init process and groups of processes."""
+"""A smaller pid does not identify an ordinary process: it is the init process or, to the kernel, a group of processes.
+"""
 
 
 def boot_id() -> str:
@@ -72,7 +74,7 @@ def this_process() -> Process:
 
 
 def find_process(pid: int) -> Process | None:
-    """The process that currently has this pid; None if there is none."""
+    """The process that currently has the pid `pid`; None if there is no such process."""
     entry = _read_stat(pid)
     return entry.process if entry else None
 
@@ -137,7 +139,7 @@ def _read_process_table() -> dict[int, _ProcessEntry]:
 
 
 def _read_stat(pid: int) -> _ProcessEntry | None:
-    """The entry of the process with this pid; None if there is no such process."""
+    """The entry of the process with the pid `pid`; None if there is no such process."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nanoflux_models.errors import DigestMismatchError
 
 RECORD = "weights.json"
+"""The name of the record's file in a folder of weights."""
 
 
 class FileRecord(BaseModel):

@@ -1,6 +1,6 @@
-"""Checks that a server still applies a loaded adapter after it woke from sleep, by comparing one log-probability.
+"""Checks that a server still applies a loaded adapter after waking from sleep mode, by comparing one log-probability.
 
-vLLM has dropped adapters at a wake without an error (vllm#53888), and then answered like the base. The full proof
+vLLM has dropped adapters on waking, without an error (vllm#53888), and then answered like the base. The full proof
 (`probe`) needs PEFT and takes minutes; this check needs one request.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nanoflux_models.server_client import ServerClient
 
 TEXT = "A farmer has 17 crates of 12 apples and sells 45 apples. How many apples are left?"
+"""The text whose tokens are scored with and without the adapter."""
 
 
 @dataclass(frozen=True, slots=True)

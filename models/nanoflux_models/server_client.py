@@ -108,7 +108,7 @@ class ServerClient:
         self._send("POST", f"/sleep?level={level}", None, SLEEP_TIMEOUT_S)
 
     def wake(self) -> None:
-        """Move the weights back to the GPU."""
+        """Wake the server: move the weights back to the GPU."""
         self._send("POST", "/wake_up", None, SLEEP_TIMEOUT_S)
 
     def is_asleep(self) -> bool:

@@ -19,13 +19,15 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
 
 
 class ServerRecord(BaseModel):
-    """One server. `owner` is the pid and start time of the process with which the server ends (None: the server runs
-    until it is stopped).
+    """One server. `owner` is the pid and start time of the process whose end also ends the server (None: the server
+    runs until it is stopped).
 
     `pid` is the server's main process, `started` its start time in clock ticks since boot, and `boot` the id of that
-    boot. `mark` is in the environment of every process of the server. `proved` contains the adapters whose probe on
-    this server passed, and `batch_proved` says whether a test showed that its replies do not depend on the batch.
-    `rank` is the highest rank of the adapters that the server accepts; 0 if it accepts none.
+    boot. `mark` is in the environment of every process of the server, and `context` is the maximum length of a request
+    with its reply, in tokens. `revision` identifies the weights; see `Launch` for `variant` and `sleeps`. `proved`
+    contains the adapters whose probe on this server passed, and `batch_proved` says whether a test showed that its
+    replies do not depend on the batch. `rank` is the highest rank of the adapters that the server accepts; 0 if it
+    accepts none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,7 +95,7 @@ def remove_record(home: Path, record: ServerRecord) -> None:
 
 
 def log_path(home: Path, name: str) -> Path:
-    """The file to which a server's output is written."""
+    """The file that receives a server's output."""
     return home / "logs" / f"server-{name}.log"
 
 

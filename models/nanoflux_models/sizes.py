@@ -53,7 +53,7 @@ class Sizes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a file that contains a JSON object.
 
     Raises:
         ManifestError: the file does not contain a JSON object.
@@ -163,7 +163,7 @@ def _compute_kv_bytes(text_config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _compute_layer_bytes(layer: Mapping[str, Any]) -> int:
-    """The bytes of one token's keys and values in a layer with this configuration."""
+    """The bytes of one token's keys and values in a layer; `layer` is the layer's configuration."""
     heads = int(layer.get("num_attention_heads") or 1)
     default_head_size = int(layer.get("hidden_size") or 0) // heads
     head_size = int(layer.get("head_dim") or default_head_size)

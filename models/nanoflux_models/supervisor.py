@@ -33,13 +33,15 @@ from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
 Progress = Callable[[str], None]
+"""A function that is called with lines of a starting server's log."""
 READY_TIMEOUT_S = 1800.0
 """The timeout of a start, which is long because large models may be read from slow disks, and are compiled."""
 GRACE_S = 20.0
 """Seconds that a server has to stop before it is killed."""
 POLL_S = 0.2
+"""Seconds between two checks of a starting server."""
 TAIL_BYTES = 20_000
-"""The number of bytes at the end of a log in which the cause of an exit is searched for."""
+"""The number of bytes at the end of a log that are searched for the cause of an exit."""
 
 
 class StartedServer:
@@ -189,7 +191,7 @@ class Supervisor:
             raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
-        """Remove a server's owner from its record, so that it continues to run after this process ends."""
+        """Remove a server's owner from its record, so that the server continues to run after this process ends."""
         ownerless_record = record.model_copy(update={"owner": None})
         server_record.write_record(self._home, ownerless_record)
         return ownerless_record

@@ -1,8 +1,8 @@
 """Executes a program that ends with its parent: `python -m nanoflux_models.tether PARENT COMMAND…`.
 
 The kernel sends SIGTERM to this process when the thread that started it ends. COMMAND then replaces this program in the
-same process, so it keeps the pid and this setting. This is a separate program because running code between fork and
-exec is unsafe in a process with threads.
+same process, and keeps its pid and this setting. This is a separate program because running code between fork and exec
+is unsafe in a process with threads.
 """
 
 import ctypes

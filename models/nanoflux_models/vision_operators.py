@@ -2,10 +2,10 @@
 the installation.
 
 PyPI has torchvision only for GPUs. With a torch without CUDA, torchvision's compiled part does not load. torchvision
-tolerates that, except in one place, where it describes two operators that were never declared ("operator
-torchvision::nms does not exist"). This program declares them. vLLM imports torchvision for every model that also takes
-images, but uses only `torchvision.transforms`, which is written in Python. If torchvision can be imported, nothing is
-changed. The program uses only the standard library, since the interpreter that runs it does not have this package.
+tolerates that, except in one place, which refers to two operators that were never declared ("operator torchvision::nms
+does not exist"). This program declares them. vLLM imports torchvision for every model that also takes images, but uses
+only `torchvision.transforms`, which is written in Python. If torchvision can be imported, nothing is changed. The
+program uses only the standard library, since the interpreter that runs it does not have this package.
 """
 
 import importlib.util
@@ -23,10 +23,11 @@ if not _has_ops():
     _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
+"""The code that is appended to torchvision's module."""
 
 
 def find_import_error() -> str:
-    """The error with which the import of torchvision fails; "" if it succeeds.
+    """The error that importing torchvision raises; "" if the import succeeds.
 
     torchvision is imported in a new process, since a failed import leaves modules behind.
     """

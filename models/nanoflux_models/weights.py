@@ -1,5 +1,5 @@
-"""Pulls, imports, verifies and finds weights. Those of each installed model are in a folder, `<home>/weights/NAME`,
-with a record of the files.
+"""Pulls, imports, verifies and finds weights. The weights of each installed model are in a folder,
+`<home>/weights/NAME`, with a record of the files.
 
 A folder is installed atomically: it is written under a temporary name next to its final path, and then renamed. If a
 pull or import is killed, the next pull or import removes the files that it left. Pickled weights are refused, since
@@ -39,7 +39,7 @@ from nanoflux_models.sizes import read_tensors
 def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
     """Download, check, convert and install the weights of the model `name`, unless they are installed and intact.
 
-    If a download from a hub is interrupted, the next pull resumes it at the byte that it had reached.
+    If a download from a hub is interrupted, the next pull resumes it at the byte where it stopped.
 
     Raises:
         ModelsError: a step failed; nothing is installed.
@@ -64,7 +64,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
 
 
 def _copy_template(source: Path, target: Path) -> None:
-    """Copy a chat template without its byte order mark, with which every prompt would otherwise start.
+    """Copy a chat template without its byte order mark, which would otherwise be the first character of every prompt.
 
     Raises:
         ManifestError: the template is not UTF-8.
@@ -125,7 +125,7 @@ def require_installed(names: Iterable[str], home: Path) -> None:
     """Refuse missing weights with one error that names all of them.
 
     Raises:
-        ModelNotFoundError: weights are not installed, or there is no model of a name.
+        ModelNotFoundError: weights are not installed, or there is no model with one of the names.
     """
     missing = [name for name in dict.fromkeys(names) if not _is_installed(name, home)]
     for name in missing:

@@ -35,6 +35,7 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import list_installed, weights_dir
 
 NAME_PATTERN = re.compile(r"\w[\w.-]*")
+"""The pattern of the name of an imported adapter."""
 MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
@@ -252,7 +253,7 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _list_required_shapes(config: Mapping[str, Any], base_folder: Path, base_name: str) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, by name, that PEFT creates for this config on a base without weights.
+    """The shape of each tensor, by name, that PEFT creates for `config` on a base without weights.
 
     Raises:
         DataError: PEFT cannot apply the config to the base.
@@ -266,7 +267,7 @@ def _list_required_shapes(config: Mapping[str, Any], base_folder: Path, base_nam
     try:
         base_config = AutoConfig.from_pretrained(base_folder, local_files_only=True)
         if hasattr(base_config, "quantization_config"):
-            del base_config.quantization_config  # a quantised layer has inputs and outputs of the same sizes
+            del base_config.quantization_config  # quantisation does not change the sizes of a layer's input and output
         lora_config = LoraConfig(**{key: config[key] for key in lora_keys})
         with torch.device("meta"):  # the base gets shapes, but no values
             model = get_peft_model(AutoModelForCausalLM.from_config(base_config), lora_config)
@@ -283,7 +284,7 @@ def _format_shape(shape: Sequence[int]) -> str:
 
 
 def _format_tensors(names: Sequence[str]) -> str:
-    """List the first `MAX_LISTED` names, without PEFT's prefix, and the number of the others."""
+    """List the first `MAX_LISTED` names, without PEFT's prefix, and the number of further names."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(name.removeprefix("base_model.model.") for name in names[:MAX_LISTED]) + more
 

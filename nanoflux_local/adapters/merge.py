@@ -1,9 +1,9 @@
 """Merges an adapter into its base: writes a model folder that loads like any other, with a record of the base and the
 adapter.
 
-PEFT does the arithmetic; this module checks and records the result. It refuses a base other than the one on which the
-adapter was trained, quantised weights, and a merged model whose output differs from that of the base with the adapter.
-A refusal leaves no files behind.
+PEFT does the arithmetic; this module checks and records the result. It refuses quantised weights, a base that the
+adapter was not trained on, and a merged model whose output differs from that of the base with the adapter. A refusal
+leaves no files behind.
 """
 
 import json
@@ -25,14 +25,17 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 RECORD = "nanoflux-merged.json"
+"""The file of the record of a merge, in the merged model's folder."""
 TOLERANCE = {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.02}
 """The largest mean Kullback-Leibler divergence over the tokens of the probe text, in nats, that rounding may cause, by
-the precision of the merged weights. In float32 it is 100 times the measured divergence. In 16 bits it is 5 times the
-measured divergence, which was twice that of rounding only the base."""
+the precision of the merged weights. In float32, the tolerance is 100 times the measured divergence. In 16 bits, it is 5
+times the measured divergence, which was twice that of rounding only the base.
+"""
 _PROBE_TEXT = (
     "A farmer has 12345 apples and sells 6.5 percent of them. How many are left?\n"
     "First find the share: 12345 * 0.065 = 802.425. Then take it away.\nANSWER: 11542.575"
 )
+"""The text on which the merged model is compared with the base and the unmerged adapter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ def highest_rank(config: Mapping[str, Any]) -> int:
 
 
 def read_rank(adapter: Path) -> int:
-    """The highest rank of the adapter in this folder.
+    """The highest rank of the adapter in the folder `adapter`.
 
     Raises:
         DataError: the config cannot be read, or states no rank.

@@ -23,7 +23,9 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """The settings that determine the size and the strength of a LoRA."""
+    """The settings that determine the size and the strength of a LoRA: its rank `r`, its scale `alpha`, and its
+    `dropout`.
+    """
 
     r: int
     alpha: float
@@ -42,8 +44,9 @@ class ImportRecord:
 class TrainingRecord:
     """How an adapter was trained here.
 
-    `examples`, `truncated` and `dropped` are numbers of examples; `tokens` is their number of tokens. Losses are in
-    nats per label token; the first of `dev_losses` was measured before the first epoch.
+    `run` is "" if the examples came from a file. `examples`, `truncated` and `dropped` are numbers of examples;
+    `tokens` counts the tokens of all epochs. Losses are in nats per label token; the first of `dev_losses` was measured
+    before the first epoch.
     """
 
     run: str
@@ -95,7 +98,9 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """The outcome of an adapter's last probe on a server; `document` is the complete record."""
+    """The outcome of an adapter's last probe on a server: whether it passed, the verdict as a sentence, and the time of
+    the probe. `document` is the complete record.
+    """
 
     passed: bool
     verdict: str

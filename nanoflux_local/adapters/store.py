@@ -21,6 +21,7 @@ from nanoflux_models.probe_record import read_probe
 MANIFEST, CARD = "nanoflux.json", "README.md"
 """The two files that this program adds to an adapter's folder: the record and a description."""
 _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
+"""The packages whose versions are recorded with an adapter."""
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -146,7 +147,7 @@ def export_peft(adapter: Adapter, target: Path) -> None:
 
 def store_folder(folder: Path, target: Path) -> Path:
     """Rename `folder` to `target`, whose name is the adapter's hash, and return `target`. If `target` already exists
-    with this content, add only the manifest or card that it lacks.
+    with the same content, add only the manifest or card that it lacks.
 
     Raises:
         RefusedError: `target` exists with other content.

@@ -1,4 +1,6 @@
-"""Computes agreement beyond chance: Krippendorff's alpha of a panel, and Cohen's kappa of a judge and a person."""
+"""Computes agreement beyond chance: Krippendorff's alpha among the judges of a panel, and Cohen's kappa between a judge
+and a person.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -12,9 +14,9 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ReviewerAgreement:
-    """How one person's reviews compare with the judge's verdicts: how many of the `reviewed` examples have each
-    verdict, on how many the person agrees with the judge, and Cohen's kappa with its 95% interval (None if kappa is
-    undefined).
+    """How one person's reviews compare with the judge's verdicts: to how many of the `reviewed` examples the person
+    gave each verdict (keep, drop or fix), on how many the person agrees with the judge, and Cohen's kappa with its 95%
+    interval (None if kappa is undefined).
     """
 
     reviewed: int
@@ -28,7 +30,7 @@ class ReviewerAgreement:
 
 @dataclass(frozen=True, slots=True)
 class ReviewAgreement:
-    """The agreement of each person who reviewed a run with its judge."""
+    """The agreement between a run's judge and each person who reviewed the run."""
 
     reviewers: dict[str, ReviewerAgreement]
 
@@ -36,7 +38,7 @@ class ReviewAgreement:
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:
     """Krippendorff's alpha for nominal data (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability").
 
-    A unit has the value that each observer gave it, None for a missing value. Returns None if fewer than two values can
+    Each unit lists one value per observer; None stands for a missing value. Returns None if fewer than two values can
     be paired, or if all values are equal.
     """
     # how often each ordered pair of values occurs within a unit, weighted so that every value counts once
@@ -61,7 +63,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
 def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tuple[float, float]] | None:
     """Cohen's kappa of two raters, given each unit's pair of labels, and the 95% interval of kappa by the large-sample
     standard error (Fleiss, Cohen and Everitt 1969, formula 13). None if kappa is undefined: there are no pairs, or both
-    raters use only one and the same label, so that agreement by chance is certain.
+    raters always use the same label, so agreement by chance is certain.
     """
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)

@@ -23,8 +23,8 @@ ItemMarks = Mapping[str, Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a comparison: its marks, the accuracy of each of its runs (or seeds), and the digest of all its
-    items, scored or not.
+    """One side of a comparison: its marks, the accuracy of each of its runs (or training seeds), and the digest of all
+    its items, scored or not.
     """
 
     name: str
@@ -82,12 +82,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The pairs of one comparison, corrected together."""
+    """The pairs of one comparison, with Holm's correction over all of them."""
 
     pairs: tuple[Pair, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What `compare --json` prints."""
+        """The JSON object that `compare --json` prints."""
         pair_entries = []
         for pair in self.pairs:
             flip_entries = [{"item": flip.item, "a": flip.base, "b": flip.other} for flip in pair.flips]
@@ -160,7 +160,7 @@ def _compute_shares(marks: ItemMarks) -> dict[str, float]:
 
 
 def apply_holm_correction(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The pairs with a `holm_p` that is corrected over all of them."""
+    """The pairs, each with a `holm_p` that is corrected over all `pairs`."""
     adjusted_p_values = holm([pair.mcnemar_p for pair in pairs])
     return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted_p_values, strict=True))
 

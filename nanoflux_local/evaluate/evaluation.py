@@ -1,4 +1,4 @@
-"""Evaluates a model, with or without an adapter, on the items of a benchmark, repeatedly with different seeds.
+"""Evaluates a model, with or without an adapter, on the items of a benchmark, repeatedly with different random seeds.
 
 Every reply gets a strict mark and, if there is a judge, a soft mark. An evaluation's id is the hash of everything that
 determines its result, and the ledger stores every reply. An interrupted evaluation that is started again therefore
@@ -46,15 +46,16 @@ from nanoflux_local.transcript import Seed
 MAX_CONCURRENT = 64
 """The maximum number of concurrent requests, even if the endpoints could serve more."""
 PARTIAL = "partial"
-"""The status of an evaluation that ended with missing replies. If the same command is run again, it requests them."""
+"""The status of an evaluation that ended with missing replies. Running the same command again requests these replies.
+"""
 WAIT_S = 0.2
 """Seconds between checks whether another process still runs the same evaluation."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The settings and items that determine an evaluation. `data` names the benchmark; each item is asked `runs` times.
-    `sampling.max_tokens` includes `reasoning_tokens`.
+    """The settings and items that determine an evaluation. `data` names the benchmark; the question of each item is
+    asked `runs` times. `sampling.max_tokens` includes `reasoning_tokens`.
     """
 
     identity: Identity
@@ -99,7 +100,7 @@ class EvaluationPlan:
         return digest([*settings, prompt_settings])[:12]
 
     def build_request(self, item: Seed, repeat: int) -> ChatRequest:
-        """The request of one item in one repeat. The messages are those that the defender gets in a run."""
+        """The request of one item in one repeat. The messages are those that the defender receives in a run."""
         messages = build_defender_messages(
             self.domain.with_letters(item.options), self.domain.budgets, format_question(item)
         )
@@ -151,8 +152,8 @@ def make_plan(
     domain_name: str = "",
     reasoning_tokens: int = 0,
 ) -> EvaluationPlan:
-    """Build a plan. A reply may have as many tokens as the domain's budget plus `reasoning_tokens`. Top-p is 0.95 if
-    the temperature is above 0, otherwise 1.
+    """Build a plan. The token limit of a reply is the domain's limit for the answer plus `reasoning_tokens`. Top-p is
+    0.95 if the temperature is above 0, otherwise 1.
 
     `root` is the home with the user's own domains. If the domain `domain_name` uses the benchmark, its prompts are
     used, so that a model is evaluated with the prompts it was tuned on.
@@ -251,7 +252,7 @@ async def _collect_marks(
     calls = CachedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
     marker = _ReplyMarker(ledger, calls, plan, shortfall)
     capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
-    # At most as many requests as the endpoints serve at once: if all are refused, only few were sent.
+    # Never send more requests at once than the endpoints can serve: if all are refused, few have been sent.
     slots = asyncio.Semaphore(min(MAX_CONCURRENT, capacity))
     done, total = 0, len(plan.items) * plan.runs
 
@@ -320,7 +321,7 @@ class _ReplyMarker:
         return ReplyMarks(score.mark, soft, ends_in_reasoning(storable(reply.text), reply.finish))
 
     async def _call(self, request: Request[R]) -> R:
-        """The reply to a request of the judge, from the ledger if it was stored there."""
+        """The judge's reply to a request, from the ledger if it was stored there."""
         _, reply = await self.calls.ask(request)
         return reply
 

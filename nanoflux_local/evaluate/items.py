@@ -31,8 +31,8 @@ NO_QUESTION = "(the benchmark is no longer in this home)"
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """The marks of one item: `right` of `scored` replies are right. `asked` counts all replies, also those that could
-    not be scored, and `readings` are the answers read from them.
+    """The marks of the item with the id `item`: `right` of `scored` replies are right. `asked` counts all replies,
+    including those that could not be scored, and `readings` are the answers read from them.
     """
 
     item: str
@@ -49,7 +49,7 @@ class ItemScore:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """An item whose share of right replies differs between two evaluations."""
+    """An item whose share of right replies differs between two evaluations; `base` and `other` are the two shares."""
 
     item: str
     base: float
@@ -88,7 +88,9 @@ class ItemRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvaluation:
-    """An evaluation's row in the ledger, decoded. `result` is {} until the evaluation has one."""
+    """An evaluation's row in the ledger, decoded. `message` says why the evaluation has its status, or is ""; `result`
+    is {} until the evaluation has ended.
+    """
 
     id: str
     model: str
@@ -158,7 +160,7 @@ def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
 
 
 def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
-    """The marks of one item from its rows in the ledger, one for each repeat."""
+    """The score of one item, from the ledger's rows for it (one row per repeat)."""
     marks = [row["verdict"] for row in rows]
     scored_count = len(marks) - marks.count("unscored")
     return ItemScore(item, marks.count("right"), scored_count, len(marks), tuple(row["reading"] for row in rows))

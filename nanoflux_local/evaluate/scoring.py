@@ -1,4 +1,4 @@
-"""Scores replies without a judge (paper A.1): a reply is right if it has the exact letter, or the number within
+"""Scores replies without a judge (paper A.1): a reply is right if its answer is the exact letter, or a number within
 tolerance.
 
 A reply is "unanswered" if no answer can be read from it; it counts as not right and is also reported separately. A
@@ -16,6 +16,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Seed
 
 Mark = Literal["right", "wrong", "unanswered", "unscored"]
+"""The score of a reply, as described in this module's docstring."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Counts the missing replies of an evaluation by cause.
 
 `Shortfall` also decides when to stop sending requests: if the endpoint refuses every request, or asks for a longer
-pause than calls may wait. A refused prompt or a lost reply affects only its own item.
+pause than a call may wait. A refused prompt or a lost reply affects only its own item.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MAX_CAUSES = 20
 fill the ledger.
 """
 OTHER = "other causes"
-"""The reason under which all further causes are counted together."""
+"""The reason that stands for all further causes together."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Shortfall:
         self._count(NOT_ASKED)
 
     def _count(self, reason: str, refused: bool = False) -> None:
-        """Count one missing reply for this reason."""
+        """Count one missing reply under `reason`."""
         cause = self._causes.setdefault(reason, ShortfallCause(reason, refused=refused))
         cause.count += 1
 

@@ -20,14 +20,14 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Seed, Verdict
 
 REPLY_TOKENS = 2048
-"""The maximum number of tokens of a judgement, not counting its reasoning."""
+"""The maximum number of tokens of a judge's reply, not counting its reasoning."""
 RETRIES = 2
-"""Retries of a judgement that cannot be read."""
+"""How often a judge's reply that cannot be read is requested again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftJudge:
-    """A judge model, the endpoint that serves it, and the form of its replies: JSON if `structured`, otherwise
+    """A judge model, the endpoint that serves it, and the form of its replies: JSON if `structured` is true, otherwise
     sections, with at most `reply_tokens` tokens.
     """
 

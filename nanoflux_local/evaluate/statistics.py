@@ -17,7 +17,7 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 """The confidence level of all intervals."""
 POWER = 0.8
-"""The power of the test for which a difference is called detectable."""
+"""The statistical power at which a difference counts as detectable."""
 FOLDS = 5
 """The number of folds into which the paper splits test items."""
 ROUNDING = 1e-12
@@ -109,10 +109,10 @@ def _resample_means(values: Floats, seed: int) -> Floats:
 
 
 def mcnemar_exact(differences: Sequence[int]) -> float:
-    """The p-value of the exact two-sided McNemar test (McNemar 1947) on the items' differences, which are multiples of
-    one unit, as integers: the probability that their sum is at least as far from zero if each sign is random. With one
-    mark per item, the differences are -1, 0 or 1, and this is the binomial test on the discordant pairs. With several
-    marks, it is Fisher's exact test of random signs (Fisher 1935, The Design of Experiments, §21).
+    """The p-value of the exact two-sided McNemar test (McNemar 1947) on the items' differences, given as integers
+    (multiples of a common unit): the probability that their sum is at least as far from zero if each sign is random.
+    With one mark per item, the differences are -1, 0 or 1, and this is the binomial test on the discordant pairs. With
+    several marks, it is Fisher's exact test of random signs (Fisher 1935, The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
     # the probability of each possible sum, from the smallest sum in steps of two
@@ -138,7 +138,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_difference(differences: Sequence[float]) -> float | None:
-    """The smallest true mean difference that a two-sided 5% test on these n pairs detects with 80% power.
+    """The smallest true mean difference that a two-sided 5% test on n pairs with the spread of `differences` detects
+    with 80% power.
 
     It is (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all
     differences are equal, for instance if no item differs, because their spread is then unknown.
@@ -151,7 +152,9 @@ def minimum_detectable_difference(differences: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class PairedT:
-    """Student's paired t-test of b minus a over runs or seeds, with the mean difference and its 95% interval."""
+    """Student's paired t-test of b minus a over `n` runs or training seeds: the mean difference with its 95% interval,
+    the statistic `t` and its p-value.
+    """
 
     n: int
     difference: float
@@ -205,7 +208,7 @@ class Prevalence:
 def correct_prevalence(
     positives: int, n: int, right_accepted: int, right_count: int, wrong_rejected: int, wrong_count: int
 ) -> Prevalence | None:
-    """Correct an accuracy for the errors of the judge that measured it, which were counted on known items.
+    """Correct an accuracy for the errors of the judge that measured it, as counted on items known to be right or wrong.
 
     The judge called `positives` of `n` replies right, a share of p. It accepted `right_accepted` of `right_count` items
     known to be right (sensitivity Se) and rejected `wrong_rejected` of `wrong_count` items known to be wrong
@@ -230,7 +233,7 @@ def correct_prevalence(
 
 
 def _clamp_to_share(value: float) -> float:
-    """The nearest value in [0, 1]."""
+    """The number in [0, 1] that is nearest to `value`."""
     return min(1.0, max(0.0, value))
 
 
@@ -245,10 +248,10 @@ def predict_right_share(
 
     Here, the judge is a test for wrong solutions. It accepted `right_accepted` of the solutions known to be right
     (specificity Sp), rejected `wrong_rejected` of the solutions known to be wrong (sensitivity Se), and accepted
-    `accepted` of the questions for which this is not known. If a share π of these questions is right, the judge accepts
-    the share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule the share ρ = π·Sp / a of the accepted questions is right.
-    `kept` counts the accepted questions that become examples. These are assumed to include all wrong questions, so that
-    of K questions kept out of A accepted ones, the share (K − (1−ρ)·A) / K is right. If `kept` is None, right and wrong
+    `accepted` of the questions of unknown correctness. If a share π of these questions is right, the judge accepts the
+    share a = π·Sp + (1−π)·(1−Se), and by Bayes' rule the share ρ = π·Sp / a of the accepted questions is right. `kept`
+    counts the accepted questions that become examples. These are assumed to include all wrong questions, so that of K
+    questions kept out of A accepted ones, the share (K − (1−ρ)·A) / K is right. If `kept` is None, right and wrong
     questions are assumed to be kept equally often.
 
     The estimates are posterior medians with 95% credible intervals. The priors are uniform on π and Jeffreys on Sp and
@@ -267,7 +270,7 @@ def predict_right_share(
     right_share_of_kept = right_share
     if kept is not None:
         kept_count, candidate_count = kept
-        wrong_count = (1 - right_share) * candidate_count  # all wrong questions are kept
+        wrong_count = (1 - right_share) * candidate_count  # all wrong questions are assumed to be kept
         right_count = candidate_count - np.minimum(wrong_count, kept_count)
         log_weights += np.where(wrong_count <= kept_count, -np.log(right_count + 1), -np.inf)
         right_share_of_kept = (1 - wrong_count / kept_count).clip(0, 1)

@@ -18,7 +18,8 @@ NOT_RECORDED = "cause not recorded"
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """The accuracy over the `n` items with a scored reply: the mean of the items' shares of right replies, its
-    bootstrap interval, and its standard deviation over runs. `unscored` counts the replies that could not be scored.
+    bootstrap interval, and its standard deviation over runs. `by_run` has the accuracy of each run, and `unscored`
+    counts the replies that could not be scored.
     """
 
     n: int
@@ -44,7 +45,9 @@ class EvaluationSummary:
     missing.
 
     `items` counts all items, and `n` the items with a scored reply. `strict` is None if no answer can be graded without
-    a judge; `soft` is None if there is no judge.
+    a judge; `soft` is None if there is no judge. `unanswered` and `unscored` count the replies with these strict marks,
+    and `cut_in_reasoning` those that were truncated inside their reasoning. `corrected` is the soft accuracy corrected
+    for the judge's errors, None if these are unknown.
     """
 
     id: str
@@ -75,8 +78,8 @@ class EvaluationSummary:
         return not self.causes
 
     def require_all_replies(self, allow_refused: bool = False) -> None:
-        """Raise an error if replies are missing. If `allow_refused` is true, raise none if the endpoint refused all
-        prompts whose replies are missing.
+        """Raise an error if replies are missing. With `allow_refused`, replies may be missing if the endpoint refused
+        the prompts of all of them.
 
         Raises:
             EndpointError: replies are missing; the message states the causes.
@@ -89,7 +92,7 @@ class EvaluationSummary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `eval --json` prints and the ledger stores."""
+        """The JSON object that `eval --json` prints and the ledger stores."""
         return {
             "eval": self.id,
             "model": self.model,
@@ -121,7 +124,7 @@ class EvaluationSummary:
 
 
 def _build_strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    """The strict accuracy; None if there is none."""
+    """The strict accuracy as JSON; None if no answer can be graded without a judge."""
     return {"mean": accuracy.mean, "sd": accuracy.sd, "ci95": list(accuracy.ci95)} if accuracy else None
 
 

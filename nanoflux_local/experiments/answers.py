@@ -1,8 +1,8 @@
 """Collects the base model's own answers to train items of a benchmark, and chooses items by these answers.
 
-One cell of the experiment lets the model answer each item several times with different seeds, and stores the answers in
-the ledger as an evaluation. Conditions then train on the items that the model always, sometimes or never solves, or on
-the model's right solutions.
+One cell of the experiment lets the model answer each item several times with different random seeds, and stores the
+answers in the ledger as an evaluation. Conditions then train on the items that the model always, sometimes or never
+solves, or on the model's right solutions.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ def sample_train_items(home: Home, plan: GridPlan) -> list[Seed]:
 
 
 def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
-    """The answers to each item, from the evaluation of the experiment's answers cell.
+    """The base model's answers to each item, from the evaluation of the experiment's cell `ANSWERS`.
 
     Raises:
         NothingMatchedError: the cell is not done.
@@ -134,7 +134,7 @@ def choose_items(
 
 
 def _matches_solved(answers: Answers, solved: str) -> bool:
-    """Whether an item with these answers is selected by `solved`, a value of `Condition.solved`."""
+    """Whether `solved`, a value of `Condition.solved`, selects an item with these answers."""
     return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 

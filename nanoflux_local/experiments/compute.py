@@ -58,8 +58,8 @@ def _count_parameters(home: Home, model: str) -> int:
 
 
 def compare_compute(full: Mapping[str, Any] | None, subset: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """The compute of the condition `full` as a multiple of that of the condition `subset`, for training alone and
-    including generation. None if one of them was not trained. "with_generation" is missing if a model's size is
+    """The compute of the condition `full` as a multiple of that of the condition `subset`, once for training alone and
+    once including generation. None if one of them was not trained. "with_generation" is missing if a model's size is
     unknown.
     """
     if not full or not subset or not full.get("flops") or not subset.get("flops"):

@@ -1,8 +1,8 @@
 """Creates, runs, resumes and finds experiments. The complete plan is stored first; then its cells run.
 
 One process runs an experiment at a time. If this home lacks the data of a cell (for example enough examples of a
-quality level), the cell is left out with the reason, and the other cells run. A failed cell is retried on the next
-start.
+quality level), the cell is left out, the reason is recorded, and the other cells run. A failed cell is retried on the
+next start.
 """
 
 import json
@@ -172,7 +172,9 @@ def load_plan(home: Home, experiment: str) -> GridPlan:
 
 @dataclass(frozen=True, slots=True)
 class StoredExperiment:
-    """An experiment's row in the ledger; `plan_json` is its plan."""
+    """An experiment's row in the ledger. `message` lists the failed cells with their errors, or is ""; `plan_json` is
+    the plan.
+    """
 
     id: str
     name: str
@@ -217,11 +219,11 @@ class ExperimentSummary:
 
 
 _SELECT_EXPERIMENTS = "SELECT *, plan AS plan_json FROM experiments"
-"""The columns of `StoredExperiment`."""
+"""Selects the columns of `StoredExperiment`; a WHERE or ORDER BY clause follows."""
 
 
 def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
-    """The experiment with this id, or the newest experiment whose id starts with `name` or whose grid has this name.
+    """The experiment whose id is `name`; else the newest whose id starts with `name` or whose grid has that name.
 
     Raises:
         NothingMatchedError: no experiment matches.

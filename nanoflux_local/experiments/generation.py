@@ -49,7 +49,8 @@ def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str
             cell_settings["seeds"] = {"min": cell.seed_count, "max": cell.seed_count}
         if cell.rules:
             cell_settings["rules"] = cell.rules
-        # An experiment runs unattended, and a run that misses its target is still useful: it need not pause.
+        # An experiment runs unattended, and a run that misses its target is still useful, so a saturated run does not
+        # pause.
         defaults = {"target": plan.scale.examples, "pause_when_saturated": 0}
         settings = merge_tables(merge_tables(defaults, plan.scale.run), cell_settings)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)

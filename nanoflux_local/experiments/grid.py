@@ -18,28 +18,31 @@ from nanoflux_local.suggestions import suggest
 from nanoflux_local.train.solutions import SolutionRule
 
 RowSource = Literal["none", "benchmark", "run", "endpoint"]
+"""Where the training rows of a condition come from (`Condition.source`)."""
 Solved = Literal["", "ever", "always", "sometimes", "never"]
+"""How often the base model must solve an item for a condition to select it (`Condition.solved`)."""
 ScaleList = Literal["", "sizes", "seed_counts", "levels"]
-"""A list of the scale whose values a condition is repeated for."""
+"""A list in the scale: a condition is repeated for each of its values."""
 Size = int | Literal["all", "run", "least"]
+"""The number of rows of a condition, or the rule that determines it (`Condition.size`)."""
 GENERATE = "generate"
 """The condition of the cells that generate a run. They run before all others."""
 ANSWERS = "answers"
 """The condition and the id of the cell in which the base model answers train items. It also runs before the others."""
 DEFAULT_RUN = "0"
-"""The key of the run with the scale's own rules and the domain's numbers of seed questions."""
+"""The key of the run with the scale's own rules and the domain's range of seed questions."""
 
 
 class Condition(Strict):
     """One of the alternatives that a grid compares. `source` says where its training rows come from: the benchmark's
-    train split, or the run; "none" evaluates the base model without training, and "endpoint" another model. `size` rows
-    are drawn by the training's seed: a number, "all", as many as the "run" kept, or as many as the rarest quality level
-    has ("least").
+    train split, or the run; "none" evaluates the base model without training, and "endpoint" evaluates the frontier
+    model. `size` says how many of these rows the training seed draws: a number, "all", "run" (as many as the run kept),
+    or "least" (as many as the rarest quality level has).
 
     `each` names a list of the scale. The condition is repeated for every value of that list, which replaces "{value}"
     in `name` and `title`. If `size` is "all", at most `full` benchmark rows (a setting of the scale) are used. `level`
     selects the run's examples of one quality level (0: all levels). `seed_count` is the number of seed questions for
-    each question of the condition's run (0: the domain's numbers).
+    each question of the condition's run (0: the domain's range).
 
     `rules` names the rule set of the condition's run ("": the scale's settings alone). `solution` chooses the solution
     of each example to train on: the author's, or one of another origin (`train.solutions`). For benchmark rows, the
@@ -49,8 +52,8 @@ class Condition(Strict):
     benchmark rows together have as many tokens as `size` rows of the run.
 
     In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check (if
-    `code_check` is true), or its verdicts with all checks (if `check` is "all"). Any other `check` is measured by
-    itself.
+    `code_check` is true), or its verdicts with all checks (if `check` is "all"). Any other value of `check` names a
+    check that is measured alone.
     """
 
     name: str = Field(min_length=1)
@@ -89,23 +92,25 @@ class Condition(Strict):
 
 
 class Frontier(Strict):
-    """The frontier model that the conditions are compared with: an endpoint of a profile."""
+    """The frontier model that the conditions are compared with: the endpoint `endpoint` of the profile `profile`."""
 
     profile: str
     endpoint: str
 
 
 class Scale(Strict):
-    """The scale of a grid: models, data, sizes, seeds.
+    """The scale of a grid: the base model, the domain, the amounts of data, and the seeds.
 
-    `run` holds the settings of generation, `train` those of training. Models are evaluated on the test items of the
-    benchmarks in `test`; if the grid selects a condition, the selection uses the dev items of the benchmarks in `dev`.
-    At most `limit` items of each benchmark are used (0: all), and each is asked `runs` times. `via` is the kind of
-    endpoint: in this process ("in_process"), or a vLLM server started with `args`, which loads the adapter in addition
-    to the weights ("vllm") or merged into a copy of them ("merged", much faster on a CPU). Benchmark rows are train
-    items of the benchmarks in `benchmark`, or, if it is empty, of the domain's benchmarks; `full` limits their number
-    in conditions whose `size` is "all" (0: no limit). For conditions that depend on the base model's answers, the model
-    answers each of `sampled` train items (0: all) `tries` times.
+    A generated run has the target `examples`. `run` holds the other settings of generation, `train` those of training;
+    each trained condition has one cell for each of `train_seeds`. `sizes`, `seed_counts` and `levels` are the lists
+    that `Condition.each` names. Models are evaluated on the test items of the benchmarks in `test`; if the grid selects
+    a condition, the selection uses the dev items of the benchmarks in `dev`. At most `limit` items of each benchmark
+    are used (0: all), and the question of each is asked `runs` times. `via` is the kind of endpoint: in this process
+    ("in_process"), or a vLLM server started with `args`, which loads the adapter in addition to the weights ("vllm") or
+    merged into a copy of them ("merged", much faster on a CPU). Benchmark rows are train items of the benchmarks in
+    `benchmark`, or, if it is empty, of the domain's benchmarks; `full` limits their number in conditions whose `size`
+    is "all" (0: no limit). For conditions that depend on the base model's answers, the model answers each of `sampled`
+    train items (0: all) `tries` times.
     """
 
     base: str
@@ -199,7 +204,7 @@ class GridPlan(Strict):
         return f"{self.name}-{self.scale_name}-{digest(self.model_dump(mode='json'))[:8]}"
 
     def condition(self, name: str) -> Condition:
-        """The condition of that name."""
+        """The condition with the name `name`."""
         return next(condition for condition in self.conditions if condition.name == name)
 
     @property

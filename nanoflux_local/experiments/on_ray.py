@@ -47,8 +47,8 @@ class RayWorkers:
             ) from error
 
     def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, CellOutcome]]:
-        """Submit all cells, and yield each with its outcome when it ends. If the caller stops, the remaining tasks are
-        cancelled.
+        """Submit all cells, and yield each with its outcome when it ends. If the caller stops iterating, the remaining
+        tasks are cancelled.
         """
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         remote_function = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
@@ -66,7 +66,7 @@ class RayWorkers:
                 self._ray.cancel(task, force=True)
 
     def _fetch_outcome(self, task: Any) -> CellOutcome:
-        """The outcome of a finished task. If Ray lost the worker, it is an error with the end of Ray's message."""
+        """The outcome of a finished task: if Ray lost the worker, an error with the last line of Ray's message."""
         try:
             outcome: CellOutcome = self._ray.get(task)
         except self._ray.exceptions.RayError as error:

@@ -11,8 +11,8 @@ BENCHMARKS = {"gsmhard": "GSMHard", "genomebench": "GenomeBench", "multimedqa": 
 
 
 def load_paper_results(table: str, domain: str) -> dict[str, Any] | None:
-    """The paper's results for a table: those of the domain's benchmark, or all if the paper lacks the domain. None if
-    the table is unknown.
+    """The paper's results for a table: those for the domain's benchmark, or for all benchmarks if the paper does not
+    cover the domain. None if the table is unknown.
     """
     results = read_toml(Path(str(resources.files(__package__) / "paper.toml"))).get(table)
     if results is None:

@@ -26,7 +26,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
         raise ConfigError(f"{grid_name} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
     all_conditions = [condition for declared in grid.conditions for condition in _expand_condition(declared, scale)]
-    # a condition that evaluates another model is left out if the scale names none
+    # a condition that evaluates the frontier model is left out if the scale names none
     conditions = [condition for condition in all_conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
@@ -85,6 +85,6 @@ def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
 
 
 def _list_cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
-    """The cells of a condition: one for each seed."""
+    """The cells of a condition: one for each training seed."""
     seeds = find_kind(grid.kind).list_seeds(condition, scale)
     return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

@@ -81,7 +81,7 @@ def load_results(home: Home, name: str) -> ExperimentResults:
 
 
 def _build_entry(kind: ExperimentKind, experiment: RecordedExperiment, condition: Condition) -> ConditionEntry:
-    """The entry of a condition, with the seeds of its finished cells and the measurements of the kind."""
+    """The entry of a condition, with the training seeds of its finished cells and the measurements of the kind."""
     seeds = tuple(cell.seed for cell in experiment.done_cells(condition.name))
     title = condition.title or condition.name
     measurements = kind.measure_condition(experiment, condition)

@@ -1,4 +1,4 @@
-"""Loads the training rows of a condition: examples of a run or train items of a benchmark, by size and seed."""
+"""Loads a condition's training rows: examples of a run or train items of a benchmark, by size and training seed."""
 
 import random
 from collections import Counter
@@ -84,8 +84,8 @@ def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, s
 def _count_rows_of_equal_tokens(
     home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
 ) -> int:
-    """How many items of average length have about as many tokens as all rows of `reference`, by the base model's
-    tokenizer.
+    """How many items of average length have about as many tokens as all rows of `reference`, counted with the base
+    model's tokenizer.
     """
     counter = TokenCounter(weights_dir(plan.scale.base, home.root))
 
@@ -119,8 +119,8 @@ def _count_rows(home: Home, plan: GridPlan, condition: Condition, run: str) -> i
 
 
 def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int:
-    """The number of examples of the rarest of these quality levels, at which all levels are compared. Levels without
-    examples and examples that a reviewer dropped do not count.
+    """The number of examples of the rarest quality level in `levels`: the levels are compared with this many rows each.
+    Levels without examples and examples that a reviewer dropped do not count.
 
     Raises:
         NothingMatchedError: no example has a level.

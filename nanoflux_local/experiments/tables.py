@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column with its title and its width in characters. `share` is its share of the width that remains, and
+    """A column with its title and its width in characters. `share` is its share of the remaining width, and
     `from_width` is the smallest width of the table at which it is shown. `right` aligns it to the right.
     """
 
@@ -32,6 +32,7 @@ PAIR_COLUMNS = (
     TableColumn("t over seeds p", 14, right=True, from_width=112),
     TableColumn("detectable", 10, right=True, from_width=72),
 )
+"""The columns of the table of paired tests."""
 
 
 def format_pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:

@@ -28,7 +28,7 @@ from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
 LEAN_ARGS = ("--enforce-eager", "--max-num-seqs", "8")
-"""Arguments with which vLLM serves a stand-in on a CPU within half a minute of its start."""
+"""Arguments that let vLLM serve a stand-in on a CPU within half a minute of its start."""
 STAND_IN_KV_GIB = "1"
 """GiB of KV cache for a stand-in on a CPU; the planned size suits the real model that it replaces."""
 
@@ -92,8 +92,9 @@ class RehearsalEnvironment:
     def make_launch(
         self, config: EndpointConfig, resources_and_sleep_group: tuple[ServerResources, str], accepts_adapters: bool
     ) -> Launch:
-        """The launch of an endpoint's server with these resources, the longest context that a rehearsed profile needs,
-        and buffers for an adapter if `accepts_adapters`. A server with a sleep group can sleep.
+        """The launch of an endpoint's server with the resources in `resources_and_sleep_group`, the longest context
+        that a rehearsed profile needs, and buffers for an adapter if `accepts_adapters` is true. A server with a sleep
+        group can sleep.
         """
         resources, sleep_group = resources_and_sleep_group
         sleeps = bool(sleep_group or config.shares)
@@ -102,8 +103,8 @@ class RehearsalEnvironment:
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
-        """Start a server unless an equal one already runs, and wait until it answers. Runs and evaluations of this
-        process then use the server, which runs until `stop` or `clear`.
+        """Start a server unless one with the same launch is running, and wait until it answers. Runs and evaluations of
+        this process then use the server until `stop` or `clear` ends it.
 
         Raises:
             ModelsError: the server did not start; the message states the reason.
@@ -138,7 +139,7 @@ class RehearsalEnvironment:
         return len(records)
 
     def clear(self, keep: bool = False) -> None:
-        """Stop all servers and remove the scratch home unless `keep`."""
+        """Stop all servers and, unless `keep` is true, remove the scratch home."""
         try:
             self.stop()
         finally:

@@ -1,7 +1,7 @@
 """Writes the exchanges of a rehearsal's stand-ins: the prompts of each role, each with the expected reply.
 
-A model with random weights writes neither questions nor judgements, so no example would be kept, and no later step
-could be tried. `fitting` therefore fits each stand-in to its exchanges.
+A model with random weights writes neither questions nor verdicts, so no example would be kept, and no later step could
+be tested. `fitting` therefore fits each stand-in to its exchanges.
 """
 
 import random
@@ -30,7 +30,7 @@ _QUESTION_TEMPLATES = (
 )
 """Templates of questions, each with the values of a, b and c. The answer is a * b - c."""
 TURNS = 4
-"""An attacker is fitted to the seeds of this many turns, the maximum of a rehearsed run."""
+"""The number of turns whose seeds an attacker is fitted to: the maximum of a rehearsed run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def make_attack(number: int) -> Attack:
 
 
 def make_wrong_defence() -> Defence:
-    """A wrong answer to every question, so that the defender fails and the question is kept."""
+    """An answer that is wrong for every question: the defender fails, and the question is kept."""
     return Defence("7 * 12 = 84; 84 + 5 = 89.", "89")
 
 
@@ -60,7 +60,7 @@ def write_exchanges(
 ) -> list[Exchange]:
     """Write the exchanges of stand-in `number` in every role that it may have.
 
-    The stand-in answers the first, third and so on of the benchmark items `items` right, and the others wrong.
+    Starting with the first, the stand-in answers every second item of `items` right, and the other items wrong.
     """
     reply = _write_attack(domain, make_attack(number))
     attack_exchanges = []
@@ -81,7 +81,7 @@ def write_exchanges(
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:
-    """The reply of the fake server that replaces hosted models. The prompt shows which role is requested."""
+    """The reply of the fake server that replaces hosted models. The prompt shows which role it was written for."""
     del rng
     if "VALID or INVALID" in prompt:
         return _VALID
@@ -134,6 +134,7 @@ _VALID = render_sections({
     "CONFIDENCE": "0.97",
     "EXPLANATION": "it follows.",
 })  # fmt: skip
+"""The judge's reply that calls a question valid."""
 _INCORRECT = render_sections({
     "ANALYSIS": "it adds.",
     "REASONING QUALITY": "UNSOUND",
@@ -142,3 +143,4 @@ _INCORRECT = render_sections({
     "CONFIDENCE": "0.97",
     "EXPLANATION": "it adds.",
 })  # fmt: skip
+"""The judge's reply that calls a defence incorrect."""

@@ -23,7 +23,7 @@ MARGIN = 8.0
 """The number of nats by which an expected token must be likelier than any other. At a temperature of 0.7, such a token
 is nearly always drawn."""
 PENALTY = 1e-4
-"""The weight of the sum of the rows' squared values in the loss of a fit."""
+"""The weight of the L2 penalty on the fitted rows, a part of the loss."""
 ROW_SCALES = tuple(2.0**power for power in range(9))
 """Factors for the fitted rows, in the order in which they are tried."""
 _HARMONY_PROGRAM = """
@@ -43,6 +43,7 @@ print("\\n" + json.dumps([prompts, reply_ids]))
 """A program that renders chats as vLLM does for gpt-oss: with a preamble that contains the date, and without the chat
 template."""
 Conversation = list[dict[str, str]]
+"""The messages of a chat, each with its role and content."""
 Encode = Callable[[list[Conversation], list[str]], tuple[list[list[int]], list[list[int]]]]
 """Encodes chats and replies as token ids; returns the prompts of the chats and the encoded replies."""
 
@@ -201,8 +202,8 @@ def _read_states(model: Any, exchanges: Sequence[_EncodedExchange], position: in
 
 
 def _fit_rows(states: Any, classes: Any, count: int) -> Any:
-    """Fit `count` rows of the output matrix, of shape (count, width), to states and their classes: the product of a
-    state with its class's row is the largest. Class n has row n - 1; class 0 is any other token.
+    """Fit `count` rows of the output matrix, of shape (count, width), so that each state's largest dot product is that
+    with the row of its class. Class n has row n - 1; class 0 is any other token.
 
     The rows are those of a logistic regression with a small penalty, so that rounding to 16 bits does not change the
     likeliest token.
@@ -225,8 +226,8 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
 
 
 def _scale_rows(head: Any, tokens: Any, fitted_rows: Any, states: Any, token_ids: Any) -> Any:
-    """Multiply the fitted rows by the first of `ROW_SCALES` with which the expected tokens are likelier than all others
-    by `MARGIN`, or by the last scale if none suffices.
+    """Multiply the fitted rows by the first of `ROW_SCALES` that makes the expected tokens likelier than all others by
+    `MARGIN`, or by the last scale if none does.
     """
     scaled_head = head.clone()
     for scale in ROW_SCALES:

@@ -31,7 +31,7 @@ from nanoflux_models.server_client import ServerClient
 from nanoflux_models.stand_ins import find_family, write_without_weights
 
 DUMMY_WEIGHTS = ("--load-format", "dummy")
-"""Arguments with which vLLM draws random weights instead of reading a model's weights."""
+"""Arguments that make vLLM draw random weights instead of reading a model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ def _complete(client: ServerClient, model: str, prompt_ids: list[int], token_cou
 
 
 def _measure_wake_up(launch: Launch, environment: RehearsalEnvironment) -> str:
-    """Measure the seconds to wake up. Afterwards the model sleeps again, so that the next model has the GPU."""
+    """Measure how long the model takes to wake up. Afterwards it sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
         has_gpu = bool(list_gpu_gib())
         raise StepSkipped("the model shares its GPU with no other" if has_gpu else "vLLM's sleep mode needs a GPU")

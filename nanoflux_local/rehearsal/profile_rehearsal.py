@@ -51,6 +51,7 @@ from nanoflux_models.stand_ins.gpt_oss import read_harmony_vocabulary
 from nanoflux_models.weights import import_path, weights_dir
 
 DOMAIN = "starter"
+"""The domain of every rehearsed run; it is also the name of its benchmark."""
 ITEM_COUNT = 20
 """The number of items of the benchmark's test split that are evaluated."""
 GPU_GIB = 40.0
@@ -70,8 +71,9 @@ RUN_OVERRIDES = merge_tables(
 """The settings that a rehearsed run replaces in its profile. No check is enabled, since the stand-ins are not fitted to
 the prompts of checks."""
 WIDE_SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-"""The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, to which only a
-wider model can be fitted."""
+"""The sizes of a wider stand-in for gpt-oss. vLLM splits a reply of gpt-oss into dozens of tokens, and only a wider
+model can be fitted to so many.
+"""
 WIDE_WEIGHT_STD = 0.04
 """The standard deviation of a wider stand-in's weights: rounding to 16 bits changes the hidden states by 4%; with 0.08,
 by 16%."""
@@ -96,7 +98,9 @@ class _ProfileState:
 
 
 def rehearse(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
-    """Rehearse one profile, and add the steps to `report`. A step is tried only if those that it needs have passed."""
+    """Rehearse one profile, and add the steps to `report`. A step is performed only if the steps that it needs have
+    passed.
+    """
     state = _configure(profile, environment, report)
     if state is None:
         return
@@ -287,7 +291,7 @@ def _perform_serve(
 
 
 def _start_and_chat(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
-    """Start the server unless it runs, and send it one chat request through the client that runs use.
+    """Start the model's server unless it is running, and send it one chat request through the client that runs use.
 
     Raises:
         NanofluxError: the server does not start, or the reply is empty.
@@ -427,7 +431,7 @@ def _evaluate_kind(
 
 
 def _sleep_and_wake(state: _ProfileState, environment: RehearsalEnvironment, model: str) -> str:
-    """Send the model's server to sleep and wake it. Skipped without a GPU, or if the model has its GPU to itself."""
+    """Put the model's server to sleep and wake it. Skipped without a GPU, or if the model has its GPU to itself."""
     if environment.prepare_interpreter().serves_on_cpu:
         raise StepSkipped("vLLM's sleep mode needs a GPU")
     if not state.managed[model].shares:

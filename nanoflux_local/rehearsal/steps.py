@@ -17,7 +17,7 @@ StepOutcome = Literal["passed", "skipped", "failed"]
 
 
 class StepSkipped(Exception):
-    """Raised by a step that cannot be tried on this machine; its text is the reason."""
+    """Raised by a step that cannot be performed on this machine; its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class RehearsalReport:
         return outcome == "passed"
 
     def skip(self, name: str, model: str, reason: str) -> None:
-        """Record a step that is not tried."""
+        """Record a step that is not performed."""
         self._add(RehearsalStep(name, model, "skipped", reason, 0.0))
 
     def to_json(self) -> dict[str, Any]:

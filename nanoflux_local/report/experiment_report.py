@@ -118,8 +118,8 @@ def list_pair_rows(contents: dict[str, Any]) -> TableRows:
 class PaperRow:
     """The paper's results for a condition on a benchmark, next to this experiment's accuracies for the same condition.
 
-    `title` is the condition's title, and `measured` contains the mean accuracy on each of this experiment's sets of
-    test items.
+    `title` is the condition's title, and `measured` contains the mean accuracy on each of this experiment's test
+    benchmarks.
     """
 
     benchmark: str
@@ -187,7 +187,7 @@ def _format_cells(rows: TableRows) -> TableRows:
 
 
 def _format_cell(value: object) -> object:
-    """A number with 4 significant digits; "" for None; anything else unchanged."""
+    """`value` as a cell: a float with 4 significant digits, "" for None, anything else unchanged."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else value
@@ -241,8 +241,8 @@ def find_axis_label(plan: GridPlan) -> str:
 def _collect_accuracy_lines(
     plan: GridPlan, contents: dict[str, Any], data: str
 ) -> dict[str, list[plots.AccuracyPoint]]:
-    """The accuracies on the benchmark `data` of the conditions that the grid's `each` created, by the label of the line
-    to which they belong. There is one line for each source of training rows; lines of a single point are left out.
+    """The accuracies on the benchmark `data` of the conditions that the grid's `each` created, by the label of their
+    line. There is one line for each source of training rows; lines of a single point are left out.
     """
     entry_by_condition = _index_conditions(contents)
     label_by_source = {"run": "the run's examples", "benchmark": "random examples"}
@@ -258,8 +258,8 @@ def _collect_accuracy_lines(
 
 
 def _collect_losses(view: LedgerView, contents: dict[str, Any]) -> tuple[CurvePoints, CurvePoints]:
-    """The training loss of each step, and the dev loss after each epoch, in the first training of each condition. The
-    position of each point is its epoch, such as 1.5 in the middle of the second epoch.
+    """The training loss of each step, and the dev loss after each epoch, in the first training run of each condition.
+    The position of each point is its epoch, such as 1.5 in the middle of the second epoch.
     """
     training_losses: CurvePoints = {}
     dev_losses: CurvePoints = {}

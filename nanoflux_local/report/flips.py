@@ -47,9 +47,10 @@ class ShownFlip:
 class FlipSection:
     """The section of a page about the flipped items of a comparison.
 
-    `rule` is the sentence that defines a flip. Both evaluations scored `items` items, of which the other evaluation
-    `gained` and `lost` some against the base. `shown` contains the flips that the page shows, under the keys "gained"
-    and "lost". In an experiment, the titles are those of the base condition and of the other condition.
+    `rule` is the sentence that defines a flip. `items` counts the items that both evaluations scored; `gained` and
+    `lost` count those on which the other evaluation is better or worse than the base. `shown` contains the flips that
+    the page shows, under the keys "gained" and "lost". In an experiment, `base_title` and `other_title` are the titles
+    of the base condition and of the other condition.
     """
 
     rule: str

@@ -32,8 +32,8 @@ def render_page(template: str, values: dict[str, Any]) -> str:
 
 def sanitize(value: object) -> object:
     """Replace a string's control characters, including those that change the writing direction, and truncate a string
-    that is longer than `MAX_CHARACTERS`. Other values are returned unchanged, also `Markup`, a subclass of str that
-    contains the page's own HTML.
+    that is longer than `MAX_CHARACTERS`. Other values are returned unchanged, including `Markup`, a subclass of str
+    that contains the page's own HTML.
     """
     if type(value) is not str:
         return value

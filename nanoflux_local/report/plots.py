@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 INK, GREY, BLUE, ORANGE = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
-"""Colours of the plots; `INK` is that of texts and error bars."""
+"""Colours of the plots; `INK` is the colour of text and error bars."""
 COLOURS = (BLUE, ORANGE, "#059669", "#9333ea", GREY)
 """The colours of the lines of a plot, in the order of their use; the third is green and the fourth purple."""
 AccuracyPoint = tuple[float, float, float, float]
@@ -15,7 +15,7 @@ LossPoint = tuple[float, float]
 
 
 def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
-    """An empty matplotlib figure of this size in inches, with a transparent background, and its axes."""
+    """An empty matplotlib figure of `width` × `height` inches with a transparent background, and its axes."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -35,7 +35,7 @@ def _make_figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
 
 
 def _render_svg(figure: Any) -> str:
-    """The figure as an <svg> element. Figures with equal data have equal text. The figure is closed."""
+    """Close the figure and return it as an <svg> element. Figures of the same data yield identical elements."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -48,7 +48,9 @@ def _render_svg(figure: Any) -> str:
 
 
 def draw_losses_by_step(training: Sequence[LossPoint], dev: Sequence[LossPoint]) -> str:
-    """Plot one training: the training loss of each step, and the dev loss at the end of each epoch, both by step."""
+    """Plot the losses of one training run: the training loss of each step, and the dev loss at the end of each epoch,
+    both by step.
+    """
     figure, axes = _make_figure()
     axes.plot([step for step, _ in training], [loss for _, loss in training], color=BLUE, linewidth=1, label="training")
     if dev:

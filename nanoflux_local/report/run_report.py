@@ -87,7 +87,9 @@ def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRow:
-    """One outcome of a run's attempts: how many attempts had it, and their share of all attempts."""
+    """One outcome of a run's attempts: how many attempts had it, their share of all attempts, and whether the outcome
+    is a reason to keep the question (`kept`).
+    """
 
     text: str
     count: int
@@ -171,7 +173,7 @@ def _compare_evaluations(view: LedgerView, evaluations: list[ReportedEvaluation]
 
 @dataclass(frozen=True, slots=True)
 class ReportedExample:
-    """An example: the reason why it was kept in words, the records of its turn and of its last attempt, and the
+    """An example: the reason for keeping it (in words), the records of its turn and of its last attempt, and the
     findings of the checks.
     """
 

@@ -20,7 +20,7 @@ def format_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def _escape_cell(value: object) -> object:
-    """A cell of a CSV table; "" for None."""
+    """`value` as a cell of a CSV table: "" for None, and text so that no spreadsheet evaluates it."""
     if not isinstance(value, str):
         return "" if value is None else value
     text = str(sanitize(value))
@@ -35,7 +35,7 @@ def format_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def _escape_markdown(value: object) -> str:
-    """A cell of a Markdown table, in one line."""
+    """`value` as a cell of a Markdown table, in one line."""
     text = " ".join(str(sanitize(str(value))).split())
     for character in "\\`|*_<[":
         text = text.replace(character, f"\\{character}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "nanoflux_cpu"
-"""The name under which transformers knows this attention."""
+"""The name of this attention in transformers."""
 _MAX_TOKENS = 1024  # for longer rows, the tokens × tokens matrix would take too much memory
 
 

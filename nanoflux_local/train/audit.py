@@ -19,7 +19,7 @@ from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import resolve_targets
 
 _START_WORDS = 6
-"""The number of first words by which a held-out prompt is looked up; few prompts share all of them."""
+"""The number of leading words by which a held-out prompt is looked up; few prompts share all of them."""
 _MAX_LISTED_ROWS = 10
 """The maximum number of unusable rows that an error message lists."""
 
@@ -74,7 +74,7 @@ class Selection:
 
 
 def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSettings) -> Selection:
-    """Encode the rows that can be trained on and report the others.
+    """Encode the rows that can be trained on, and report the problems of all rows.
 
     Raises:
         RefusedError: rows are unusable, and the settings forbid dropping them.
@@ -172,7 +172,9 @@ def _encode_if_usable(
 
 
 def _are_roles_in_order(roles: Sequence[str]) -> bool:
-    """Whether user and assistant alternate, from user to user, after an optional system message."""
+    """Whether, after an optional system message, user and assistant messages alternate, and the first and last are the
+    user's.
+    """
     turns = roles[1:] if roles and roles[0] == "system" else roles
     questions, answers = turns[::2], turns[1::2]
     ends_with_question = len(questions) == len(answers) + 1
@@ -226,16 +228,17 @@ class CountSummary:
 
     @classmethod
     def of(cls, counts: Sequence[int]) -> "CountSummary":
-        """The summary of these counts; all zeros if there are none."""
+        """The summary of `counts`; all zeros if `counts` is empty."""
         return cls(median(counts), min(counts), max(counts), sum(counts)) if counts else cls(0.0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a training run would do. Tokens and labels are those of the usable rows in one epoch, after truncation.
+    """What a training run would do. `rows`, `usable` and `validation` count rows. Tokens and labels are those of the
+    usable rows in one epoch, after truncation.
 
-    `leaked` are the numbers of the rows that contain a held-out prompt. `system_merged` counts the rows whose system
-    message is prepended to the user's message, because the base takes no system messages. `max_length` truncates
+    `leaked` lists the row numbers of the rows that contain a held-out prompt. `system_merged` counts the rows whose
+    system message is prepended to the user's message, because the base takes no system messages. `max_length` truncates
     `cut_rows` rows by `cut_tokens` tokens in total, and each of them by at most `cut_most`. `rendered` is the first
     usable example as the model sees it. `seconds` and `memory_bytes` are rough estimates (see `estimate`). `adapted`
     names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of how the
@@ -331,8 +334,8 @@ def count_steps(settings: TrainSettings, rows: int) -> int:
 
 
 def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of the rows whose text contains a held-out prompt. Texts are compared word by word, without case and
-    punctuation.
+    """The row numbers of the rows whose text contains a held-out prompt. Texts are compared word by word, without case
+    and punctuation.
     """
     prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
     for prompt in held_out:

@@ -36,7 +36,7 @@ def open_board(folder: Path | None) -> Iterator[OnEvent]:
 
 
 def _write_event(writer: Any, event: TrainEvent) -> None:
-    """Write the curves' values at an event. After a resume, TensorBoard is instructed to discard the later steps."""
+    """Add an event's values to the curves. After a resume, TensorBoard is instructed to discard the later steps."""
     if isinstance(event, StepEvent):
         for name in _CURVES:
             writer.add_scalar(f"train/{name}", getattr(event, name), event.step)

@@ -15,6 +15,7 @@ from nanoflux_local.errors import NanofluxError, RefusedError
 from nanoflux_local.files import write_atomically
 
 NAME = "checkpoint.pt"
+"""The name of the checkpoint file in the folder of a training run."""
 
 
 @dataclass
@@ -22,7 +23,8 @@ class TrainingProgress:
     """The number of steps that a training run has taken, and everything measured so far.
 
     `flops` were measured in the first epoch, over `counted` tokens. `losses` has the loss of each step, in nats per
-    label token. Only early stopping uses `best_weights`. Checkpoints store these fields under their names.
+    label token; `epoch_losses` has the mean of each epoch, and `val_losses` starts with the loss before the first step.
+    Only early stopping uses `best_weights`. Checkpoints store these fields under their names.
     """
 
     step: int = 0

@@ -1,6 +1,6 @@
-"""Chooses examples of a run: by the reason they were kept, by quality level, by an SQL expression, and by number.
+"""Chooses examples of a run: by the reason for keeping them, by quality level, by an SQL expression, and by number.
 
-This module builds the query over the ledger, runs it through a view that cannot write, and records it. Examples that a
+This module builds the query over the ledger, executes it through a read-only view, and records it. Examples that a
 reviewer dropped, or that lack a solution of the requested origin, are left out and counted. Examples that a reviewer
 marked `fix` are included and counted. A choice without examples is an error.
 """

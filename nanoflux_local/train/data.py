@@ -22,6 +22,7 @@ from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 
 _PROBE_COMPLETION = "completion"
+"""The completion of the dialogue that is rendered to find the template's end of turn."""
 _PLACEHOLDER = re.compile(r"\0(\d+)\0")
 """The placeholder that stands for the n-th control token while a template is rendered: n between two NUL characters."""
 _MATCH_NOTHING = r"(?!)"
@@ -78,7 +79,7 @@ class Codec:
 
     @classmethod
     def load(cls, base_dir: Path) -> "Codec":
-        """The codec of the model in `base_dir`, read from disk only. Raises DataError if it has no tokenizer."""
+        """The codec of the model in `base_dir`, from local files only. Raises DataError if there is no tokenizer."""
         go_offline()
         from transformers import AutoTokenizer
 
@@ -178,7 +179,7 @@ def _accepts_system(base_dir: Path) -> bool:
     try:
         return load_manifest(read_record(base_dir).name, base_dir.parents[1]).chat.system_role
     except ModelsError:
-        return True  # the model is not installed and has no manifest, so that the template alone decides
+        return True  # the model is not installed and has no manifest, so the template alone decides
 
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:
@@ -228,7 +229,7 @@ def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> li
 
 
 def _batch_by_length(pool: list[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Batches of a pool's rows, sorted by length."""
+    """Batches of a pool's rows; the rows are sorted by length before they are split into batches."""
     return _split_into_chunks(sorted(pool, key=lambda index: lengths[index]), size)
 
 

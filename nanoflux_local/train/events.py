@@ -11,7 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One optimizer step. `loss` is the mean over its label tokens in nats; `step` counts from 1."""
+    """One optimizer step: number `step`, counted from 1, of the planned `steps`. `loss` is the mean over its label
+    tokens in nats, and `tokens` counts its tokens without padding.
+    """
 
     step: int
     steps: int
@@ -59,9 +61,12 @@ OnEvent = Callable[[TrainEvent], None]
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """The result of a training run. Losses are in nats per label token; `tokens` counts the tokens of all epochs,
-    without padding. `flops_explained` has the expected FLOPs of each component and their "total".
+    without padding. `train_losses` has the loss of each step, `epoch_losses` and `val_losses` have one loss for each
+    epoch, and `initial_val_loss` was measured before the first step. `truncated` and `dropped` are numbers of rows.
+    `flops_explained` has the expected FLOPs of each component and their "total". If `padding_free` is true, the rows of
+    a batch were joined instead of padded.
 
-    If the training run is `finished`, `adapter_dir` holds PEFT's two files; otherwise it was stopped on request and
+    If `finished` is true, `adapter_dir` holds PEFT's two files; otherwise the training run was stopped on request and
     left a checkpoint.
     """
 

@@ -102,7 +102,7 @@ def _list_weight_files(base_dir: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """The tensors' entries of a safetensors file: dtype, shape and offsets by name."""
+    """The entry of each tensor in a safetensors file's header (dtype, shape and offsets), by name."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(size))

@@ -16,7 +16,7 @@ from nanoflux_models.offline import go_offline
 
 
 def build_quantization(dtype: torch.dtype) -> Any:
-    """The config with which transformers loads a base in four bits and computes its matrix products in `dtype`.
+    """The config that makes transformers load a base in four bits and compute its matrix products in `dtype`.
 
     Raises:
         RefusedError: bitsandbytes is not installed, or has no library for this machine.

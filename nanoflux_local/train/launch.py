@@ -29,7 +29,7 @@ def launch(home: Path, training: str, arguments: str) -> int:
         raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
     resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
     command = build_module_command("accelerate.commands.launch", *launcher_arguments, *resume_command)
-    environment = make_safe_environment(os.environ)  # accelerate starts Python without our option -P
+    environment = make_safe_environment(os.environ)  # accelerate starts Python without the option -P
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
         return process.wait()

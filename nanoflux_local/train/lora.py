@@ -148,7 +148,7 @@ def _explain_shortages(out_dir: Path) -> Iterator[None]:
 
 
 def _describe_checkpoint(out_dir: Path) -> str:
-    """The end of an error message if there is a checkpoint, otherwise ""."""
+    """The end of an error message, which says that the checkpoint is kept; "" if there is no checkpoint."""
     return "; the last good checkpoint is kept" if (out_dir / checkpoint.NAME).exists() else ""
 
 
@@ -273,9 +273,7 @@ class _TrainingLoop:
             self._raise_diverged(f"loss {loss} and gradient norm {norm} at {position}")
 
     def _raise_diverged(self, problem: str) -> None:
-        """Raise a NanofluxError that suggests settings with which training is more stable. The last checkpoint is not
-        changed.
-        """
+        """Raise a NanofluxError that suggests more stable settings. The last checkpoint is not changed."""
         fix = "lower learning_rate, add warmup_steps, or set dtype=float32"
         raise NanofluxError(f"the training diverged: {problem}{_describe_checkpoint(self.out_dir)}", fix)
 

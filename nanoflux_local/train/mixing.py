@@ -1,4 +1,5 @@
-"""Mixes benchmark rows into the training rows of a run: a number proportional to the run's rows, drawn by a seed.
+"""Mixes benchmark rows into the training rows of a run: their number is proportional to the run's rows, and a random
+seed decides which are drawn.
 
 Only train items with a solution are drawn, and none that restates a dev or test item, a held-out item or another drawn
 item.
@@ -99,15 +100,15 @@ def draw_mixed_rows(
 
 
 def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) -> set[str]:
-    """The stems of the questions that no mixed row may restate: those of the domain's dev and test items, and of the
-    test items of the benchmarks `held_out`.
+    """The stems (questions without numbers, see `extract_stem`) that no mixed row may share: those of the domain's dev
+    and test items, and of the test items of the benchmarks `held_out`.
     """
     datasets = dict.fromkeys([*list_seed_datasets(domain), *domain.evaluates])
     return _list_stems(home, datasets, ("dev", "test")) | _list_stems(home, held_out, ("test",))
 
 
 def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
-    """The stems of all available questions in these splits of these benchmarks."""
+    """The stems of all available questions in the `splits` of the benchmarks `datasets`."""
     stems: set[str] = set()
     for dataset in datasets:
         for split in splits:
@@ -132,7 +133,9 @@ def _normalize(question: str) -> str:
 def _build_rows(
     home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
 ) -> tuple[TrainingExample, ...]:
-    """The items as rows with the prompt of `domain` if it uses the benchmark, otherwise of a domain that does."""
+    """The items as rows, with the prompt of `domain` if it uses the benchmark, otherwise with that of a domain that
+    uses it.
+    """
     if dataset not in (*list_seed_datasets(domain), *domain.evaluates):
         domain = choose_domain(dataset, home.root)
         budgets = domain.budgets

@@ -101,8 +101,8 @@ class TrainableModel:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
-        attends to padding, and no label is padding. If `padding_free`, the rows are joined into a single one. Position
-        ids restart at 0 for each row, so that the attention can separate them.
+        attends to padding, and no label is padding. If `padding_free` is true, the rows are joined into a single row.
+        Position ids restart at 0 for each original row, so that the attention can separate them.
         """
         inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
@@ -190,7 +190,7 @@ def _compute_attention_width(layer_config: Any) -> int:
 
 
 def _load_base(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
-    """The model in `base_dir` on `device`, with the attention of that name in transformers; in four bits if `qlora`."""
+    """The model in `base_dir` on `device`, with transformers' attention `attention`; `qlora` loads it in four bits."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

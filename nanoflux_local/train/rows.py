@@ -1,4 +1,4 @@
-"""Reads and writes files of training rows: JSON lines in one of three shapes that other training tools use too.
+"""Reads and writes files of training rows: JSON Lines in one of three shapes that other training tools also use.
 
 A row in any other shape is an error that names the file and the line. Rows that can be read but not trained on (an
 empty answer, roles out of order, a lone surrogate) are reported later, by `audit`.
@@ -18,10 +18,11 @@ from nanoflux_local.train.data import TrainingExample
 
 PromptAndCompletion = tuple[tuple[Message, ...], str]
 SHAPES = '{"messages": […]}, {"prompt": …, "completion": …} or {"instruction": …, "output": …}'
+"""The shapes of a row, as error messages list them."""
 
 
 def read_rows(path: Path) -> list[TrainingExample]:
-    """The rows of a JSON lines file. Blank lines are skipped. The id of a row without one is its line: "line 3".
+    """The rows of a JSON Lines file. Blank lines are skipped. A row without an id is named after its line: "line 3".
 
     Raises:
         DataError: the file is missing or not UTF-8, or a line is not a row; the message names file and line.

@@ -23,7 +23,9 @@ from nanoflux_local.train.solutions import SolutionRule, collect_right_solutions
 from nanoflux_local.transcript import Attempt
 
 OnScore = Callable[[int, int], None]
-"""A function that is called with the number of examples whose solutions have been scored, and the number of all."""
+"""A function that is called with the number of examples whose solutions have been scored, and the number of all
+examples.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ def _list_variants(columns: dict[str, Any], kept: KeptAttempt, rule: SolutionRul
 def _choose_variants(
     variant_groups: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
 ) -> list[RunRow]:
-    """One variant of each example: the shortest or the likeliest (the first of equals), or, if the rule is neither
-    "shortest" nor "likeliest", the first.
+    """One variant of each example: the shortest or the likeliest (the first if several are equal), or, if the rule is
+    neither "shortest" nor "likeliest", the first.
     """
     if rule == "shortest":
         return [min(group, key=lambda row: len(row.columns["solution"])) for group in variant_groups]

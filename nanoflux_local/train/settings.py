@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nanoflux_local.errors import ConfigError
 
 Overlong = Literal["truncate", "drop", "refuse"]
+"""What happens to a row with more than `max_length` tokens."""
 
 
 class TrainSettings(BaseModel):

@@ -13,6 +13,7 @@ from nanoflux_local.transcript import Attempt, Defence
 Origin = Literal["author", "solver", "own"]
 """Who wrote a solution: the attacker, a blind solver, or the defender."""
 SolutionRule = Literal["author", "solver", "own", "shortest", "likeliest"]
+"""A rule that chooses the solution to train on: by its origin, or the shortest or the likeliest of all."""
 SOLUTION_RULES: tuple[SolutionRule, ...] = SolutionRule.__args__  # type: ignore[attr-defined]
 BLIND = "blind"
 """The check whose evidence contains the solvers' solutions."""

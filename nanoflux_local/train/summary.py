@@ -15,7 +15,8 @@ from nanoflux_local.paths import Home
 
 @dataclass(frozen=True, slots=True)
 class StoredTraining:
-    """The row of a training run in the ledger, decoded. `plan` is written when the training run is created: it has the
+    """The row of a training run in the ledger, decoded. `message` is the error of a failed training run, otherwise "".
+    `data_hash` is the digest of the training rows. `plan` is written when the training run is created: it has the
     revision of the base, the source of the rows, the digest of the validation rows and TensorBoard's folder. `result`
     is {} until the training run is done.
     """
@@ -42,8 +43,8 @@ class StoredTraining:
 class TrainingSummary:
     """The state of a training run, as `trainings show --json` prints it. `step` of the planned `steps` are done; before
     the first step both are 0, and the fields that describe the last step are None. `val_losses` has the loss before the
-    first step and after each epoch. Losses are in nats per label token. `note` is the user's newest note, and `worker`
-    is None if no process executes the training run.
+    first step and after each epoch. Losses are in nats per label token. `message` says why the training run has its
+    status, or is "". `note` is the user's newest note, and `worker` is None if no process executes the training run.
     """
 
     training: str

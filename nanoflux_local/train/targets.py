@@ -131,7 +131,7 @@ def _list_endings(names: Iterable[str]) -> set[str]:
 
 
 def _find_tower(base: Any) -> str:
-    """The name of the language model inside a wrapper that also has encoders; "" for a text model."""
+    """The name of the language model inside a multimodal model; "" for a text model."""
     decoder = base.get_decoder()
     if getattr(base.config, "vision_config", None) is None and getattr(base.config, "audio_config", None) is None:
         return ""

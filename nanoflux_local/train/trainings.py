@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from nanoflux_local.train.events import OnEvent, TrainEvent, TrainResult
 
 MAX_VALIDATION_ITEMS = 12
-"""The maximum number of validation items from one benchmark. It is small because their loss is measured after every
-epoch.
+"""The maximum number of validation items from one benchmark. The number is small because the loss on these items is
+measured after every epoch.
 """
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """All linear layers of most text models. A manifest that names exactly these layers means `all-linear`."""
@@ -82,7 +82,7 @@ def load_run_data(
 ) -> TrainingData:
     """Load a run's kept examples (all, or those that `choice` selects), add the benchmark rows of `mixes`, and load the
     domain's dev items for validation. If `choice.solution` is "likeliest", each row has the example's likeliest
-    solution under the model `base`. The seed of `choice` also determines which benchmark rows are drawn.
+    solution under the model `base`. `choice.seed` also determines which benchmark rows are drawn.
 
     Raises:
         NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
@@ -199,7 +199,7 @@ def train_adapter(
     on_event: Callable[["TrainEvent"], None] = lambda _: None,
     source: dict[str, Any] | None = None,
 ) -> TrainingOutcome:
-    """Train on these rows and publish the adapter under its hash.
+    """Train on `rows` and publish the adapter under its hash.
 
     `run` is the run that the rows come from ("" for none), `source` is recorded with the adapter. If this function is
     called again with the same arguments, it resumes a killed or stopped training run from its last checkpoint, and
@@ -345,7 +345,7 @@ class _TrainingWorker:
             return _run_loop(self.home, self.stored, report_event, lambda: bool(self.requests))
 
     def _publish(self, result: "TrainResult") -> TrainingOutcome:
-        """Publish the adapter and return the outcome, which is the same as if it were read from the ledger."""
+        """Publish the adapter and return the outcome in the form that it has when it is read from the ledger."""
         from nanoflux_local.train.publishing import publish
 
         base, run = self.stored.base, self.stored.run
@@ -392,7 +392,7 @@ def _load_rows(home: Home, stored: StoredTraining) -> tuple[list[TrainingExample
 
 
 def _open_board(folder: str, training: str) -> Any:
-    """The context manager `board.open_board` for the folder `folder/training`. If `folder` is "", it writes nothing."""
+    """The context manager `board.open_board` for `folder/training`; if `folder` is "", no events are written."""
     from nanoflux_local.train.board import open_board
 
     return open_board(Path(folder) / training if folder else None)

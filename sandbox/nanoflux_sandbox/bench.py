@@ -1,5 +1,5 @@
-"""Measures the sandbox: the overhead of a call (when calls follow each other, with pauses between them, and two at a
-time), the time of a small sympy program, and the time of a cold start.
+"""Measures the sandbox: the overhead of a call (with calls back to back, with pauses in between, and two at a time),
+the time of a small sympy program, and the time of a cold start.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _SYMPY_PROGRAM = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 -
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 """The highest acceptable median and 99th percentile of each series, in milliseconds; None means no bound."""
 _PAUSE_S = 0.02
-"""The pause between two programs of a series with pauses, in seconds. The next child is forked meanwhile, as between
-the programs of a judge.
+"""The pause between two programs of a series with pauses, in seconds. During the pause the next child is forked, as
+happens between the programs of a judge.
 """
 
 
@@ -71,7 +71,7 @@ async def _time_two_at_once(sandbox: Sandbox, program: str, calls: int) -> list[
 
 
 def _compute_percentile(times: Sequence[float], share: float) -> float:
-    """The time below which a `share` of all times lies, for example 0.99 of them."""
+    """The percentile of the times at `share`, for example 0.99: the time below which this share of them lies."""
     rank = min(len(times) - 1, int(len(times) * share))
     return sorted(times)[rank]
 

@@ -21,11 +21,12 @@ from nanoflux_sandbox import script
 from nanoflux_sandbox.kernel import landlock, libc, privileges, seccomp
 
 READY = b"r"
-"""Written to the output when the child waits for a program."""
+"""The byte that a child writes to its output when it waits for a program."""
 FILTER_ACTIVE = b"e"
-"""Written to the output when the system call filter is active, before the program is parsed."""
+"""The byte that a child writes to its output when its system call filter is active, before it parses the program."""
 HEADER = struct.Struct("=QQQ")
-"""Sent before the source: its length in bytes, the memory limit in bytes, and the CPU time limit in seconds."""
+"""The header of a program: the source's length in bytes, the memory limit in bytes, and the CPU time limit in seconds.
+"""
 
 _CLOSE_RANGE = 436
 """The number of the system call close_range."""

@@ -15,7 +15,7 @@ from nanoflux_sandbox.probe import probe, run_in_thread
 from nanoflux_sandbox.records import Limits, Result, SandboxError
 
 OK, FAILED, REFUSED = 0, 1, 3
-"""The exit codes."""
+"""The exit codes for success, for a program that failed, and for a machine that cannot isolate programs."""
 
 RUN_KEYS = ("status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend", "detail")
 """The keys of the document that `run_file` returns."""
@@ -64,7 +64,7 @@ def bench(calls: int = 200) -> dict[str, Any]:
 
 
 def exit_code(outcome: dict[str, Any]) -> int:
-    """The exit code for the document that one of the functions above returned."""
+    """The exit code for the document that `run_file`, `check` or `bench` returned."""
     if outcome.get("status") == "unavailable" or outcome.get("safe") is False:
         return REFUSED
     return OK if outcome.get("status", "ok") == "ok" else FAILED

@@ -48,7 +48,7 @@ def _make_denied_case(name: str, attempt: str) -> Case:
 
 
 def _make_deadly_case(name: str, call: str) -> Case:
-    """A case in which the call of libc's function `call` must kill the program."""
+    """A case in which `call`, a call of a libc function, must kill the program."""
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
@@ -82,6 +82,7 @@ ATTACKS = (
     Case("too much output", "while True: print('x' * 100)", "output"),
     Case("control characters", "print('\\x1b[2J\\x07')", stdout="\\x1b[2J\\x07\n"),
 )
+"""Programs that try to escape or to exceed a limit, each with the outcome that the isolation must produce."""
 
 ORDINARY = (
     Case(
@@ -109,6 +110,7 @@ ORDINARY = (
         required_library="sympy",
     ),
 )
+"""Ordinary programs, each with its exact output or with the error that it must report."""
 
 
 async def find_failures(backend: str) -> tuple[list[str], int]:

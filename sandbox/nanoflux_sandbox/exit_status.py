@@ -14,9 +14,11 @@ from typing import NamedTuple
 from nanoflux_sandbox.records import Limits, Status
 
 _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|OSError: \[Errno 12\])[^\n]*\s*$")
-"""The last line of a traceback for an exception that means too little memory. Errno 12 is ENOMEM."""
+"""The last line of a traceback for an exception that means that memory ran out. Errno 12 is ENOMEM."""
 _CPU_TOLERANCE_S = 0.1
-"""Seconds by which the measured CPU time may fall short of the limit at which the kernel ended the process."""
+"""If the kernel ended a process at its CPU time limit, the measured CPU time is at most this many seconds below the
+limit.
+"""
 
 
 class ChildExit(NamedTuple):

@@ -92,7 +92,7 @@ class _ForkServer:
             os.kill(child.pid, signal.SIGKILL)
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
-        """Fork a child on the caller's ends of its pipes, and watch it for its exit."""
+        """Fork a child whose standard streams are the pipe ends `descriptors`, and watch for its exit."""
         if self._pid_namespace is not None:
             namespaces.isolate_next_child()
         pid = libc.fork()
@@ -130,7 +130,9 @@ def send(control: socket.socket, **message: Any) -> None:
 
 
 def main() -> None:
-    """Run the fork server. `argv` has the control socket, the caller's pid and the layers to apply."""
+    """Run the fork server. `sys.argv` contains the descriptor of the control socket, the caller's pid and the layers to
+    apply.
+    """
     control_descriptor, caller_pid, layer_names = sys.argv[1:]
     control = socket.socket(fileno=int(control_descriptor))
     try:

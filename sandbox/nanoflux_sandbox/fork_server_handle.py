@@ -70,8 +70,8 @@ class ForkServerHandle:
         return self._process.pid
 
     async def wait_until_ready(self) -> ForkServerReport:
-        """Wait until the fork server can fork children. Raises ForkServerError with the reason if it cannot, and
-        StartTimeoutError if it takes too long.
+        """Wait until the fork server can fork children. Raises ForkServerError with the reason if it fails, and
+        StartTimeoutError if it is not ready in time.
         """
         try:
             return await asyncio.wait_for(asyncio.shield(self._report), START_S)
@@ -123,7 +123,7 @@ class ForkServerHandle:
                 self.give_up("it ended by itself")
 
     def _handle_message(self, message: dict[str, Any]) -> None:
-        """Pass the content of a message to those who wait for it."""
+        """Complete the future that awaits this message. If the message reports a failure, give the fork server up."""
         match message:
             case {"do": "end", "child": number, "status": status, "cpu_s": cpu_s, "late": late}:
                 child_exit = self._exit_by_number.pop(number, None)

@@ -43,6 +43,7 @@ idna punycode hex_codec base64_codec rot_13 unicode_escape raw_unicode_escape qu
 )
 
 THIRD_PARTY = ("numpy", "sympy", "mpmath")
+"""The third-party packages that a program may import if they are installed."""
 
 _NUMPY_MODULES = _split_words("linalg random fft polynomial ma testing char rec ctypeslib exceptions dtypes typing")
 _SYMPY_PACKAGES = _split_words(
@@ -60,7 +61,7 @@ printing.str printing.pycode
 _SKIPPED_PREFIXES = (
     "tests", "benchmarks", "plotting", "pytest", "runtests", "tmpfiles", "autowrap", "_compilation", "sampling",
 )  # fmt: skip
-"""Modules of sympy whose names begin like this are not loaded: tests, and parts that need files or other programs."""
+"""Name prefixes of the sympy modules that are not loaded: tests, and parts that need files or other programs."""
 
 SAMPLE_PROGRAMS = (
     """
@@ -180,8 +181,7 @@ socket subprocess tempfile urllib.error urllib.request
 """
     )
 )
-"""Modules that are loaded because others need them, but are not listed as importable, since the kernel refuses the
-system calls that they make.
+"""Modules that other modules need, but that are not listed as importable, since the kernel refuses their system calls.
 """
 
 

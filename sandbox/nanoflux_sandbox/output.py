@@ -34,7 +34,9 @@ class OutputReader:
             self._loop.add_reader(descriptor, self._read, descriptor)
 
     def set_limits(self, max_bytes: int, max_lines: int, on_exceeded: Callable[[], None]) -> None:
-        """Set the limits. Output beyond either is discarded, and `on_exceeded` is called once."""
+        """Set the maximum number of bytes and of lines. Output beyond either limit is discarded, and `on_exceeded` is
+        called once.
+        """
         self._bytes_left = max_bytes + len(_CONFIRMATION) - len(self._buffers[self._stdout])
         self._lines_left, self._on_exceeded = max_lines, on_exceeded
 
@@ -74,9 +76,11 @@ class OutputReader:
         return not self.exceeded
 
     def _append(self, buffer: bytearray, raw: bytes) -> None:
-        """Append the part of `raw` that is within the limits. If a part exceeds them, `on_exceeded` is called, once."""
+        """Append the part of `raw` that is within the limits. If a part exceeds the limits, `on_exceeded` is called
+        once.
+        """
         kept_bytes = raw[: self._bytes_left]
-        if kept_bytes.count(b"\n") > self._lines_left:  # keep only as many lines as are left
+        if kept_bytes.count(b"\n") > self._lines_left:  # keep only the lines that the limit still allows
             kept_lines = kept_bytes.split(b"\n", self._lines_left)[:-1]
             kept_bytes = b"".join(line + b"\n" for line in kept_lines)
         buffer += kept_bytes

@@ -13,7 +13,9 @@ from nanoflux_sandbox.records import BUSY_FIX, Limits, Result, SandboxError, San
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
-"""How often a program is tried if the fork server fails. Retries are safe, since programs have no side effects."""
+"""The number of attempts to run a program if the fork server fails. Retries are safe, since programs have no side
+effects.
+"""
 
 _MAX_SPARES = 4
 """The highest default of `spares`."""
@@ -43,7 +45,7 @@ class Sandbox:
     async def run(self, code: str, limits: Limits = _DEFAULT_LIMITS) -> Result:
         """Run the script `code` under `limits` and return its outcome; never raises because of what a program does.
 
-        The status is `unavailable` if no tier works on this machine. Cancelling ends the program.
+        The status is `unavailable` if no tier works on this machine. Cancelling the call ends the program.
         """
         supply = self._open_supply()
         source = code.encode("utf-8", "surrogatepass")
@@ -95,7 +97,7 @@ class Sandbox:
 
     @property
     def starts(self) -> int:
-        """The number of fork servers that were started and passed the self-test; above 1, some were replaced."""
+        """The number of fork servers that have passed the self-test; if it exceeds 1, a fork server was replaced."""
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:

@@ -52,7 +52,7 @@ async def _probe() -> LayerReport:
 
 
 async def _test_layers() -> dict[str, bool]:
-    """Whether each layer works, found out with tiers of one or two layers."""
+    """Whether each layer works, tested with tiers of one or two layers."""
     working_layers: set[str] = set()
     if not tiers.explain_unsupported():
         for tier in _LAYER_TEST_TIERS:
@@ -62,7 +62,7 @@ async def _test_layers() -> dict[str, bool]:
 
 
 async def _tier_works(tier: str) -> bool:
-    """Whether a fork server with this tier starts and passes the self-test."""
+    """Whether a fork server with the layers of `tier` starts and passes the self-test."""
     fork_server = ForkServerHandle(tier)
     try:
         await fork_server.wait_until_ready()

@@ -75,7 +75,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class SandboxIdentity:
     """Everything that determines the results of a program: under the same identity, a program always has the same
-    result.
+    result. `backend` names the layers, `python` the version, and `machine` the architecture.
     """
 
     backend: str
@@ -96,7 +96,7 @@ class SandboxIdentity:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """The layers that this machine's kernel can enforce. To find them out, the sandbox is started and attacked."""
+    """The layers that this machine's kernel can enforce, determined by starting the sandbox and attacking it."""
 
     layers: dict[str, bool]
     """Whether each layer works."""
@@ -107,10 +107,10 @@ class LayerReport:
     reasons: list[str] = field(default_factory=list)
     """Why a layer is missing, or why no program can run."""
     timed_out: bool = False
-    """Whether the sandbox did not start in time, so that the layers could not be tested."""
+    """Whether the sandbox did not start in time; the layers were then not tested."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON types, with the keys that `sandbox check --json` promises."""
+        """The record as JSON types: a part of what `sandbox check --json` prints."""
         return asdict(self)
 
 

@@ -44,12 +44,14 @@ if memory(None, 4096, 7, 0x22, -1, 0) not in (None, ctypes.c_void_p(-1).value):
     print("could make new machine code")
 print(TOKEN, 6 * 7)
 """
+"""Prints a line for each forbidden call that the filter does not refuse, then the token and 42."""
 
 _DEADLY_CALL_PROGRAM = """
 import ctypes
 ctypes.CDLL(None).ptrace(0, 0, 0, 0)
 print("could trace")
 """
+"""Makes a system call that must kill the program."""
 
 
 async def verify(fork_server: ForkServerHandle, backend: str) -> None:

@@ -11,7 +11,7 @@ from nanoflux_sandbox.waiting_child import WaitingChild
 
 class UnavailableError(Exception):
     """No tier works on this machine, or the fork server keeps failing; `reasons` says why. `timed_out` means that a
-    tier did not start in time, so that it may work when the machine is less busy.
+    tier did not start in time, but may work when the machine is less busy.
     """
 
     def __init__(self, reasons: list[str], timed_out: bool = False) -> None:
@@ -34,7 +34,7 @@ class Supply:
         self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
-        """The number of fork servers that have passed the self-test; above 1, earlier ones were replaced."""
+        """The number of fork servers that have passed the self-test; if it exceeds 1, a fork server was replaced."""
         self.server_report: ForkServerReport | None = None
         """The report of the last fork server."""
         self.reasons: list[str] = []
@@ -46,7 +46,7 @@ class Supply:
         return self._fork_server.pid if self._fork_server is not None else None
 
     async def start(self) -> ForkServerHandle:
-        """The live fork server, which is started if necessary. Raises UnavailableError if no tier works."""
+        """Start a fork server unless one is live, and return the live one. Raises UnavailableError if no tier works."""
         async with self._start_lock:
             if self._refusal is not None:
                 raise self._refusal
@@ -102,8 +102,8 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork a spare child if there are fewer than configured. Call this after a program has ended: forking while a
-        program is ending doubles the time that its exit takes, since both work on the same memory.
+        """Fork a spare child if there are fewer spare children than configured. Call this after a program has ended:
+        forking while a program is ending doubles the time that its exit takes, since both work on the same memory.
         """
         fork_server = self._fork_server
         if fork_server is not None and fork_server.alive and len(self._spares) < self._max_spares:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 LAYERS = ("namespaces", "landlock", "seccomp")
+"""The isolation layers. The name of a tier joins the names of its layers with "+"."""
 
 AUTOMATIC = ("namespaces+landlock+seccomp", "landlock+seccomp")
 """The tiers that `auto` tries in this order; each isolates programs completely."""

@@ -15,7 +15,7 @@ from nanoflux_sandbox.output import OutputReader
 from nanoflux_sandbox.records import Limits, Result
 
 GRACE_S = 0.4
-"""Seconds after a program's time limit at which a result is returned even if the fork server has not killed the child.
+"""How many seconds after a program's time limit a result is returned even if the fork server has not killed the child.
 """
 
 STALL_S = 10.0
@@ -81,7 +81,7 @@ class WaitingChild:
 
     def _determine_status(self, child_exit: ChildExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
         """The program's status; `child_exit` is None if the child still runs. Raises ForkServerError if the child did
-        not confirm its filter, so that it is not certain that the program was isolated.
+        not confirm its filter, because the program may then not have been isolated.
         """
         if not self._output.filter_confirmed:
             self._give_up_if_running()
@@ -102,7 +102,7 @@ class WaitingChild:
             self._fork_server.give_up("it did not end a program that exceeded its time")
 
     def _write_input(self, unsent: memoryview) -> None:
-        """Write as much as the pipe takes. The event loop writes the rest when there is room."""
+        """Write as much of `unsent` as the pipe accepts. The event loop writes the rest when the pipe has room."""
         try:
             unsent = unsent[os.write(self._stdin, unsent) :]
         except BlockingIOError:

@@ -19,6 +19,7 @@ from nanoflux_models.stand_ins.qwen import QWEN3, QWEN3_MOE, R1_QWEN2
 from nanoflux_models.stand_ins.tokenizer import write_tokenizer
 
 FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, QWEN3, QWEN3_MOE, R1_QWEN2, GPT_OSS)}
+"""All families, by architecture class."""
 
 
 def find_family(architecture: str, model: str = "") -> Family:
@@ -49,8 +50,8 @@ def make_stand_in(
 
     The tokenizer is trained on `texts` (without texts, it encodes bytes), and each of `phrases` is one token. A
     complete `vocabulary` replaces both (see `gpt_oss.read_harmony_vocabulary`). `overrides` replace values of the
-    configuration; they may be a model's full sizes, whose weights are drawn faster on a GPU (`device`). `weight_std` is
-    the standard deviation of the weights (0: the family's). The same arguments give identical files.
+    configuration; they may be a model's full sizes; its weights are then drawn faster on a GPU (`device`). `weight_std`
+    is the standard deviation of the weights (0: the family's). The same arguments give identical files.
     """
     import torch
     import transformers
@@ -117,7 +118,7 @@ def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) ->
 
 
 def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
-    """Multiply the weights whose names end in a key of `scales` by its value."""
+    """Multiply the weights whose names end in a key of `scales` by that key's value."""
     import torch
 
     with torch.no_grad():
@@ -128,7 +129,7 @@ def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
 
 
 def _set_weight_std(config: Any, weight_std: float) -> None:
-    """Set the standard deviation of the initial weights, also in the configurations inside a wrapper's."""
+    """Set the standard deviation of the initial weights, also in the inner configurations of a wrapper."""
     inner_configs = [getattr(config, "text_config", None), getattr(config, "vision_config", None)]
     for each_config in [config, *inner_configs]:
         if hasattr(each_config, "initializer_range"):

@@ -15,10 +15,12 @@ class Family:
     """Models of one architecture and chat format.
 
     `vocabulary` is the size of a stand-in's vocabulary. `control_tokens` maps control tokens to their ids;
-    `visible_tokens`, such as thinking tags, remain in decoded text. `tiny_config` is the configuration of a stand-in;
-    like the published files, it omits the defaults of the class. `full_configs` contains the published configuration of
-    each catalog model, by name. `render_reply` takes a reasoning and an answer, and returns the text with which a model
-    of the family would give them, including its end-of-turn token.
+    `visible_tokens`, such as thinking tags, remain in decoded text. `bos`, `eos` and `pad` are the control tokens with
+    these functions, and `end_tokens` are those that end a reply. If `adds_bos` is true, the tokenizer puts `bos` before
+    every text. `extra_files` contains further JSON files of the model's folder, by name. `tiny_config` is the
+    configuration of a stand-in; like the published files, it omits the defaults of the class. `full_configs` contains
+    the published configuration of each catalog model, by name. `render_reply` takes the reasoning and the answer of a
+    reply, and returns the reply as a model of the family would write it, including its end-of-turn token.
     """
 
     architecture: str

@@ -3,8 +3,8 @@
 from nanoflux_models.stand_ins.family import Family
 
 # This template accepts a message's content as a string or as a list of texts, as vLLM passes it, but no images. The
-# published template moves a system message into the first message of the user. This one refuses a system message, so
-# that a request that wrongly contains one fails.
+# published template moves a system message into the first user message. The stand-in's template refuses a system
+# message instead, so that a request fails if it wrongly contains one.
 _TEMPLATE = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}

@@ -17,6 +17,7 @@ import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
 print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({size})]))
 """
+"""A program that prints the vocabulary as a JSON list of base64 strings, ordered by id."""
 _TEMPLATE = """\
 {{- '<|start|>system<|message|>You are a language model.\n\nReasoning: medium\n\n' }}
 {{- '# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>' }}
@@ -64,7 +65,7 @@ def _render_reply(reasoning: str, answer: str) -> str:
 def _make_size_keys(
     hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, experts: int, experts_per_token: int
 ) -> Json:
-    """The configuration of a model of these sizes, without its quantisation."""
+    """The configuration of a model with the given sizes, without its quantisation."""
     return {
         "attention_bias": True,
         "eos_token_id": 200_002,

@@ -63,8 +63,8 @@ def _train_tokenizer(family: Family, texts: Sequence[str], phrases: Sequence[str
 
 
 def _place_tokens(family: Family, ordered_words: Sequence[str]) -> dict[str, int]:
-    """The id of each token: control tokens have fixed ids; the other ids go to the words in order, then to meaningless
-    words.
+    """The id of each token: control tokens have fixed ids; the remaining ids are assigned to the words in order, then
+    to meaningless words.
     """
     vocabulary = dict(family.control_tokens)
     control_ids = set(family.control_tokens.values())
@@ -94,7 +94,7 @@ def _make_from_vocabulary(family: Family, tokens: Sequence[bytes]) -> Any:
 
 
 def _map_bytes_to_letters() -> Mapping[int, str]:
-    """The character with which byte-level tokenizers represent each byte, as in GPT-2."""
+    """The character that represents each byte in byte-level tokenizers, as in GPT-2."""
     printable_bytes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     other_bytes = [byte for byte in range(256) if byte not in printable_bytes]
     letters = {byte: chr(byte) for byte in printable_bytes}

@@ -1,4 +1,4 @@
-"""The protocol of experiment kinds, and their registry: every module of this package with a `KIND` defines one.
+"""The protocol of experiment kinds, and their registry: every module of this package that has a `KIND` defines a kind.
 
 A grid names its kind. The rest of the program calls the kind for everything that differs between kinds of experiments:
 to plan and run cells, and to show results in `experiment show`, the report and the terminal application.
@@ -22,14 +22,16 @@ from nanoflux_local.suggestions import suggest
 CellResult = dict[str, Any]
 """A cell's result as it is stored in the ledger."""
 CellOutcome = CellResult | Exception
-"""A cell's result, or the error with which the cell failed."""
+"""A cell's result, or the error that made the cell fail."""
 OnStep = Callable[[str, int, int], None]
 """A function that is called with a unit of progress ("steps", "items"), the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCell:
-    """A cell as read from the ledger; `result` is {} until the cell is done."""
+    """A cell as read from the ledger. `message` says why the cell failed or was left out, otherwise it is ""; `result`
+    is {} until the cell is done.
+    """
 
     condition: str
     seed: int
@@ -60,8 +62,8 @@ class RecordedExperiment:
 
 @dataclass(frozen=True, slots=True)
 class ConditionEntry:
-    """A condition of an experiment. `seeds` are those of its finished cells, and `measurements` are what the kind
-    measured, by JSON key.
+    """A condition of an experiment. `seeds` are the training seeds of its finished cells, and `measurements` are what
+    the kind measured, by JSON key.
     """
 
     condition: str
@@ -88,8 +90,8 @@ class ChosenCondition:
 
 @dataclass(frozen=True, slots=True)
 class ConditionComparison:
-    """What a kind concludes from all conditions: the paired tests, the condition chosen on dev items, and by how much
-    the run's examples saved compute (see `compute.compare_compute`).
+    """What a kind concludes from all conditions: the paired tests, the condition chosen on dev items, and how much
+    compute the run's examples saved (see `compute.compare_compute`).
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -169,7 +171,7 @@ def experiment_kinds() -> Mapping[str, ExperimentKind]:
 
 
 def find_kind(name: str) -> ExperimentKind:
-    """The kind of that name.
+    """The kind with the name `name`.
 
     Raises:
         ConfigError: the kind is unknown.

@@ -3,7 +3,7 @@
 Right solutions are the reference solutions; wrong solutions are a model's replies that were scored as wrong. The
 distance is the cosine distance of their embeddings. It is measured between the centres of all right and all wrong
 solutions, as in the paper, and also between the right and the wrong solution to each question, because the topics of
-the questions influence the distance of the centres, but not that of such a pair.
+the questions influence the distance of the centres, but not the distance within a pair.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ MIN_PAIRS = 4
 
 
 class DiscriminativityKind:
-    """Measures how far right and wrong solutions lie apart."""
+    """Measures how far apart right and wrong solutions lie."""
 
     name: ClassVar[str] = "discriminativity"
     measures_accuracy: ClassVar[bool] = False
@@ -140,7 +140,7 @@ async def _collect_benchmark_solutions(home: Home, plan: GridPlan, run: str) -> 
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = load_train_items(home, plan, domain)
     solution_count = len(load_run_solutions(home, run))
-    sample_size = min(len(items), 3 * solution_count)  # the model answers many items right
+    sample_size = min(len(items), 3 * solution_count)  # more items than needed, since the model answers many right
     sampled_items = random.Random(derive_seed(0, "discriminativity")).sample(items, sample_size)
     endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:

@@ -28,9 +28,9 @@ from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measur
 KEYS = ("rates", "solutions", "unjudged", "findings")
 """The keys of a cell's result that `experiment show --json` includes."""
 MISTAKE_KINDS = ("mistake",)
-"""The kinds of solutions in a trial in which a model made a mistake."""
+"""The kinds of a trial's solutions in which a model made a mistake."""
 BROKEN_KINDS = ("removed", "changed")
-"""The kinds of solutions in a trial whose question was broken on purpose."""
+"""The kinds of a trial's solutions whose question was broken on purpose."""
 ALL = "all"
 """The `check` of a condition that combines the judge's own verdict with all checks."""
 
@@ -77,8 +77,8 @@ class JudgeKind:
 
 
 def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
-    """The rates of a condition's rule in the trial of a run, with Wilson intervals. A check by itself accepts every
-    solution that it does not contradict; `findings` counts its conclusions by kind of solution.
+    """The rates of a condition's rule in the trial of a run, with Wilson intervals. A check that is measured alone
+    accepts every solution that it does not contradict; `findings` counts the check's conclusions by kind of solution.
 
     Raises:
         NothingMatchedError: the run has no trial, its judge has no checks, or the condition's check has no conclusion.
@@ -102,8 +102,8 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
 
 
 def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
-    """The rule by which a condition accepts a solution: the judge's own verdict, with the code check or with all checks
-    if the condition includes them.
+    """The rule that decides which solutions a condition accepts: the judge's own verdict, with the code check or with
+    all checks if the condition includes them.
     """
     if condition.check == ALL:
         return lambda solution: solution.accepted

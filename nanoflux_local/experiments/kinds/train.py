@@ -133,7 +133,7 @@ def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int,
 
 
 def _report_step(event: Any, on_step: OnStep) -> None:
-    """Report an event of the training run as progress if it is a step."""
+    """Report a training run's event as progress if it is a `StepEvent`."""
     if hasattr(event, "steps"):  # a StepEvent; other events have no number of steps
         on_step("steps", event.step, event.steps)
 
@@ -163,7 +163,7 @@ async def _evaluate_split(
 
 
 def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
-    """The endpoint of a condition: the base with the cell's adapter, or the reference model."""
+    """The endpoint of a condition: the base with the cell's adapter, or the frontier model."""
     scale = plan.scale
     if condition.source == "endpoint":
         assert scale.frontier is not None
@@ -173,7 +173,9 @@ def _build_endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: s
 
 @dataclass(frozen=True, slots=True)
 class TrainingMeans:
-    """Means over a condition's training runs (one for each seed), and the id, adapter and losses of each of them."""
+    """Means over a condition's training runs (one for each training seed), and the id, adapter and losses of each
+    training run.
+    """
 
     rows: float
     tokens: float
@@ -186,7 +188,7 @@ class TrainingMeans:
 
 
 def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
-    """The means over the training runs of these cells."""
+    """The means over the training runs of `done_cells`."""
     results = [cell.result for cell in done_cells]
 
     def compute_mean(key: str) -> float:
@@ -208,8 +210,8 @@ def _summarize_trainings(done_cells: Sequence[StoredCell]) -> TrainingMeans:
 
 
 def _load_condition_side(view: LedgerView, name: str, cells: Sequence[StoredCell], split: str, data: str) -> Side:
-    """A condition as one side of a comparison. Each item has its marks under every seed and repeat; only items that
-    were scored under every seed are included.
+    """A condition as one side of a comparison. Each item has its marks under every training seed and repeat; only items
+    that were scored under every training seed are included.
     """
     sides = [load_side(view, cell.result[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
@@ -227,7 +229,7 @@ def _load_condition_side(view: LedgerView, name: str, cells: Sequence[StoredCell
 
 @dataclass(frozen=True, slots=True)
 class FoldAccuracy:
-    """The mean accuracy of each fold of the items, with their standard deviation and Student's interval."""
+    """The mean accuracy on each fold of the items, and the standard deviation and Student's interval of these means."""
 
     means: list[float]
     sd: float
@@ -304,7 +306,7 @@ def _compare_pairs(experiment: RecordedExperiment) -> tuple[Pair, ...]:
 
 def _choose_on_dev(plan: GridPlan, entries: Sequence[ConditionEntry]) -> ChosenCondition | None:
     """The condition with the best accuracy on dev items among those that an `each` created, with its accuracy on test
-    items. None if the grid selects no condition, or if none of them is done.
+    items. None if the grid selects no condition, or if no such condition is done.
     """
     candidates = {
         condition.name

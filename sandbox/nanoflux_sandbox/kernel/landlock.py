@@ -1,5 +1,5 @@
-"""Landlock without any rule: this process and its children cannot access files, TCP ports, or the sockets and processes
-outside.
+"""Landlock with an empty ruleset: this process and its children cannot access files or TCP ports, or the sockets and
+processes outside their Landlock domain.
 
 The restriction applies to everything that is opened afterwards; open descriptors keep working. Rights that the kernel's
 Landlock version does not know are omitted.

@@ -10,7 +10,7 @@ import os
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 _LIBC_UNDER_GIL = ctypes.PyDLL(None, use_errno=True)
-"""Calls its functions without releasing the GIL, so that the child of a fork holds it too."""
+"""The same library, called without releasing the GIL, so that the child of a fork holds the GIL too."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4

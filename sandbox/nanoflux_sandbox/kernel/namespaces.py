@@ -19,6 +19,7 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 
 NOBODY = 65534
+"""The user id and the group id of `nobody`."""
 _MOUNT_POINT = b"/tmp"
 """A folder that exists on every machine. The new root is mounted there before it replaces the old one."""
 

@@ -14,6 +14,7 @@ from nanoflux_sandbox.kernel.namespaces import NOBODY
 _CAPABILITY_VERSION = 0x20080522
 """The version of the data that capset(2) takes: capabilities in 64 bits."""
 _LAST_CAPABILITY = 63
+"""The highest number that a capability can have in the 64-bit sets of capset(2)."""
 
 
 def forbid_new_privileges() -> None:
@@ -27,7 +28,7 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def drop_root() -> None:
-    """Change the user from root to `nobody`. An ordinary user, or a root that may not change its id, keeps it."""
+    """Change the user from root to `nobody`. An ordinary user keeps its id; so does a root that may not change it."""
     _drop_bounding_set()
     if os.geteuid() != 0:
         return
@@ -38,7 +39,7 @@ def drop_root() -> None:
 
 
 def _drop_bounding_set() -> None:
-    """Remove every capability from the set of those that this process could ever gain."""
+    """Empty the bounding set, which holds the capabilities that this process could ever gain."""
     for capability in range(_LAST_CAPABILITY + 1):
         with contextlib.suppress(OSError):  # unknown to this kernel or not permitted; no_new_privs covers both cases
             libc.prctl(libc.PR_CAPBSET_DROP, capability)

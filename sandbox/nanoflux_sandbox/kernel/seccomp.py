@@ -23,7 +23,7 @@ _LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
 """Offsets in the kernel's `struct seccomp_data`, in bytes."""
 _X32_NUMBERS = 0x40000000
-"""Numbers from here on are calls of the x32 ABI, which has the same architecture id as x86_64."""
+"""The first system call number of the x32 ABI, which has the same architecture id as x86_64."""
 
 
 class ArgumentCondition(NamedTuple):
@@ -39,7 +39,7 @@ class ArgumentCondition(NamedTuple):
 _WORD = 0xFFFFFFFF
 """The mask that keeps all 32 bits."""
 _NOT_EXECUTABLE = ArgumentCondition(2, 4, (0,))  # PROT_EXEC: no new machine code
-_NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that the limits do not count
+_NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: the memory limit does not count these pages
 
 CONDITIONS: dict[str, tuple[ArgumentCondition, ...]] = {
     "read": (ArgumentCondition(0, _WORD, (0,)),),
@@ -49,6 +49,7 @@ CONDITIONS: dict[str, tuple[ArgumentCondition, ...]] = {
     "madvise": (ArgumentCondition(2, _WORD, (4, 8, 14, 15)),),  # DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE
     "futex": (ArgumentCondition(1, 0x7F, (0, 1, 9, 10)),),  # WAIT and WAKE, plain and with a bitset
 }
+"""The conditions for each call in `syscalls.CONDITIONAL`; a call must meet all of its conditions."""
 EXPECTED_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY}
 """The error that libc handles for each call in `syscalls.EXPECTED_ERROR`."""
 

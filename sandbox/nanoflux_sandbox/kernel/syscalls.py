@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123),
     "getrandom": (318, 278),
-    # its three descriptors; read and write are in CONDITIONAL
+    # the process's three descriptors; read and write are in CONDITIONAL
     "close": (3, 57),
     "lseek": (8, 62),
     "fstat": (5, 80),
