@@ -85,7 +85,7 @@ def test_worth_plan_has_one_cell_for_each_run_and_one_for_the_answers() -> None:
     assert [cell.id for cell in preparation_cells] == ["generate-paper", "generate-proven", "answers"]
     assert [cell.rules for cell in preparation_cells[:2]] == ["paper", "proven"]
     assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
-    assert ("paper-10", "proven-10") in plan.compared_pairs and ("gold-10", "own-10") in plan.compared_pairs
+    assert ("paper-6", "proven-6") in plan.compared_pairs and ("gold-6", "own-6") in plan.compared_pairs
 
 
 def test_sample_train_items_draws_the_same_items_in_every_call(tmp_path: Path) -> None:
