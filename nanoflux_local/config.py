@@ -331,6 +331,8 @@ class RunConfig(Strict):
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
     first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
     solves sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
+    With "supported", blind solutions must support the answer unless the defender solves the question in more than half
+    of its answers (but not in all).
 
     The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
@@ -347,7 +349,7 @@ class RunConfig(Strict):
     pause_when_saturated: int = Field(default=200, ge=0)
     rules: Literal["paper", "proven"] = "paper"
     samples: int = Field(default=1, ge=1, le=64)
-    keep: Literal["failed", "provable"] = "failed"
+    keep: Literal["failed", "provable", "supported"] = "failed"
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()

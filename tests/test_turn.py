@@ -461,8 +461,26 @@ async def test_provable_question_is_solved_sometimes_but_not_always(
         assert record.last_attempt.reason == "0 of 3 answers are right; no blind solutions were written"
 
 
+@pytest.mark.parametrize(
+    ("defences", "outcome"),
+    [
+        ([WRONG_DEFENCE, RIGHT_DEFENCE, WRONG_DEFENCE], "unproven"),
+        ([WRONG_DEFENCE, RIGHT_DEFENCE, RIGHT_DEFENCE], "kept_failed"),
+        ([WRONG_DEFENCE, "no", "no", "no", RIGHT_DEFENCE], "unproven"),
+    ],
+    ids=["one of three", "two of three", "one of two is no majority"],
+)
+async def test_supported_question_is_solved_by_most_answers_of_the_defender(take_turn, defences, outcome):
+    script = Script(defence=defences, evaluation=[WRONG_EVALUATION])
+    record = await take_turn(script, samples=3, keep="supported")
+    assert record.last_attempt.outcome == outcome
+    if outcome == "unproven":
+        assert record.last_attempt.reason.startswith("1 of ")
+
+
+@pytest.mark.parametrize("keep", ["provable", "supported"])
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
-async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion):
+async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion, keep):
     class JudgeWithBlindCheck:
         """A judge that accepts every question with a finding of the blind check, and rejects every defence."""
 
@@ -474,7 +492,7 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base_rules = make_rules(tmp_path, **PROVABLE_SETTINGS)
+    base_rules = make_rules(tmp_path, samples=3, keep=keep)
     roles = replace(base_rules.find_roles(0), judge=JudgeWithBlindCheck())
     record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
     assert record.last_attempt.outcome == ("kept_failed" if conclusion == "supports" else "unproven")

@@ -222,24 +222,26 @@ async def decide_outcome(
     rules: Rules, roles: TurnRoles, attempt: Attempt, attack: Attack, defence: Defence, call: Call
 ) -> Attempt:
     """Set the attempt's outcome: whether the question becomes an example, by the rule that the setting `keep` names."""
-    if rules.config.keep == "provable":
-        return decide_by_pass_rate(roles, attempt)
-    return await decide_by_failure(rules, attempt, attack, defence, call)
+    if rules.config.keep == "failed":
+        return await decide_by_failure(rules, attempt, attack, defence, call)
+    return decide_by_pass_rate(roles, attempt, needs_majority=rules.config.keep == "supported")
 
 
-def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt) -> Attempt:
+def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt, needs_majority: bool) -> Attempt:
     """Keep a question that the defender solves sometimes, but not always: a question that was solved once is
-    answerable. Keep a question that the defender never solves only if its answer is proven, because the answer may be
-    wrong or the question broken.
+    answerable. If `needs_majority`, more than half of the defender's answers must be right, because a model of the
+    attacker's family may repeat the attacker's mistake. A question that the defender solves less often, or never, is
+    kept only if its answer is proven, because the answer may be wrong or the question broken.
     """
     right_count, answer_count = attempt.pass_rate or (0, 0)  # never None here: the defence was evaluated
     if right_count == answer_count:
         return replace(attempt, outcome="defender_right")
-    if right_count or is_proven(roles, attempt):
+    is_solved_often = 2 * right_count > answer_count if needs_majority else right_count > 0
+    if is_solved_often or is_proven(roles, attempt):
         return replace(attempt, outcome="kept_failed")
     findings = list_proving_findings(attempt)
     reason = findings[0].reason if findings else "no blind solutions were written"
-    return replace(attempt, outcome="unproven", reason=f"0 of {answer_count} answers are right; {reason}")
+    return replace(attempt, outcome="unproven", reason=f"{right_count} of {answer_count} answers are right; {reason}")
 
 
 def list_proving_findings(attempt: Attempt) -> list[Finding]:
