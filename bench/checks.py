@@ -1,21 +1,23 @@
 """Measures the judge and its checks on GSM8K solutions that are known to be right, to contain a real mistake, or to
 answer a broken question.
 
-    python bench/checks.py [--pairs 50] [--minutes 8] [--steps "blind,code word,answerable"] [--home DIR]
+    python bench/checks.py [--pairs 50] [--minutes 8] [--steps "blind,code word,answerable samples"] [--home DIR]
 
 One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
 the requests are those of a run's trial. All solutions go through the first group of steps before any goes through the
-next; a step is a check, or the judge's own decision ("word"). Every reply is stored, so the same command resumes a
-killed measurement without repeating a call. No request starts after `--minutes`. Then, or right away with `--show`, the
-script prints the rates over all measured solutions.
+next; a step is a check, the judge's own decision ("word"), or the defender's answers to the question ("samples"), from
+which the script computes what each value of the setting `keep` would keep. Every reply is stored, so the same command
+resumes a killed measurement without repeating a call. No request starts after `--minutes`. Then, or right away with
+`--show`, the script prints the rates over all measured solutions.
 """
 
 import argparse
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 from support.measured_run import find_run, write_profile
 
 from nanoflux_local.config import RunConfig
+from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ReplayMissError
 from nanoflux_local.ledger.calls import TRIAL, Answer, CachedCalls, TracedCalls, acting_as
@@ -30,21 +33,30 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
+from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.trials.replies import TRIAL_TURN, run_bounded
 from nanoflux_local.run.trials.result import CONCLUSIONS, JudgedSolution, Rates, Share, measure_rates
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
+from nanoflux_local.run.turn import Defender
 from nanoflux_local.seeds.importing import ImportRequest, import_benchmark
-from nanoflux_local.transcript import Finding, Verdict
+from nanoflux_local.transcript import Defence, Finding, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 KINDS = ["mistake", "removed", "mistake", "changed", "own"]
 """The kinds of solutions in the trial, besides the reference solutions. The trial cycles through them, so "mistake" is
 the most frequent kind of wrong solution."""
+STEPS = "blind,code word,answerable samples"
 DECISION_STEP = "word"
 """The name of the step in which the judge decides without any check."""
+SAMPLES_STEP = "samples"
+"""The name of the step in which the defender answers the question `SAMPLE_COUNT` times."""
+SAMPLE_COUNT = 4
+"""The number of answers, as under the rules `proven`. All are sampled at a temperature above 0, since the greedy answer
+to a train item may itself be the known solution.
+"""
 
 
 @dataclass(slots=True)
@@ -57,6 +69,8 @@ class MeasuredSolution:
     findings: dict[str, Finding] = field(default_factory=dict)
     is_judged: bool = False
     decision: bool | None = None
+    marks: tuple[bool, ...] = ()
+    """Whether each of the defender's answers equals the answer of the solution; an unreadable answer does not."""
 
     def as_judged(self) -> JudgedSolution:
         """This solution in the form of a trial's result, from which rates are computed."""
@@ -68,10 +82,10 @@ def resolve_config(options: argparse.Namespace, home: Home) -> RunConfig:
     profile = write_profile(
         home.root / "checks-bench.toml", "coder", options.model, context=4096, concurrency=options.concurrency
     )
-    steps = options.steps.replace(",", " ").split()
+    steps = set(options.steps.replace(",", " ").split()) - {DECISION_STEP, SAMPLES_STEP}
     judge = {
         "trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0,
-        "checks": [step for step in steps if step != DECISION_STEP],
+        "checks": sorted(steps),
     }  # fmt: skip
     values: dict[str, Any] = {
         "datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge,
@@ -95,7 +109,8 @@ async def measure(
     config, identities, _ = runs.load_run(home, run)
     rules = build_rules(config, identities, home)
     domain = load_domain(config.domain, home.root)
-    judge = rules.find_roles(0).judge
+    roles = rules.find_roles(0)
+    judge = roles.judge
     assert isinstance(judge, CheckingJudge)
 
     def is_time_over() -> bool:
@@ -110,6 +125,7 @@ async def measure(
         measured = [MeasuredSolution(solution) for solution in solutions]
         steps: dict[str, Any] = {check.name: partial(_examine, check) for check in judge.checks}
         steps[DECISION_STEP] = partial(_judge, judge)
+        steps[SAMPLES_STEP] = partial(_sample_answers, roles.defender, domain)
         for group in groups:
             group_steps = [steps[name] for name in group.split(",")]
             functions = [
@@ -145,6 +161,19 @@ async def _judge(judge: CheckingJudge, measured: MeasuredSolution, draw: Draw, c
     measured.decision = verdict.positive if isinstance(verdict, Verdict) else None
 
 
+async def _sample_answers(
+    defender: Defender, domain: Domain, measured: MeasuredSolution, draw: Draw, call: Any
+) -> None:
+    """Let the defender answer the question several times, and store which answers equal that of the solution."""
+    attack = measured.solution.attack
+    marks: list[bool] = []
+    for number in range(1, SAMPLE_COUNT + 1):
+        defence = await defender.defend(attack.question, replace(draw, sample=number), call)
+        is_readable = isinstance(defence, Defence)
+        marks.append(is_readable and is_same_answer(domain, defence.answer, attack.answer) is True)
+    measured.marks = tuple(marks)
+
+
 def show(measured: Sequence[MeasuredSolution]) -> None:
     """Print the rates of each rule over the solutions for which all of its steps were measured."""
     findings_of_all: dict[str, Finding] = {}
@@ -173,6 +202,39 @@ def show(measured: Sequence[MeasuredSolution]) -> None:
         print_rates(f"judge and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
     complete = [solution for solution in judged if set(check_names) <= solution.findings.keys()]
     print_rates("judge and all checks", complete, lambda solution: solution.accepted)
+    sampled = [solution for solution in complete if solution.marks]
+    if sampled and {"blind", "code"} <= set(check_names):
+        majority = SAMPLE_COUNT / 2
+        print_kept("first answer differs (paper)", sampled, lambda entry: entry.decision is True and not entry.marks[0])
+        print_kept("provable", sampled, lambda entry: is_kept(entry, 0))
+        print_kept("provable, unless the code check contradicts", sampled, lambda entry: (
+            is_kept(entry, 0) and entry.as_judged().conclusion_of("code") != "contradicts"
+        ))  # fmt: skip
+        print_kept("supported", sampled, lambda entry: is_kept(entry, majority))
+        print_kept("only if the blind check supports", sampled, lambda entry: is_kept(entry, SAMPLE_COUNT))
+
+
+def is_kept(solution: MeasuredSolution, right_count_to_exceed: float) -> bool:
+    """Whether a rule would keep the question with this solution: if the judge accepts it, the blind check does not
+    contradict it, and not all answers of the defender are right. Unless more than `right_count_to_exceed` of them are
+    right, blind solutions must support it.
+    """
+    right_count = sum(solution.marks)
+    conclusion = solution.as_judged().conclusion_of("blind")
+    if not solution.decision or conclusion == "contradicts" or right_count == len(solution.marks):
+        return False
+    return right_count > right_count_to_exceed or conclusion == "supports"
+
+
+def print_kept(title: str, measured: Sequence[MeasuredSolution], keeps: Callable[[MeasuredSolution], bool]) -> None:
+    """Print how many right and wrong solutions a rule keeps, in total and by kind and number of right answers."""
+    kept = [entry for entry in measured if keeps(entry)]
+    right = sum(entry.solution.right for entry in kept)
+    all_right = sum(entry.solution.right for entry in measured)
+    wrong, all_wrong = len(kept) - right, len(measured) - all_right
+    print(f"{title}: keeps {right}/{all_right} of the right, {wrong}/{all_wrong} of the wrong")
+    counts = Counter(f"{entry.solution.kind}, {sum(entry.marks)} of {SAMPLE_COUNT}" for entry in kept)
+    print("    " + "; ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
 
 
 def is_proven(solution: JudgedSolution) -> bool:
@@ -245,7 +307,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="GSM8K's train.jsonl")
     parser.add_argument("--model", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--pairs", type=int, default=50, help="right solutions, and as many wrong ones")
-    parser.add_argument("--steps", default="blind,code word,answerable", help="groups of steps, measured in this order")
+    parser.add_argument("--steps", default=STEPS, help="groups of steps, measured in this order")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=16)
