@@ -148,5 +148,5 @@ def test_fact_check_searches_the_corpus_and_replays_without_the_corpus(tmp_path:
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
-    with pytest.raises(RefusedError, match="search has changed since this run started"):
+    with pytest.raises(RefusedError, match=r"^the search has changed since this run started: revision was "):
         asyncio.run(runs.execute(home, run))

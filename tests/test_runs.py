@@ -249,7 +249,8 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("endpoint_type", "names"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
+    ("endpoint_type", "names"),
+    [(ScriptedEndpoint, "endpoint (duelist-a|duelist-b|arbiter)"), (HashingEmbedder, "the embedder")],
 )
 def test_resume_with_changed_models_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch, endpoint_type: type, names: str
@@ -263,10 +264,27 @@ def test_resume_with_changed_models_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(endpoint_type, "__init__", init_with_revision)
-        with pytest.raises(RefusedError, match=f"^({names}) has changed since this run started.*revision='2'"):
+        with pytest.raises(
+            RefusedError, match=f"^{names} has changed since this run started: revision was .*, is now 2"
+        ):
             asyncio.run(runs.execute(home, run))
     assert read_summary(home, run)["status"] == "created" and read_rows(home, "SELECT * FROM calls") == []
     asyncio.run(runs.execute(home, run))
+
+
+def test_refusal_of_drift_names_the_fields_that_differ() -> None:
+    recorded = {"writer": Identity("vllm", "llama", revision="3fa9", variant="bf16"), "search": Identity("corpus", "c")}
+    changed = {**recorded, "writer": Identity("vllm", "llama", revision="77c1", adapter="a0", variant="bf16")}
+    with pytest.raises(RefusedError) as refusal:
+        binding.refuse_drift(recorded, changed)
+    assert refusal.value.message == (
+        "endpoint writer has changed since this run started: "
+        "revision was 3fa9, is now 77c1; adapter was empty, is now a0"
+    )
+    with pytest.raises(RefusedError, match=r"^the search is no longer configured") as refusal:
+        binding.refuse_drift(recorded, {"writer": recorded["writer"]})
+    assert refusal.value.fix == "restore the search, or start a new run"
+    binding.refuse_drift(recorded, {**recorded, "added": Identity("vllm", "qwen")})
 
 
 def test_resume_and_replay_with_changed_prompts_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,5 +354,7 @@ def test_replay_reports_that_recorded_turns_were_changed(home: Home) -> None:
 
 
 def test_replay_of_a_run_without_turns_is_refused(home: Home) -> None:
-    with pytest.raises(NothingMatchedError, match="has no turns to replay"):
-        replay(home, start(home))
+    run = start(home)
+    with pytest.raises(NothingMatchedError, match="has no turns to replay") as refusal:
+        replay(home, run)
+    assert refusal.value.fix == f"resume it first: `nanoflux run resume {run}`"

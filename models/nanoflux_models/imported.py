@@ -22,7 +22,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 """The names of the modules that a LoRA may adapt: those of attention, and those of feed-forward layers."""
 TEXT_MODEL = "language_model"
-"""The name of the language model inside the wrapper classes of transformers and vLLM."""
+"""The name of the language model inside the wrapper classes in transformers and vLLM."""
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
 """The inputs that a wrapper may take besides text, each with a configuration key that is set if the model takes it."""
 HEADER = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
@@ -163,8 +163,8 @@ def _choose_targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     """The names of the modules that a LoRA adapts: those of the model's attention and feed-forward layers.
 
     Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the modules of the vision encoder
-    have the same names as those of the language model, so a regular expression over full names limits the adapter to
-    the language model.
+    have the same names as those of the language model, so a regular expression that matches full module names limits
+    the adapter to the language model.
     """
     model_modules: set[str] = set()
     for name in tensors:

@@ -200,7 +200,7 @@ def _mean_divergence(log_probs: Any, other_log_probs: Any) -> float:
 
 @contextmanager
 def _hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of transformers while the context lasts."""
+    """Hide transformers' progress bars while the context lasts."""
     from transformers.utils import logging
 
     was_enabled = logging.is_progress_bar_enabled()

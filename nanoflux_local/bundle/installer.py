@@ -301,7 +301,8 @@ def sign(head: Path, key: Path) -> Path:
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
     problem = "the bundle could not be signed"
-    _run_ssh_keygen(["sign", "-f", str(key), "-n", SIGNATURE_NAMESPACE, str(head)], problem, problem)
+    arguments = ["sign", "-f", str(key), "-n", SIGNATURE_NAMESPACE, str(head)]
+    _run_ssh_keygen(arguments, problem, problem, "check the SSH key")
     return signature
 
 
@@ -314,21 +315,22 @@ def check_signature(head: Path, signers: Path) -> str:
     signature = head.with_name(f"{head.name}.sig")
     problem = f"{head}: not signed by a signer in {signers}"
     not_run_problem = f"{head}: the signature could not be checked"
+    fix = "check the allowed signers file; do not use this bundle unless its signature is valid"
     find_arguments = ["find-principals", "-s", str(signature), "-f", str(signers)]
-    signer = _run_ssh_keygen(find_arguments, problem, not_run_problem).split()[0]
+    signer = _run_ssh_keygen(find_arguments, problem, not_run_problem, fix).split()[0]
     verify_arguments = ["verify", "-f", str(signers), "-I", signer, "-n", SIGNATURE_NAMESPACE, "-s", str(signature)]
-    _run_ssh_keygen(verify_arguments, problem, not_run_problem, stdin_path=head)
+    _run_ssh_keygen(verify_arguments, problem, not_run_problem, fix, stdin_path=head)
     return signer
 
 
 def _run_ssh_keygen(
-    arguments: list[str], problem: str, not_run_problem: str, stdin_path: Path = Path(os.devnull)
+    arguments: list[str], problem: str, not_run_problem: str, fix: str, stdin_path: Path = Path(os.devnull)
 ) -> str:
     """Run `ssh-keygen -Y` with the content of `stdin_path` as its input, and return its output.
 
     Raises:
-        BundleError: ssh-keygen failed (the message begins with `problem`), or it cannot be run (the message begins with
-            `not_run_problem`).
+        BundleError: ssh-keygen failed (the message begins with `problem` and ends with `fix`), or it cannot be run (the
+            message begins with `not_run_problem`).
     """
     try:
         with stdin_path.open("rb") as file:
@@ -340,11 +342,7 @@ def _run_ssh_keygen(
             f"{not_run_problem}, because ssh-keygen cannot be run: {error.strerror}", "install the OpenSSH client"
         ) from error
     if process.returncode:
-        raise BundleError(
-            f"{problem}: {process.stderr.strip()}",
-            "check the key and the file of signers; do not use a bundle with an invalid signature",
-            3,
-        )
+        raise BundleError(f"{problem}: {process.stderr.strip()}", fix, 3)
     return process.stdout
 
 

@@ -1,4 +1,4 @@
-"""Merges a bundle into an existing home: the bundle's runs, trainings, evaluations, adapters, domains and other files.
+"""Merges a bundle into an existing home: its runs, training runs, evaluations, adapters, domains and other files.
 
 Nothing is overwritten. Adapters and calls are identified by their hashes, all other components by their names. A
 component whose content differs from that of the component with the same name in this home is a conflict. If there are

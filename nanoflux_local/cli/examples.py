@@ -82,8 +82,8 @@ def _example_cells(row: dict[str, Any], shows_pass_rate: bool) -> list[object]:
 def show(example: str, as_json: bool) -> None:
     """Show one example and how it was made.
 
-    Prints the turn (seeds, attack, defence, verdicts, checks, ratings, reviews), its calls, the trainings that used the
-    example, and the held-out items nearest to it. `--json` includes every prompt, reply and program in full.
+    Prints the turn (seeds, attack, defence, verdicts, checks, ratings, reviews), its calls, the training runs that used
+    the example, and the held-out items nearest to it. `--json` includes every prompt, reply and program in full.
     """
     from nanoflux_local.examples.lineage import trace_lineage
     from nanoflux_local.examples.review import load_reviews
@@ -143,7 +143,7 @@ def show(example: str, as_json: bool) -> None:
 
 
 def _show_lineage(lineage: "Lineage") -> None:
-    """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
+    """Print the calls in order, the training runs that used the example, and the nearest held-out items."""
     click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
         ("call", "role", "kind", "model", "outcome"),

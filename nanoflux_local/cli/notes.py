@@ -1,4 +1,4 @@
-"""Notes on runs and trainings, for `nanoflux run note` and `nanoflux trainings note`."""
+"""Notes on runs and training runs, for `nanoflux run note` and `nanoflux trainings note`."""
 
 from collections.abc import Callable
 from typing import Literal

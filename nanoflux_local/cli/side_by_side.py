@@ -1,4 +1,4 @@
-"""Prints two runs or two trainings side by side, for `nanoflux run compare` and `nanoflux trainings compare`."""
+"""Prints two runs or two training runs side by side, for `nanoflux run compare` and `nanoflux trainings compare`."""
 
 from typing import TYPE_CHECKING
 

@@ -157,7 +157,7 @@ def _load_data(
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
     """Train in this process, and print the outcome. With `detach`, start a background process that trains, and print
-    the training's status; with `launch`, train in processes that `accelerate launch` starts. The launched processes
+    the training run's status; with `launch`, train in processes that `accelerate launch` starts. The launched processes
     also call this function, but print no outcome.
     """
     from nanoflux_local.train.distributed import count_processes
@@ -186,7 +186,7 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
 
 
 def train_with_progress(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
-    """Train with a progress bar. After Ctrl-C or SIGTERM, the training can be resumed from its last checkpoint."""
+    """Train with a progress bar. After Ctrl-C or SIGTERM, the training run can be resumed from its last checkpoint."""
     from nanoflux_local.train import trainings
     from nanoflux_local.train.distributed import is_main_process
 
@@ -229,7 +229,7 @@ def show_outcome(outcome: "TrainingOutcome") -> None:
 
 
 def show_summary(summary: "TrainingSummary") -> None:
-    """Print a training as a table: its progress, its latest losses and its process."""
+    """Print a training run as a table: its progress, its latest losses and its process."""
     from nanoflux_local.train.origin import describe_origin
 
     dev_losses = [loss for loss in summary.val_losses if loss is not None]

@@ -135,7 +135,8 @@ def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, 
         if uses_data:
             return domain
     raise UsageError(
-        f"no domain uses the benchmark {data!r}", f"choose a benchmark of one of these domains: {', '.join(names)}"
+        f"no domain uses the benchmark {data!r}",
+        "choose a benchmark that a domain uses; `nanoflux domains list` lists them",
     )
 
 

@@ -54,7 +54,7 @@ def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, st
     """Let the base model answer each train item `tries` times. Returns the cell's result: the id of the evaluation.
 
     Raises:
-        NanofluxError: replies are missing; the next start requests them.
+        NanofluxError: replies are missing; starting the experiment again requests them.
     """
     return {"evaluation": asyncio.run(_evaluate_train_items(home, plan, on_step))}
 

@@ -25,7 +25,7 @@ async def evaluate_items(
     already done, it is not repeated.
 
     Raises:
-        NanofluxError: replies are missing; the next start requests them.
+        NanofluxError: replies are missing; starting the experiment again requests them.
     """
     evaluation_plan = make_plan(
         endpoint.identity,

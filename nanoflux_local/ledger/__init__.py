@@ -1,1 +1,1 @@
-"""The ledger: one SQLite file that stores all calls, runs, examples, trainings, evaluations and jobs."""
+"""The ledger: one SQLite file that stores all calls, runs, examples, training runs, evaluations and jobs."""

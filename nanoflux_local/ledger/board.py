@@ -1,4 +1,4 @@
-"""The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
+"""The board: the lists of runs, training runs, evaluations, experiments and examples, read one window at a time.
 
 A ledger may hold thousands of runs and a hundred thousand examples, so a list reads the keys of all rows, but only
 those rows that are on screen. The ledger does not store whether a worker is alive; the module `jobs` determines that.
@@ -54,7 +54,7 @@ class LineKey:
 @dataclass(frozen=True, slots=True)
 class BoardLine:
     """What one line of the board shows. `done` of `total` counts examples, steps, replies or cells, depending on
-    `kind`. `about` names a run's domain and profile, a training's base model and data, an evaluation's data, or an
+    `kind`. `about` names a run's domain and profile, a training run's base model and data, an evaluation's data, or an
     experiment's title.
     """
 
@@ -139,8 +139,8 @@ def _format_training_line(view: LedgerView, row_id: int) -> BoardLine | None:
 
 @dataclass(frozen=True, slots=True)
 class LastStep:
-    """The newest step of a training, `step` of `steps`. Before the first step, both counts are 0 and all other fields
-    are None.
+    """The newest step of a training run, `step` of `steps`. Before the first step, both counts are 0 and all other
+    fields are None.
     """
 
     step: int = 0
@@ -158,7 +158,7 @@ class LastStep:
 
 
 def load_last_step(view: LedgerView, training: str) -> LastStep:
-    """The newest recorded step of a training."""
+    """The newest recorded step of a training run."""
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )

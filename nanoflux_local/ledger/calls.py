@@ -185,8 +185,8 @@ class CachedCalls:
         answer = self._answers.get(request.kind)
         if answer is None:
             raise ReplayMissError(
-                f"the ledger does not contain a {request.kind} call that this run needs ({request.key()[:12]})",
-                "replay with the settings of the run, or resume the run with its endpoints",
+                f"the ledger does not contain a {request.kind} call that this run needs (request {request.key()[:12]})",
+                "replay with the settings of the run, or resume the run, which requests the missing reply",
             )
         async with self.limiter:
             if self._commit_error is not None:  # do not pay for a reply that cannot be stored

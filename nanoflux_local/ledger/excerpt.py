@@ -66,8 +66,8 @@ reads.
 
 @dataclass(frozen=True, slots=True)
 class ExcerptContents:
-    """What an excerpt contains: runs and evaluations by id, adapters by hash (with their trainings and evaluations),
-    and datasets by name.
+    """What an excerpt contains: runs and evaluations by id, adapters by hash (with their training runs and
+    evaluations), and datasets by name.
     """
 
     runs: Collection[str] = ()

@@ -1,4 +1,4 @@
-"""Notes that users write on runs and trainings. Earlier notes stay in the ledger; only the newest note is shown."""
+"""Notes that users write on runs and training runs. Earlier notes stay in the ledger; only the newest note is shown."""
 
 from pathlib import Path
 from typing import Literal

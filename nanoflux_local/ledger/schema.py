@@ -223,8 +223,8 @@ def m014_faults(db: Database) -> None:
 
 @migrations()
 def m017_trainings(db: Database) -> None:
-    """Stores why a training ended, its wall-clock time over all its processes, and, in `plan`, what a resume needs in
-    addition to the settings.
+    """Stores why a training run ended, its wall-clock time over all its processes, and, in `plan`, what a resume needs
+    in addition to the settings.
     """
     db.executescript(
         """
@@ -386,7 +386,7 @@ def m018_judged(db: Database) -> None:
 
 @migrations()
 def m019_evaluations(db: Database) -> None:
-    """Stores why an evaluation ended and its wall-clock time, as for trainings."""
+    """Stores why an evaluation ended and its wall-clock time, as for training runs."""
     db.executescript(
         """
         ALTER TABLE evaluations ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -482,7 +482,7 @@ def m023_pass_rates(db: Database) -> None:
 
 @migrations()
 def m024_notes(db: Database) -> None:
-    """Stores people's notes on runs and trainings. Notes are never changed or deleted; only the newest note on a
+    """Stores people's notes on runs and training runs. Notes are never changed or deleted; only the newest note on a
     subject is shown.
     """
     db.executescript(

@@ -393,12 +393,14 @@ class Ledger:
             datasets.add_files(connection, name, source, source_hash, items, skipped, now())
         return True
 
-    # Trainings and evaluations
+    # Training runs and evaluations
 
     def create_training(
         self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
     ) -> None:
-        """Record a training. An existing training keeps its curve and gets the new plan for its remaining steps."""
+        """Record a training run. An existing training run keeps its curve and gets the new plan for its remaining
+        steps.
+        """
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
@@ -408,7 +410,7 @@ class Ledger:
             )
 
     def add_training_event(self, training: str, kind: str, step: int, event: dict[str, Any]) -> None:
-        """Commit an event of a training, such as a step or the end of an epoch."""
+        """Commit an event of a training run, such as a step or the end of an epoch."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO training_events (training, kind, step, event, at) VALUES (?,?,?,?,?)",
@@ -418,7 +420,7 @@ class Ledger:
     def finish_training(
         self, training: str, status: str, adapter: str, result: dict[str, Any], message: str = "", seconds: float = 0.0
     ) -> None:
-        """Record how a process ended its work on a training, and add `seconds` to the training's wall-clock time."""
+        """Record how a process ended its work on a training run, and add `seconds` to the run's wall-clock time."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE trainings SET status = ?, adapter = ?, result = ?, message = ?, seconds = seconds + ?,"

@@ -249,8 +249,20 @@ def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identit
         RefusedError: an identity differs from the one that the run was started with.
     """
     for name, identity in recorded.items():
-        if current.get(name) != identity:
-            raise RefusedError(
-                f"{name} has changed since this run started: it was {identity}, and is now {current.get(name)}",
-                f"restore {name}, or start a new run",
-            )
+        subject = f"the {name}" if name in ("embedder", SANDBOX, SEARCH) else f"endpoint {name}"
+        fix = f"restore {subject}, or start a new run"
+        if name not in current:
+            raise RefusedError(f"{subject} is no longer configured", fix)
+        if current[name] != identity:
+            differences = _describe_differences(identity, current[name])
+            raise RefusedError(f"{subject} has changed since this run started: {differences}", fix)
+
+
+def _describe_differences(recorded: Identity, current: Identity) -> str:
+    """The fields in which two identities differ, such as "revision was 3fa9, is now 77c1"."""
+    recorded_fields, current_fields = asdict(recorded), asdict(current)
+    return "; ".join(
+        f"{field} was {value or 'empty'}, is now {current_fields[field] or 'empty'}"
+        for field, value in recorded_fields.items()
+        if current_fields[field] != value
+    )

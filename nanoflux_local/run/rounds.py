@@ -248,7 +248,7 @@ class _SeriesWorker:
         return {"endpoints": {TUNED: {**endpoint, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
-        """Create a training on the examples of these runs, and return its id. The validation data are those of the
+        """Create a training run on the examples of these runs, and return its id. The validation data are those of the
         newest run.
         """
         run_datasets = [trainings.load_run_data(self.home, run) for run in run_ids]

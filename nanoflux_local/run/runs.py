@@ -258,7 +258,7 @@ async def replay(home: Home, run: str) -> ReplayResult:
     """
     config, identities, committed_turns = load_run(home, run)
     if not committed_turns:
-        raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
+        raise NothingMatchedError(f"run {run} has no turns to replay", f"resume it first: `nanoflux run resume {run}`")
     rules = build_rules(config, identities, home)
     with Ledger(home.ledger) as ledger:
         replayed_turns = await _replay_turns(rules, CachedCalls(ledger, run, {}), len(committed_turns))

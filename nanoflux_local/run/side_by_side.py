@@ -1,4 +1,4 @@
-"""Two runs or two trainings side by side: their figures, the settings that differ, and their curves.
+"""Two runs or two training runs side by side: their figures, the settings that differ, and their curves.
 
 A screen that shows a comparison refreshes it repeatedly, and passes the same `cache` each time. A run or training is
 then read again only if the ledger has new rows for it; its status and working time are always current.
@@ -38,9 +38,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """The comparison of two runs or trainings with the ids `first` and `second`. `figures` maps the name of each figure
-    to its two values, `settings` lists the settings that differ, and `x_label` and `y_label` are the axis labels of the
-    `curves`.
+    """The comparison of two runs or training runs with the ids `first` and `second`. `figures` maps the name of each
+    figure to its two values, `settings` lists the settings that differ, and `x_label` and `y_label` are the axis labels
+    of the `curves`.
     """
 
     first: str
@@ -134,11 +134,11 @@ def _describe_run(run: str, name: str) -> str:
 def compare_trainings(
     home: Home, view: LedgerView, first: str, second: str, cache: dict[str, CachedSide] | None = None
 ) -> SideBySide:
-    """Compare two trainings, given by their ids or the beginnings of their ids. The curves are the train and dev losses
-    by step.
+    """Compare two training runs, given by their ids or the beginnings of their ids. The curves are the train and dev
+    losses by step.
 
     Raises:
-        NothingMatchedError: there is no such training.
+        NothingMatchedError: there is no such training run.
     """
     cache = {} if cache is None else cache
     trainings = [find_training(view, name) for name in (first, second)]
@@ -162,7 +162,7 @@ def compare_trainings(
 
 
 def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object, ...]) -> CachedSide:
-    """Read the figures of a training and its loss curves; a curve without points is left out."""
+    """Read the figures of a training run and its loss curves; a curve without points is left out."""
     train_curve, dev_curve = _load_loss_curves(view, training)
     last_step = board.load_last_step(view, training)
     figures = {
@@ -173,7 +173,7 @@ def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object
 
 
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
-    """The train losses and the dev losses of a training by step."""
+    """The train losses and the dev losses of a training run by step."""
     curve = view.training_curve(training)
     return (
         Curve(f"{training} train", [step.step for step in curve.steps], [step.loss for step in curve.steps]),

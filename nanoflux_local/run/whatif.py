@@ -155,7 +155,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     """
     config, identities, committed_turns = load_run(home, run)
     if not committed_turns:
-        raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
+        raise NothingMatchedError(f"run {run} has no turns to replay", f"resume it first: `nanoflux run resume {run}`")
     changed_config = derive_config(config, settings, home)
     _refuse_changed_requests(run, config, changed_config, settings)
     identities = add_placeholder_identities(identities, changed_config)

@@ -24,7 +24,11 @@ happens between the programs of a judge.
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:
-    """Time `calls` programs of each kind, in milliseconds. Raises SandboxError if no tier works on this machine."""
+    """Run each benchmark program `calls` times, and return the times in milliseconds.
+
+    Raises:
+        SandboxError: no tier works on this machine.
+    """
     async with Sandbox(workers=2) as sandbox:
         start = time.perf_counter()
         backend = (await sandbox.identity()).backend

@@ -242,6 +242,9 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
         (tmp_path / f"{signer}.signers").write_text(f"{signer}@lab {public_key}")
     with pytest.raises(BundleError, match="not signed by a signer"):
         installer.verify_bundle(bundle, tmp_path / "maker.signers")
+    with pytest.raises(BundleError, match="could not be signed") as refusal:
+        installer.sign(bundle, tmp_path / "no-key")
+    assert refusal.value.fix == "check the SSH key"
     installer.sign(bundle, tmp_path / "maker")
     assert installer.verify_bundle(bundle, tmp_path / "maker.signers").endswith("signed by maker@lab")
     for signers in ("other.signers", "no.signers"):
@@ -253,7 +256,8 @@ def test_signature_covers_the_manifest_in_the_head(bundle: Path, tmp_path: Path)
     assert "intact" in installer.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by a signer") as refusal:
         installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
-    assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
+    assert refusal.value.exit_code == 3 and "allowed signers file" in refusal.value.fix
+    assert not (tmp_path / "lab").exists()
 
 
 def test_signature_is_reported_as_unchecked_if_ssh_keygen_cannot_be_run(

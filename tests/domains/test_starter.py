@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -189,10 +190,14 @@ def test_file_without_a_list_of_templates_is_refused(content):
         parse_templates("baking.toml", content)
 
 
-def test_error_on_an_unsatisfiable_condition_names_the_template():
+def test_error_on_an_unsatisfiable_template_blames_only_the_keys_that_it_has():
     (template,) = parse_templates("baking.toml", BAKERY_TEMPLATE.replace("trays > 1", "trays > 99"))
-    with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
+    with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*none of 1000 draws") as refusal:
         template.draw(random.Random(0))
+    assert refusal.value.fix == "widen the ranges, or loosen `where`"
+    with pytest.raises(DataError) as refusal:
+        replace(template, where="True", program="answer = 0").draw(random.Random(0))
+    assert refusal.value.fix == "widen the ranges"
 
 
 @pytest.mark.parametrize("name", LETTERS_BY_SUBJECT)

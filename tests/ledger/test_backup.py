@@ -20,6 +20,7 @@ def test_backup_equals_the_ledger(run_copy, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     assert back_up(run_copy.path, copy) == copy.stat().st_size
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    # `copy` is the home of `run_copy`; the backup left no temporary files.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.db"]
     with LedgerView(run_copy.path) as original, LedgerView(copy) as backup_view:
         assert backup_view.summarize_run("tour").to_json() == original.summarize_run("tour").to_json()

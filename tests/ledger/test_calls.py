@@ -151,7 +151,7 @@ async def test_failure_reaches_every_waiter_and_is_not_remembered(make_calls: Ma
     ],
 )
 async def test_replay_miss_error_names_the_kind_and_the_key_of_the_call(ledger: Ledger, request_, kind: str) -> None:
-    with pytest.raises(ReplayMissError, match=f"does not contain a {kind} call .*{request_.key()[:12]}"):
+    with pytest.raises(ReplayMissError, match=rf"does not contain a {kind} call .*\(request {request_.key()[:12]}\)"):
         await CachedCalls(ledger, "run", {}).ask(request_)
 
 

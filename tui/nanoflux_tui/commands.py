@@ -25,7 +25,7 @@ MAX_LOG_TAIL = 4_000
 stderr.
 """
 POLL_S = 0.03
-"""Seconds between two checks whether a command has ended."""
+"""The interval in seconds at which the application checks whether a command has ended."""
 _PROGRESS_LINE = re.compile(r"(?P<label>.*?) (?P<done>\d+)/(?P<total>\d+) ?(?P<note>.*)")
 """A line such as "training 3/10 steps, 1.2 steps/s, 6 s left"."""
 
@@ -102,7 +102,8 @@ class BackgroundCommand:
 
 
 class CommandRunner:
-    """Starts `nanoflux` commands for one home. `background` lists the long commands in the order of their start."""
+    """Starts `nanoflux` commands for one home. `background` lists the long commands in the order in which
+    they were started."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -153,6 +154,8 @@ class CommandRunner:
 
 
 def _read_all(file: IO[bytes]) -> str:
-    """The whole content of a file that was written through the same descriptor."""
+    """The whole content of a temporary file. Rewinds it first: the child process shares the file's offset, which is at
+    the end.
+    """
     file.seek(0)
     return file.read().decode("utf-8", "replace")

@@ -43,7 +43,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_STEPS = 5
 """The maximum number of steps of a template."""
 _MAX_DRAWS = 1000
-"""The number of draws after which the condition of a template is considered unsatisfiable."""
+"""The number of draws after which a template is considered to admit no values."""
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TEXT_KEYS = ("id", "split", "text", "ask", "result", "unit", "program")
 _KEYS = frozenset({*_TEXT_KEYS, "steps", "solution", "quantities", "where"})
@@ -102,8 +102,9 @@ class Template:
             if self.admits(values):
                 return values
         raise DataError(
-            f"{self.setting}.toml: template {self.id!r}: key 'where': none of {_MAX_DRAWS} draws satisfies it",
-            "loosen the condition or widen the ranges",
+            f"{self.setting}.toml: template {self.id!r}: "
+            f"none of {_MAX_DRAWS} draws gives values that the template admits",
+            "widen the ranges" + (", or loosen `where`" if self.where != "True" else ""),
         )
 
     def solve(self, values: Mapping[str, Number]) -> dict[str, Number]:

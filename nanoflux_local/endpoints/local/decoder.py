@@ -277,7 +277,7 @@ class Decoder:
         return torch.equal(logits_alone[0], logits_with_others[last_row])
 
     def agrees_with_transformers(self) -> bool:
-        """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to
+        """Whether `prefill` (in one pass and in two) and `step` agree with transformers' forward pass, up to
         rounding.
         """
         ids = TEST_TOKENS

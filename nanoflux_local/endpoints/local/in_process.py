@@ -95,7 +95,7 @@ class InProcessEndpoint:
         )
 
     def _load(self) -> "tuple[Decoder, ChatCodec]":
-        """Load the model, check its logits against those of transformers, and test whether replies are repeatable."""
+        """Load the model, check its logits against transformers' logits, and test whether replies are repeatable."""
         go_offline()
         share_cores()
         from nanoflux_local.endpoints.local.codec import ChatCodec

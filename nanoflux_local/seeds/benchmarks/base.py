@@ -39,7 +39,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A dataset repository on the model hub, and the patterns of the files in it that contain labelled items."""
+    """A dataset repository on the Hugging Face Hub, and the patterns of the files in it that contain labelled items."""
 
     repo: str
     files: tuple[str, ...] = ("*.parquet", "*.jsonl", "*.csv")
@@ -52,8 +52,8 @@ class Benchmark:
 
     `licence` is "" if the publisher states none. `counts` are the numbers of labelled items by official split, if
     known. If the benchmark has no official splits, the only key is "". `domains` are the built-in domains whose runs
-    draw seeds from the train split. `hub` is None if the model hub has no copy; `homepage` then says where the files
-    are.
+    draw seeds from the train split. `hub` is None if the Hugging Face Hub has no copy; `homepage` then says where the
+    files are.
     """
 
     name: str

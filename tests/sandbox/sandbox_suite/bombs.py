@@ -1,4 +1,7 @@
-"""Exploits on time, memory, output, disk and processes. Each is bounded, so that it harms nothing without a sandbox."""
+"""Exploits that try to exhaust time, memory, output, disk space or processes.
+
+Each is bounded, so that it does no harm when it runs without a sandbox.
+"""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
@@ -8,7 +11,7 @@ _LOW_MEMORY = {"memory_mb": 256}
 
 
 def _exceeds_output(effects: Effects) -> bool:
-    """Whether the program printed more than the sandbox allows."""
+    """Whether the program printed far more than the sandbox's default limits allow (262,144 bytes, 10,000 lines)."""
     return len(effects.stdout) > 1_000_000 or effects.stdout.count("\n") > 50_000
 
 
@@ -24,21 +27,21 @@ _ENDLESS_PROGRAMS = {
     ),
     "lock that is never released": "import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()",
     "big integer power": "x = 7 ** (7 ** 9)",
-    "big integer to text": "import sys\nsys.set_int_max_str_digits(0)\nprint(len(str(3 ** 9_000_000)))",
+    "big integer to string": "import sys\nsys.set_int_max_str_digits(0)\nprint(len(str(3 ** 9_000_000)))",
     "big factorial": "import math\nmath.factorial(30_000_000)",
-    "endless regex": "import re\nre.match(r'(a+)+$', 'a' * 60 + 'b')",
+    "regex": "import re\nre.match(r'(a+)+$', 'a' * 60 + 'b')",
     "sum of a range": "sum(range(10 ** 12))",
-    "sort by a slow key": "max(range(10 ** 10), key=lambda i: -i)",
-    "list of an endless iterator": "import itertools\nany(x < 0 for x in itertools.count())",
+    "maximum of a huge range": "max(range(10 ** 10), key=lambda i: -i)",
+    "search in an infinite iterator": "import itertools\nany(x < 0 for x in itertools.count())",
     "sympy factors": "import sympy\nsympy.factorint(sympy.nextprime(10 ** 40) * sympy.nextprime(10 ** 41 + 7))",
-    "sympy integral": (
+    "sympy expansion": (
         "from sympy import *\nx = symbols('x')\nwhile True:\n    expand((x + sin(x) + exp(x) + log(x)) ** 90)"
     ),
     "numpy product": "import numpy as np\na = np.ones((1500, 1500))\nwhile True:\n    a = a @ a / 1500",
     "decimal": "import decimal\ndecimal.getcontext().prec = 10 ** 7\ndecimal.Decimal(2).sqrt()\ndecimal.Decimal(3).ln()",
     "at exit": "import atexit\n\n@atexit.register\ndef stay():\n    while True: pass",
     "finalizer": "class F:\n    def __del__(self):\n        while True: pass\n\nf = F()",
-    "endless exception message": ("class E(Exception):\n    def __str__(self):\n        while True: pass\n\nraise E"),
+    "exception message": ("class E(Exception):\n    def __str__(self):\n        while True: pass\n\nraise E"),
     "alarm handler": (
         "import signal\n\ndef h(*a):\n    while True: pass\n\nsignal.signal(signal.SIGALRM, h)\nsignal.setitimer(signal.ITIMER_REAL, 0.05)\n"
         "while True: pass"
@@ -51,7 +54,7 @@ _ENDLESS_PROGRAMS = {
 _MEMORY_BOMBS = {
     "one block": "x = bytearray(600 << 20)\nx[::4096] = b'x' * len(x[::4096])\nprint('BREACH')",
     "list": "x = [0] * (100 << 20)\nprint('BREACH')",
-    "text": "x = 'ab' * (300 << 20)\nprint('BREACH')",
+    "string": "x = 'ab' * (300 << 20)\nprint('BREACH')",
     "numpy": "import numpy\nx = numpy.ones(80 << 20)\nprint('BREACH')",
     "many small blocks": "x = [bytearray(1 << 20) for _ in range(600)]\nprint('BREACH')",
     "anonymous map": "import mmap\nx = mmap.mmap(-1, 600 << 20)\nprint('BREACH')",
@@ -66,7 +69,7 @@ _OUTPUT_FLOODS = {
     "lines": "for _ in range(200_000):\n    print('x' * 9)",
     "one line": "import sys\nfor _ in range(300):\n    sys.stdout.write('x' * 10_000)",
     "raw writes": "import os\nfor _ in range(300):\n    os.write(1, b'x' * 10_000)",
-    "one huge text": "print('x' * 3_000_000)",
+    "one huge string": "print('x' * 3_000_000)",
     "many numbers": "for i in range(10 ** 6):\n    print(i)",
 }
 
