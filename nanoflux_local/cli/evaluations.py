@@ -13,8 +13,8 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nanoflux_local.evaluate.items import Flip, ItemRecord, StoredEvaluation
-    from nanoflux_local.ledger.board import EvaluationLine
+    from nanoflux_local.evaluate.items import Flip, ItemRecord
+    from nanoflux_local.ledger.board import StoredEvaluation
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.transcript import Seed
 
@@ -69,7 +69,7 @@ class EvaluationEntry:
     started_at: str
 
 
-def _build_entry(home: Home, view: "LedgerView", stored: "StoredEvaluation | EvaluationLine") -> EvaluationEntry:
+def _build_entry(home: Home, view: "LedgerView", stored: "StoredEvaluation") -> EvaluationEntry:
     """The entry of an evaluation. Its status depends on its process: if the process was killed, the status is
     "interrupted", although the ledger still says "running".
     """

@@ -15,6 +15,7 @@ from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.ledger.board import StoredEvaluation
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.seeds.datasets import load_available_items
@@ -84,25 +85,6 @@ class ItemRecord:
     question: str
     answer: str
     replies: tuple[ItemReply, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvaluation:
-    """An evaluation's row in the ledger, decoded. `message` says why the evaluation has its status, or is ""; `result`
-    is {} until the evaluation has ended.
-    """
-
-    id: str
-    model: str
-    adapter: str
-    data: str
-    split: str
-    status: str
-    message: str
-    seconds: float
-    started_at: str
-    settings: Mapping[str, Any]
-    result: Mapping[str, Any]
 
 
 def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:

@@ -414,8 +414,10 @@ def load_example(view: LedgerView, row_id: int) -> FullExample | None:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationLine:
-    """An evaluation, with the number of its replies so far (`done`). `result` is {} until a result is recorded."""
+class StoredEvaluation:
+    """An evaluation's row in the ledger, decoded. `message` says why the evaluation has its status, or is ""; `result`
+    is {} until the evaluation has ended.
+    """
 
     id: str
     model: str
@@ -428,6 +430,12 @@ class EvaluationLine:
     started_at: str
     settings: Mapping[str, Any]
     result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationLine(StoredEvaluation):
+    """An evaluation with the number of its replies so far (`done`)."""
+
     done: int
 
     @property

@@ -175,9 +175,10 @@ def _read_training(view: LedgerView, training: str, newest_row_ids: tuple[object
 def _load_loss_curves(view: LedgerView, training: str) -> tuple[Curve, Curve]:
     """The train losses and the dev losses of a training run by step."""
     curve = view.training_curve(training)
+    steps, dev_losses = curve.steps, curve.dev_losses
     return (
-        Curve(f"{training} train", [step.step for step in curve.steps], [step.loss for step in curve.steps]),
-        Curve(f"{training} dev", [step for step, _ in curve.dev_losses], [loss for _, loss in curve.dev_losses]),
+        Curve(f"{training} train", [step.step for step in steps], [step.loss for step in steps]),
+        Curve(f"{training} dev", [step for step, _ in dev_losses], [loss for _, loss in dev_losses]),
     )
 
 

@@ -108,7 +108,8 @@ class TrainingOutcome:
 def summarize_stored(home: Home, view: LedgerView, stored: StoredTraining) -> TrainingSummary:
     """The state of a training run, with its last step, its epochs and its worker."""
     curve = view.training_curve(stored.id)
-    last_step = LastStep.from_event(curve.steps[-1].event if curve.steps else {})
+    steps = curve.steps
+    last_step = LastStep.from_event(steps[-1].event if steps else {})
     recorded_state = {"status": stored.status, "message": stored.message, "seconds": round(stored.seconds, 3)}
     state = load_job_state(home, view, Job(TRAINING, stored.id), recorded_state)
     return TrainingSummary(

@@ -102,18 +102,18 @@ def _format_defences(attempt: Attempt) -> str:
     """The defender's first answer, then its further answers, each marked as right, wrong or not judged."""
     if attempt.defence is None:
         return "The defender was not asked." if attempt.rejected else UNREADABLE_NOTE
-    parts = [_format_defence(attempt.defence)]
+    parts = [format_defence(attempt.defence)]
     for number, sample in enumerate(attempt.samples, 1):
         parts.append(f"— further answer {number}: {_format_sample(sample)}")
     return "\n\n".join(parts)
 
 
-def _format_defence(defence: Defence) -> str:
+def format_defence(defence: Defence) -> str:
     """One answer of the defender with its reasoning."""
     return f"{defence.analysis}\n\n{defence.solution}\n\n= {defence.answer}".strip()
 
 
 def _format_sample(sample: Sample) -> str:
     """A further answer of the defender, after its mark."""
-    answer = _format_defence(sample.defence) if sample.defence else "unreadable"
+    answer = format_defence(sample.defence) if sample.defence else "unreadable"
     return f"{SAMPLE_WORDS[sample.right]}\n{answer}"

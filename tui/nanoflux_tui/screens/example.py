@@ -13,7 +13,8 @@ from textual.containers import VerticalScroll
 
 from nanoflux_local.examples.review import VERDICTS
 from nanoflux_local.ledger import board
-from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord
+from nanoflux_local.transcript import Attack, Attempt, TurnRecord
+from nanoflux_tui.screens.attempt import format_defence
 from nanoflux_tui.screens.dialogs import Field, FormDialog
 from nanoflux_tui.screens.entry import EntryScreen
 from nanoflux_tui.text import format_line, sanitize
@@ -92,7 +93,8 @@ seeds. Your review (keep, drop, fix, a note) is added to the ledger and changes 
         record = example.record or MISSING_RECORD
         last_attempt = record.last_attempt
         attacker_text = f"{example.solution}\n\n= {example.answer}"
-        defender_text = f"{_format_defence(last_attempt.defence)}{_format_samples(last_attempt)}"
+        first_answer = format_defence(last_attempt.defence) if last_attempt.defence else "–\n\n= –"
+        defender_text = f"{first_answer}{_format_samples(last_attempt)}"
         text_and_title_by_panel: dict[str, tuple[str | Text, str | None]] = {
             "question": (sanitize(example.question), None),
             "attacker": (
@@ -254,12 +256,6 @@ def _list_other_sections(attack: Attack | None) -> list[tuple[str, str]]:
 
 def _format_similarity(similarity: float | None) -> str:
     return "none" if similarity is None else f"{similarity:.3f}"
-
-
-def _format_defence(defence: Defence | None) -> str:
-    if defence is None:
-        return "–\n\n= –"
-    return f"{defence.analysis}\n\n{defence.solution}\n\n= {defence.answer}"
 
 
 def _format_samples(attempt: Attempt) -> str:
