@@ -183,7 +183,7 @@ def train_with_trl(base: Path, rows: Sequence[TrainingExample], out: Path, threa
 
 
 def make_lora_settings() -> dict[str, Any]:
-    """The arguments of PEFT's LoraConfig that give the same LoRA as our default settings."""
+    """The arguments for PEFT's LoraConfig that give the same LoRA as our default settings."""
     return {
         "task_type": "CAUSAL_LM",
         "r": 8,
@@ -275,7 +275,7 @@ def main() -> None:
     default_base = home / "weights" / "smollm2-135m"
     parser.add_argument("base", type=Path, nargs="?", default=default_base, help="folder of the model to train")
     parser.add_argument("--examples", type=int, default=200, help="training rows")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
     parser.add_argument("--arm", action="append", choices=list(ARMS), help="arm to measure; repeatable (default: all)")
     parser.add_argument(
         "--data",

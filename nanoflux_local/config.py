@@ -460,10 +460,11 @@ def suggest_key(model: type[BaseModel], key: str) -> str:
     """The fix for an unknown dotted key: the most similar key of the same table, or the same key in other tables."""
     *path, name = key.split(".")
     table_keys = sorted(_find_table(model, path).model_fields)
+    introduction = f"keys of {'.'.join(path)}" if path else "top-level keys"
     keys_elsewhere = [dotted_key for dotted_key in _list_dotted_keys(model) if dotted_key.rpartition(".")[2] == name]
     if not nearest(name, table_keys) and keys_elsewhere:
-        return f"did you mean {' or '.join(map(repr, keys_elsewhere[:4]))}? keys there: {', '.join(table_keys)}"
-    return suggest(name, table_keys, "keys there")
+        return f"did you mean {' or '.join(map(repr, keys_elsewhere[:4]))}? {introduction}: {', '.join(table_keys)}"
+    return suggest(name, table_keys, introduction)
 
 
 def _find_table(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

@@ -99,4 +99,4 @@ def _make_write_error(path: Path, error: OSError) -> NanofluxError:
 def _refuse_existing(target: Path) -> None:
     """Raise UsageError if the target exists."""
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} already exists, and is not overwritten", "choose another path with -o")
+        raise UsageError(f"{target} already exists and will not be overwritten", "choose another path with -o")

@@ -175,7 +175,9 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_immediately(home: Home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
-            with ledger.transaction():  # the worker cannot hold a lock of the ledger when it is suspended here
+            # This transaction holds the ledger's write lock, so the worker is not suspended while it holds that lock
+            # itself.
+            with ledger.transaction():
                 os.kill(pid, signal.SIGSTOP)  # the worker reads no request until both are stored
             assert "drains" in jobs.request_stop(home, make_job(training), "stop")
             assert "ends now" in jobs.request_stop(home, make_job(training), "stop")
@@ -210,7 +212,7 @@ def test_train_requires_either_a_run_or_a_file(home: Home, tmp_path: Path) -> No
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n')
     assert run_cli(home, "train").returncode == 2
-    assert run_cli(home, "train", "run", "--data", str(file)).returncode == 2
+    assert run_cli(home, "train", "some-run", "--data", str(file)).returncode == 2
     refused = run_cli(home, "train", "--data", str(file), "--where", "turn < 3")
     assert refused.returncode == 2 and "apply only to the examples of a run, not to a file" in refused.stderr
     preview = run_cli(home, "train", "--data", str(file), "--base", BASE, "--dry-run")
@@ -227,7 +229,7 @@ def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) 
     losses = [point.value for point in curves.Scalars("train/loss")]
     assert losses == pytest.approx(list(outcome.train_losses))
     assert len(curves.Scalars("validation/loss")) == SHORT_SETTINGS.epochs + 1, (
-        "the curve lacks the validation loss before training or one after an epoch"
+        "expected one validation loss before training and one after each epoch"
     )
 
 

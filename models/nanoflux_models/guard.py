@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-VARIABLE = "NANOFLUX_ALLOW_HOSTS"
+ALLOW_HOSTS_VARIABLE = "NANOFLUX_ALLOW_HOSTS"
 """The environment variable with further allowed hosts, such as a proxy or a mirror, separated by commas."""
 LOCAL_NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
 """Names of this machine, which are always allowed."""
@@ -47,7 +47,8 @@ class OutsideError(Exception):
         super().__init__(host)
         self.message = f"refused to reach {host}: only hosts that you name are reached from this machine"
         self.fix = (
-            f"a model server: make it the `url` of an endpoint in the profile; a proxy or a mirror: {VARIABLE}={host}"
+            "a model server: make it the `url` of an endpoint in the profile; "
+            f"a proxy or a mirror: {ALLOW_HOSTS_VARIABLE}={host}"
         )
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ def install() -> None:
     if _installed:
         return
     _installed = True
-    allow(*os.environ.get(VARIABLE, "").split(","))
+    allow(*os.environ.get(ALLOW_HOSTS_VARIABLE, "").split(","))
     socket.getaddrinfo = _wrap_lookup(socket.getaddrinfo)
     for name in SEND_METHODS:
         setattr(socket.socket, name, _wrap_send_method(getattr(socket.socket, name)))

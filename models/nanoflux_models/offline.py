@@ -29,7 +29,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Environment variables that keep the libraries from downloading, reporting usage and drawing progress bars."""
-GUARDED = Path(__file__).parent / "guarded"
+GUARD_SITE_DIR = Path(__file__).parent / "guarded"
 """A folder whose `sitecustomize` installs the network guard (`guard`) in each Python process that has it on its module
 path."""
 
@@ -44,5 +44,5 @@ def go_offline() -> None:
 
 def guard_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """A copy of a Python process's environment with the offline switches and the guard."""
-    path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
+    path = os.pathsep.join(filter(None, (str(GUARD_SITE_DIR), environment.get("PYTHONPATH", ""))))
     return make_safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})

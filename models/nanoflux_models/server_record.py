@@ -23,11 +23,11 @@ class ServerRecord(BaseModel):
     runs until it is stopped).
 
     `pid` is the server's main process, `started` its start time in clock ticks since boot, and `boot` the id of that
-    boot. `mark` is in the environment of every process of the server, and `context` is the maximum length of a request
-    with its reply, in tokens. `revision` identifies the weights; see `Launch` for `variant` and `sleeps`. `proved`
-    contains the adapters whose probe on this server passed, and `batch_proved` says whether a test showed that its
-    replies do not depend on the batch. `rank` is the highest rank of the adapters that the server accepts; 0 if it
-    accepts none.
+    boot. `mark` is a random token in the environment of every process of the server, and `context` is the maximum
+    length of a request with its reply, in tokens. `revision` identifies the weights; see `Launch` for `variant` and
+    `sleeps`. `proved` contains the adapters whose probe on this server passed, and `batch_proved` says whether a test
+    showed that its replies do not depend on the batch. `rank` is the highest rank of the adapters that the server
+    accepts; 0 if it accepts none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +61,7 @@ class ServerRecord(BaseModel):
         return self.boot == boot_id() and self.process.alive
 
     @property
-    def wanted(self) -> bool:
+    def should_run(self) -> bool:
         """Whether the server should still run: it has no owner, or its owner still runs."""
         return self.boot == boot_id() and (self.owner is None or Process(*self.owner).alive)
 

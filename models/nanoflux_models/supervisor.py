@@ -102,14 +102,15 @@ class Supervisor:
         """
         stopped_records = []
         for record in self.list_servers():
-            if record.wanted and (record.alive or record.owner is not None):
+            if record.should_run and (record.alive or record.owner is not None):
                 continue
             self.stop(record)
             stopped_records.append(record)
         return stopped_records
 
-    def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> StartedServer:
-        """Start a server and return immediately. An owned server ends with the calling *thread*, which must stay alive.
+    def spawn(self, launch: Launch, name: str, port: int = 0, tethered: bool = True) -> StartedServer:
+        """Start a server and return immediately. A tethered server ends with the calling *thread*, which must stay
+        alive. The calling process owns the server, tethered or not, until `release`.
 
         Raises:
             ServerRefusedError: a server of that name is running.
@@ -124,7 +125,7 @@ class Supervisor:
         port = find_free_port(port)
         log = server_record.log_path(self._home, name)
         command = launch.build_command(port)
-        if owned:
+        if tethered:
             command = build_module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _start_process(command, launch.build_environment(mark), log)
         process = find_process(child.pid)
@@ -196,7 +197,7 @@ class Supervisor:
         server_record.write_record(self._home, ownerless_record)
         return ownerless_record
 
-    def record_proof(self, record: ServerRecord, adapter: str) -> ServerRecord:
+    def record_passed_probe(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
         stored_record = server_record.find_record(self._home, record.name) or record
         proved_adapters = tuple(dict.fromkeys([*stored_record.proved, adapter]))  # without duplicates

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 PROGRAM = "nanoflux"
-VARIABLE = "_NANOFLUX_COMPLETE"
+COMPLETION_VARIABLE = "_NANOFLUX_COMPLETE"
 """The environment variable with which the completion script asks the program for completions."""
 NEXT_STEP_BY_SHELL = {
     "bash": "open a new shell; if it completes nothing, install bash-completion, or add to ~/.bashrc: source {path}",
@@ -100,4 +100,4 @@ def _find_completer(shell: str) -> "ShellComplete":
 
     completer_class = get_completion_class(shell)
     assert completer_class is not None  # one of SHELLS
-    return completer_class(nanoflux, {}, PROGRAM, VARIABLE)
+    return completer_class(nanoflux, {}, PROGRAM, COMPLETION_VARIABLE)

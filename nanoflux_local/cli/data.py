@@ -26,7 +26,9 @@ def command() -> None:
 @command.command("import")
 @click.argument("dataset")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--hub", is_flag=True, help="Fetch DATASET from the model hub; NANOFLUX_ALLOW_HOSTS must name its host.")
+@click.option(
+    "--hub", is_flag=True, help="Fetch DATASET from the Hugging Face Hub; NANOFLUX_ALLOW_HOSTS must name its host."
+)
 @click.option("--revision", default="", help="With --hub: branch, tag or commit, instead of the default one.")
 @click.option("--skip-bad", is_flag=True, help="Leave out and list invalid rows instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
@@ -39,7 +41,7 @@ def import_(
     dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
     replaces: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Import DATASET, a benchmark or your own data, from files or from the model hub: either all rows or none.
+    """Import DATASET, a benchmark or your own data, from files or from the Hugging Face Hub: either all rows or none.
 
     Splits can be imported one at a time. Importing the same files again changes nothing.
     """

@@ -234,7 +234,7 @@ def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_
     if as_json:
         print_json(asdict(recorded_review))
     else:
-        say(f"{recorded_review.reviewer} on example {recorded_review.example}: {verdict}")
+        say(f"recorded {recorded_review.reviewer}'s verdict on example {recorded_review.example}: {verdict}")
 
 
 @command.command("export-review")

@@ -27,7 +27,7 @@ COMMANDS = {
     "examples": ("examples", "List, show and review the kept examples of a run."),
     "export": ("export", "Export a run's kept examples as a dataset with a card."),
     "train": ("train", "Train a LoRA adapter on a run's examples or on the rows of a file."),
-    "trainings": ("trainings", "List, show, compare, pause, stop and resume trainings."),
+    "trainings": ("trainings", "List, show, compare, pause, stop and resume training runs."),
     "adapters": ("adapters", "Manage trained adapters, named by content hash."),
     "eval": ("evaluate", "Evaluate a model, with or without an adapter."),
     "compare": ("compare", "Compare evaluations of the same items with paired tests."),

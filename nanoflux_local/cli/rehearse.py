@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the scratch home, with its ledger and server logs.")
 @with_json
 def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: bool) -> None:
-    """Rehearse PROFILE end to end on tiny stand-ins of its models: plan, serve, run turns, train, evaluate, stop.
+    """Rehearse PROFILE end to end on tiny stand-ins for its models: plan, serve, run turns, train, evaluate, stop.
 
-    Everything but the weights is real. The command works in a scratch home and leaves your own home unchanged. A model
-    that several profiles use is rehearsed once. If a step fails, the exit code is 1.
+    The servers, the training and the evaluation are real; only the models are replaced by tiny ones with random
+    weights. The command works in a scratch home and leaves your own home unchanged. A model that several profiles use
+    is rehearsed once. If a step fails, the exit code is 1.
     """
     end_at_sigterm()
-    reports = _measure_full_size(profiles) if full_size else _rehearse(profiles, keep)
+    reports = _rehearse_at_full_size(profiles) if full_size else _rehearse(profiles, keep)
     if as_json:
         report_documents = [report.to_json() for report in reports]
         print_json(report_documents[0] if len(report_documents) == 1 else report_documents)
@@ -48,6 +49,7 @@ def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: boo
 
 
 def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[RehearsalReport]":
+    """Rehearse the profiles with tiny stand-ins for their models."""
     from nanoflux_local.rehearsal.environment import RehearsalEnvironment
     from nanoflux_local.rehearsal.profile_rehearsal import rehearse_all
 
@@ -58,15 +60,16 @@ def _rehearse(profiles: tuple[str, ...], keep: bool) -> "list[RehearsalReport]":
     finally:
         environment.clear(keep)
         if keep:
-            say(f"kept: {environment.home.root}")
+            say(f"kept the scratch home: {environment.home.root}")
     return reports
 
 
-def _measure_full_size(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
-    from nanoflux_local.rehearsal.full_size import measure_all
+def _rehearse_at_full_size(profiles: tuple[str, ...]) -> "list[RehearsalReport]":
+    """Rehearse the profiles with models of full size on this machine's GPUs."""
+    from nanoflux_local.rehearsal.full_size import rehearse_all_at_full_size
 
     reports = _make_reports(profiles)
-    measure_all(current_home(), reports)
+    rehearse_all_at_full_size(current_home(), reports)
     return reports
 
 

@@ -58,7 +58,11 @@ def check(as_json: bool) -> None:
 
 @command.command()
 @click.option(
-    "--calls", type=click.IntRange(1), default=200, show_default=True, help="Number of programs of each kind."
+    "--calls",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Number of times to run each benchmark program.",
 )
 @with_json
 def bench(calls: int, as_json: bool) -> None:

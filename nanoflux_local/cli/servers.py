@@ -74,7 +74,7 @@ def serve(
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
     if adapter_folders and lora is False:
         raise UsageError("--adapter and --no-lora cannot be combined", "leave out one of them")
-    record = _start_server(supervisor, home, config, adapter_folders, name, port, gpu_memory, lora=lora, owned=False)
+    record = _start_server(supervisor, home, config, adapter_folders, name, port, gpu_memory, lora=lora, tethered=False)
     try:
         for adapter_folder in adapter_folders:
             record = _load_verified_adapter(supervisor, record, adapter_folder, home)
@@ -98,11 +98,11 @@ def _start_server(
     gpu_memory: float = 0.0,
     *,
     lora: bool | None = None,
-    owned: bool,
+    tethered: bool,
 ) -> ServerRecord:
     """Start a server named `name` and wait until it is ready. The server reserves memory for the adapters in
-    `adapter_folders` and, with `lora`, for adapters that are loaded later. If `owned`, the server ends when the calling
-    thread ends.
+    `adapter_folders` and, with `lora`, for adapters that are loaded later. If `tethered`, the server ends when the
+    calling thread ends.
     """
     from dataclasses import replace
 
@@ -133,7 +133,7 @@ def _start_server(
         time.sleep(POLL_S)
         lock = supervisor.lock_start()
     with lock:
-        server = supervisor.spawn(launch, name, port, owned=owned)
+        server = supervisor.spawn(launch, name, port, tethered=tethered)
         say(f"starting {config.model}; its log: {server.record.log}")
         supervisor.await_ready(server, lambda line: say(f"  {line}"))
     return server.record
@@ -164,7 +164,7 @@ def _load_verified_adapter(supervisor: Supervisor, record: ServerRecord, folder:
             f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
         )
     say(f"adapter {folder.name[:12]}: {probe.verdict}")
-    return supervisor.record_proof(record, probe.adapter)
+    return supervisor.record_passed_probe(record, probe.adapter)
 
 
 def _load_and_probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
@@ -312,7 +312,7 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     ]
     running_server = usable_servers[0] if usable_servers else None
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
-    record = running_server or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)
+    record = running_server or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", tethered=True)
     try:
         probe = _load_and_probe(record, folder, home)
     finally:

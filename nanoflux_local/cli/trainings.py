@@ -1,4 +1,4 @@
-"""`nanoflux trainings`: list, show, compare, pause, stop and resume the trainings that `nanoflux train` started."""
+"""`nanoflux trainings`: list, show, compare, pause, stop and resume the training runs that `nanoflux train` started."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 
 @click.group(name="trainings")
 def command() -> None:
-    """List, show, compare, pause, stop and resume trainings."""
+    """List, show, compare, pause, stop and resume training runs."""
 
 
 command.add_command(compare_trainings)
@@ -24,7 +24,7 @@ command.add_command(compare_trainings)
 @command.command("list")
 @with_json
 def list_all(as_json: bool) -> None:
-    """List all trainings, newest first."""
+    """List all training runs, newest first."""
     from nanoflux_local.train.trainings import list_trainings
 
     summaries = list_trainings(common.current_home())
@@ -33,7 +33,7 @@ def list_all(as_json: bool) -> None:
         return
     if not summaries:
         raise NothingMatchedError(
-            "there are no trainings yet", "start one with `nanoflux train RUN --base smollm2-135m`"
+            "there are no training runs yet", "start one with `nanoflux train RUN --base smollm2-135m`"
         )
     print_table(
         ("training", "base", "rows", "status", "step", "steps", "adapter"),
@@ -50,7 +50,7 @@ def list_all(as_json: bool) -> None:
 @click.option("--curve", is_flag=True, help="Print JSON that includes every step and epoch.")
 @with_json
 def show(training: str, curve: bool, as_json: bool) -> None:
-    """Show the status of a training and its latest losses."""
+    """Show the status of a training run and its latest losses."""
     from nanoflux_local.cli.train import show_summary
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.train import trainings
@@ -74,7 +74,7 @@ def show(training: str, curve: bool, as_json: bool) -> None:
 @with_edit
 @with_json
 def note(training: str, text: str | None, edit: bool, as_json: bool) -> None:
-    """Store TEXT as the note on a training, or print the newest note. The empty TEXT "" removes the note."""
+    """Store TEXT as the note on a training run, or print the newest note. The empty TEXT "" removes the note."""
     show_or_change_note("training", lambda: _find_id(common.current_home(), training), text, edit, as_json)
 
 
@@ -83,7 +83,7 @@ def note(training: str, text: str | None, edit: bool, as_json: bool) -> None:
 @click.option("--detach", is_flag=True, help="Train in a background process that outlives this terminal.")
 @with_json
 def resume(training: str, detach: bool, as_json: bool) -> None:
-    """Resume a training from its last checkpoint."""
+    """Resume a training run from its last checkpoint."""
     from nanoflux_local.cli.train import train_and_report
 
     home = common.current_home()
@@ -94,7 +94,7 @@ def resume(training: str, detach: bool, as_json: bool) -> None:
 @click.argument("training", type=TRAINING)
 @with_json
 def pause(training: str, as_json: bool) -> None:
-    """Pause a training: finish the current step and write a checkpoint."""
+    """Pause a training run: finish the current step and write a checkpoint."""
     _request_stop(training, "pause", as_json)
 
 
@@ -102,7 +102,7 @@ def pause(training: str, as_json: bool) -> None:
 @click.argument("training", type=TRAINING)
 @with_json
 def stop(training: str, as_json: bool) -> None:
-    """Stop a training after the current step and write a checkpoint; a second stop ends it at once."""
+    """Stop a training run after the current step and write a checkpoint; a second stop ends it at once."""
     _request_stop(training, "stop", as_json)
 
 

@@ -64,7 +64,7 @@ def check_guard() -> MachineCheck:
         return MachineCheck("guard", False, "a guarded child process can reach other machines", fix)
     hosts = network_guard.allowed_hosts()
     if hosts:
-        fix = f"unset {network_guard.VARIABLE} to block these hosts again"
+        fix = f"unset {network_guard.ALLOW_HOSTS_VARIABLE} to block these hosts again"
         return MachineCheck("guard", True, f"open: loopback, and {', '.join(hosts)}", fix)
     return MachineCheck("guard", True, "open: loopback only, until a profile names a host")
 
@@ -97,7 +97,7 @@ def _child_refuses_connections() -> bool:
     Raises:
         subprocess.TimeoutExpired: the child did not end in time.
     """
-    environment = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
+    environment = {key: value for key, value in os.environ.items() if key != network_guard.ALLOW_HOSTS_VARIABLE}
     process = subprocess.run(
         build_python_command("-c", _CONNECT_PROGRAM),
         env=guard_environment(environment),

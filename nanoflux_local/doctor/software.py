@@ -10,7 +10,7 @@ from nanoflux_local.paths import Home
 from nanoflux_models.abilities import explain_unservable
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import describe_gpus
-from nanoflux_models.interpreter import VARIABLE, find_interpreter
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
@@ -51,7 +51,7 @@ def check_vllm(home: Home) -> MachineCheck:
     try:
         interpreter = find_interpreter()
     except ModelsError as error:
-        return MachineCheck("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
+        return MachineCheck("vllm", not os.environ.get(VLLM_PYTHON_VARIABLE), error.message, error.fix)
     build = "for CPUs" if interpreter.serves_on_cpu else "for GPUs"
     summary = f"{interpreter.vllm} {build} with torch {interpreter.torch} at {interpreter.path}"
     if interpreter.serves_on_cpu and describe_gpus():
@@ -59,7 +59,7 @@ def check_vllm(home: Home) -> MachineCheck:
             "vllm",
             False,
             f"{summary}, which sees no GPU",
-            f"run `make vllm`, or set {VARIABLE} to a Python with vLLM for CUDA",
+            f"run `make vllm`, or set {VLLM_PYTHON_VARIABLE} to a Python with vLLM for CUDA",
         )
     try:
         chat_models = [manifest for manifest in list_manifests(home.root) if manifest.kind == "chat"]

@@ -168,7 +168,7 @@ def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
         )
     unknown_prompts = [prompt for prompt in prompt_files if prompt not in VARIABLES]
     if unknown_prompts:
-        fix = suggest(unknown_prompts[0], VARIABLES, "keys there")
+        fix = suggest(unknown_prompts[0], VARIABLES, "keys of prompt_files")
         raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown_prompts[0]}'", fix)
     return list(prompt_files.items())
 

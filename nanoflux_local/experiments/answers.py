@@ -96,7 +96,10 @@ def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
     """
     cell = view.row("SELECT result FROM cells WHERE experiment = ? AND id = ? AND status = 'done'", experiment, ANSWERS)
     if cell is None:
-        raise NothingMatchedError(f"experiment {experiment} has no answers of the base model", "run it again")
+        raise NothingMatchedError(
+            f"experiment {experiment} has no stored answers from the base model",
+            f"run `nanoflux experiment resume {experiment}`",
+        )
     rows = view.rows(
         f"SELECT item, verdict, reply FROM evaluation_items LEFT JOIN {CALLS} AS whole ON whole.id = call"
         " WHERE evaluation = ? ORDER BY item, repeat",

@@ -46,7 +46,9 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
 def _refuse_existing(target: Path) -> None:
     """Raise RefusedError if `target` exists, even as a dangling link."""
     if target.exists() or target.is_symlink():
-        raise RefusedError(f"{target} already exists, and is not overwritten", "choose another file, or move this one")
+        raise RefusedError(
+            f"{target} already exists and will not be overwritten", "choose another file, or move this one"
+        )
 
 
 def _copy_ledger(ledger: Path, part_path: Path, on_progress: Callable[[int, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Merging: adds the runs, trainings and evaluations of another ledger to this one, and overwrites nothing.
+"""Merging: adds the runs, training runs and evaluations of another ledger to this one, and overwrites nothing.
 
 Calls are identified by the hashes of their requests, everything else by its id and its content. Rows that exist in both
 ledgers are not changed. A run, training or evaluation of the other ledger that differs from the one with the same id in
@@ -222,17 +222,17 @@ class _Merger:
                     self._copy("notes", [dict(row)])
                 self._result.record("note", f"{row['kind']} {row['subject']}", added)
 
-    # Trainings and evaluations
+    # Training runs and evaluations
 
     def add_training(self, training: Mapping[str, Any]) -> bool:
-        """Add a training with its events. An equal training with the same id is not changed."""
+        """Add a training run with its events. An equal training run with the same id is not changed."""
         keys = ("run", "base", "adapter", "data_hash", "settings")
         rows_here = self._rows(f"SELECT {', '.join(keys)} FROM trainings WHERE id = ?", training["id"])
         if rows_here:
             differences = [key for key, value in zip(keys, rows_here[0], strict=True) if value != training[key]]
             if differences:
                 raise _DifferenceError(
-                    f"this home has a training with the same id but a different {', '.join(differences)}"
+                    f"this home has a training run with the same id but a different {', '.join(differences)}"
                 )
             return False
         self._copy("trainings", [training])

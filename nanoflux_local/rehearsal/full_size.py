@@ -47,8 +47,10 @@ class RequestLoad:
     tiny: bool = False
 
 
-def measure_all(user_home: Home, reports: Sequence[RehearsalReport], load: RequestLoad | None = None) -> None:
-    """Measure several profiles, one after another, in a scratch home.
+def rehearse_all_at_full_size(
+    user_home: Home, reports: Sequence[RehearsalReport], load: RequestLoad | None = None
+) -> None:
+    """Rehearse several profiles at full size, one after another, each in a scratch home.
 
     Raises:
         RefusedError: this machine has no GPU.

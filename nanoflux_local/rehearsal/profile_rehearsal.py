@@ -383,7 +383,7 @@ def _load(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     if not outcome.passed:
         fix = f"probe the adapter again with `nanoflux models probe {state.adapter[:12]}`"
         raise NanofluxError(outcome.verdict, fix)
-    environment.servers[state.base] = environment.supervisor.record_proof(record, state.adapter)
+    environment.servers[state.base] = environment.supervisor.record_passed_probe(record, state.adapter)
     return outcome.verdict
 
 

@@ -110,7 +110,7 @@ class CorpusSearch:
 
 
 class DuckDuckGo:
-    """Searches with the library `ddgs`, which reads the engine's web page. The library's native code bypasses the
+    """Searches with the `ddgs` package, which reads the engine's web page. The package's native code bypasses the
     network guard.
     """
 
@@ -118,8 +118,10 @@ class DuckDuckGo:
         try:
             import ddgs
         except ImportError as error:
-            fix = 'install it: pip install "nanoflux-local[search]"'
-            raise ConfigError("search.engine duckduckgo needs the library ddgs", fix) from error
+            fix = 'install the package: pip install "nanoflux-local[search]"'
+            raise ConfigError(
+                'search.engine = "duckduckgo" needs the package `ddgs`, which is not installed', fix
+            ) from error
         self._ddgs = ddgs
         guard.allow(DUCKDUCKGO)
         self.identity = Identity("search", "duckduckgo")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 def count_processes() -> int:
@@ -35,11 +35,11 @@ class ProcessGroup:
     rank, size = 0, 1
     device: "torch.device | None" = None
 
-    def select_own_share(self, items: Sequence[Item]) -> Sequence[Item]:
+    def select_own_share(self, items: Sequence[Value]) -> Sequence[Value]:
         """The items that this process works on: every `size`-th item, starting at the process's rank."""
         return items[self.rank :: self.size]
 
-    def list_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+    def list_shares(self, items: Sequence[Value]) -> list[Sequence[Value]]:
         """The shares of all processes, without empty ones."""
         shares = [items[rank :: self.size] for rank in range(self.size)]
         return [share for share in shares if share]
@@ -48,10 +48,10 @@ class ProcessGroup:
         """The sum of the values of all processes."""
         return value
 
-    def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """Replace every weight's gradient by its sum over all processes."""
+    def sum_gradients(self, parameters: Sequence["Tensor"]) -> None:
+        """Replace every parameter's gradient with its sum over all processes."""
 
-    def broadcast(self, make: Callable[[], Item]) -> Item:
+    def broadcast(self, make: Callable[[], Value]) -> Value:
         """Call `make` in the main process and return the result in all processes."""
         return make()
 
@@ -71,21 +71,23 @@ class _AccelerateGroup(ProcessGroup):
 
         return float(reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "sum"))
 
-    def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """Sum all gradients in one message, because there are many small weights."""
+    def sum_gradients(self, parameters: Sequence["Tensor"]) -> None:
+        """Sum all gradients in a single all-reduce, because there are many small parameters."""
         import torch
         from accelerate.utils import reduce
 
-        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
+        ]
         flat_sums = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-        gradient_sums = flat_sums.split([weight.numel() for weight in weights])
-        for weight, gradient_sum in zip(weights, gradient_sums, strict=True):
-            weight.grad = gradient_sum.view_as(weight)
+        gradient_sums = flat_sums.split([parameter.numel() for parameter in parameters])
+        for parameter, gradient_sum in zip(parameters, gradient_sums, strict=True):
+            parameter.grad = gradient_sum.view_as(parameter)
 
-    def broadcast(self, make: Callable[[], Item]) -> Item:
+    def broadcast(self, make: Callable[[], Value]) -> Value:
         from accelerate.utils import broadcast_object_list
 
-        shared: list[Item | None] = [make() if self.rank == 0 else None]
+        shared: list[Value | None] = [make() if self.rank == 0 else None]
         broadcast_object_list(shared)
         return shared[0]  # type: ignore[return-value]
 

@@ -26,7 +26,9 @@ def launch(home: Path, training: str, arguments: str) -> int:
     try:
         launcher_arguments = shlex.split(arguments)
     except ValueError as error:
-        raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
+        raise UsageError(
+            f"--launch {arguments!r} cannot be parsed: {error}", "quote the arguments as in a shell"
+        ) from error
     resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
     command = build_module_command("accelerate.commands.launch", *launcher_arguments, *resume_command)
     environment = make_safe_environment(os.environ)  # accelerate starts Python without the option -P

@@ -38,7 +38,9 @@ def publish(
         RefusedError: the folder exists with different content.
     """
     if not result.finished:
-        raise DataError("the training was stopped before its last step", "resume the training, then publish it")
+        raise DataError(
+            "the training run was stopped before its last step", "resume the training run, then publish its adapter"
+        )
     adapters_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         folder = Path(scratch) / "adapter"

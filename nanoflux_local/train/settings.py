@@ -25,8 +25,8 @@ class TrainSettings(BaseModel):
     dropout: float = Field(0.05, ge=0, lt=1, description="share of a LoRA input's values set to zero")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
-        description="the linear layers that get LoRA weights: names, expressions over full names, or all-linear (of "
-        "the text tower); if unset, those that the base's manifest names",
+        description="the linear layers that get LoRA weights: names, regular expressions that match full "
+        "module names, or all-linear (of the text tower); if unset, those that the base's manifest names",
     )
     learning_rate: float = Field(2e-4, gt=0, description="learning rate of the first step; it falls linearly to zero")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")

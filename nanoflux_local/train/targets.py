@@ -1,7 +1,7 @@
 """Resolves LoRA targets, which are names or regular expressions, to layers of the base, and refuses unusable targets.
 
-The layers are found from the base's configuration, without its weights. Layers of vision encoders are refused: vLLM
-serves only adapters of the language model, and the prompts of a run are text.
+The layers are determined from the base model's configuration; the weights are not loaded. Layers of vision encoders are
+refused: vLLM serves only adapters of the language model, and the prompts of a run are text.
 """
 
 import re
@@ -13,20 +13,20 @@ from typing import Any
 from nanoflux_local.errors import UsageError
 
 ALL = "all-linear"
-"""PEFT's name for all linear layers without the head; here, only those of the text tower."""
+"""PEFT's name for all linear layers except the output head (`lm_head`); here, only those of the text tower."""
 _EXPRESSION_CHARACTER = re.compile(r"[*+?()\[\]|\\^$]")
-"""Characters that make a target an expression. A dot is part of a name: `self_attn.q_proj`."""
+"""Characters that make a target a regular expression. A dot is part of a name: `self_attn.q_proj`."""
 _MAX_ENDINGS = 8
-"""The maximum number of layer names in a suggested expression."""
+"""The maximum number of layer names in a suggested regular expression."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptedLayers:
     """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
-    `modules` is the value of PEFT's `target_modules`: names, or one expression over full names. `layers` are the full
-    names of the adapted layers. `tower` is the name of the language model (the text tower) inside a multimodal model,
-    "" if the base has no encoders.
+    `modules` is the value of PEFT's `target_modules`: names, or one regular expression that matches full module names.
+    `layers` are the full names of the adapted layers. `tower` is the name of the language model (the text
+    tower) inside a multimodal model, "" if the base has no encoders.
     """
 
     modules: str | tuple[str, ...]
@@ -42,16 +42,16 @@ class AdaptedLayers:
 
 
 def resolve_targets(base_dir: Path, targets: str | Sequence[str]) -> AdaptedLayers:
-    """The layers that `targets` adapt in the model of `base_dir`, read from its configuration.
+    """The layers that `targets` select in the model in `base_dir`; only the model's configuration is read.
 
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
     """
-    return resolve_targets_in(_build_outline(base_dir), targets)
+    return resolve_targets_in(_load_meta_model(base_dir), targets)
 
 
 def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers:
-    """The layers that `targets` adapt in `base`: a model of transformers, loaded or on the meta device.
+    """The layers that `targets` select in `base`, a transformers model, either loaded or on the meta device.
 
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
@@ -69,8 +69,8 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
         if not any(_matches(target, name) for name in names):
             raise UsageError(
                 f"target_modules: {target!r} matches no linear layer of the base",
-                f"choose among {', '.join(sorted(_list_endings(layers)))}, or give an expression over full names, "
-                f"such as {_suggest_expression(tower, layers)!r}",
+                f"choose among {', '.join(sorted(_list_endings(layers)))}, or give a regular expression that "
+                f"matches full module names, such as {_suggest_expression(tower, layers)!r}",
             )
     adapted_layers = tuple(name for name in names if any(_matches(target, name) for target in target_list))
     _refuse_other_towers(adapted_layers, tower, layers)
@@ -78,12 +78,14 @@ def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers
 
 
 def is_expression(target: str) -> bool:
-    """Whether a target is a regular expression over full module names, rather than the end of a module's name."""
+    """Whether a target is a regular expression that matches full module names, rather than the end of a module's
+    name.
+    """
     return _EXPRESSION_CHARACTER.search(target) is not None
 
 
 def _convert_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
-    """The targets as PEFT accepts them: a list of names, or one expression."""
+    """The targets as PEFT accepts them: a list of names, or one regular expression."""
     if not any(is_expression(target) for target in target_list):
         return target_list
     if len(target_list) == 1:
@@ -93,14 +95,16 @@ def _convert_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def _matches(target: str, name: str) -> bool:
-    """Whether PEFT would match a layer's name: an expression must match the whole name, a plain target its end."""
+    """Whether PEFT would match a layer's name: a regular expression must match the whole name, a plain
+    target its end.
+    ."""
     if not is_expression(target):
         return name == target or name.endswith(f".{target}")
     try:
         return re.fullmatch(target, name) is not None
     except re.error as error:
         raise UsageError(
-            f"target_modules: {target!r} is not a regular expression: {error}", "correct the expression"
+            f"target_modules: {target!r} is not a regular expression: {error}", "correct the regular expression"
         ) from error
 
 
@@ -116,7 +120,7 @@ def _refuse_other_towers(adapted_layers: Sequence[str], tower: str, layers: Sequ
 
 
 def _suggest_expression(tower: str, layers: Sequence[str]) -> str:
-    """An expression that matches layers of the text tower, as an example in an error message."""
+    """A regular expression that matches layers of the text tower, as an example in an error message."""
     text_layers = [name for name in layers if not tower or name.startswith(f"{tower}.")]
     endings = "|".join(sorted(_list_endings(text_layers))[:_MAX_ENDINGS])
     if not tower:
@@ -139,7 +143,9 @@ def _find_tower(base: Any) -> str:
 
 
 def _list_linear_layers(base: Any) -> tuple[str, ...]:
-    """The full names of the linear layers in order, without the head: those that PEFT chooses for `all-linear`."""
+    """The full names of all linear layers except the output head (`lm_head`), in module order. PEFT chooses these for
+    `all-linear`.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -156,7 +162,7 @@ def _list_embeddings(base: Any) -> tuple[str, ...]:
     return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))
 
 
-def _build_outline(base_dir: Path) -> Any:
+def _load_meta_model(base_dir: Path) -> Any:
     """The model in `base_dir` on torch's meta device: modules without weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -29,7 +29,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     check = actions.add_parser("check", help="Report which isolation layers work on this machine.")
     bench = actions.add_parser("bench", help="Measure the overhead of the sandbox.")
-    bench.add_argument("--calls", type=int, default=200, metavar="N", help="Number of programs of each kind.")
+    bench.add_argument(
+        "--calls", type=int, default=200, metavar="N", help="Number of times to run each benchmark program."
+    )
     for action in (run, check, bench):
         action.add_argument("--json", action="store_true", help="Print one JSON document on stdout.")
     return parser

@@ -30,7 +30,7 @@ def test_ledger_is_shown_compacted_and_backed_up(invoke, ledger_json, home: Path
     backup = tmp_path / "copy.db"
     assert ledger_json("backup", str(backup)) == {"backup": str(backup), "bytes": backup.stat().st_size}
     repeated = invoke(home, "ledger", "backup", str(backup))
-    assert repeated.code == 3 and "already exists, and is not overwritten" in repeated.err
+    assert repeated.code == 3 and "already exists and will not be overwritten" in repeated.err
     for arguments in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
         assert invoke(home, "ledger", *arguments).code == 0, "the command fails without --json"
 

@@ -55,7 +55,7 @@ CONTENT_BY_FILE = {
 SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 """The start of a setting that makes the judge's endpoint `arbiter` a server."""
 SETTING_ERRORS = [
-    ("sed=1", "unknown key 'sed'.*did you mean 'seed'. keys there: .*seed"),
+    ("sed=1", "unknown key 'sed'.*did you mean 'seed'. top-level keys: .*seed"),
     ("question=0.8", "unknown key 'question'.*did you mean 'novelty.question'"),
     ("temperature=1", "unknown key 'temperature'.*'roles.attacker.sampling.temperature' or "),
     ("novelty.questoin=0.8", "unknown key 'novelty.questoin'.*did you mean 'question'. .*question, solution"),
@@ -89,7 +89,7 @@ SETTING_ERRORS = [
     ),
     (
         f"{SERVED_ARBITER} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}",
-        "unknown key .*keys there: .*seed",
+        "unknown key .*keys of endpoints.arbiter.*send: .*seed",
     ),
     ("endpoints.arbitre.capacity=2", "no endpoint 'arbitre'.*did you mean 'arbiter'"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),

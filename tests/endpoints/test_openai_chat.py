@@ -103,7 +103,7 @@ def test_text_finish_reason_and_usage_are_read_from_the_response(
 @pytest.mark.parametrize(
     ("usage", "usd"),
     [({"prompt_tokens": 1000, "completion_tokens": 100}, 0.0028), (None, (2 * 2 + 8 * 512) / 1e6)],
-    ids=["reported", "not reported: the highest possible"],
+    ids=["usage reported", "usage not reported: maximum cost"],
 )
 def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | None, usd: float) -> None:
     server.answer((200, make_completion("x", usage=usage)))

@@ -44,7 +44,7 @@ def test_measure_distances_compares_centres_and_pairs() -> None:
 def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """The home and id of a scripted run whose judge has the code check and was measured by a trial."""
     home = Home(tmp_path_factory.mktemp("judged")).prepare()
-    judge = {"trial": 3, "code_check": True}
+    judge = {"trial": 3, "code_check": True}  # the trial has 3 right and 3 wrong solutions
     config = configs.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
     return home, execute_run(home, config)
 
@@ -52,9 +52,9 @@ def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 def test_check_by_itself_rejects_the_solutions_that_it_contradicts(judged_run) -> None:
     home, run = judged_run
     result = load_judge_rates(home, Condition(name="c", check="code"), run)
-    counts_of_all_kinds = result["findings"].values()
-    assert sum(sum(counts.values()) for counts in counts_of_all_kinds) == result["solutions"]
-    contradicted_count = sum(counts["contradicts"] for counts in counts_of_all_kinds)
+    finding_counts_per_kind = result["findings"].values()
+    assert sum(sum(counts.values()) for counts in finding_counts_per_kind) == result["solutions"]
+    contradicted_count = sum(counts["contradicts"] for counts in finding_counts_per_kind)
     sensitivity, specificity = result["rates"]["sensitivity"], result["rates"]["specificity"]
     assert sensitivity["n"] + specificity["n"] == result["solutions"]
     rejected_wrong_count = round((sensitivity["share"] or 0) * sensitivity["n"])

@@ -80,7 +80,7 @@ def test_backup_refuses_an_existing_target(ledger: Ledger, path: Path, tmp_path:
     else:
         target.symlink_to(tmp_path / "missing")
     files_before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(RefusedError, match="already exists, and is not overwritten"):
+    with pytest.raises(RefusedError, match="already exists and will not be overwritten"):
         back_up(path, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == files_before
     if target_kind == "a file":
@@ -89,7 +89,7 @@ def test_backup_refuses_an_existing_target(ledger: Ledger, path: Path, tmp_path:
 
 def test_backup_keeps_a_file_that_appears_during_the_backup(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
-    with pytest.raises(RefusedError, match="already exists, and is not overwritten"):
+    with pytest.raises(RefusedError, match="already exists and will not be overwritten"):
         back_up(path, target, lambda *_: target.write_text("from another process"))
     assert target.read_text() == "from another process"
     assert not list(tmp_path.glob(".*")), "the unfinished copy was not deleted"

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from nanoflux_models.guard import VARIABLE
-from nanoflux_models.offline import GUARDED, SETTINGS, guard_environment
+from nanoflux_models.guard import ALLOW_HOSTS_VARIABLE
+from nanoflux_models.offline import GUARD_SITE_DIR, SETTINGS, guard_environment
 
 REMOTE = "192.0.2.1"
 """An address that no host has, from the block that is reserved for documentation."""
@@ -35,9 +35,11 @@ else:
 """The end of a test's program. It prints what `try_statement` returns."""
 
 
-def run_guarded(script: str, **variables: str) -> Any:
-    """Run code in a guarded Python; return the last line of its output as JSON."""
-    inherited = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, VARIABLE)}
+def run_script(script: str, **variables: str) -> Any:
+    """Run a script in a separate Python process without the guard's environment variables; return the last line of its
+    output, parsed as JSON.
+    """
+    inherited = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, ALLOW_HOSTS_VARIABLE)}
     environment = {**inherited, **variables}
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
@@ -47,10 +49,10 @@ def run_guarded(script: str, **variables: str) -> Any:
 
 
 def try_statement(statement: str, setup_code: str = "", **variables: str) -> Any:
-    """Run a statement in a guarded Python. Returns the class of its error ("allowed" without an error), the text of the
-    guard's refusal (None without a refusal), and the refused hosts.
+    """Run a statement in a separate Python process with the guard. Returns the class of its error ("allowed"
+    without an error), the text of the guard's refusal (None without a refusal), and the refused hosts.
     """
-    return run_guarded(INSTALL_GUARD + setup_code + TRY_STATEMENT.format(statement=statement), **variables)
+    return run_script(INSTALL_GUARD + setup_code + TRY_STATEMENT.format(statement=statement), **variables)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def own_address() -> str:
 def test_guard_refuses_other_hosts_and_names_the_setting_that_allows_them(statement: str, host: str) -> None:
     _, message, refused_hosts = try_statement(statement)
     assert message is not None and f"refused to reach {host}:" in message
-    assert "`url` of an endpoint" in message and f"{VARIABLE}={host}" in message
+    assert "`url` of an endpoint" in message and f"{ALLOW_HOSTS_VARIABLE}={host}" in message
     assert refused_hosts == [host]
 
 
@@ -157,9 +159,9 @@ try:
 except TimeoutError:
     print(json.dumps("no connection"))
 """
-    assert run_guarded(INSTALL_GUARD + setup_code + script) == "no connection"
+    assert run_script(INSTALL_GUARD + setup_code + script) == "no connection"
     assert try_statement(statement, setup_code + f"guard.allow({own_address!r})\n") == ["allowed", None, []]
-    variables = {VARIABLE: f"proxy.example, {own_address}"}
+    variables = {ALLOW_HOSTS_VARIABLE: f"proxy.example, {own_address}"}
     assert try_statement(statement, setup_code, **variables) == ["allowed", None, []]
 
 
@@ -177,9 +179,9 @@ socket.getaddrinfo = look_up
     setup_code = LISTEN_ON_ADDRESS.replace("ADDRESS", repr(own_address))
     for allowed_host in ("models.example", "https://Models.Example:8443/v1"):
         script = resolver + INSTALL_GUARD + setup_code + f"guard.allow({allowed_host!r})\n"
-        statement = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', port), 5)")
-        assert run_guarded(script + statement) == ["allowed", None, []]
-        assert run_guarded(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
+        try_code = TRY_STATEMENT.format(statement="socket.create_connection(('models.example', port), 5)")
+        assert run_script(script + try_code) == ["allowed", None, []]
+        assert run_script(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ sys.addaudithook(record_wait)
 """
     script = INSTALL_GUARD.replace("guard.install()", record_waits + "guard.install()")
     try_code = TRY_STATEMENT.format(statement=statement).replace("guard.refused_hosts()", "waits")
-    name, message, waits = run_guarded(script + try_code, HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    name, message, waits = run_script(script + try_code, HF_HOME=str(tmp_path), HOME=str(tmp_path))
     assert message is not None and "refused to reach" in message, name
     assert waits == []
 
@@ -218,7 +220,9 @@ def test_guard_environment_guards_any_python_and_its_children(tmp_path: Path) ->
         command = [python_without_packages, *arguments]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert result.returncode == 1 and f"refused to reach {REMOTE}" in result.stderr, result.stderr
-    assert environment["PYTHONPATH"] == f"{GUARDED}{os.pathsep}{tmp_path}" and environment["HF_HUB_OFFLINE"] == "1"
+    assert (
+        environment["PYTHONPATH"] == f"{GUARD_SITE_DIR}{os.pathsep}{tmp_path}" and environment["HF_HUB_OFFLINE"] == "1"
+    )
 
 
 def test_guard_leaves_invalid_addresses_to_python() -> None:

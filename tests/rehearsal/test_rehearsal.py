@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.full_size import RequestLoad, measure_all
+from nanoflux_local.rehearsal.full_size import RequestLoad, rehearse_all_at_full_size
 from nanoflux_local.rehearsal.steps import RehearsalReport
 from nanoflux_local.run.configs import find_profile
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 from nanoflux_models.manifest import CATALOG
 
 PROJECT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ endpoint = "o-judge"
 @pytest.fixture(scope="session")
 def vllm_python() -> str:
     """The interpreter of the vLLM environment that `make test` installs."""
-    path = Path(os.environ.get(VARIABLE) or PROJECT / ".venv-vllm/bin/python")
+    path = Path(os.environ.get(VLLM_PYTHON_VARIABLE) or PROJECT / ".venv-vllm/bin/python")
     if not path.is_file():
         pytest.skip(f"no vLLM at {path}: `make vllm` installs it")
     return str(path)
@@ -72,7 +72,7 @@ def run_rehearsal(home: Path, python: str, *arguments: str) -> tuple[int, Any, s
     """Run `nanoflux models rehearse … --json` in a separate process; return its exit code, its JSON report (None if it
     printed none) and its stderr.
     """
-    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VLLM_PYTHON_VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *arguments, "--json"]
     process = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -161,9 +161,11 @@ def test_full_size_refuses_a_machine_without_a_gpu(tmp_path: Path, vllm_python: 
 def test_full_size_measures_dummy_weights_at_tiny_size(
     tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, vllm_python)
+    monkeypatch.setenv(VLLM_PYTHON_VARIABLE, vllm_python)
     report = RehearsalReport(str(write_profile(tmp_path, context=1024)))
-    measure_all(Home(tmp_path / "home"), [report], RequestLoad(prompt_tokens=16, completion_tokens=4, tiny=True))
+    rehearse_all_at_full_size(
+        Home(tmp_path / "home"), [report], RequestLoad(prompt_tokens=16, completion_tokens=4, tiny=True)
+    )
     outcomes = {step.name: step.outcome for step in report.steps}
     assert report.ok, report.steps
     assert outcomes == {

@@ -205,7 +205,7 @@ def _write_json_lines_of_hub(folder: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize(
     "write_hub_file",
     [_write_parquet, _write_saved_folder, _write_json_lines_of_hub],
-    ids=["parquet", "saved folder", "JSON Lines in .json"],
+    ids=["parquet", "save_to_disk folder", "JSON Lines in .json"],
 )
 @pytest.mark.parametrize("name", HUB_AND_OFFICIAL_ROWS)
 def test_hub_files_give_the_items_of_official_files(tmp_path, name, write_hub_file):

@@ -17,7 +17,7 @@ from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.base import list_importable_benchmarks
 from nanoflux_local.seeds.reading import read_benchmark
-from nanoflux_models.guard import VARIABLE
+from nanoflux_models.guard import ALLOW_HOSTS_VARIABLE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 """The commit of the dataset on the hub."""
@@ -108,7 +108,7 @@ def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     """A function that runs `nanoflux` in this process, and returns the exit code and the output."""
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in (VARIABLE, "HF_ENDPOINT"):
+    for name in (ALLOW_HOSTS_VARIABLE, "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
     def run_command(*arguments: str) -> tuple[int, str]:
@@ -142,16 +142,18 @@ def test_hub_import_without_permission_names_the_setting(nanoflux):
     exit_code, output = nanoflux("data", "import", "medqa", "--hub")
     assert exit_code == 3
     assert "medqa is published on huggingface.co (GBaker/MedQA-USMLE-4-options)" in output
-    assert f"{VARIABLE}=huggingface.co" in output and "HF_ENDPOINT" in output
+    assert f"{ALLOW_HOSTS_VARIABLE}=huggingface.co" in output and "HF_ENDPOINT" in output
 
 
 def test_error_on_a_redirect_to_another_host_names_the_host(nanoflux, hub, monkeypatch):
     hub.redirect_url = "http://192.0.2.1/large-file"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv(VARIABLE, "mirror.example")
+    monkeypatch.setenv(ALLOW_HOSTS_VARIABLE, "mirror.example")
     exit_code, output = nanoflux("data", "import", "gsm8k", "--hub")
     assert exit_code == 3, output
-    assert "openai/gsm8k redirects to 192.0.2.1" in output and f"{VARIABLE}=mirror.example,192.0.2.1" in output
+    assert (
+        "openai/gsm8k redirects to 192.0.2.1" in output and f"{ALLOW_HOSTS_VARIABLE}=mirror.example,192.0.2.1" in output
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_failed_hub_import_stores_nothing(nanoflux, hub, monkeypatch, tmp_path, 
     ("arguments", "message"),
     [
         (("liveqa", "--hub"), "github.com/abachaa/LiveQA"),
-        (("pharmacy", "--hub"), "'pharmacy' is not on the model hub"),
+        (("pharmacy", "--hub"), "'pharmacy' is not on the Hugging Face Hub"),
         (("gsm8k",), "Pass either the files of DATASET or --hub"),
         (("gsm8k", "x.jsonl", "--hub"), "Pass either the files of DATASET or --hub"),
         (("gsm8k", "x.jsonl", "--revision", "main"), "Pass either the files of DATASET or --hub"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
@@ -21,7 +21,7 @@ SERVER_OPTIONS = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
 @pytest.fixture(scope="session")
 def vllm_python() -> str:
     """The interpreter of the vLLM environment that `make test` installs."""
-    path = Path(os.environ.get(VARIABLE) or PROJECT / ".venv-vllm/bin/python")
+    path = Path(os.environ.get(VLLM_PYTHON_VARIABLE) or PROJECT / ".venv-vllm/bin/python")
     if not path.is_file():
         pytest.skip(f"no vLLM at {path}: `make vllm` installs it")
     return str(path)
@@ -36,7 +36,7 @@ def make_home(folder: Path, weights: Path) -> Path:
 
 def run_command(home: Path, python: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a NanoFlux command in a separate process. `python` is the interpreter with vLLM."""
-    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VLLM_PYTHON_VARIABLE: python}
     command_line = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     return subprocess.run(
         command_line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout

@@ -36,7 +36,7 @@ from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import Unparsed, render_sections
 from nanoflux_local.run import configs
 from nanoflux_local.seeds.benchmarks.starter import make_starter_items
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import find_family, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import GPT_OSS, read_harmony_vocabulary
@@ -122,7 +122,7 @@ def silent_model(
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
     arguments = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={argument}" for argument in ARGS))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, vllm_python)
+        patch.setenv(VLLM_PYTHON_VARIABLE, vllm_python)
         process = command(home.root, vllm_python, *arguments)
         assert process.returncode == 0, process.stderr
         try:

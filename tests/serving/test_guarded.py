@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from nanoflux_models.interpreter import VARIABLE, Interpreter
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE, Interpreter
 from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import Parallel, load_manifest
-from nanoflux_models.offline import GUARDED
+from nanoflux_models.offline import GUARD_SITE_DIR
 
 HERE = Path(__file__).parent
 REMOTE_ADDRESS = "192.0.2.1"
@@ -60,7 +60,7 @@ def test_vllm_interpreter_and_its_children_cannot_connect_outside(
 
 def test_launch_on_several_machines_has_no_network_guard(vllm_python: str, tmp_path: Path) -> None:
     environment = make_launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).build_environment("mark")
-    assert str(GUARDED) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
+    assert str(GUARD_SITE_DIR) not in environment.get("PYTHONPATH", "") and environment["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.mark.real_model
@@ -77,7 +77,7 @@ def test_run_with_a_served_model_makes_no_outside_connection(
     strace_command = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
     process = subprocess.run(
         [*strace_command, "-o", str(trace), sys.executable, "-m", "nanoflux_local.cli", *arguments],
-        env={**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: vllm_python},
+        env={**os.environ, "NANOFLUX_HOME": str(home), VLLM_PYTHON_VARIABLE: vllm_python},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]

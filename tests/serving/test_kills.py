@@ -16,7 +16,7 @@ import pytest
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models import server_record
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 from nanoflux_models.processes import Process
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor, find_free_port, list_server_processes
@@ -41,7 +41,7 @@ def home(served: dict[str, Any], tmp_path: Path) -> Path:
 
 def start_command(home: Path, python: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a NanoFlux command whose stderr is written to the file "err" next to the home."""
-    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VLLM_PYTHON_VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", *arguments]
     with (home.parent / "err").open("w") as stderr_file:
         return subprocess.Popen(

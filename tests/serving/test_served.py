@@ -19,7 +19,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.seeds.benchmarks.starter import make_starter_items
 from nanoflux_models import server_record
-from nanoflux_models.offline import GUARDED
+from nanoflux_models.offline import GUARD_SITE_DIR
 from nanoflux_models.probe import encode_chats, reply_greedily, score_with_peft
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.supervisor import find_free_port, list_server_processes
@@ -79,7 +79,7 @@ def test_processes_of_a_running_server_have_the_network_guard(served: dict[str, 
     assert len(processes) >= 3
     for process in processes:
         environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
-        assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), process
+        assert any(line.startswith(f"PYTHONPATH={GUARD_SITE_DIR}") for line in environment), process
 
 
 def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:

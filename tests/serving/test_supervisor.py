@@ -39,7 +39,7 @@ Launcher = Callable[..., Launch]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home. Servers that remain in it are stopped after the test."""
+    """A home directory. Servers still recorded in it are stopped after the test."""
     folder = tmp_path / "home"
     folder.mkdir()
     yield folder
@@ -53,22 +53,23 @@ def launcher(tmp_path: Path, home: Path) -> Launcher:
     stand-in's behaviour.
     """
 
-    def make_launch(behaviour: str = "echo", sleeps: bool = False) -> Launch:
+    def make_launch(behaviour: str = "echo", sleep_mode: bool = False) -> Launch:
         existing_count = len(list(tmp_path.glob("bin/*")))
         python = tmp_path / "bin" / f"python-{existing_count}"
         python.parent.mkdir(exist_ok=True)
         setting = f"export PYTHONPATH='{STAND_IN}' STAND_IN='{behaviour}'"
         python.write_text(f"#!/bin/sh\n{setting}\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
         python.chmod(0o700)
-        return Launch(load_manifest("smollm2-135m", home), "r1", tmp_path, find_interpreter(str(python)), sleeps=sleeps)
+        interpreter = find_interpreter(str(python))
+        return Launch(load_manifest("smollm2-135m", home), "r1", tmp_path, interpreter, sleeps=sleep_mode)
 
     return make_launch
 
 
-def start_server(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
-    """Start a server, and wait until it is ready. If it is `owned`, it ends with this process."""
+def start_server(home: Path, launch: Launch, name: str = "m", tethered: bool = True) -> ServerRecord:
+    """Start a server, and wait until it is ready. If it is `tethered`, the kernel ends it with this process."""
     supervisor = Supervisor(home)
-    started_server = supervisor.spawn(launch, name, owned=owned)
+    started_server = supervisor.spawn(launch, name, tethered=tethered)
     supervisor.await_ready(started_server, ready_s=60)
     return started_server.record
 
@@ -95,7 +96,7 @@ def test_supervisor_records_a_server_privately_and_stops_all_its_processes(
     """Neither the server nor the program that starts it imports modules from the working directory."""
     monkeypatch.chdir(hostile_folder)
     record = start_server(home, launcher())
-    assert record.alive and record.wanted and record.boot == boot_id()
+    assert record.alive and record.should_run and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
     assert os.getpgid(record.pid) == os.getsid(record.pid) == record.pid, (
@@ -152,36 +153,41 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_supervisor import Launch, find_interpreter, load_manifest, start_server
 home = Path({home!r})
-start_server(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
+start_server(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})),
+             tethered={tethered})
 print("ready", flush=True)
 time.sleep(600)
 """
 
 
-def start_owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
-    """Start a process that starts a server and then waits. If the server is `owned`, it ends with that process."""
+def start_owner(home: Path, launch: Launch, tethered: bool) -> subprocess.Popen[str]:
+    """Start a process that starts a server and then waits. A `tethered` server ends with that process; any other server
+    runs until the next sweep, which stops it because its owner is gone.
+    """
     code = OWNER_PROGRAM.format(
-        folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
+        folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), tethered=tethered
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     return child
 
 
-@pytest.mark.parametrize("owned", [True, False])
-def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Launcher, owned: bool) -> None:
+@pytest.mark.parametrize("tethered", [True, False])
+def test_sweep_stops_the_servers_of_killed_processes_and_no_other_process(
+    home: Path, launcher: Launcher, tethered: bool
+) -> None:
     unrelated_process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        owner = start_owner(home, launcher(), owned)
+        owner = start_owner(home, launcher(), tethered)
         record = server_record.read_records(home)[0]
         processes = list_server_processes(record)
         worker = next(process for process in processes if process != record.process)
         owner.kill()
         owner.wait()
-        if owned:
-            assert wait_until_gone([record.process]), "an owned server did not end with its owner"
+        if tethered:
+            assert wait_until_gone([record.process]), "a tethered server did not end with its owner"
         else:
-            assert record.alive, "a server without an owner ended with the process that started it"
+            assert record.alive, "an untethered server ended before the sweep"
         assert worker.alive, "the worker ended too, so the test shows nothing about workers that remain"
 
         list_command = subprocess.run(
@@ -257,7 +263,7 @@ async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_c
 
 async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher: Launcher) -> None:
     fleet = Fleet(home)
-    launches = {name: launcher(sleeps=True) for name in ("a", "b")}
+    launches = {name: launcher(sleep_mode=True) for name in ("a", "b")}
     inner_endpoints = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].build_command(1)
     # A fleet distinguishes servers by their models' names, so the second server needs a manifest with another name.
@@ -290,7 +296,7 @@ async def make_woken_endpoint(home: Path, launch: Launch, adapter: Path) -> Vllm
     """An endpoint whose adapter is loaded and recorded as probed, and whose server has slept and woken up again."""
     server = Fleet(home).server(launch)
     await server.ensure_running()
-    server.record_proof(adapter_hash(adapter))
+    server.record_passed_probe(adapter_hash(adapter))
     endpoint = VllmEndpoint(server, adapter)
     await endpoint.chat(make_request(endpoint, "hello"))
     await endpoint.sleep()
@@ -303,7 +309,7 @@ async def test_adapter_dropped_by_a_sleep_is_loaded_again(
     behaviour: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     adapter = write_fake_adapter(tmp_path / "adapter")
-    endpoint = await make_woken_endpoint(home, replace(launcher(behaviour, sleeps=True), rank=16), adapter)
+    endpoint = await make_woken_endpoint(home, replace(launcher(behaviour, sleep_mode=True), rank=16), adapter)
     try:
         record = server_record.read_records(home)[0]
         sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
@@ -313,7 +319,7 @@ async def test_adapter_dropped_by_a_sleep_is_loaded_again(
 
 
 async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
-    launch = replace(launcher("disable-adapters", sleeps=True), rank=16)
+    launch = replace(launcher("disable-adapters", sleep_mode=True), rank=16)
     adapter = write_fake_adapter(tmp_path / "adapter")
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await make_woken_endpoint(home, launch, adapter)
@@ -322,7 +328,7 @@ async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launch
 
 
 def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
-    client = ServerClient(start_server(home, launcher(sleeps=True)).url)
+    client = ServerClient(start_server(home, launcher(sleep_mode=True)).url)
     with pytest.raises(ServerError, match="would lose the adapters"):
         client.sleep(level=2)
     assert not client.is_asleep()

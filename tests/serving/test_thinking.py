@@ -34,7 +34,7 @@ from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import resolve
 from nanoflux_local.seeds.benchmarks.starter import make_starter_items
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in, save_weights
 from nanoflux_models.weights import import_path
@@ -241,7 +241,7 @@ def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
 def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each interface to the model `thinker`; `vllm` needs its server."""
     if request.param == "vllm":
-        monkeypatch.setenv(VARIABLE, request.getfixturevalue("served"))
+        monkeypatch.setenv(VLLM_PYTHON_VARIABLE, request.getfixturevalue("served"))
     return str(request.param)
 
 

@@ -59,7 +59,7 @@ def test_sanitize_and_format_line_replace_tabs_and_truncate_text() -> None:
     assert sanitize("a\tb\r\nc") == "a    b\nc"
     assert sanitize("x" * 1_000_000).endswith("… and 980,000 more characters")
     assert "\n" not in format_line("a\nb\n" + "c" * 900)
-    assert len(format_line("c" * 900)) == 401, "expected 400 characters and the mark of truncation"
+    assert len(format_line("c" * 900)) == 401, "expected 400 characters and an ellipsis"
 
 
 def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home: Home) -> None:
@@ -78,7 +78,7 @@ def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home:
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
         await driver.wait_for("[bold red]no markup[/]", "more characters")
 
-    drive(home, flow, size=(120, 400))  # so high that no text is scrolled out of view
+    drive(home, flow, size=(120, 400))  # tall enough that nothing is scrolled out of view
 
 
 def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, home: Home) -> None:
@@ -147,7 +147,7 @@ def test_locked_ledger_is_reported_and_keys_still_work(
     writer.close()
 
 
-def test_damaged_record_is_reported_on_its_screen(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_damaged_turn_record_is_reported_on_the_screen_of_its_run(drive: Drive, home: Home, find_run: FindRun) -> None:
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE turns SET record = 'torn'")
     connection.close()
@@ -161,7 +161,7 @@ def test_damaged_record_is_reported_on_its_screen(drive: Drive, home: Home, find
     drive(home, flow)
 
 
-def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, home: Home, find_run: FindRun) -> None:
+def test_run_of_a_dead_worker_is_listed_first_and_can_be_resumed(drive: Drive, home: Home, find_run: FindRun) -> None:
     run = find_run(home, "first")
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER_SCRIPT, str(home.root), run], stdout=subprocess.PIPE, text=True
@@ -175,7 +175,8 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(drive: Drive, hom
         await driver.wait_for("! interrupted")
         await driver.press("home")
         await driver.wait_for("its process ended")
-        assert driver.app.screen.query_one("#board").key.status == "interrupted", "the run is not in the first row"
+        selected_entry = driver.app.screen.query_one("#board").selected_key
+        assert selected_entry.status == "interrupted", "the run is not in the first row"
         await driver.press("space")
         await driver.wait_for("Resumed first.")
         await driver.wait_until(lambda: "! interrupted" not in driver.text)
@@ -195,7 +196,8 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
 
     async def flow(driver: Any) -> None:
         await driver.wait_for("! interrupted")
-        assert driver.app.screen.query_one("#board").key.kind == "evaluation", "the evaluation is not in the first row"
+        selected_entry = driver.app.screen.query_one("#board").selected_key
+        assert selected_entry.kind == "evaluation", "the evaluation is not in the first row"
         await driver.wait_for("its process ended; run the same command again to resume")
         await driver.press("space")
         await driver.wait_for("To resume an evaluation")
@@ -262,7 +264,7 @@ def test_importing_the_application_changes_no_ledger_and_imports_no_torch(home: 
     dump_before = _dump_ledger(home)
     code = "import sys, nanoflux_tui.app, nanoflux_tui.tour, nanoflux_tui.web; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NANOFLUX_HOME": str(home.root)})
-    with Ledger(home.ledger):
+    with Ledger(home.ledger):  # opening the ledger with this version migrates nothing either
         pass
     assert _dump_ledger(home) == dump_before
 

@@ -33,7 +33,7 @@ def test_home_screen_lists_all_jobs_or_explains_the_first_step(drive: Drive, hom
         await driver.wait_for("This home is empty", "Start a run")
         for digit, hint in (
             ("2", "No example has been kept yet"),
-            ("3", "No trainings yet"),
+            ("3", "No training runs yet"),
             ("4", "No evaluations yet"),
             ("5", "No server is running"),
             ("6", "No experiments yet"),

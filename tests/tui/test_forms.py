@@ -153,7 +153,9 @@ def test_started_training_run_is_selected_in_the_list(
         await driver.wait_for("The first row as the model reads it")
         await driver.press("ctrl+s")
         await driver.wait_until(lambda: driver.app.current_mode == "training" and len(driver.app.screen_stack) == 1)
-        await driver.wait_until(lambda: driver.app.screen.query_one("#trainings", WindowTable).key == new_training)
+        await driver.wait_until(
+            lambda: driver.app.screen.query_one("#trainings", WindowTable).selected_key == new_training
+        )
         await driver.wait_for(f"created  {new_training}")
 
     drive(home, flow, size=(120, 40))

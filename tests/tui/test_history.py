@@ -64,7 +64,7 @@ def test_arrow_keys_step_through_the_turns_and_back_to_the_live_view(
         await driver.wait_for(f"◷ As of turn {turn};", f"kept {kept_count:>4} of 24")
         await driver.press("a")
         await driver.wait_for("attempts of")
-        await driver.wait_until(lambda: driver.app.screen.query_one("WindowTable").key == (turn, 0))
+        await driver.wait_until(lambda: driver.app.screen.query_one("WindowTable").selected_key == (turn, 0))
         await driver.press("escape", "right")
         await driver.wait_for(f"◷ As of turn {turn + 1};")
         await driver.press("f")

@@ -86,7 +86,7 @@ def test_screen_shows_that_it_is_loading_until_its_first_read(
 
     async def flow(driver: Any) -> None:
         for digit, empty_message in (
-            ("3", "No trainings yet"),
+            ("3", "No training runs yet"),
             ("4", "No evaluations yet"),
             ("6", "No experiments yet"),
         ):

@@ -14,7 +14,7 @@ from textual.widgets import Input
 from nanoflux_local.jobs import EXPERIMENT, Job, current_execution
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.interpreter import VLLM_PYTHON_VARIABLE
 from nanoflux_models.server_record import read_records
 from nanoflux_models.supervisor import Supervisor
 from nanoflux_models.weights import import_path
@@ -194,7 +194,7 @@ def test_model_is_planned_verified_served_and_stopped(
         f"#!/bin/sh\nexport PYTHONPATH='{VLLM_STAND_IN}'\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n"
     )
     python.chmod(0o700)
-    monkeypatch.setenv(VARIABLE, str(python))
+    monkeypatch.setenv(VLLM_PYTHON_VARIABLE, str(python))
 
     async def flow(driver: Any) -> None:
         await driver.press("5")
@@ -231,7 +231,7 @@ def _select_model(driver: Any, model: str) -> bool:
     """Move the cursor to the row of a model. Returns whether the cursor is there."""
     table = driver.app.screen.query_one("#weights", WindowTable)
     table.cursor = list(table.keys).index(model)
-    return bool(table.key == model)
+    return bool(table.selected_key == model)
 
 
 def test_run_report_is_written_and_opened(drive: Drive, home: Home, find_run: FindRun, opened_urls: list[str]) -> None:

@@ -91,7 +91,7 @@ def test_table_is_filtered_sorted_and_searched_from_the_keyboard(drive: Drive, h
         await driver.press("escape")
         await driver.wait_until(lambda: len(table.keys) == 6 and "of 6" not in driver.text)
         await driver.press("ctrl+f", *"first")
-        await driver.wait_until(lambda: table.key.kind == "run" and table.cursor == 5)
+        await driver.wait_until(lambda: table.selected_key.kind == "run" and table.cursor == 5)
         await driver.press("escape", "home")
         await driver.wait_until(lambda: driver.app.focused is table)
         await driver.press("o", "o", "o")

@@ -92,7 +92,7 @@ def test_tour_leaves_no_files(terminal: Any, tmp_path: Path) -> None:
         (4, "Press /"),
         (5, "k keeps it"),
         (6, "Generate examples for domain"),
-        (7, "No trainings yet"),
+        (7, "No training runs yet"),
         (8, "No evaluations yet"),
         (9, "licence"),
     ):

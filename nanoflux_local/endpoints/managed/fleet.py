@@ -71,10 +71,10 @@ class ManagedServer:
             await asyncio.sleep(POLL_S)
         return True
 
-    def record_proof(self, adapter: str) -> None:
+    def record_passed_probe(self, adapter: str) -> None:
         """Record that an adapter, given by its hash, passed its probe on the running server."""
         assert self._record is not None
-        self._record = self.supervisor.record_proof(self._record, adapter)
+        self._record = self.supervisor.record_passed_probe(self._record, adapter)
 
     def record_batch_proof(self) -> None:
         """Record that the running server's replies do not depend on the batch."""

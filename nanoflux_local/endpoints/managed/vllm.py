@@ -143,7 +143,7 @@ class VllmEndpoint:
                 fix = f"train it again, or use another adapter; `{command}` repeats the test"
                 self._refusal = RefusedError(f"adapter {self._served_name[:12]} is refused: {result.verdict}", fix)
                 raise self._refusal
-            self._server.record_proof(self._served_name)
+            self._server.record_passed_probe(self._served_name)
         if launch.sleeps:
             self._sentinel = await _run_in_thread(choose_sentinel, client, launch.model, self._served_name)
 

@@ -87,7 +87,7 @@ which the arrow keys then scroll, and Escape returns to the list."""
 
     def _show_call(self) -> None:
         """Show the request and the reply of the call under the cursor."""
-        call = self._call_by_key.get(self.query_one(WindowTable).key)
+        call = self._call_by_key.get(self.query_one(WindowTable).selected_key)
         if call is None:
             self.query_one("#detail", Panel).show("")
             return

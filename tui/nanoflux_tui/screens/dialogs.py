@@ -239,7 +239,7 @@ class TextDialog(ModalScreen[None]):
         box.border_title = self._title
         with box:
             yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)
-            yield Static("Esc closes this, F6 copies from it", classes="hint")
+            yield Static("Esc closes the dialog, F6 opens copy mode", classes="hint")
 
     def action_close(self) -> None:
         self.dismiss(None)
@@ -268,8 +268,8 @@ def _build_help(screen: BaseScreen) -> Text:
 
 
 def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
-    """The descriptions of the keys that work on every screen (`everywhere`), or of the screen's own keys, by key. Keys
-    that the footer hides are included.
+    """Map each key to its description: the keys that work on every screen if `everywhere` is true, otherwise the
+    screen's own keys. Includes keys that the footer hides.
     """
     description_by_key: dict[str, str] = {}
     own_binding_ids = {binding.id for binding in Binding.make_bindings(type(screen).BINDINGS)}

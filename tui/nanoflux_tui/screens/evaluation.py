@@ -132,7 +132,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
 
     def action_mark(self) -> None:
         """Mark the selected evaluation, or remove its mark."""
-        key = self.query_one(WindowTable).key
+        key = self.query_one(WindowTable).selected_key
         if key is None:
             return
         if key in self._marked_ids:
@@ -203,7 +203,7 @@ an evaluation, those that flip against a marked one (or the untuned model) first
         """Open the items of the selected evaluation. If exactly one other evaluation is marked, the items are shown
         with their flips against that evaluation.
         """
-        evaluation = str(self.query_one(WindowTable).key)
+        evaluation = str(self.query_one(WindowTable).selected_key)
         if evaluation not in self._line_by_id:
             return
         other_marked_ids = [marked_id for marked_id in self._marked_ids if marked_id != evaluation]

@@ -175,7 +175,7 @@ undoes your last review. w opens the examples without a review one after the oth
     @on(WindowTable.RowHighlighted)
     def _update_preview(self) -> None:
         if self.size.width >= PREVIEW_FROM_WIDTH:
-            self._show_preview(self.query_one(WindowTable).key)
+            self._show_preview(self.query_one(WindowTable).selected_key)
 
     @work(group="preview", exclusive=True, exit_on_error=False)
     async def _show_preview(self, key: int | None) -> None:

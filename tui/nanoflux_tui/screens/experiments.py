@@ -99,7 +99,7 @@ space resumes one that was stopped or killed."""
         ]
 
     def current_experiment(self) -> CurrentExperiment | None:
-        return self._experiment_by_id.get(str(self.query_one(WindowTable).key))
+        return self._experiment_by_id.get(str(self.query_one(WindowTable).selected_key))
 
     @on(WindowTable.RowHighlighted)
     def _show_details(self) -> None:

@@ -186,7 +186,7 @@ and the rest by time. Enter opens a line."""
         self.query_one("#about", Panel).show(text)
 
     def _selected_line(self) -> board.BoardLine | None:
-        return self._line_by_key.get(self.query_one(WindowTable).key)
+        return self._line_by_key.get(self.query_one(WindowTable).selected_key)
 
     @on(WindowTable.RowSelected)
     def _open_line(self) -> None:
@@ -218,7 +218,7 @@ and the rest by time. Enter opens a line."""
             )
             return
         if line is None or line.kind not in JOB_KINDS:
-            self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
+            self.notify("Only runs, training runs and experiments can be paused here.", severity="warning")
             return
         command = JOB_KINDS[line.kind].command
         if line.status in ("running", "stalled"):

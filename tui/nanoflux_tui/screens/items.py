@@ -132,7 +132,7 @@ the same model without the adapter. Enter shows an item: its question, the expec
 
     @on(WindowTable.RowSelected)
     async def _open_item(self) -> None:
-        item = str(self.query_one(WindowTable).key)
+        item = str(self.query_one(WindowTable).selected_key)
         evaluations = [evaluation for evaluation in (self._base, self._evaluation) if evaluation]
 
         def read_records(view: LedgerView) -> list[ItemRecord]:

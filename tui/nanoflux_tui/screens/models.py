@@ -203,10 +203,10 @@ until that panel is marked, then scroll it with the arrow keys."""
         return text
 
     def _selected_model(self) -> str:
-        return str(self.query_one("#weights", WindowTable).key or "")
+        return str(self.query_one("#weights", WindowTable).selected_key or "")
 
     def _selected_server(self) -> str:
-        return str(self.query_one("#servers", WindowTable).key or "")
+        return str(self.query_one("#servers", WindowTable).selected_key or "")
 
     def action_serve(self) -> None:
         model = self._selected_model()

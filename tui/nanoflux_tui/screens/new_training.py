@@ -44,7 +44,7 @@ class NewTrainingScreen(FormScreen):
 
     AUTO_FOCUS = "#run"
     mode = "training"
-    HELP = """The settings of a new training on all or some kept examples of a run, with the right solution to learn
+    HELP = """The settings of a new training run on all or some kept examples of a run, with the right solution to learn
 and benchmark rows to mix in. Before training, the audit reports the number of rows and tokens, rows that
 are too long, test questions among the rows, and the expected time and memory. Ctrl+A repeats the audit,
 Ctrl+S starts the training in a separate process."""

@@ -27,8 +27,8 @@ class SideBySideScreen(BaseScreen):
     """Shows the comparison that the function `compare` reads from the ledger, and updates it after changes."""
 
     AUTO_FOCUS = "#parts"
-    HELP = """Two runs or two trainings side by side. Above: their curves in one chart. Below: their figures, and every
-setting whose value differs. Tab and the arrow keys scroll the lower part."""
+    HELP = """Two runs or two training runs side by side. Above: their curves in one chart. Below: their figures, and
+every setting whose value differs. Tab and the arrow keys scroll the lower part."""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
     DEFAULT_CSS = """
     SideBySideScreen #both { height: 1fr; layout: vertical; }

@@ -51,12 +51,12 @@ class TrainingScreen(BaseScreen):
     """Training runs, the loss curve of the selected training run, and adapters."""
 
     mode = "training"
-    HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
+    HELP = """Training runs, newest first, with the loss curves of the selected one: on its training examples and on dev
 items it does not train on. Below are the adapters. A probe proves that a served adapter changes the
-replies of its base. d shows an adapter's full record, m edits the note on the selected training, b shows that training
-next to another one, and l shows the log of its worker."""
+replies of its base. d shows an adapter's full record, m edits the note on the selected training run, b shows that
+training run next to another one, and l shows the log of its worker."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "train", "New training"),
+        Binding("t", "train", "New training run"),
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
         Binding("m", "note", "Note"),
@@ -79,7 +79,7 @@ next to another one, and l shows the log of its worker."""
         super().__init__()
         self._adapters: list[Adapter | DamagedAdapter] = []
         self._drawn_version: tuple[object, ...] = ()
-        """The training, the number of its events, and the theme, when the curve was last drawn."""
+        """The training run, the number of its events, and the theme, when the curve was last drawn."""
 
     def compose_body(self) -> ComposeResult:
         training_columns = (
@@ -174,10 +174,10 @@ next to another one, and l shows the log of its worker."""
 
     async def _show_selected_training(self) -> None:
         """Show the details and the loss curve of the training run under the cursor."""
-        training = self.query_one("#trainings", WindowTable).key
+        training = self.query_one("#trainings", WindowTable).selected_key
         panel = self.query_one("#about", Panel)
         if training is None:
-            panel.show("No trainings yet. Press t to train a model on the examples of a run.")
+            panel.show("No training runs yet. Press t to train a model on the examples of a run.")
             self.query_one(PlotextPlot).display = False
             return
         current = await self.read_ledger(lambda view: self._read_training(view, training))
@@ -238,7 +238,7 @@ next to another one, and l shows the log of its worker."""
         plot.refresh()
 
     def _selected_training(self) -> str:
-        return str(self.query_one("#trainings", WindowTable).key or "")
+        return str(self.query_one("#trainings", WindowTable).selected_key or "")
 
     def action_train(self) -> None:
         self.application.open_form("new training", NewTrainingScreen)
@@ -253,7 +253,7 @@ next to another one, and l shows the log of its worker."""
         if status in ("running", "stalled"):
             self.run_command("trainings", "pause", training)
         elif status == "done":
-            self.notify("This training is done. Its adapter is listed below.")
+            self.notify("This training run is done. Its adapter is listed below.")
         else:
             self.run_command(
                 "trainings",
@@ -261,7 +261,7 @@ next to another one, and l shows the log of its worker."""
                 training,
                 "--detach",
                 "--json",
-                success="Resumed the training from its last checkpoint.",
+                success="Resumed the training run from its last checkpoint.",
             )
 
     async def action_stop(self) -> None:
@@ -269,10 +269,10 @@ next to another one, and l shows the log of its worker."""
         training = self._selected_training()
         current = await self.read_ledger(lambda view: self._read_training(view, training)) if training else None
         if current is not None and current.state.worker is None and current.state.status in ENDED:
-            self.notify(f"This training is already {current.state.status}.")
+            self.notify(f"This training run is already {current.state.status}.")
         elif current is not None:
             question = (
-                "Stop this training? It finishes its current step and writes a checkpoint. You can resume it later."
+                "Stop this training run? It finishes its current step and writes a checkpoint. You can resume it later."
             )
             self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(training, bool(yes)))
 
@@ -309,7 +309,7 @@ next to another one, and l shows the log of its worker."""
             edit_note(self, "trainings", training, await self._read_note(training))
 
     def action_details(self) -> None:
-        adapter = self.query_one("#adapters", WindowTable).key
+        adapter = self.query_one("#adapters", WindowTable).selected_key
         if adapter is not None:
             self._show_record(str(adapter))
 

@@ -124,7 +124,7 @@ class WindowTable(ScrollView, can_focus=True):
         return self._keys
 
     @property
-    def key(self) -> Any:
+    def selected_key(self) -> Any:
         """The key under the cursor, or None in an empty table."""
         return self._keys[self.cursor] if 0 <= self.cursor < len(self._keys) else None
 
@@ -148,7 +148,7 @@ class WindowTable(ScrollView, can_focus=True):
         rows = dict(enumerate(await self._fetch(visible_keys), start)) if len(visible_keys) else {}
         if show_number != self._last_show:  # a later call has newer keys or a different arrangement
             return
-        cursor_key = self.key  # read only now, since the cursor may have moved during the fetch
+        cursor_key = self.selected_key  # read only now, since the cursor may have moved during the fetch
         self._is_loaded = True
         self._keys, self._rows, self._requested_pages, self._loaded_pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
@@ -205,7 +205,9 @@ class WindowTable(ScrollView, can_focus=True):
         if self._match is not None:
             self.post_message(self.Rearranged())
         else:
-            self.run_worker(self.show(self._source_keys, self.key), group=f"arrange-{self.id}", exit_on_error=False)
+            self.run_worker(
+                self.show(self._source_keys, self.selected_key), group=f"arrange-{self.id}", exit_on_error=False
+            )
         self.refresh()
 
     async def find_row(self, words: str, include_current: bool = False) -> bool:
@@ -323,7 +325,7 @@ class WindowTable(ScrollView, can_focus=True):
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True, immediate=True)
         self.refresh()
         if self._is_loaded:
-            self.post_message(self.RowHighlighted(self, self.key))
+            self.post_message(self.RowHighlighted(self, self.selected_key))
 
     def action_move(self, offset: int) -> None:
         """Move the cursor down by `offset` rows; a negative offset moves it up."""
@@ -339,8 +341,8 @@ class WindowTable(ScrollView, can_focus=True):
         self.cursor = last if row < 0 else min(row, last)
 
     def action_select(self) -> None:
-        if self.key is not None:
-            self.post_message(self.RowSelected(self, self.key))
+        if self.selected_key is not None:
+            self.post_message(self.RowSelected(self, self.selected_key))
 
     async def action_filter(self) -> None:
         await self._open_line("filter", self.arrangement.words)
