@@ -267,6 +267,24 @@ async def test_engine_stops_at_the_target(sequential: RunHarness, tmp_path: Path
     assert (progress.kept, progress.target, progress.turns, progress.record) == (5, 5, len(records), records[-1])
 
 
+async def test_more_turns_start_while_a_slow_turn_delays_the_commits(sequential: RunHarness, tmp_path: Path) -> None:
+    records = sequential.read_records()
+    # As many examples as turns are needed if all are kept; turn `target` starts only once a turn before it was not.
+    target = next(record.number for record in records[1:] if not record.kept) + 1
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, target=target, max_turns=40, concurrency=16)
+    attack_seed = derive_seed(sequential.seed, target, 0, "attack", 0)
+    later_turn_started = asyncio.Event()
+
+    async def before_call(request: Request[Any]) -> None:
+        if getattr(request, "seed", None) == attack_seed:
+            later_turn_started.set()
+        if getattr(request, "seed", None) == derive_seed(sequential.seed, 0, 0, "attack", 0):
+            await asyncio.wait_for(later_turn_started.wait(), timeout=60)
+
+    await harness.execute(before_call)
+    assert harness.read_records() == records[: len(harness.read_records())]
+
+
 async def test_engine_runs_no_turn_beyond_the_turn_limit(sequential: RunHarness, tmp_path: Path) -> None:
     harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=6, concurrency=64)
     sampling_seeds: set[int] = set()

@@ -115,6 +115,13 @@ class SpeculativeTurn:
     def in_progress(self) -> bool:
         return self.task is not None and not self.task.done()
 
+    def find_record(self) -> TurnRecord | None:
+        """The record of the turn if it has finished; None before, and if it failed."""
+        task = self.task
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
+
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
@@ -393,8 +400,13 @@ class Engine:
             self._start_turn(number)
 
     def _estimate_end(self) -> int:
-        """The number of turns after which the run will end if later turns are kept as often as those so far."""
-        turns_per_example = (self._turns + 1) / (self._kept + 1)  # 1 before the first turn
+        """The number of turns after which the run will end if later turns are kept as often as those so far. Finished
+        turns count even if they still wait for a slow earlier turn to be committed.
+        """
+        records = [record for turn in self._speculative_turns.values() if (record := turn.find_record()) is not None]
+        finished_count = self._turns + len(records)
+        kept_count = self._kept + sum(record.kept for record in records)
+        turns_per_example = (finished_count + 1) / (kept_count + 1)  # 1 before the first turn
         turns_needed = math.ceil((self._config.target - self._kept) * turns_per_example)
         return min(self._turns + turns_needed, self._config.max_turns)
 
