@@ -64,6 +64,10 @@ class Seed:
             del value["source"], value["place"]
         return value
 
+    def format_question(self) -> str:
+        """The question and its options, one option per line."""
+        return "\n".join([self.question, *(f"{letter}. {option}" for letter, option in self.options.items())])
+
     @property
     def location(self) -> str:
         """The place of a passage as shown to people ("wards/hygiene.pdf, page 3"); "" for other items."""

@@ -128,10 +128,11 @@ def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
 
 
 def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
+    if review is None:
+        return []
     from nanoflux_local.cli.examples import describe_agreement
 
-    reviewers = review.reviewers if review else {}
-    return [(f"review by {name}", describe_agreement(agreement)) for name, agreement in reviewers.items()]
+    return [(f"review by {name}", describe_agreement(agreement)) for name, agreement in review.reviewers.items()]
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:

@@ -102,14 +102,9 @@ class EvaluationPlan:
     def build_request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat. The messages are those that the defender receives in a run."""
         messages = build_defender_messages(
-            self.domain.with_letters(item.options), self.domain.budgets, format_question(item)
+            self.domain.with_letters(item.options), self.domain.budgets, item.format_question()
         )
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
-
-
-def format_question(item: Seed) -> str:
-    """The question and its options, one option per line."""
-    return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
 def choose_domain(data: str, root: Path | None = None, has_judge: bool = False, preferred: str = "") -> Domain:
@@ -222,7 +217,7 @@ def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
     """Raise ConfigError if the plan's longest request leaves too little context for reasoning."""
     if not plan.reasoning_tokens or not plan.items:
         return
-    longest_item = max(plan.items, key=lambda item: len(format_question(item)))
+    longest_item = max(plan.items, key=lambda item: len(item.format_question()))
     answer_tokens = plan.sampling.max_tokens - plan.reasoning_tokens
     if overflow := find_overflow(endpoint, plan.build_request(longest_item, 0).messages, answer_tokens):
         fix = "lower --reasoning-tokens, or use an endpoint with a longer context"
@@ -314,7 +309,7 @@ class _ReplyMarker:
         if judge := self.plan.judge:
             draw = Draw(derive_seed(self.plan.seed, "judge", repeat, item.id), 0, 0)
             try:
-                soft = await judge.mark(self.plan.domain, format_question(item), item, reply.text, draw, self._call)
+                soft = await judge.mark(self.plan.domain, item.format_question(), item, reply.text, draw, self._call)
             except EndpointError as error:
                 self.shortfall.add(error)
                 soft = "unscored"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.board import StoredEvaluation
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView, decode_row
@@ -197,7 +196,7 @@ def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[s
     seed = questions.get(item)
     if seed is None:
         return ItemRecord(item, NO_QUESTION, "", replies)
-    return ItemRecord(item, format_question(seed), seed.answer, replies)
+    return ItemRecord(item, seed.format_question(), seed.answer, replies)
 
 
 def _read_reply_text(reply: str | None) -> str:

@@ -1,7 +1,6 @@
 """Builds training rows: the defender's prompt, and a solution with its answer as the completion."""
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.roles.defender import build_defender_messages
 from nanoflux_local.roles.sections import render_sections
 from nanoflux_local.train.data import TrainingExample
@@ -21,7 +20,7 @@ def build_item_example(domain: Domain, budgets: dict[str, int], item: Seed) -> T
     """A row with a benchmark item's question and solution. The prompt names the letters of this item's options."""
     domain_with_letters = domain.with_letters(item.options)
     return build_training_example(
-        domain_with_letters, budgets, format_question(item), item.solution, item.answer, item.id
+        domain_with_letters, budgets, item.format_question(), item.solution, item.answer, item.id
     )
 
 

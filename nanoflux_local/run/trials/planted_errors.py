@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, replace
 
 from nanoflux_local.answers import plain_number, read_number
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.transcript import Attack, Seed
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
@@ -205,4 +204,4 @@ def break_question(attack: Attack, seed: Seed, kind: str, rng: random.Random) ->
     (for the kind "removed") or changed (for the kind "changed"). None if the question has no suitable quantity.
     """
     question = remove_quantity(seed, rng) if kind == "removed" else change_quantity(seed, rng)
-    return None if question is None else replace(attack, question=format_question(replace(seed, question=question)))
+    return None if question is None else replace(attack, question=replace(seed, question=question).format_question())

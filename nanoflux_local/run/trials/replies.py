@@ -12,7 +12,6 @@ from functools import partial
 from typing import TypeVar
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw
@@ -113,7 +112,7 @@ async def collect_replies(
 
 async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
     """Ask a model to solve an item, and mark its reply. Returns None if the reply or its answer cannot be read."""
-    question = format_question(seed)
+    question = seed.format_question()
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
         return None

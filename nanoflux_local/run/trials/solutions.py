@@ -13,7 +13,6 @@ from typing import Literal
 
 from nanoflux_local.config import PROGRAM, RunConfig, TrialKind
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.run.trials.planted_errors import break_question, plant_error
@@ -138,4 +137,4 @@ def _make_attack(seed: Seed) -> Attack:
     option_text = seed.options.get(seed.answer, "")
     statement = f"The answer is {seed.answer}. {option_text}".strip()
     solution = seed.solution or seed.program or statement
-    return Attack(format_question(seed), solution, seed.answer, seed.program)
+    return Attack(seed.format_question(), solution, seed.answer, seed.program)
