@@ -27,6 +27,33 @@ def vllm_python() -> str:
     return str(path)
 
 
+@pytest.fixture
+def install_fake_vllm(tmp_path: Path) -> Callable[..., str]:
+    """A function that installs a vLLM without a server. It takes the modules below `vllm/entrypoints` and the name of
+    the distribution, and returns the path of an interpreter that finds this vLLM.
+    """
+
+    def install(*modules: str, distribution: str = "vllm") -> str:
+        site = tmp_path / "fake_site"
+        entrypoints = site / "vllm/entrypoints"
+        entrypoints.mkdir(parents=True)
+        (site / "vllm/__init__.py").touch()
+        (site / "vllm/_version.py").write_text('__version__ = "9.0"\n')
+        for module in modules:
+            (entrypoints / module).parent.mkdir(exist_ok=True)
+            (entrypoints / module).touch()
+        for name, version in ((distribution, "9.0"), ("torch", "2.13.0")):
+            metadata = site / f"{name.replace('-', '_')}-{version}.dist-info/METADATA"
+            metadata.parent.mkdir()
+            metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        python = tmp_path / "fake_python"
+        python.write_text(f"#!/bin/sh\nPYTHONPATH='{site}' exec python3 \"$@\"\n")
+        python.chmod(0o700)
+        return str(python)
+
+    return install
+
+
 def make_home(folder: Path, weights: Path) -> Path:
     """Create a home in `folder` that uses the weights in the folder `weights`."""
     folder.mkdir(mode=0o700)

@@ -1,6 +1,7 @@
 """The cause of a server's exit is read from its log, and the vLLM that `make vllm` installs can serve the catalog."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,28 +109,6 @@ def test_vllm_for_cpus_is_started_as_a_module(vllm_python: str) -> None:
     assert process.returncode == 0 and "--served-model-name" in process.stdout + process.stderr, process.stderr[-500:]
 
 
-def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
-    """Install a fake vLLM with these modules and this distribution name; return the path of an interpreter that finds
-    it.
-    """
-    for module in modules:
-        path = folder / "vllm/entrypoints" / module
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (folder / "vllm/__init__.py").touch()
-    (folder / "vllm/_version.py").write_text('__version__ = "9.0"\n')
-    package_name = distribution.replace("-", "_")
-    metadata = folder / f"{package_name}-9.0.dist-info/METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.0\n")
-    python = folder / "python"
-    python.write_text(f"#!/bin/sh\nexport PYTHONPATH='{folder}'\nexec python3 \"$@\"\n")
-    python.chmod(0o700)
-    (folder / "torch-2.13.0.dist-info").mkdir()
-    (folder / "torch-2.13.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
-    return python
-
-
 @pytest.mark.parametrize(
     ("modules", "distribution", "entry"),
     [
@@ -139,8 +118,8 @@ def install_fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
     ],
 )
 def test_find_interpreter_chooses_the_newest_entry_point_that_starts(
-    modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
+    modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], install_fake_vllm: Callable[..., str]
 ) -> None:
-    interpreter = find_interpreter(str(install_fake_vllm(tmp_path, *modules, distribution=distribution)))
+    interpreter = find_interpreter(install_fake_vllm(*modules, distribution=distribution))
     assert isinstance(interpreter, Interpreter) and interpreter.entry == entry
     assert interpreter.text_only_flags == ("--limit-mm-per-prompt", '{"image": 0}')

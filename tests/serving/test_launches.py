@@ -1,6 +1,7 @@
 """The endpoints of a profile are placed on GPUs together, and their placement determines vLLM's arguments."""
 
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -120,18 +121,9 @@ def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python
         check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "profile")
 
 
-def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:
-    package = tmp_path / "site/vllm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "_version.py").write_text('__version__ = "9.0"\n')
-    for name, version in (("vllm", "9.0"), ("torch", "2.13.0")):
-        metadata = tmp_path / f"site/{name}-{version}.dist-info/METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
-    python.chmod(0o700)
+def test_batch_invariance_is_refused_on_gpus_below_an_a100(
+    gpus: None, home: Home, install_fake_vllm: Callable[..., str]
+) -> None:
     resources, _group = assign_resources([load_manifest(SMALL_MODEL, home.root)])[SMALL_MODEL]
     with pytest.raises(RefusedError, match=r"a GPU has compute capability 7\.5"):
-        make_launch(make_config(batch_invariant=True, python=str(python)), home, resources, sleeps=False)
+        make_launch(make_config(batch_invariant=True, python=install_fake_vllm()), home, resources, sleeps=False)
