@@ -14,7 +14,6 @@ from typing import Any
 from nanoflux_local.config import LIVE, RunConfig, merge_tables, validate_model
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import reporting_faults
-from nanoflux_local.endpoints.remote.listing import list_model_warnings
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import EndpointError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Heartbeat, Job, StopRequest, hold_lock, record_execution, status_after
@@ -68,6 +67,14 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
     return run
 
 
+async def report_unlisted_models(run_endpoints: RunEndpoints, report: Callable[[str], None]) -> None:
+    """Report each server that does not list the model of its endpoint."""
+    from nanoflux_local.endpoints.remote.listing import list_model_warnings  # deferred: needs the server's client
+
+    for warning in await list_model_warnings(run_endpoints.endpoints):
+        report(warning)
+
+
 async def execute(
     home: Home,
     run: str,
@@ -95,9 +102,9 @@ async def execute(
                 capacity = os.cpu_count() or 1
 
             async def prepare() -> None:
-                if not engine.finished:
-                    for warning in await list_model_warnings(run_endpoints.endpoints):
-                        report(warning)
+                has_addresses = any(endpoint.addresses for endpoint in config.endpoints.values())
+                if has_addresses and not engine.finished:
+                    await report_unlisted_models(run_endpoints, report)
                 await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed_turns, on_progress, capacity, prepare)
