@@ -189,7 +189,7 @@ def test_launcher_errors_are_reported(folder: Path) -> None:
     home = make_home(folder, "refused")
     for arguments, exit_code, message in (
         (("--launch", "--no_such_option"), 1, "accelerate launch exited with"),
-        (("--launch", "'half"), 2, "cannot be read"),
+        (("--launch", "'half"), 2, "cannot be parsed"),
         (("--launch", TWO_PROCESSES, "--detach"), 2, "cannot be combined"),
     ):
         process = start_training(home, folder, *arguments)

@@ -172,7 +172,7 @@ def test_review_commands_store_list_and_show_verdicts(
     result = run_command(
         "examples", "review", example_id, "--verdict", "fix", "--note", "a unit is missing", "--reviewer", "ada"
     )
-    assert result.exit_code == 0 and "ada on example" in result.stderr
+    assert result.exit_code == 0 and "recorded ada's verdict on example" in result.stderr
     examples = json.loads(run_command("examples", "list", "run", "--json").stdout)
     assert examples[3]["reviews"] == {"ada": "fix"}
     assert "fix" in run_command("examples", "list", "run").stdout

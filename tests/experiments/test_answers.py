@@ -47,7 +47,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
     with Ledger(home.ledger) as ledger:
         asyncio.run(evaluate(ledger, endpoint, evaluation_plan))
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
-        with LedgerView(home.ledger) as view, pytest.raises(NothingMatchedError, match="no answers"):
+        with LedgerView(home.ledger) as view, pytest.raises(NothingMatchedError, match="no stored answers"):
             load_answers(view, plan.id)
         ledger.set_cell(plan.id, ANSWERS, "done", "", {"evaluation": evaluation_plan.id})
     with LedgerView(home.ledger) as view:

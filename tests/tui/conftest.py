@@ -222,13 +222,17 @@ def drive() -> Callable[..., None]:
 
 
 class Terminal:
-    """A real terminal of 120 x 40 cells: a window of a separate tmux server."""
+    """A real terminal of 120 x 40 cells: a window of a separate tmux server, whose socket is in `folder`."""
 
-    def __init__(self, socket: Path) -> None:
-        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._start_count = 0
+        self._tmux: list[str] = []
 
     def start(self, command: list[str], env: dict[str, str]) -> None:
-        """Run the command in the terminal."""
+        """Run the command in the terminal. Each start has its own server: an earlier one may still be ending."""
+        self._start_count += 1
+        self._tmux = ["tmux", "-S", str(self._folder / f"tmux{self._start_count}"), "-f", "/dev/null"]
         tmux_command = [*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", *command]
         subprocess.run(tmux_command, check=True, env=env, stdin=subprocess.DEVNULL, timeout=60)
 
@@ -264,6 +268,9 @@ class Terminal:
             time.sleep(0.2)
 
     def close(self) -> None:
+        """End the command and its server, if one was started."""
+        if not self._tmux:
+            return
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, timeout=60)
 
 
@@ -272,6 +279,6 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """A terminal in which no command has been started yet."""
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed: apt-get install tmux")
-    terminal = Terminal(tmp_path / "tmux")
+    terminal = Terminal(tmp_path)
     yield terminal
     terminal.close()

@@ -89,7 +89,7 @@ def test_stop_key_reports_that_a_job_has_already_ended(drive: Drive, home: Home,
         await driver.press("3")
         await driver.wait_for("✓ done", "30/40")
         await driver.press("s")
-        await driver.wait_for("This training is already done.")
+        await driver.wait_for("This training run is already done.")
         await driver.press("6")
         await driver.wait_for("■ stopped", "table1")
         await driver.press("s")
