@@ -55,3 +55,11 @@ class NoServerError(ModelsError):
     """No server has the requested name."""
 
     exit_code = 4
+
+
+class HubError(Exception):
+    """A failed download, with its fix and the exit code for `nanoflux models pull`."""
+
+    def __init__(self, message: str, fix: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.message, self.fix, self.exit_code = message, fix, exit_code

@@ -18,8 +18,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from nanoflux_models.child import build_module_command
-from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, ModelsError, RefusedDownloadError
-from nanoflux_models.hub import HubError
+from nanoflux_models.errors import DigestMismatchError, HubError, ModelNotFoundError, ModelsError, RefusedDownloadError
 from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.record import sha256_file
 

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nanoflux_models import guard
+from nanoflux_models.errors import HubError
 
 PUBLIC_HUB = "huggingface.co"
 PUBLIC_CDN = ".hf.co"
@@ -113,14 +114,6 @@ def download(repo: str, revision: str, folder: Path) -> Snapshot:
             if error:
                 _report_failure_and_exit(error, repo, revision)
     return Snapshot(commit, {file.path: file.size for file in files})
-
-
-class HubError(Exception):
-    """A failed download, with its fix and the exit code for `nanoflux models pull`."""
-
-    def __init__(self, message: str, fix: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.message, self.fix, self.exit_code = message, fix, exit_code
 
 
 def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> None:

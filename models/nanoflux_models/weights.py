@@ -14,11 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanoflux_models.chat_template import TEMPLATE_FILE, read_template
 from nanoflux_models.convert import STEPS, convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
+from nanoflux_models.fetch import Progress, Transfer, fetch
 from nanoflux_models.imported import load_or_derive_manifest, save_manifest, summarize_manifest
 from nanoflux_models.manifest import NAME, Manifest, find_manifest_path, load_manifest
 from nanoflux_models.model_copy import copy_model_files
@@ -34,11 +35,8 @@ from nanoflux_models.record import (
 )
 from nanoflux_models.sizes import read_tensors
 
-if TYPE_CHECKING:
-    from nanoflux_models.fetch import Progress, Transfer
 
-
-def pull(name: str, home: Path, progress: "Progress" = lambda _: None, transfer: "Transfer" = lambda *_: None) -> Path:
+def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
     """Download, check, convert and install the weights of the model `name`, unless they are installed and intact.
 
     If a download from a hub is interrupted, the next pull resumes it at the byte where it stopped.
@@ -46,8 +44,6 @@ def pull(name: str, home: Path, progress: "Progress" = lambda _: None, transfer:
     Raises:
         ModelsError: a step failed; nothing is installed.
     """
-    from nanoflux_models.fetch import fetch  # deferred: finding weights needs no client of the hub
-
     manifest = load_manifest(name, home)
     with _open_scratch_folder(home, name) as scratch:
         target = home / "weights" / name
@@ -82,7 +78,7 @@ def _copy_template(source: Path, target: Path) -> None:
 
 
 def import_path(
-    path: Path, name: str, home: Path, progress: "Progress" = lambda _: None, template: Path | None = None
+    path: Path, name: str, home: Path, progress: Progress = lambda _: None, template: Path | None = None
 ) -> Path:
     """Install weights that are already on this machine: a folder of safetensors, or one GGUF file.
 
@@ -190,7 +186,7 @@ def _install(
     source: dict[str, Any],
     target: Path,
     scratch: Path,
-    progress: "Progress",
+    progress: Progress,
 ) -> Path:
     """Write the record of the folder `files`, and move the folder to `target`, replacing an earlier installation."""
     file_records = record_files(files)
@@ -209,7 +205,7 @@ def _install(
     return target
 
 
-def _convert_gguf_files(files: Path, scratch: Path, progress: "Progress") -> tuple[Path, dict[str, str]]:
+def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
     """If the folder `files` contains a GGUF file, convert it to safetensors in a new folder under `scratch`.
 
     Returns the folder to install, and the SHA-256 of each converted GGUF file by name; `files` and {} if there is none.
