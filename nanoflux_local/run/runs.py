@@ -67,14 +67,6 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
     return run
 
 
-async def report_unlisted_models(run_endpoints: RunEndpoints, report: Callable[[str], None]) -> None:
-    """Report each server that does not list the model of its endpoint."""
-    from nanoflux_local.endpoints.remote.listing import list_model_warnings  # deferred: needs the server's client
-
-    for warning in await list_model_warnings(run_endpoints.endpoints):
-        report(warning)
-
-
 async def execute(
     home: Home,
     run: str,
@@ -102,9 +94,8 @@ async def execute(
                 capacity = os.cpu_count() or 1
 
             async def prepare() -> None:
-                has_addresses = any(endpoint.addresses for endpoint in config.endpoints.values())
-                if has_addresses and not engine.finished:
-                    await report_unlisted_models(run_endpoints, report)
+                if not engine.finished:
+                    await _report_unlisted_models(config, run_endpoints, report)
                 await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed_turns, on_progress, capacity, prepare)
@@ -127,6 +118,18 @@ def _bound_costs(run_endpoints: RunEndpoints) -> Callable[[ChatRequest], Cost]:
         return Cost(usd, prompt_tokens + completion_tokens)
 
     return bound_cost
+
+
+async def _report_unlisted_models(
+    config: RunConfig, run_endpoints: RunEndpoints, report: Callable[[str], None]
+) -> None:
+    """Report each server that does not list the model of its endpoint."""
+    if not any(endpoint.addresses for endpoint in config.endpoints.values()):
+        return
+    from nanoflux_local.endpoints.remote.listing import list_model_warnings  # deferred: imports the servers' clients
+
+    for warning in await list_model_warnings(run_endpoints.endpoints):
+        report(warning)
 
 
 async def _execute_and_record(
