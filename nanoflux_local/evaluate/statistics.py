@@ -278,6 +278,7 @@ def predict_right_share(
     return _summarize_posterior(right_share, weights), _summarize_posterior(right_share_of_kept, weights)
 
 
+# The annotation is quoted because evaluating it would import numpy.random when this module is imported.
 def _draw_shares(rng: "np.random.Generator", hits: int, n: int) -> Floats:
     """Draw shares, shaped (POSTERIOR_DRAWS, 1), from the posterior of `hits` in `n` under Jeffreys' prior."""
     return rng.beta(hits + 0.5, n - hits + 0.5, (POSTERIOR_DRAWS, 1)).clip(1e-9, 1 - 1e-9)

@@ -25,8 +25,8 @@ class AdaptedLayers:
     """The layers that a LoRA adapts in one base, with two tensors for each layer.
 
     `modules` is the value of PEFT's `target_modules`: names, or one regular expression that matches full module names.
-    `layers` are the full names of the adapted layers. `tower` is the name of the language model (the text
-    tower) inside a multimodal model, "" if the base has no encoders.
+    `layers` are the full names of the adapted layers. `tower` is the name of the language model (the text tower) inside
+    a multimodal model, "" if the base has no encoders.
     """
 
     modules: str | tuple[str, ...]
@@ -95,9 +95,9 @@ def _convert_for_peft(target_list: tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def _matches(target: str, name: str) -> bool:
-    """Whether PEFT would match a layer's name: a regular expression must match the whole name, a plain
-    target its end.
-    ."""
+    """Whether PEFT would match a layer's name: a regular expression must match the whole name, a plain target its
+    end.
+    """
     if not is_expression(target):
         return name == target or name.endswith(f".{target}")
     try:
