@@ -76,9 +76,9 @@ def test_paused_and_reconfigured_run_has_the_digest_of_an_uninterrupted_run(home
         jobs.launch(home, make_job(run))
     assert run_cli(home, "resume", run).returncode == 3
     assert run_cli(home, "pause", run).returncode == 0
-    wait_until(lambda: read_state(home, run)["status"] == "paused")
+    wait_until(lambda: not jobs.has_worker(home, make_job(run)))  # it records "paused" shortly before it ends
     paused_state = read_state(home, run)
-    assert 0 < paused_state["turns"] < 30 and paused_state["worker"] is None
+    assert paused_state["status"] == "paused" and 0 < paused_state["turns"] < 30 and paused_state["worker"] is None
     assert run_cli(home, "set", run, "seed=5").returncode == 3
     assert run_cli(home, "set", run, "concurrency=16").returncode == 0
     process = run_cli(home, "resume", run, "--detach", "--json")
