@@ -274,6 +274,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    new_server = Server()
-    yield new_server
-    new_server.close()
+    running_server = Server()
+    yield running_server
+    running_server.close()

@@ -82,7 +82,7 @@ def test_forecast_extrapolates_the_costs_of_the_committed_turns(home: Home) -> N
     assert run_forecast["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
+def test_forecast_counts_cached_calls_at_full_cost(home: Home) -> None:
     _, first_summary = execute(home, max_turns=30)
     _, repeated_summary = execute(home, max_turns=30)
     assert repeated_summary["calls"]["made"] == 0

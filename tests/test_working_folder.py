@@ -17,9 +17,9 @@ from nanoflux_tui.commands import CommandRunner
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
 REASON_BY_MODULE = {
-    "models/nanoflux_models/child.py": "the one place that builds such commands",
+    "models/nanoflux_models/child.py": "the one place that builds commands with the interpreter's path",
     "models/nanoflux_models/interpreter.py": "checks whether this interpreter has vLLM",
-    "models/nanoflux_models/vision_operators.py": "runs alone in another environment, and passes -P itself",
+    "models/nanoflux_models/vision_operators.py": "runs as a script in another environment, and passes -P itself",
     "nanoflux_local/doctor/software.py": "prints which interpreter runs",
     "sandbox/nanoflux_sandbox/fork_server_handle.py": "the sandbox is a separate package, and passes -P itself",
     "sandbox/nanoflux_sandbox/child_process.py": "hides the interpreter from the program",
@@ -44,7 +44,7 @@ def test_only_listed_modules_use_the_path_of_the_interpreter() -> None:
 
 
 def test_only_listed_modules_start_python_with_the_option_m() -> None:
-    """`python -m` searches the working folder unless the safe path is set, as `build_module_command` does. The modules
+    """`python -m` searches the working folder unless the safe path is set; `build_module_command` sets it. The modules
     below may pass `-m`, since their child processes have or inherit the safe path.
     """
     allowed_modules = {

@@ -397,5 +397,5 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller_mod
         )
         if fitting_models:
             advice.append(f"a smaller model: {', '.join(fitting_models)}")
-    advice.append("fewer or shorter requests at once: --sequences, --context")
+    advice.append("fewer concurrent requests, or a shorter context")
     return Placement(refusal=f"these models do not fit on {machine}: {'; '.join(needs)}", would_fit=tuple(advice))

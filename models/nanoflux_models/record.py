@@ -90,8 +90,8 @@ def read_record(folder: Path) -> WeightsRecord:
 
 
 def find_size_problem(path: Path, expected: FileRecord) -> str:
-    """Describe how a file differs from its record without reading it: it is missing, or has a different size. "" if
-    neither is the case.
+    """Whether a file is missing or its size differs from the recorded size, in words; "" if neither. The file is not
+    read.
     """
     if not path.is_file():
         return f"{path}: missing"

@@ -155,7 +155,9 @@ def _read_config(source: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads((source / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{source / CONFIG} cannot be read: {error}", "copy the whole folder again") from error
+        raise DataError(
+            f"{source / CONFIG} cannot be read: {error}", "pass the complete folder that PEFT's save_pretrained wrote"
+        ) from error
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
         peft_type = config.get("peft_type") if isinstance(config, dict) else None
         raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {peft_type!r})", _FIX)
@@ -246,9 +248,11 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     )
                 shapes[name] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "copy the whole folder again") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", "pass the complete folder that PEFT's save_pretrained wrote"
+        ) from error
     if not shapes:
-        raise DataError(f"{path} has no tensors", "copy the whole folder again")
+        raise DataError(f"{path} has no tensors", "pass the complete folder that PEFT's save_pretrained wrote")
     return shapes
 
 

@@ -46,6 +46,8 @@ def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: boo
             for turn_number, attempt_number in attempt_keys
         ])  # fmt: skip
         return
+    if not attempt_keys and not outcomes and turn is None:
+        raise NothingMatchedError(f"run {run} has no attempts yet", f"continue it with `nanoflux run resume {run}`")
     if not attempt_keys:
         raise NothingMatchedError(
             f"no attempt of run {run} matches the options", f"see the outcomes with `nanoflux run show {run}`"

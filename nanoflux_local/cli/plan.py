@@ -67,7 +67,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
         print_plan(placement, workload_by_model)
     if not placement.fits:
         fitting_configurations = "; ".join(placement.would_fit)
-        raise NanofluxError(placement.refusal, f"use one of: {fitting_configurations}")
+        raise NanofluxError(placement.refusal, f"use one of: {fitting_configurations} (--sequences, --context)")
 
 
 def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]") -> None:

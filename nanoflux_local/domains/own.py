@@ -164,7 +164,8 @@ def _list_prompt_files(path: Path, prompt_files: Any) -> list[tuple[str, str]]:
     """
     if not isinstance(prompt_files, dict) or not all(isinstance(file, str) for file in prompt_files.values()):
         raise ConfigError(
-            f"{path}: prompt_files is not a table of file names", 'write, for example, attacker = "mine.md"'
+            f"{path}: prompt_files is not a table of file names",
+            'write, for example, prompt_files = { attacker = "mine.md" }',
         )
     unknown_prompts = [prompt for prompt in prompt_files if prompt not in VARIABLES]
     if unknown_prompts:

@@ -1,7 +1,7 @@
 """Classifies failed requests to a server as faults, and reports the faults to a listener.
 
-The SDKs' exceptions have the same names and attributes, so one classification serves all protocols. `retries` decides
-whether a failed request is sent again.
+The SDKs' exceptions have the same names and attributes, so one classification serves all protocols. The module
+`remote.retries` decides whether a failed request is sent again.
 """
 
 import logging
@@ -52,8 +52,8 @@ def _log(fault: Fault) -> None:
 
 
 FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("fault_listener", default=_log)
-"""The listener to which faults are reported. An error that the listener raises ends the call, so a budget can prevent
-the retry.
+"""The listener to which faults are reported. If the listener raises an error, the call ends without a retry;
+this is how an exhausted budget prevents retries.
 """
 
 

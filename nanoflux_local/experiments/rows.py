@@ -50,7 +50,7 @@ def load_condition_rows(
         )
     if condition.equal == "tokens":
         run_data = load_run_data(home, run, Choice(size=size, seed=seed))
-        size = _count_rows_of_equal_tokens(home, plan, items, domain, run_data)
+        size = _count_rows_with_as_many_tokens(home, plan, items, domain, run_data)
     # If the size is "all", the rows are the same for every training seed, and only the training varies.
     draw_seed = 0 if condition.size == "all" else seed
     rng = random.Random(derive_seed(draw_seed, "random", plan.scale.domain))
@@ -81,7 +81,7 @@ def _load_run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, s
     return load_run_data(home, run, choice, plan.scale.base, mixes)
 
 
-def _count_rows_of_equal_tokens(
+def _count_rows_with_as_many_tokens(
     home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
 ) -> int:
     """How many items of average length have about as many tokens as all rows of `reference`, counted with the base
@@ -130,6 +130,6 @@ def count_rarest_level(view: LedgerView, run: str, levels: Sequence[int]) -> int
     counts = Counter(row["level"] for row in rows if row["turn"] not in dropped_turns)
     sizes = [counts[level] for level in levels if level in counts]
     if not sizes:
-        fix = "generate with a judge that scores reasoning, or pass such a run with --run"
+        fix = "generate with `--set judge.quality=true`, or pass a run that has quality levels with --run"
         raise NothingMatchedError(f"the examples of run {run} have no quality levels", fix)
     return min(sizes)

@@ -132,17 +132,29 @@ class LedgerView:
         """Find a run by its id, its name (the newest run of that name), or an unambiguous beginning of its id.
 
         Raises:
-            NothingMatchedError: there is no such run, or several ids begin with `name`.
+            NothingMatchedError: there is no such run, or several ids begin with `name`; the message then names some.
         """
         run = self.row("SELECT * FROM runs WHERE id = ?", name)
         if run is None:
             run = self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
         if run is None:
-            matches = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
-            run = matches[0] if len(matches) == 1 else None
+            run = self._find_run_by_prefix(name)
         if run is None:
             raise NothingMatchedError(f"there is no run {name!r}", "see `nanoflux run list`")
         return run
+
+    def _find_run_by_prefix(self, prefix: str) -> sqlite3.Row | None:
+        """The only run whose id begins with `prefix`, or None. Raises NothingMatchedError if there are several."""
+        if not prefix:
+            return None
+        matches = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id", len(prefix), prefix))
+        if len(matches) > 1:
+            listed_ids = ", ".join(match["id"] for match in matches[:3])
+            more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
+            raise NothingMatchedError(
+                f"{prefix!r} is the beginning of several run ids: {listed_ids}{more}", "write more of the id"
+            )
+        return matches[0] if matches else None
 
     def find_turn(self, run: str, number: int) -> sqlite3.Row:
         """A committed turn of a run.

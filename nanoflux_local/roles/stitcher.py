@@ -19,10 +19,11 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
 RESULT_LETTERS = "XYZUVWKMNPQRSTBCDEFGHJL"
-"""The letters that name results. "A" and "I" are left out, because they are also words."""
+"""The letters that name results. "A" and "I" are left out because they are words, and "O" because it looks like
+a zero."""
 LARGEST_RATIO = 100
-"""The largest ratio that a result may have to the number that it replaces in the next part, unless that part is made
-for chains. A larger result is fitted: reduced to a number from 1 to 1000.
+"""The largest ratio that a result may have to the number that it replaces in the next part, unless that part
+accepts any result (`made_for_chains`). A larger result is fitted: reduced to a number from 1 to 1000.
 """
 FIT_FUNCTION = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
 """The source of the function that fits a result to the next part."""

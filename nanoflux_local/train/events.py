@@ -107,7 +107,7 @@ class TrainResult:
         return self.val_losses[-1] if self.val_losses else None
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON, with the losses and speed that `train --json` prints. The three counts of FLOPs are
+        """All fields as JSON, with the losses and speed that `train --json` prints. The three figures of FLOPs are
         grouped under "flops".
         """
         record = asdict(self) | {"adapter_dir": str(self.adapter_dir), "tokens_per_s": self.tokens_per_s}

@@ -44,10 +44,16 @@ def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
 
 
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+
 def _read_row(line: str, location: str, line_number: int) -> TrainingExample:
     """Read a row of any shape. `location` names the file and the line in error messages."""
     try:
         row = json.loads(line, object_pairs_hook=_build_object)
+    except _RepeatedKeyError as error:
+        raise DataError(f"{location}: {error}", "remove one of the two values") from None
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"{location} is not JSON: {reason}", f"write one JSON object per line: {SHAPES}") from None
@@ -65,12 +71,12 @@ def _read_row(line: str, location: str, line_number: int) -> TrainingExample:
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dictionary. Raises ValueError if a key appears twice."""
+    """A JSON object as a dictionary. Raises _RepeatedKeyError if a key appears twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated_key = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated_key!r} appears twice")
+        raise _RepeatedKeyError(f"the key {repeated_key!r} appears twice")
     return values
 
 

@@ -18,14 +18,14 @@ effects.
 """
 
 _MAX_SPARES = 4
-"""The highest default of `spares`."""
+"""The default of `spares` is the number of workers, but at most this number."""
 _DEFAULT_LIMITS = Limits()
 
 
 class Sandbox:
     """Runs programs, at most `workers` at a time (None: one for each CPU), inside the layers of `backend`.
 
-    `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, which may have fewer
+    `backend` is `auto` (the strongest tier that works on this machine) or the name of a tier, that is, of a set of
     layers, for example `linux:seccomp`. A named tier that does not work is never replaced by a weaker one; the status
     of every run is then `unavailable`. `spares` is the number of child processes that are forked in advance
     (None: one for each worker, at most four; each takes a few MB). The sandbox starts on first use, and belongs to the
@@ -101,7 +101,7 @@ class Sandbox:
         return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:
-        """End all programs and processes. Idempotent; the next `run` starts them again."""
+        """End all programs and processes. Idempotent; the next `run` starts new processes."""
         if self._loop is not None:
             await self._supply.close()
             self._loop = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,13 @@ def test_attempts_lists_every_attempt_and_filters_by_outcome_and_turn(finished_r
     table = run_command(home, "run", "attempts", run, "--outcome", "invalid").stdout
     assert len(table.splitlines()) == len(invalid_attempts) + 1 and "invalid" in table
     assert isinstance(run_command(home, "run", "attempts", run, "--turn", "9999").exception, NothingMatchedError)
+
+
+def test_attempts_of_a_run_without_a_turn_says_so(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", {}, home)))
+    error = run_command(home, "run", "attempts", run).exception
+    assert isinstance(error, NothingMatchedError) and "has no attempts yet" in str(error)
 
 
 def test_calls_prints_the_requests_and_replies_of_a_turn_or_attempt(finished_run: tuple[Home, str]) -> None:

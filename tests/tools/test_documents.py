@@ -51,9 +51,9 @@ def make_word_document(document: str) -> bytes:
     return buffer.getvalue()
 
 
-# The XML of a Word document whose text is an entity that refers to a local file.
 NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><w:p {NAMESPACE}><w:t>&e;</w:t></w:p>'
+"""The XML of a Word document whose text is an entity that refers to a local file."""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ DOCUMENT_WITH_ENTITY = f'<!DOCTYPE w [<!ENTITY e SYSTEM "file:///etc/passwd">]><
         (make_word_document(DOCUMENT_WITH_ENTITY), "not a readable Word document"),
         (make_word_document(f"<w:p {NAMESPACE}/>"), "holds no text"),
     ],
-    ids=["no archive", "truncated", "no xml", "entity", "empty"],
+    ids=["no archive", "truncated", "malformed xml", "entity", "empty"],
 )
 def test_error_on_a_malformed_word_document_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.docx"

@@ -63,7 +63,7 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
         ({"output": "Two."}, '"instruction" is NoneType'),
         (
             '{"prompt": "How many?", "completion": "Two.", "completion": "Three."}',
-            "the key 'completion' appears twice",
+            ": the key 'completion' appears twice",
         ),
         ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
         ({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, '"weight": 0 excludes it from the loss'),

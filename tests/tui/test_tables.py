@@ -1,4 +1,4 @@
-"""Tables can be filtered, sorted and searched; the key bindings of the queue, the footer and the command palette
+"""Tables can be filtered, sorted and searched; the key bindings of the review queue, the footer and the command palette
 work.
 """
 
@@ -310,7 +310,7 @@ def test_running_evaluation_shows_its_progress_as_its_state(drive: Drive, home: 
         drive(home, flow, size=size)
 
 
-def test_pull_of_installed_weights_is_not_offered(drive: Drive, empty_home: Home, tiny_base: Any) -> None:
+def test_pull_of_installed_weights_suggests_to_verify_them(drive: Drive, empty_home: Home, tiny_base: Any) -> None:
     from nanoflux_models.weights import import_path
 
     import_path(tiny_base, "smollm2-135m", empty_home.root)

@@ -1,9 +1,9 @@
 """The application: its tabs, its keys, and the loop that refreshes the visible screen.
 
-The loop checks a few times a second whether the ledger or its workers have changed. It refreshes the screen after each
-change, and every few seconds if nothing has changed. The more CPU time a refresh takes, the longer the loop waits
-before the next refresh, so that the application does not slow down a run. But it waits at most a few seconds. A screen
-whose content is out of date shows the time of that content.
+The loop checks a few times a second whether the ledger or the set of running job processes has changed. It refreshes
+the screen after each change, and every few seconds if nothing has changed. The more CPU time a refresh takes, the
+longer the loop waits before the next refresh, so that the application does not slow down a run. But it waits at most a
+few seconds. A screen whose content is out of date shows the time of that content.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def _build_screen(mode: str) -> BaseScreen:
 
 
 class NanofluxApp(BaseApp):
-    """The terminal application for one home."""
+    """The terminal application for one home directory."""
 
     TITLE = "NanoFlux"
     CSS_PATH = "nanoflux.tcss"
@@ -130,8 +130,8 @@ class NanofluxApp(BaseApp):
 
     @work(group="watch", exit_on_error=False)
     async def watch_ledger(self) -> None:
-        """Refresh the visible screen when the ledger or the set of running workers has changed, and otherwise every
-        `UNCHANGED_REFRESH_S`, until the application ends.
+        """Refresh the visible screen when the ledger or the set of running job processes has changed, and otherwise
+        every `UNCHANGED_REFRESH_S`, until the application ends.
         """
         seen_version: tuple[object, ...] = ()
         last_refresh_s = refresh_cpu_s = 0.0

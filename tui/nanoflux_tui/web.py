@@ -96,7 +96,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
     Raises:
         UsageError: the port cannot be bound.
     """
-    port, token = _find_free_port(port), secrets.token_urlsafe(24)
+    port, token = _choose_port(port), secrets.token_urlsafe(24)
     options = ["--light"] if light else []
     command = build_module_command("nanoflux_tui", "--home", str(home), *options)
     server = LocalServer(shlex.join(command), port, token)
@@ -105,7 +105,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
     server.serve()
 
 
-def _find_free_port(port: int) -> int:
+def _choose_port(port: int) -> int:
     """The port to use: `port` itself after a check that a server can bind it, or any free port if `port` is 0.
 
     Raises:

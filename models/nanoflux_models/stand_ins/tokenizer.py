@@ -1,4 +1,5 @@
-"""Writes the tokenizers of stand-ins: a family's control tokens at their ids, and a vocabulary trained on given texts.
+"""Writes the tokenizers of stand-ins. Control tokens have the ids of the family's real tokenizer; the other tokens are
+trained on given texts, or are a fixed vocabulary.
 
 Tokenizers are byte-level, so that they can encode any text. Unused ids get meaningless words, so that every id that a
 random model draws can be decoded.
@@ -18,10 +19,11 @@ MAX_TRAINED_TOKENS = 3000
 def write_tokenizer(
     family: Family, folder: Path, texts: Sequence[str], vocabulary: Sequence[bytes] | None, phrases: Sequence[str] = ()
 ) -> None:
-    """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of the vocabulary.
+    """Write the tokenizer files of a stand-in into `folder`.
 
-    `vocabulary` lists all other tokens in the order of their ids, for families whose servers have a fixed vocabulary
-    (gpt-oss). For other families, the vocabulary is trained on `texts`.
+    `vocabulary` lists all tokens except the control tokens in the order of their ids, for families whose servers have a
+    fixed vocabulary (gpt-oss). For other families, the vocabulary is trained on `texts`, and each of the `phrases` is
+    one token.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -77,7 +79,7 @@ def _place_tokens(family: Family, ordered_words: Sequence[str]) -> dict[str, int
 
 def _list_meaningless_words(used_words: Sequence[str]) -> Iterator[str]:
     """An endless series of words that are not in `used_words`."""
-    excluded_words = set(used_words[:MAX_TRAINED_TOKENS])
+    excluded_words = set(used_words)
     for number in count():
         word = f"Ġ~{number:x}"
         if word not in excluded_words:
@@ -104,7 +106,7 @@ def _map_bytes_to_letters() -> Mapping[int, str]:
 
 
 def _add_control_tokens(byte_level_tokenizer: Any, family: Family, phrases: Sequence[str]) -> None:
-    """Add a family's control tokens and the `phrases` to a tokenizer of the library tokenizers, in place."""
+    """Add a family's control tokens and the `phrases` to a tokenizer of the library `tokenizers`, in place."""
     from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 
     byte_level_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

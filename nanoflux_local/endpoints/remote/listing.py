@@ -61,11 +61,11 @@ async def _try_fetch_listing(url: str, key: str) -> list[str]:
 
 
 async def fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists at `url`/models. The caller must have allowed connections to the server's host
-    (`guard.allow`).
+    """The models that a server lists at `url`/models; [] if its answer has no list of models. The caller must have
+    allowed connections to the server's host (`guard.allow`).
 
     Raises:
-        EndpointError: the server does not answer, or its answer is not a list of models.
+        EndpointError: the server does not answer, or its answer is not JSON.
     """
     import httpx2
 
@@ -80,11 +80,11 @@ async def fetch_listing(url: str, key: str) -> list[str]:
         fix = "start the server, or correct the endpoint's url"
         raise EndpointError(f"{url} does not answer: {error or type(error).__name__}", fix) from None
     except (ValueError, RecursionError):
-        raise EndpointError(f"{url}/models is not a list of models", "correct the endpoint's url") from None
+        raise EndpointError(f"{url}/models does not answer with JSON", "correct the endpoint's url") from None
 
 
 def read_listing(body: Any) -> Iterator[str]:
-    """Yield the models' names in a listing of any JSON shape."""
+    """Yield the models' names in a listing (the keys "data" or "models"); nothing if the JSON has another shape."""
     models = value_at(body, "data") or value_at(body, "models")
     if not isinstance(models, list):
         return

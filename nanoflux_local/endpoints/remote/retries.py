@@ -37,7 +37,7 @@ class RetryState:
     _busy_count: int = 0
     _random: random.Random = field(default_factory=random.Random)
 
-    def compute_pause(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
+    def pause_after_fault(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
         """Seconds until the next attempt after `fault`; None if the call fails. `has_responded` is true if the server
         ever responded; `another_is_free` is true if another replica, on which this call has not failed, is free.
         """
@@ -45,7 +45,7 @@ class RetryState:
         self.waited_s += pause_s or 0.0
         return pause_s
 
-    def compute_wait(self, pause_s: float) -> float | None:
+    def wait_for_busy_server(self, pause_s: float) -> float | None:
         """Seconds to wait for a server that asks for a pause of `pause_s`; None if this pause is too long."""
         if self._busy_s + pause_s > MAX_WAIT_S:
             return None
@@ -55,7 +55,7 @@ class RetryState:
         return wait_s
 
     def _choose_pause(self, fault: ClassifiedFault, has_responded: bool, another_is_free: bool) -> float | None:
-        """Count the fault, and choose the pause as `compute_pause` describes."""
+        """Count the fault, and choose the pause as `pause_after_fault` describes."""
         if fault.kind is None:
             return None
         if fault.kind == "rate_limited":
@@ -70,8 +70,8 @@ class RetryState:
         return 0.0 if fault.may_be_down and another_is_free else self._draw_pause(self._failure_count - 1)
 
     def _draw_busy_pause(self) -> float | None:
-        """Draw the pause after a busy response, whether or not the response states how long to wait; None if the call
-        has waited too long.
+        """Draw the pause after a busy response; None if the call has waited too long. A wait that the response states
+        is added separately (`wait_for_busy_server`).
         """
         pause_s = self._draw_pause(self._busy_count)
         self._busy_count += 1

@@ -116,7 +116,7 @@ class Service:
             BusyError: the server asks for a longer pause than a call may wait.
         """
         pause_s = replica.limiter.pause_left_s
-        wait_s = retries.compute_wait(pause_s)
+        wait_s = retries.wait_for_busy_server(pause_s)
         if wait_s is None:
             raise BusyError(
                 f"{replica.url} asks for a pause until {local_time(pause_s)}: it {replica.pause_message}",
@@ -167,7 +167,7 @@ class Service:
         another_is_free = has_untried_replica(self._replicas, retries.failed_replicas)
         if not another_is_free:
             retries.failed_replicas.clear()
-        return retries.compute_pause(fault, replica.has_responded, another_is_free)
+        return retries.pause_after_fault(fault, replica.has_responded, another_is_free)
 
     def _raise_if_refused(self, replica: Replica, fault: ClassifiedFault) -> None:
         """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry would be

@@ -41,7 +41,7 @@ _AFTER_AMOUNT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class StatedNumber:
+class Quantity:
     """A number in a question: its position (from `start` up to, but not including, `end`), its text with its currency
     or percent sign, and its value, for instance 25 for "25%".
     """
@@ -53,9 +53,12 @@ class StatedNumber:
 
 
 def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> Attack:
-    """The attack with a wrong answer in place of the right one. For the kind "slip", the result that the solution
-    states is changed as well. For the kind "answer", the steps of the solution are left unchanged, so that they
-    contradict the answer.
+    """The attack with a wrong answer in place of the right one. `kind` is "slip" or "answer".
+
+    If the answer is a number, a "slip" also changes the result that the solution states, and "answer" leaves the
+    solution unchanged, so that its steps contradict the answer. If the answer is an option, a "slip" replaces the
+    solution by a statement of the wrong option, and "answer" appends this statement. If it is a short text, both kinds
+    append that the opposite holds.
     """
     if seed.options:
         wrong_answer = rng.choice([letter for letter in seed.options if letter != seed.answer])
@@ -65,13 +68,13 @@ def plant_error(attack: Attack, seed: Seed, kind: str, rng: random.Random) -> At
     value = read_number(attack.answer)
     if value is None:
         return replace(attack, answer=f"not {attack.answer}", solution=f"{attack.solution}\nSo the opposite holds.")
-    wrong_answer = plain_number(_draw_wrong_number(value, rng))
+    wrong_answer = plain_number(_draw_nearby_number(value, rng))
     solution = _replace_result(attack, wrong_answer) if kind == "slip" else attack.solution
     return replace(attack, answer=wrong_answer, solution=solution)
 
 
-def _draw_wrong_number(value: float, rng: random.Random) -> float:
-    """A different number that is close enough to result from a slip: an integer if `value` is one, otherwise rounded to
+def _draw_nearby_number(value: float, rng: random.Random) -> float:
+    """A different number near `value`, as a slip could give: an integer if `value` is one, otherwise rounded to
     two decimal places.
     """
     shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
@@ -98,12 +101,12 @@ def _replace_result(attack: Attack, wrong_answer: str) -> str:
     return attack.solution[: last_match.start()] + wrong_answer + attack.solution[last_match.end() :]
 
 
-def find_quantities(seed: Seed) -> list[StatedNumber]:
+def find_quantities(seed: Seed) -> list[Quantity]:
     """The quantities of a seed's question that its solution needs. Each occurs only once in the question, is an operand
     in the solution, and is not a result there; so it cannot be inferred from the rest of the question.
     """
     quantities = [
-        StatedNumber(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
+        Quantity(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
         for match in _QUANTITY.finditer(seed.question)
     ]
     values = [quantity.value for quantity in quantities]
@@ -117,7 +120,7 @@ def find_quantities(seed: Seed) -> list[StatedNumber]:
     ]
 
 
-def _is_operand(quantity: StatedNumber, operands: set[float]) -> bool:
+def _is_operand(quantity: Quantity, operands: set[float]) -> bool:
     """Whether a quantity is among the operands; a percentage may also occur as a fraction, for instance 25% as 0.25."""
     return quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands)
 
@@ -139,12 +142,12 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     return _replace_quantity(seed.question, quantity, words)
 
 
-def _replace_quantity(question: str, quantity: StatedNumber, replacement: str) -> str:
+def _replace_quantity(question: str, quantity: Quantity, replacement: str) -> str:
     """The question with `replacement` in place of the quantity."""
     return question[: quantity.start] + replacement + question[quantity.end :]
 
 
-def _choose_indefinite_words(question: str, quantity: StatedNumber) -> str:
+def _choose_indefinite_words(question: str, quantity: Quantity) -> str:
     """The words that can replace a quantity in a question, such as "a certain amount"; "" if no words would be
     grammatical.
     """
@@ -186,14 +189,14 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
     quantity = rng.choice(quantities)
     new_value = quantity.value  # not a plausible change, so that a new value is drawn at least once
     while not _is_plausible_change(quantity, new_value):
-        new_value = _draw_wrong_number(quantity.value, rng)
+        new_value = _draw_nearby_number(quantity.value, rng)
     number = f"{new_value:,}" if "," in quantity.text else plain_number(new_value)
     currency_sign = "$" if quantity.text.startswith("$") else ""
     percent_sign = "%" if quantity.text.endswith("%") else ""
     return _replace_quantity(seed.question, quantity, f"{currency_sign}{number}{percent_sign}")
 
 
-def _is_plausible_change(quantity: StatedNumber, new_value: float) -> bool:
+def _is_plausible_change(quantity: Quantity, new_value: float) -> bool:
     """Whether `new_value` differs from the quantity, is at least 2, and does not raise a percentage to 100% or more."""
     reaches_100_percent = "%" in quantity.text and quantity.value < 100 <= new_value
     return new_value != quantity.value and new_value >= 2 and not reaches_100_percent
