@@ -65,9 +65,9 @@ class JudgeRules(Strict):
     A verdict below `confidence` is requested again; after `strikes` such verdicts the question is discarded. With
     `code_check`, a model judge writes a program to verify each solution that it accepts (paper §3); with `fact_check`,
     it looks up the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's
-    error rates are measured on `trial` right and `trial` wrong solutions of the kinds in `trial_kinds`. With `quality`,
-    the judge rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to the endpoint
-    of the role; `panel_rule` says how their votes are combined.
+    error rates are measured in a trial on `trial` right and as many wrong solutions of the kinds in `trial_kinds`. With
+    `quality`, the judge rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to
+    the endpoint of the role; `panel_rule` says how their votes are combined.
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`
@@ -182,7 +182,7 @@ class Send(Strict):
     parameters that the server refuses.
 
     `false` omits a parameter. `seed = "int32"` shortens the seed to 32 bits, and `stop = N` sends at most N stop
-    strings. `max_tokens` is the server's name of the parameter for the reply's token limit. With
+    strings. `max_tokens` is what the server calls the parameter that limits a reply's tokens. With
     `temperature_with_top_p = false`, only one of these two parameters is sent: the one that differs from its default.
     `system = false` moves the system message's text to the beginning of the first user message.
     """
@@ -200,11 +200,11 @@ class EndpointConfig(Strict):
     """A model that plays a role, or an embedder. `interface` is the kind of endpoint (`endpoints.kinds`), and `adapter`
     the hash of a LoRA adapter ("" for none).
 
-    The following settings are for servers. `url` is the server's address, and `urls` are those of several replicas
-    that share the requests. `key_env` or `key_file` names the source of the API key. `revision` identifies the model if
-    the address does not. `capacity` limits the concurrent requests to each server. `timeout_s` is the shortest timeout
-    of a request; the timeout grows with the durations of recent requests. With `structured`, sections are requested as
-    JSON. `send` says which parameters the server accepts.
+    The following settings are for servers. `url` is the server's address, and `urls` are those of several replicas that
+    share the requests. `key_env` or `key_file` names the source of the API key. `revision` tells versions of a model
+    apart that have the same name. `capacity` limits the concurrent requests to each server. `timeout_s` is the shortest
+    timeout of a request; the timeout grows with the durations of recent requests. With `structured`, sections are
+    requested as JSON. `send` says which parameters the server accepts.
 
     A model that reasons before it answers may use `reasoning_tokens` in addition to the token limit of its reply; the
     default comes from the model's manifest and is recorded when the run starts. Stop strings end only the answer of
@@ -213,7 +213,7 @@ class EndpointConfig(Strict):
     The following settings are for managed servers. Servers with the same `shares` take turns on one GPU: all but one of
     them sleep. `python` is the interpreter that has vLLM, `context` the maximum length of a conversation in tokens, and
     `args` are arguments of vLLM. `batch_invariant` makes replies independent of the other requests in a batch, which
-    needs a GPU of compute capability 8.0.
+    needs a GPU of compute capability 8.0 or higher.
 
     `rows` is the number of requests that an in-process model decodes together (0: the default). `delay_s` is the mean
     delay of a scripted model.
@@ -323,16 +323,17 @@ class RunConfig(Strict):
     `target` is the number of examples to keep, and `concurrency` the number of turns that run at the same time.
     `endpoints` has the endpoints by name; `embedder` names the one that embeds texts. `prompts` has the digest of each
     of the domain's prompts, by name, and `domain_hash` identifies the domain. `budgets` are the token budgets of the
-    defender's sections; `reply_tokens` limits the replies of the attacker and the judge, whose sections have no
-    budgets. The questions of the runs in `novel_against` count as earlier questions. Seeds are drawn from the train
-    items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets in `held_out`.
+    defender's sections (`budget` limits the whole run); `reply_tokens` limits the replies of the attacker and the
+    judge, whose sections have no budgets. The questions of the runs in `novel_against` count as earlier questions.
+    Seeds are drawn from the train items of `datasets` (default: the domain's), and no question may repeat a test item
+    of the datasets in `held_out`.
 
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
     first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
     solves sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
-    With "supported", blind solutions must support the answer unless the defender solves the question in more than half
-    of its answers (but not in all).
+    With "supported", a question that the defender always solves is dropped, and one that it solves in more than half of
+    its answers is kept; any other is kept only if blind solutions support the answer.
 
     The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`

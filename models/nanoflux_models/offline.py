@@ -26,7 +26,7 @@ SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "WANDB_MODE": "disabled",
     "TQDM_DISABLE": "1",  # this project shows progress itself
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELISM": "false",  # otherwise the library prints a warning after each fork
 }
 """Environment variables that keep the libraries from downloading, reporting usage and drawing progress bars."""
 GUARD_SITE_DIR = Path(__file__).parent / "guarded"
@@ -35,7 +35,8 @@ path."""
 
 
 def go_offline() -> None:
-    """Set the libraries' offline switches for this process and its children."""
+    """Set the libraries' offline switches for this process and its children, and keep the children's Python from
+    searching the working folder for modules (`protect_children`)."""
     os.environ.update(SETTINGS)
     protect_children()
     # bitsandbytes advises installing a package that downloads kernels; this project does not need them.

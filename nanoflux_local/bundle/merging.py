@@ -79,7 +79,7 @@ def _refuse_unmergeable(head: installer.Head) -> None:
     file_by_component = {file.split("/")[1]: file for file in head.files if file.startswith("home/")}
     if not file_by_component:
         raise NothingMatchedError(
-            f"{head.path} contains no work, data or models to merge", "install it with `nanoflux bundle install`"
+            f"{head.path} contains no runs, datasets or models to merge", "install it with `nanoflux bundle install`"
         )
     for component, file in file_by_component.items():
         if component not in {LEDGER, *KIND_BY_COMPONENT}:

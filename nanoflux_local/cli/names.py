@@ -1,7 +1,7 @@
 """Parameter types for names (of runs, domains, profiles, …) that a shell can complete.
 
-The types accept any string; the commands check the names. Completion reads the home without writing to it, and offers
-nothing if the home cannot be read.
+The types accept any string; the commands check the names. Completion reads NANOFLUX_HOME without writing to it,
+and offers nothing if it cannot be read.
 """
 
 import os
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 MAX_COMPLETIONS = 200
-"""Maximum number of completions; the newest names come first."""
+"""Maximum number of completions. Of runs and other work, the newest come first."""
 
 
 class Name(click.ParamType[str]):
-    """A name that a shell completes from the names that `list_names` returns for the command's home."""
+    """The type of a parameter that a shell completes from the names that `list_names` returns for a home."""
 
     def __init__(self, name: str, list_names: Callable[[Home], Iterable[str]]) -> None:
         self.name = name

@@ -1,6 +1,6 @@
 """Prices of hosted models, for profiles that state no price: a packaged table, which the user's table overrides.
 
-A price is listed by address and model, since a model may have different prices at different addresses.
+A price is listed by host and model, since a model may have different prices at different hosts.
 """
 
 import re

@@ -23,8 +23,8 @@ ItemMarks = Mapping[str, Sequence[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a comparison: its marks, the accuracy of each of its runs (or training seeds), and the digest of all
-    its items, scored or not.
+    """One side of a comparison: its marks, the accuracy of each of its repeats (or training seeds), and the digest of
+    all its items, scored or not.
     """
 
     name: str
@@ -98,8 +98,9 @@ class Comparison:
 def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
     """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
 
-    Evaluations without an adapter are the bases of the others, in any order of `evaluations`. If `partial` is true,
-    items whose replies are missing are left out on both sides; otherwise evaluations with missing replies are refused.
+    Evaluations without an adapter are the bases of the others, whatever the order of `evaluations`. If `partial` is
+    true, items whose replies are missing are left out on both sides; otherwise evaluations with missing replies are
+    refused.
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
@@ -166,10 +167,10 @@ def apply_holm_correction(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def load_side(view: LedgerView, evaluation: str, partial: bool = False) -> Side:
-    """Load a finished evaluation as one side of a comparison.
+    """Load a finished or partial evaluation as one side of a comparison.
 
     Raises:
-        NothingMatchedError: the evaluation is unknown or not finished.
+        NothingMatchedError: the evaluation is unknown, or neither finished nor partial.
         RefusedError: replies are missing, and `partial` is false.
     """
     row = view.row("SELECT status, settings, result FROM evaluations WHERE id = ?", evaluation)

@@ -1,4 +1,4 @@
-"""Formats experiments and comparisons as table columns, rows and sentences.
+"""Formats experiments and their paired tests as table columns, rows and sentences.
 
 The command line, the terminal application and the report share this module, which depends neither on a terminal nor on
 HTML.
@@ -71,12 +71,17 @@ def list_notes(results: Mapping[str, Any]) -> list[str]:
 def format_compute(ratios: Mapping[str, float]) -> str:
     """A sentence on how many times less compute training on the run's examples took than on the full set."""
     sentence = (
-        f"training on the run's examples took {ratios['training_6nd']:.1f} times less compute than on the full set"
-        f" (6ND; {ratios['training_measured']:.1f} times as measured)"
+        f"training on the run's examples took {_format_savings(ratios['training_6nd'])} compute than on the full set"
+        f" (6ND; {_format_savings(ratios['training_measured'])} as measured)"
     )
     if "with_generation" in ratios:
-        return f"{sentence}; with the generation of the examples {ratios['with_generation']:.2f} times"
+        return f"{sentence}; with the generation of the examples {_format_savings(ratios['with_generation'])}"
     return f"{sentence}; generating them is not included, as the size of a model is unknown"
+
+
+def _format_savings(ratio: float) -> str:
+    """How a compute compares with one that is `ratio` times as large, in words."""
+    return f"{ratio:.1f} times less" if ratio >= 1 else f"{1 / ratio:.1f} times more"
 
 
 def format_percent(share: float) -> str:

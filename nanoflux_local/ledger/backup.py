@@ -75,7 +75,9 @@ def _check_integrity(part_path: Path) -> None:
 
 
 def _link_final_name(part_path: Path, target: Path) -> None:
-    """Link the finished copy to its final name, unless that name already exists, and flush both to disk."""
+    """Link the finished copy to its final name, unless that name already exists, and flush the
+    file and its folder to disk.
+    """
     with part_path.open("rb") as file:
         os.fsync(file.fileno())
     try:

@@ -248,7 +248,9 @@ class _Merger:
             source_marks = {tuple(row) for row in self._source.rows(marks_query, evaluation_id)}
             marks_here = set(self._rows(marks_query, evaluation_id))
             if source_marks != marks_here:
-                raise _DifferenceError(f"{len(source_marks ^ marks_here)} of its marks differ from those in this home")
+                raise _DifferenceError(
+                    f"{len({row[:2] for row in source_marks ^ marks_here})} of its marks differ from those in this home"
+                )
             return False
         self._copy("evaluations", [evaluation])
         call_ids, _ = self._add_calls(evaluation_id, "SELECT call FROM evaluation_items WHERE evaluation = ?1")

@@ -175,7 +175,7 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     unknown_names = [name for name in config.budgets if name not in section_names]
     if unknown_names:
         fix = suggest(unknown_names[0], section_names, "keys of budgets")
-        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown_names[0]}'", fix)
+        raise ConfigError(f"the settings of this run have an unknown key 'budgets.{unknown_names[0]}'", fix)
     unavailable_kinds = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
     if unavailable_kinds:
         raise ConfigError(

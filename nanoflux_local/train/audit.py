@@ -118,15 +118,15 @@ def prepare_rows(
         return _drop_validation_rows(usable, validation_selection, examples), validation_selection
     distinct_token_ids = list(dict.fromkeys(row.ids for row in usable.rows))
     _, drawn_token_ids = split(distinct_token_ids, settings.val_fraction, settings.seed)
-    held_out_token_ids = set(drawn_token_ids)
-    train_rows = tuple(row for row in usable.rows if row.ids not in held_out_token_ids)
-    held_out_rows = tuple(row for row in usable.rows if row.ids in held_out_token_ids)
-    if settings.early_stopping and not held_out_rows:
+    validation_token_ids = set(drawn_token_ids)
+    train_rows = tuple(row for row in usable.rows if row.ids not in validation_token_ids)
+    validation_rows = tuple(row for row in usable.rows if row.ids in validation_token_ids)
+    if settings.early_stopping and not validation_rows:
         raise UsageError(
             "early_stopping needs a validation loss, and no row is left for validation",
             "raise val_fraction, or set early_stopping=0",
         )
-    return Selection(train_rows, usable.findings), Selection(held_out_rows, ())
+    return Selection(train_rows, usable.findings), Selection(validation_rows, ())
 
 
 def _drop_validation_rows(usable: Selection, validation: Selection, examples: Sequence[TrainingExample]) -> Selection:
@@ -200,7 +200,7 @@ def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     drop_findings = [finding for finding in selection.findings if finding.dropped]
     if not selection.rows:
         reasons = "\n".join(f"  {finding}" for finding in drop_findings[:_MAX_LISTED_ROWS])
-        problem = f"no example has a label to train on:\n{reasons or '  there are no examples'}"
+        problem = f"no row can be trained on:\n{reasons or '  there are no rows'}"
         raise DataError(problem, "correct the rows, or raise max_length")
     if settings.bad_rows == "refuse":
         setting, refused_findings = "bad_rows", drop_findings
@@ -234,15 +234,16 @@ class CountSummary:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a training run would do. `rows`, `usable` and `validation` count rows. Tokens and labels are those of the
-    usable rows in one epoch, after truncation.
+    """What a training run would do. `rows`, `usable` and `validation` count rows. `usable` rows are trained on; the
+    rows for `validation` are not among them. Tokens and labels are those of the usable rows in one epoch, after
+    truncation.
 
     `leaked` lists the row numbers of the rows that contain a held-out prompt. `system_merged` counts the rows whose
     system message is prepended to the user's message, because the base takes no system messages. `max_length` truncates
     `cut_rows` rows by `cut_tokens` tokens in total, and each of them by at most `cut_most`. `rendered` is the first
-    usable example as the model sees it. `seconds` and `memory_bytes` are rough estimates (see `estimate`). `adapted`
-    names the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of how the
-    rows were chosen.
+    usable example as the model sees it. `seconds` and `memory_bytes` are rough estimates (see `estimate`). The LoRA has
+    `adapted_tensors` tensors; `adapted` names the part of the model that they belong to. `source` is the record of how
+    the rows were chosen.
     """
 
     rows: int
@@ -297,7 +298,7 @@ def audit(
     mean_length = tokens.total / len(usable.rows)
     flops = estimate_flops(base_dir, tokens.total, labels.total, mean_length) * settings.epochs
     if settings.gradient_checkpointing:
-        flops *= 1.5  # gradient checkpointing repeats the forward pass: 6 FLOPs per weight and token instead of 4
+        flops *= 1.5  # the forward pass is repeated: 6 FLOPs per frozen weight and token instead of 4
     parameter_count = count_parameters(base_dir)
     return Audit(
         rows=len(examples),

@@ -1,4 +1,4 @@
-"""Estimates the time and memory of a training run, for the audit.
+"""Estimates the time and memory of a training run, for the audit of its rows (`train.audit`).
 
 The estimates are rough. They show whether a training run takes minutes or hours, and whether it fits into memory.
 """

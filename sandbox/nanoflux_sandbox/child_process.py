@@ -110,7 +110,9 @@ def _open_streams() -> None:
 
 
 def _isolate(setup: ChildSetup) -> None:
-    """Apply every layer except the system call filter, which would refuse to set the resource limits."""
+    """Apply Landlock and give up all privileges. The system call filter follows later, because it forbids the call that
+    sets the resource limits.
+    """
     privileges.die_with_parent(signal.SIGKILL)
     if setup.uses_landlock:
         landlock.deny_everything()
@@ -130,7 +132,7 @@ def _read_exactly(size: int) -> bytes:
     blocks = []
     while size:
         block = os.read(0, min(size, 1 << 20))
-        if not block:  # the input has ended: the caller has exited, or has no program for this child
+        if not block:  # the process that uses the sandbox has exited, or has no program for this child
             os._exit(0)
         blocks.append(block)
         size -= len(block)

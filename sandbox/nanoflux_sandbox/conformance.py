@@ -1,6 +1,6 @@
 """The conformance suite that `sandbox check` runs on the user's machine: programs with their required outcomes.
 
-Most of the programs are attacks that succeed in a plain Python process; the others are ordinary programs, whose output
+Most of the programs attempt what the sandbox must prevent; the others are ordinary programs, whose output
 must match exactly. Each program is a `Case`; `find_failures` runs all cases and describes those that failed.
 """
 
@@ -57,11 +57,11 @@ _LITTLE_MEMORY = Limits(wall_s=10.0, memory_mb=64)
 
 ATTACKS = (
     _make_denied_case("read a file", "open('/etc/passwd').read()"),
-    _make_denied_case("write a file", "open('/tmp/held', 'w')"),
+    _make_denied_case("write a file", "open('/tmp/file', 'w')"),
     _make_denied_case("list a folder", "os.listdir('/')"),
     _make_denied_case("read a file's metadata", "os.stat('/etc')"),
-    _make_denied_case("make a folder", "os.mkdir('/tmp/held')"),
-    _make_denied_case("make a link", "os.symlink('/etc', 'held')"),
+    _make_denied_case("make a folder", "os.mkdir('/tmp/file')"),
+    _make_denied_case("make a link", "os.symlink('/etc', 'file')"),
     _make_denied_case("reach the network", "import socket; socket.socket()"),
     _make_denied_case("fork", "os.fork()"),
     _make_denied_case("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
@@ -69,7 +69,7 @@ ATTACKS = (
     _make_denied_case("signal a process", "os.kill(1, 0)"),
     _make_denied_case("copy a descriptor", "os.dup(1)"),
     _make_denied_case("write to a descriptor", "os.write(3, b'x')"),
-    _make_denied_case("make a memory file", "os.memfd_create('held')"),
+    _make_denied_case("make a memory file", "os.memfd_create('file')"),
     _make_denied_case("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
     Case("deadly: exec", "import os\nos.execv('/bin/true', ['true'])", "killed", ""),
     _make_deadly_case("ptrace", "ptrace(0, 0, 0, 0)"),

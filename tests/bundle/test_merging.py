@@ -217,6 +217,15 @@ def test_run_with_different_replies_to_equal_requests_is_a_conflict(tmp_path: Pa
         merge_bundle(pack(origin), target)
 
 
+def test_evaluation_with_a_different_mark_is_a_conflict(lab: Home, office: Home, pack: Callable[..., Path]) -> None:
+    bundle = pack(lab)
+    merge_bundle(bundle, office)
+    with Ledger(office.ledger) as ledger, ledger.transaction() as connection:
+        connection.execute("UPDATE evaluation_items SET verdict = 'wrong'")
+    with pytest.raises(RefusedError, match="1 of its marks differ from those in this home"):
+        merge_bundle(bundle, office)
+
+
 def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: Callable[..., Path]) -> None:
     origin = Home(tmp_path / "origin").prepare()
     target = Home(tmp_path / "target").prepare()
@@ -236,7 +245,7 @@ def test_bundle_of_a_run_includes_its_novel_against_runs(tmp_path: Path, pack: C
 
 def test_bundle_without_a_home_is_not_merged(office: Home, forge_bundle: Callable[..., Path]) -> None:
     bundle = forge_bundle([(tarfile.TarInfo("docs/index.md"), b"x")], {"docs/index.md": b"x"})
-    with pytest.raises(NothingMatchedError, match="contains no work"):
+    with pytest.raises(NothingMatchedError, match="contains no runs"):
         merge_bundle(bundle, office)
 
 

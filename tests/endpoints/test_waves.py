@@ -1,4 +1,6 @@
-"""Endpoints that share a GPU take turns, with few swaps; failed and cancelled requests do not block others."""
+"""Endpoints that share a GPU take turns, with few swaps; failed and cancelled requests do not block others. A wave is
+the time in which one endpoint is awake.
+"""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The base model's answers to train items select training rows by difficulty, or become the rows' solutions."""
+"""Training rows are selected by how often the base model solves them, and its replies can be their solutions."""
 
 import asyncio
 import random
@@ -39,7 +39,7 @@ def write_answer(prompt: str, rng: random.Random) -> str:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
-    """The answers of a scripted model to `ITEMS`, by item, as an experiment loads them from its answers cell."""
+    """The answers of a scripted model to `ITEMS`, by item, as an experiment loads them from its cell `answers`."""
     home = Home(tmp_path_factory.mktemp("answers"))
     endpoint = ScriptedEndpoint("m", script=write_answer)
     evaluation_plan = make_plan(endpoint.identity, "starter-stories", "train", ITEMS, TRIES, 0.7, domain_name="starter")

@@ -1,5 +1,5 @@
-"""Experiments of the kind `judge` read the judge's rates from a run's trial; those of the kind `discriminativity`
-measure distances between right and wrong solutions.
+"""Experiments of the kind `judge` read the judge's sensitivity and specificity from a run's trial; those of the kind
+`discriminativity` measure distances between right and wrong solutions.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import Condition
 from nanoflux_local.experiments.kinds.discriminativity import load_run_solutions, measure_distances
 from nanoflux_local.experiments.kinds.judge import load_judge_rates
+from nanoflux_local.experiments.tables import format_compute
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -34,9 +35,9 @@ def test_measure_distances_compares_centres_and_pairs() -> None:
     expected = 1 - right_centre @ wrong_centre / np.linalg.norm(right_centre) / np.linalg.norm(wrong_centre)
     assert swapped.centres.distance == pytest.approx(expected, abs=1e-12)
     assert swapped.within_pairs.distance == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
-    for distance in (swapped.centres, swapped.within_pairs):
-        low, high = distance.ci95
-        assert low <= distance.distance <= high
+    for measured in (swapped.centres, swapped.within_pairs):
+        low, high = measured.ci95
+        assert low <= measured.distance <= high
     assert measure_distances(right_vectors, wrong_vectors) == swapped, "two calls gave different intervals"
 
 
@@ -52,9 +53,9 @@ def judged_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 def test_check_by_itself_rejects_the_solutions_that_it_contradicts(judged_run) -> None:
     home, run = judged_run
     result = load_judge_rates(home, Condition(name="c", check="code"), run)
-    finding_counts_per_kind = result["findings"].values()
-    assert sum(sum(counts.values()) for counts in finding_counts_per_kind) == result["solutions"]
-    contradicted_count = sum(counts["contradicts"] for counts in finding_counts_per_kind)
+    finding_counts_of_right_and_wrong = result["findings"].values()
+    assert sum(sum(counts.values()) for counts in finding_counts_of_right_and_wrong) == result["solutions"]
+    contradicted_count = sum(counts["contradicts"] for counts in finding_counts_of_right_and_wrong)
     sensitivity, specificity = result["rates"]["sensitivity"], result["rates"]["specificity"]
     assert sensitivity["n"] + specificity["n"] == result["solutions"]
     rejected_wrong_count = round((sensitivity["share"] or 0) * sensitivity["n"])
@@ -95,3 +96,11 @@ def test_run_solutions_pair_attacks_with_failed_defences(judged_run) -> None:
     assert len(pairs) == len(failed_attempts) > 0
     assert [pair.right for pair in pairs] == [attempt.attack.solution for attempt in failed_attempts]
     assert [pair.wrong for pair in pairs] == [attempt.defence.solution for attempt in failed_attempts]
+
+
+def test_compute_that_was_not_saved_is_reported_as_more_compute() -> None:
+    sentence = format_compute({"training_6nd": 25.0, "training_measured": 20.0, "with_generation": 0.5})
+    assert sentence == (
+        "training on the run's examples took 25.0 times less compute than on the full set (6ND; 20.0 times less as "
+        "measured); with the generation of the examples 2.0 times more"
+    )

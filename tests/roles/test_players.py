@@ -66,12 +66,12 @@ def make_defender(player, budgets=GSMHARD.budgets, retries=2) -> Defender:
     return Defender(GSMHARD, player, budgets, retries)
 
 
-async def test_defender_prompt_contains_only_the_question(player, script_call):
+async def test_only_the_last_message_to_the_defender_has_the_question(player, script_call):
     call = script_call(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
     assert await make_defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
     contents = [message.content for message in call.requests[0].messages]
     contents_with_question = [content for content in contents if "What is 2 {{ + }} 2?" in content]
-    assert contents_with_question == [call.prompts[0]], "the question is not in the last message alone"
+    assert contents_with_question == [call.prompts[0]], "the question must be in the last message and in no other"
     assert call.cut_requests == []
 
 
@@ -82,7 +82,7 @@ async def test_defence_sections_over_their_token_limits_are_truncated(player, sc
     assert [(cut.budget, cut.endpoint) for cut in call.cut_requests] == [(5, player.identity), (2, player.identity)]
 
 
-async def test_defence_section_with_no_more_bytes_than_allowed_tokens_is_not_tokenized(player, script_call):
+async def test_short_defence_section_is_not_tokenized(player, script_call):
     """A token has at least one byte, so a section of two bytes is within a limit of two tokens. "≈" has three bytes."""
     call = script_call(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await make_defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
@@ -193,7 +193,7 @@ async def test_program_judge_compares_numbers(answer, right):
     assert quoted_answer in verdict.explanation
 
 
-def test_draw_seeds_are_distinct_and_reproducible():
+def test_random_seeds_of_different_draws_are_distinct_and_reproducible():
     draws = [Draw(1, 2, 3), Draw(2, 2, 3), Draw(1, 1, 3), Draw(1, 2, 2)]
     seeds = {draw.seed(step, retry) for draw in draws for step in ("attack", "defence") for retry in range(3)}
     assert len(seeds) == len(draws) * 2 * 3
@@ -220,7 +220,7 @@ TAGGED_SOLUTION = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
 )
-"""A solution with the four elements of Genome-Bench, whose form deviates from the required one."""
+"""A solution with the four elements that Genome-Bench requires, but not in the required form."""
 
 
 def test_tagged_solution_is_normalized():
@@ -242,6 +242,6 @@ def test_tagged_solution_is_normalized():
         (TAGGED_SOLUTION + "<evidence>f</evidence>", "evidence"),
     ],
 )
-def test_tagged_solution_without_an_element_is_unparsed(solution, wrong_element):
+def test_tagged_solution_with_a_missing_or_repeated_element_is_unparsed(solution, wrong_element):
     attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {solution}\nANSWER: C\nREFLECTION: r")
     assert attack == Unparsed(f"SOLUTION: no single element <{wrong_element}>")

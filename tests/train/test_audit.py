@@ -87,9 +87,9 @@ def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list
 
 def test_data_without_labels_is_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
     for rows in ([], bad_rows[FIRST_ROW_WITHOUT_LABELS:]):
-        with pytest.raises(DataError, match="no example has a label"):
+        with pytest.raises(DataError, match="no row can be trained on"):
             audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
-        with pytest.raises(DataError, match="no example has a label"):
+        with pytest.raises(DataError, match="no row can be trained on"):
             train(TrainSettings(val_fraction=0), rows, (), tiny_base, tmp_path)
 
 

@@ -37,7 +37,7 @@ def read_key(variable: str = "", file: str = "") -> ApiKey:
     """Read the key from the environment variable `variable` or from `file`; without either, the key is empty.
 
     Raises:
-        ConfigError: the variable or file does not exist, or other users may read the file.
+        ConfigError: the variable is not set or empty, the file does not exist, or other users may read the file.
     """
     if variable and file:
         raise ConfigError(f"both key_env = {variable!r} and key_file = {file!r} are set", "remove one of them")

@@ -12,7 +12,7 @@ from nanoflux_local.roles.checks.answerable import is_quoted_from
 from nanoflux_local.transcript import Exhibit, Seed, Source
 
 FOUND, NOT_FOUND = "in a passage", "in no passage"
-"""The outcomes of an exhibit that is a quotation."""
+"""Whether a quotation was found: the values of `Exhibit.outcome` for quotations."""
 MIN_WORDS = 3
 """The minimum number of words of a quotation. A shorter one ("the patient") is in many texts and proves nothing."""
 _DIVIDING_HYPHEN = re.compile(r"(?<=[^\W\d_])-\s+(?=[^\W\d_])")
@@ -55,7 +55,7 @@ def _read_lines(text: str) -> Iterator[Quotation]:
 
 def find_passage(quotation: Quotation, passages: Sequence[Seed]) -> Seed | None:
     """The passage that contains a quotation, preferably the passage with its number; None if no passage contains it or
-    it has fewer than `MIN_WORDS` words.
+    it has fewer than `MIN_WORDS` words. The text of a passage is the `question` of its seed.
     """
     if len(re.findall(r"\w+", quotation.text)) < MIN_WORDS:
         return None

@@ -28,7 +28,7 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def drop_root() -> None:
-    """Change the user from root to `nobody`. An ordinary user keeps its id; so does a root that may not change it."""
+    """Change the user from root to `nobody`. The id stays if the user is not root, or if the kernel forbids it."""
     _drop_bounding_set()
     if os.geteuid() != 0:
         return
