@@ -3,6 +3,9 @@ to other machines are refused.
 """
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import signal
@@ -14,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.fake_server import FakeServer
@@ -30,27 +34,55 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 guard.install()
 
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
-LONG_FILES = (
-    "test_served.py", "test_thinking.py", "test_exploits.py",
-    "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
-)  # fmt: skip
-"""Test files that take minutes. They start first, because a long file that starts last keeps one process busy while the
-others are idle. Their order makes files that use the CPU run at the same time as files that mostly wait.
+VLLM_FOLDERS = ("rehearsal", "serving")
+"""Folders whose tests start vLLM servers, which take up to 4 GB of memory each."""
+LONG_FILES = ("test_exploits.py", "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py")
+"""Test files that take minutes. They start early, because a long file that starts last keeps one process busy while the
+others are idle.
 """
+
+
+class OneVllmProcess(LoadFileScheduling):
+    """Distributes the test files among the processes. All tests that start vLLM servers run in the same process, one
+    after the other, because the servers of two files would not fit into the memory together.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = str(super()._split_scope(nodeid))
+        return "vllm" if Path(path).parent.name in VLLM_FOLDERS else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneVllmProcess | None:
+    """The scheduler of `--dist loadfile`."""
+    return OneVllmProcess(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long files first if several processes share the suite (`--dist loadfile`)."""
+    """Put the tests with vLLM and the long files first if several processes share the suite."""
     is_one_of_several_processes = hasattr(config, "workerinput")
     if is_one_of_several_processes:
         items.sort(key=_rank_file)
 
 
 def _rank_file(item: pytest.Item) -> int:
-    """The position of a test's file in `LONG_FILES`; all other files come after them."""
+    """The position of a test's file: 0 with vLLM, then the position in `LONG_FILES`, then all other files."""
+    if item.path.parent.name in VLLM_FOLDERS:
+        return 0
     name = item.path.name
-    return LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES)
+    return 1 + (LONG_FILES.index(name) if name in LONG_FILES else len(LONG_FILES))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def return_memory() -> Iterator[None]:
+    """Return the freed memory to the system after each file: after the files that load models in process, the C library
+    would otherwise keep several GB, which the servers of other tests need.
+    """
+    yield
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no `malloc_trim`
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
