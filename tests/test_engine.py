@@ -176,6 +176,24 @@ async def test_requests_of_the_next_turn_to_commit_have_priority(sequential: Run
     assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
 
+async def test_earlier_turns_have_priority_until_the_first_commit(sequential: RunHarness, tmp_path: Path) -> None:
+    """All 20 turns are in progress at once. Until the end of the run can be estimated, four concurrent requests finish
+    the first turns instead of beginning all of them.
+    """
+    turn_by_seed = {derive_seed(sequential.seed, turn, 0, "attack", 0): turn for turn in range(20)}
+    turns_begun_before_first_commit: set[int] = set()
+    harness = await RunHarness.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)
+
+    async def before_call(request: Request[Any]) -> None:
+        turn = turn_by_seed.get(getattr(request, "seed", 0))
+        if turn is not None and not harness.progress_reports:
+            turns_begun_before_first_commit.add(turn)
+        await asyncio.sleep(0.01)
+
+    await harness.execute(before_call)
+    assert turns_begun_before_first_commit <= set(range(10)), turns_begun_before_first_commit
+
+
 class SimulatedTimeLoop(asyncio.SelectorEventLoop):
     """An event loop with simulated time: a sleep takes no real time, and work takes no simulated time."""
 

@@ -392,8 +392,9 @@ class Engine:
         free_slots = max(0, min(max_ahead, max_active) - active_count)
         left_after_free_slots = likely_end - self._last_started_turn - free_slots
         start_all = left_after_free_slots <= max_active
-        if start_all != self._all_started:
-            self._all_started = start_all
+        all_started = start_all and self._turns > 0  # before the first commit, the end of the run is only a guess
+        if all_started != self._all_started:
+            self._all_started = all_started
             self._calls.limiter.reorder()
         numbers_to_start = startable_numbers if start_all else startable_numbers[:free_slots]
         for number in numbers_to_start:
@@ -438,7 +439,8 @@ class Engine:
         Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the run
         ends with its slowest turn. The next turn to commit then goes first, followed by the turns that are likely to
         end last: those in later attempts, then those with fewer changes of role in their attempt, then those that have
-        made more calls, since a judge that has to be asked repeatedly is likely to reject.
+        made more calls, since a judge that has to be asked repeatedly is likely to reject. Before the first
+        commit, earlier turns always go first, since it is not known how many turns remain.
         """
         if turn.number == self._turns or not self._all_started:
             return (0, turn.number, 0, 0)
