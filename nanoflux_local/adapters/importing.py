@@ -42,6 +42,7 @@ PICKLED = "adapter_model.bin"
 """The file in which older versions of PEFT store the weights."""
 MAX_LISTED = 3
 """The maximum number of tensors that a message names; the message states only the number of further tensors."""
+_INCOMPLETE_FIX = "pass the complete folder that PEFT's save_pretrained wrote"
 _FIX = (
     "merge the adapter with the program that trained it, and install the merged model: "
     "nanoflux models import FOLDER --name NAME"
@@ -155,9 +156,7 @@ def _read_config(source: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads((source / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{source / CONFIG} cannot be read: {error}", "pass the complete folder that PEFT's save_pretrained wrote"
-        ) from error
+        raise DataError(f"{source / CONFIG} cannot be read: {error}", _INCOMPLETE_FIX) from error
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
         peft_type = config.get("peft_type") if isinstance(config, dict) else None
         raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {peft_type!r})", _FIX)
@@ -248,11 +247,9 @@ def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     )
                 shapes[name] = tuple(tensor.shape)
     except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", "pass the complete folder that PEFT's save_pretrained wrote"
-        ) from error
+        raise DataError(f"{path} cannot be read: {error}", _INCOMPLETE_FIX) from error
     if not shapes:
-        raise DataError(f"{path} has no tensors", "pass the complete folder that PEFT's save_pretrained wrote")
+        raise DataError(f"{path} has no tensors", _INCOMPLETE_FIX)
     return shapes
 
 

@@ -92,7 +92,7 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
     Raises:
         NothingMatchedError: no id starts with `name`, or several do and none is exactly `name`.
     """
-    rows = list(view.rows("SELECT * FROM evaluations WHERE substr(id, 1, ?) = ?", len(name), name)) if name else []
+    rows = view.list_by_id_prefix("evaluations", name) if name else []
     exact_matches = [row for row in rows if row["id"] == name]
     matches = exact_matches or rows
     if len(matches) != 1:

@@ -147,7 +147,7 @@ class LedgerView:
         """The only run whose id begins with `prefix`, or None. Raises NothingMatchedError if there are several."""
         if not prefix:
             return None
-        matches = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id", len(prefix), prefix))
+        matches = self.list_by_id_prefix("runs", prefix)
         if len(matches) > 1:
             listed_ids = ", ".join(match["id"] for match in matches[:3])
             more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
@@ -155,6 +155,10 @@ class LedgerView:
                 f"{prefix!r} is the beginning of several run ids: {listed_ids}{more}", "write more of the id"
             )
         return matches[0] if matches else None
+
+    def list_by_id_prefix(self, table: Literal["runs", "trainings", "evaluations"], prefix: str) -> list[sqlite3.Row]:
+        """The rows of a table whose ids begin with `prefix`, by id."""
+        return list(self.rows(f"SELECT * FROM {table} WHERE substr(id, 1, ?) = ? ORDER BY id", len(prefix), prefix))
 
     def find_turn(self, run: str, number: int) -> sqlite3.Row:
         """A committed turn of a run.

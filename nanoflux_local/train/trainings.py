@@ -406,7 +406,7 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
     """
     if exact_match := view.row("SELECT * FROM trainings WHERE id = ?", name):
         return StoredTraining.from_row(exact_match)
-    matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
+    matches = view.list_by_id_prefix("trainings", name)
     if len(matches) != 1:
         count = len(matches)
         problem = f"{name!r} matches {count} training runs" if matches else f"there is no training run {name!r}"
