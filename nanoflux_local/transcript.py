@@ -28,6 +28,10 @@ endpoint refused a prompt, and otherwise what was decided about the question.
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 """The outcomes of an attempt whose question becomes an example."""
+PROVING_CHECKS = ("blind", "open_book")
+"""The checks that let a model solve the question without seeing the attacker's solution: from the question alone
+("blind"), or with the passages that the question was written from ("open_book").
+"""
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
 """How a turn ended (`TurnRecord.outcome`)."""
 Conclusion = Literal["supports", "contradicts", "not checked"]

@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.rule_sets import RULE_SETS
+from nanoflux_local.run.rule_sets import RULE_SETS, describe_rules, list_rule_changes
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
@@ -51,6 +51,21 @@ def run_command(home: Home, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
     with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
     assert exit_info.value.code == 0
+
+
+def test_rule_changes_are_the_settings_that_differ_from_the_rule_set(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+
+    def list_changes(profile: str = "scripted", **settings: Any) -> dict[str, str]:
+        config = configs.resolve("starter", profile, settings, home)
+        return list_rule_changes(config.model_dump(mode="json"))
+
+    assert list_changes() == list_changes(rules="proven") == {}
+    assert list_changes(rules="proven", keep="supported") == {"keep": "supported"}
+    assert list_changes(samples=4, judge={"checks": ["blind"]}) == {"samples": "4", "judge.checks": "blind"}
+    assert list_changes("embedded", rules="proven") == {"judge.checks": "none, because a program judges"}
+    config = configs.resolve("starter", "scripted", {"samples": 4, "keep": "provable"}, home)
+    assert describe_rules(config.model_dump(mode="json")).endswith(", but samples = 4; keep = provable")
 
 
 def test_rule_set_sets_its_settings_and_explicit_settings_override_them(tmp_path: Path) -> None:
@@ -178,6 +193,6 @@ def test_pass_rates_are_shown_and_exported(
     first_row = json.loads(export_path.read_text().splitlines()[0])
     assert first_row["pass_rate"] == [example["passes"], example["tries"]]
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
-    assert "Rules: proven, " in page and "Right answers of the defender to the kept questions" in page
+    assert "Rules: proven: " in page and "Right answers of the defender to the kept questions" in page
     card = export_path.with_suffix(".md").read_text()
     assert "| rules | proven: " in card and "| right answers of the defender | " in card

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from nanoflux_local.cli.common import format_quantity, print_json, print_table
 from nanoflux_local.paths import Home
+from nanoflux_local.run.rule_sets import format_rule_changes
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.agreement import ReviewAgreement
@@ -46,7 +47,7 @@ def _overview_rows(overview: "RunOverview", has_prices: bool) -> list[tuple[str,
     return [
         ("name", run.name),
         ("domain", run.domain),
-        ("rules", run.rules),
+        ("rules", run.rules + format_rule_changes(overview.rule_changes)),
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
         ("kept", f"{run.kept} of {run.target} in {format_quantity(run.turns, 'turn')}"),

@@ -29,7 +29,7 @@ from nanoflux_local.files import write_new
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
-from nanoflux_local.run.rule_sets import DESCRIPTIONS, PAPER
+from nanoflux_local.run.rule_sets import PAPER, describe_rules
 from nanoflux_local.seeds.datasets import find_dataset_licence, list_seed_datasets
 from nanoflux_local.train.choice import Choice, build_example
 from nanoflux_local.train.conversation import format_completion
@@ -348,8 +348,8 @@ configs:
 ---
 # {source.domain.title}: {summary.examples} {noun} of run {source.run["id"]}
 
-Questions that an attacker built from seed questions. A judge accepted each solution, and the defender either failed the
-question or solved it in a new way. NanoFlux Local {__version__} wrote this file. The run used
+Questions that an attacker built from seed questions. A judge accepted each solution, and the run kept the questions
+that its rules choose by the defender's answers. NanoFlux Local {__version__} wrote this file. The run used
 {_format_versions(environment)}; domain `{source.domain.name}`, settings `{source.run["config_hash"]}`.
 
 | property | value |
@@ -361,7 +361,7 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | chosen by | {_describe_choice(summary.choice)} |{extra_rows}
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
-| rules | {summary.rules}: {DESCRIPTIONS[summary.rules]} |
+| rules | {describe_rules(source.config)} |
 | right answers of the defender | {pass_rates} |
 
 ## Licences

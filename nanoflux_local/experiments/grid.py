@@ -52,8 +52,9 @@ class Condition(Strict):
     benchmark rows together have as many tokens as `size` rows of the run.
 
     In experiments on the judge, a condition measures the judge's own verdicts, its verdicts with the code check (if
-    `code_check` is true), or its verdicts with all checks (if `check` is "all"). Any other value of `check` names a
-    check that is measured alone.
+    `code_check` is true), or its verdicts with all checks (if `check` is "all") or with some of them ("code+blind").
+    Any other value of `check` names a check that is measured alone: "blind" accepts what the check does not contradict,
+    "blind supports" what it supports.
     """
 
     name: str = Field(min_length=1)

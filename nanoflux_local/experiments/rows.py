@@ -43,14 +43,14 @@ def load_condition_rows(
     if condition.needs_answers:
         with LedgerView(home.ledger) as view:
             items = choose_items(condition, items, load_answers(view, plan.id), domain)
+    if condition.equal == "tokens" and items:
+        run_data = load_run_data(home, run, Choice(size=size, seed=seed))
+        size = _count_rows_with_as_many_tokens(home, plan, items, domain, run_data)
     if size > len(items):
         fix = "choose a smaller size, or import more items"
         raise NothingMatchedError(
             f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
         )
-    if condition.equal == "tokens":
-        run_data = load_run_data(home, run, Choice(size=size, seed=seed))
-        size = _count_rows_with_as_many_tokens(home, plan, items, domain, run_data)
     # If the size is "all", the rows are the same for every training seed, and only the training varies.
     draw_seed = 0 if condition.size == "all" else seed
     rng = random.Random(derive_seed(draw_seed, "random", plan.scale.domain))

@@ -4,7 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -199,6 +199,18 @@ class LedgerView:
             for outcome in row["attempts"].split():
                 outcomes[outcome] += row["n"]
         return {"attempts": outcomes.total(), **{outcome: outcomes[outcome] for outcome in OUTCOMES}}
+
+    def count_rejections(self, run: str, checks: Collection[str]) -> int:
+        """The number of attempts whose question one of these checks rejected."""
+
+        def is_rejected(attempt: dict[str, Any]) -> bool:
+            findings = (attempt["validation"] or {}).get("findings", ())
+            return attempt["outcome"] == "invalid" and any(
+                finding["check"] in checks and finding["conclusion"] == "contradicts" for finding in findings
+            )
+
+        rows = self.rows("SELECT record FROM turns WHERE run = ? AND instr(attempts, 'invalid')", run)
+        return len(_select_attempts(rows, is_rejected))
 
     def contaminated_attempts(self, run: str) -> list[AttemptEnd]:
         """The attempts whose question repeated an evaluation item, in order; the reason names the item."""

@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_atomically
-from nanoflux_local.run.rule_sets import DESCRIPTIONS
+from nanoflux_local.run.rule_sets import describe_rules
 from nanoflux_local.run.trials.result import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, Finding, verdict_from_json
 
@@ -28,7 +28,7 @@ OUTCOME_TEXT = {
     "invalid": "failed validation",
     "low_confidence": "the judge remained in doubt",
     "defender_right": "solved by the defender in a familiar way",
-    "unproven": "never solved, and its answer is unproven",
+    "unproven": "its answer is unproven",
     "kept_failed": "kept: the defender failed",
     "kept_novel": "kept: solved in a new way",
     "failed": "a reply could not be read",
@@ -52,6 +52,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     """The values that the report shows, by their names in the template `run.html`."""
     summary = view.summarize_run(run)
     run_row = view.find_run(run)
+    config = json.loads(run_row["config"])
     training = _load_training(view, summary.run)
     evaluations = _load_evaluations(view, training.adapter if training else "")
     evaluation_ids = [evaluation.id for evaluation in evaluations]
@@ -59,9 +60,9 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "run": summary,
-        "config": json.loads(run_row["config"]),
+        "config": config,
         "environment": json.loads(run_row["environment"]),
-        "rules": DESCRIPTIONS[summary.rules],
+        "rules": describe_rules(config),
         "pass_rates": _describe_pass_rates(summary.pass_rates),
         "funnel": list_outcomes(summary.funnel),
         "trial": summarize_trial(view, summary.run),

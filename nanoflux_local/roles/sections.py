@@ -19,7 +19,19 @@ MAX_COINCIDENCE_CHARACTERS = 20
 """A section that occurs in the prompt counts as copied if it has more characters than this; a shorter match may be a
 coincidence.
 """
-_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
+_NONE = re.compile(
+    r"""\W*(?:
+        (?:none|nothing|n/a|no|not[ ]applicable)?\W*$                                   # the word alone, "-" or "[]"
+        | (?:none|nothing|n/a)[*_`"')\]]*\s*(?:[.,;:(\n–—]|-\s)                          # "None. All prices are given."
+        | (?:there[ ](?:is|are)[ ])?(?:none|nothing|no(?:[ ][a-z-]+){1,2})(?:[ ]else)?
+          (?:[ ](?:is|are|was|were))?[ ](?:missing|needed|required|contradictory|contradicted|unsupported|found)\W*$
+        | (?:there[ ](?:is|are)[ ])?no[ ](?:contradictions?|(?:missing|contradictory)[ ][a-z]+)\W*$
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A section without content: "none", perhaps with an explanation after it, or a sentence with this meaning."""
+_MAYBE_NONE = re.compile(r"\W*(?:none|nothing|not)\b", re.IGNORECASE)
+"""The beginning of a section that may say that there is nothing, or name something: "None of the prices is stated"."""
 _WORD_SEPARATOR = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
 _JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL | re.IGNORECASE)
@@ -105,8 +117,23 @@ def refuse_copies(sections: dict[str, str], prompt: str) -> dict[str, str] | Unp
 
 
 def says_none(section: str) -> bool:
-    """Whether a section begins with "none", "nothing" or "n/a", and so has no content."""
+    """Whether a section says that it has no content: "NONE", "n/a" or "Nothing is missing."."""
     return _NONE.match(section) is not None
+
+
+def read_claim(section: str) -> str | Unparsed:
+    """The claim that a section makes, "" if it says that there is none. Unparsed if it may say either, as in "None of
+    the prices is stated".
+    """
+    if says_none(section):
+        return ""
+    return Unparsed(f"this may mean that there is none: {section[:80]!r}") if _MAYBE_NONE.match(section) else section
+
+
+def drop_section(text: str, name: str) -> str:
+    """The text before the first heading of the section `name`; the whole text if there is no such heading."""
+    heading = _compile_heading((_split_name(name),)).search(text)
+    return text if heading is None else text[: heading.start()].strip()
 
 
 def render_sections(sections: Mapping[str, str]) -> str:
@@ -227,7 +254,8 @@ def _read_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     for key, content in pairs:
         for name in names:
             if _split_name(key) == _split_name(name) and content is not None:
-                texts_by_name.setdefault(name, []).append(storable(str(content)).strip())
+                text = "\n".join(map(str, content)) if isinstance(content, list) and content else str(content)
+                texts_by_name.setdefault(name, []).append(storable(text).strip())
     return texts_by_name
 
 

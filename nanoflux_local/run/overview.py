@@ -1,5 +1,6 @@
 """The overview of a run: everything that `run show` prints, as one typed object."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,14 +11,16 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.agreement import PanelAgreement, summarize_panel
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
+from nanoflux_local.run.rule_sets import list_rule_changes
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 
 
 @dataclass(frozen=True, slots=True)
 class RunOverview:
     """The summary of a run, its worker, its forecast, and three measures of its judge's reliability (`judge_trial`,
-    `panel`, `review`). `unread` counts the attempts that ended with an unreadable reply, `refused` those that ended
-    with a refused prompt; both map the reason to the count.
+    `panel`, `review`). `rule_changes` are the settings in which the run differs from its rule set. `unread` counts the
+    attempts that ended with an unreadable reply, `refused` those that ended with a refused prompt; both map the reason
+    to the count.
     """
 
     summary: RunSummary
@@ -26,6 +29,7 @@ class RunOverview:
     judge_trial: TrialResult | None
     panel: PanelAgreement | None
     review: ReviewAgreement | None
+    rule_changes: dict[str, str]
     unread: dict[str, int]
     refused: dict[str, int]
 
@@ -55,5 +59,6 @@ def load_overview(home: Home, view: LedgerView, run: str, review: ReviewAgreemen
         summarize_trial(view, summary.run),
         summarize_panel(view, summary.run),
         review,
+        list_rule_changes(json.loads(view.find_run(summary.run)["config"])),
         **view.failure_reasons(summary.run),
     )

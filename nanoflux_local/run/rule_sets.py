@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from nanoflux_local.domains.base import Domain
 
 PAPER = "paper"
+PROGRAM = "program"
+"""The judge's endpoint if a program judges (`config.PROGRAM`, whose import would delay `nanoflux run --help`)."""
 RULE_SETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
     "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
@@ -24,6 +26,35 @@ DESCRIPTIONS: Mapping[str, str] = {
     "proven": "keep what only some of several answers solve, or none if blind solutions support the answer",
 }
 """A one-line description of each rule set."""
+
+
+def list_rule_changes(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings in which a stored configuration differs from its rule set, with their values. If a program judges,
+    the checks do not run, whatever the configuration says.
+    """
+    rules = RULE_SETS.get(config.get("rules", PAPER))
+    if rules is None:  # the configuration is damaged; `run verify` reports this
+        return {}
+    judge, roles = config.get("judge", {}), config.get("roles", {})
+    changes = {key: str(config[key]) for key in ("samples", "keep") if config.get(key, rules[key]) != rules[key]}
+    checks, expected_checks = judge.get("checks", []), rules["judge"]["checks"]
+    if roles.get("judge", {}).get("endpoint") == PROGRAM:
+        if expected_checks:
+            changes["judge.checks"] = "none, because a program judges"
+    elif set(checks) != set(expected_checks):
+        changes["judge.checks"] = ", ".join(checks) if checks else "none"
+    return changes
+
+
+def format_rule_changes(changes: Mapping[str, str]) -> str:
+    """The changes to append to the name of a rule set, such as ", but samples = 8"; "" if there are none."""
+    return ", but " + "; ".join(f"{key} = {setting}" for key, setting in changes.items()) if changes else ""
+
+
+def describe_rules(config: Mapping[str, Any]) -> str:
+    """The rule set of a stored configuration: its name, its description and what the configuration changes."""
+    name = config.get("rules", PAPER)  # versions without rule sets followed the paper
+    return f"{name}: {DESCRIPTIONS[name]}{format_rule_changes(list_rule_changes(config))}"
 
 
 def find_rule_settings(name: object, domain: "Domain") -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import (
     KEPT,
+    PROVING_CHECKS,
     Attack,
     Attempt,
     AttemptStep,
@@ -31,11 +32,6 @@ from nanoflux_local.transcript import (
     TurnRecord,
     Verdict,
 )
-
-PROVING_CHECKS = ("blind", "open_book")
-"""The checks that let a model solve the question without seeing the attacker's solution: from the question alone
-("blind"), or with the passages that the question was written from ("open_book").
-"""
 
 
 class EarlierQuestions(Protocol):

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nanoflux_local.transcript import Attempt, Defence
+from nanoflux_local.answers import same_number
+from nanoflux_local.roles.sections import drop_section
+from nanoflux_local.transcript import PROVING_CHECKS, Attempt, Defence
 
 Origin = Literal["author", "solver", "own"]
 """Who wrote a solution: the attacker, a blind solver, or the defender."""
 SolutionRule = Literal["author", "solver", "own", "shortest", "likeliest"]
 """A rule that chooses the solution to train on: by its origin, or the shortest or the likeliest of all."""
 SOLUTION_RULES: tuple[SolutionRule, ...] = SolutionRule.__args__  # type: ignore[attr-defined]
-BLIND = "blind"
-"""The check whose evidence contains the solvers' solutions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,12 @@ def _yield_right_solutions(attempt: Attempt, attacker: str, defender: str) -> It
     """Every right solution of an attempt, including blank and repeated ones."""
     if attempt.attack is not None:
         yield RightSolution("author", attempt.attack.solution, attempt.attack.answer, attacker)
-    finding = attempt.finding(BLIND)
-    for exhibit in finding.evidence if finding else ():
-        if exhibit.kind == "solution" and exhibit.agrees:
-            yield RightSolution("solver", exhibit.text, exhibit.outcome, exhibit.author)
+    for finding in filter(None, map(attempt.finding, PROVING_CHECKS)):
+        for exhibit in finding.evidence:
+            if exhibit.kind == "solution" and exhibit.agrees:
+                # A reply without the heading SOLUTION is recorded with its answer; without the answer it may be blank.
+                text = drop_section(exhibit.text, "ANSWER")
+                yield RightSolution("solver", text, exhibit.outcome, exhibit.author)
     if attempt.defence is not None and attempt.evaluation is not None and attempt.evaluation.positive:
         yield from _yield_own_solution(attempt.defence, defender)
     for sample in attempt.samples:
@@ -64,11 +66,18 @@ def _yield_own_solution(defence: Defence, defender: str) -> Iterator[RightSoluti
 
 
 def list_wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
-    """The defender's wrong answers to a kept question in order, without repeated answers."""
+    """The defender's wrong answers to a kept question in order, without repeated answers. A defence that the judge
+    rejected although it gives the attacker's answer is not among them.
+    """
     defences = [sample.defence for sample in attempt.samples if sample.right is False and sample.defence is not None]
     if attempt.defence is not None and attempt.evaluation is not None and not attempt.evaluation.positive:
         defences.insert(0, attempt.defence)
-    return tuple(dict.fromkeys(defences))
+    right_answer = attempt.attack.answer if attempt.attack else ""
+    return tuple(
+        defence
+        for defence in dict.fromkeys(defences)
+        if defence.answer != right_answer and not same_number(defence.answer, right_answer)
+    )
 
 
 def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> tuple[RightSolution, ...]:

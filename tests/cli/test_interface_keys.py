@@ -24,7 +24,7 @@ SUMMARY_KEYS = {
 RATE_KEYS = "sensitivity specificity errors caught passed"
 SHOW_KEYS = {
     **SUMMARY_KEYS,
-    "": f"{SUMMARY_KEYS['']} forecast judge_trial panel review unread refused",
+    "": f"{SUMMARY_KEYS['']} forecast judge_trial panel review rule_changes unread refused",
     "forecast": "kept_per_hour reason level reaches_target turns seconds tokens usd",
     "forecast.turns": "expected low high",
     "judge_trial": "solutions unjudged checked without_check with_check judge checks kinds predicted",

@@ -60,8 +60,23 @@ def test_check_by_itself_rejects_the_solutions_that_it_contradicts(judged_run) -
     assert sensitivity["n"] + specificity["n"] == result["solutions"]
     rejected_wrong_count = round((sensitivity["share"] or 0) * sensitivity["n"])
     assert 0 < rejected_wrong_count <= contradicted_count
-    with pytest.raises(NothingMatchedError, match="the blind check reached no conclusion"):
-        load_judge_rates(home, Condition(name="c", check="blind"), run)
+    for check in ("blind", "blind supports", "code+blind"):
+        with pytest.raises(NothingMatchedError, match="the blind check reached no conclusion"):
+            load_judge_rates(home, Condition(name="c", check=check), run)
+
+
+def test_support_of_a_check_accepts_no_more_than_its_silence(judged_run) -> None:
+    home, run = judged_run
+    unless_contradicted = load_judge_rates(home, Condition(name="c", check="code"), run)
+    if_supported = load_judge_rates(home, Condition(name="c", check="code supports"), run)
+    supported_count = sum(counts["supports"] for counts in if_supported["findings"].values())
+    accepted_counts = []
+    for result in (unless_contradicted, if_supported):
+        sensitivity, specificity = result["rates"]["sensitivity"], result["rates"]["specificity"]
+        accepted_right = round((specificity["share"] or 0) * specificity["n"])
+        accepted_wrong = round((1 - (sensitivity["share"] or 0)) * sensitivity["n"])
+        accepted_counts.append(accepted_right + accepted_wrong)
+    assert accepted_counts[1] == supported_count <= accepted_counts[0]
 
 
 def test_check_does_not_lower_the_sensitivity_of_the_judge(judged_run) -> None:

@@ -37,6 +37,13 @@ CONCLUSIONS = [
     ("I would rather not say.", "not checked", "missing section ASKED"),
     (make_reply(BOXES, "NONE, or what is needed and nowhere stated, so that no answer can be found"), "not checked",
      "the prompt's own description"),
+    (make_reply(BOXES, "No information is missing.", "There is no contradiction."), "supports", "every quoted"),
+    (make_reply(BOXES, "-", "n/a"), "supports", "every quoted statement"),
+    (make_reply(BOXES, "None of the prices of the eggs is stated"), "not checked", "this may mean that there is none"),
+    (make_reply(BOXES, "NONE", "Nothing says how many"), "not checked", "this may mean that there is none"),
+    (make_reply(BOXES, "No price of the eggs is given"), "contradicts", "missing: No price"),
+    ('{"ASKED": "x", "GIVEN": ["Ada packs 6 boxes", "gives 5 away"], "MISSING": [], "CONTRADICTION": "NONE"}',
+     "supports", "every quoted statement"),
 ]  # fmt: skip
 """Replies of the judge, each with the conclusion of the check and a part of its reason."""
 

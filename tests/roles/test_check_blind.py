@@ -190,11 +190,13 @@ async def test_blind_check_compares_letters_without_programs(answers, conclusion
     ("answers", "conclusion"),
     [
         (["The Mitral valve.", "mitral valve"], "supports"),
-        (["aorta", "aorta", "aorta", "aorta"], "not checked"),
+        (["the valve of the aorta"] * 4, "not checked"),
+        (["aorta", "the aorta", "Aorta."], "contradicts"),
+        (["aorta", "aorta", "liver", "lung"], "not checked"),
         ([f"{CANNOT}, because it names no patient"] * 3, "contradicts"),
     ],
 )
-async def test_blind_check_does_not_count_different_words_as_disagreement(answers, conclusion):
+async def test_blind_check_compares_short_texts_by_their_words(answers, conclusion):
     attack = Attack("Which?", "because", "the mitral valve")
     finding = await make_blind_check(FREE_TEXT_DOMAIN, programs=0).examine(attack, DRAW, FakeSolvers(answers))
     assert finding.conclusion == conclusion
@@ -207,16 +209,24 @@ RESULT_BY_REPLY = {
     f"SOLUTION: s\nANSWER: {CANNOT}, because the price is missing.": Unanswerable("the price is missing."),
     f"SOLUTION: s\nANSWER: **{CANNOT.title()}** because no price": Unanswerable("no price"),
     f"SOLUTION: s\nANSWER: {CANNOT}": Unanswerable("no reason given"),
+    f'SOLUTION: s\nANSWER: "{CANNOT}, because 3 prices are missing"': Unanswerable("3 prices are missing"),
+    f"SOLUTION: s\nANSWER: - {CANNOT}, because 5 is missing": Unanswerable("5 is missing"),
+    "SOLUTION: s\nANSWER: It can't be determined, because the 5 shirts have no price": Unanswerable(
+        "the 5 shirts have no price"
+    ),
+    rf"SOLUTION: s{chr(10)}ANSWER: \boxed{{\text{{{CANNOT}}}}}": Unanswerable("no reason given"),
+    "This question cannot be answered.": Unanswerable("no reason given"),
     f"{CANNOT}, because nobody says how many": Unanswerable("nobody says how many"),
     f'{{"SOLUTION": "s", "ANSWER": "{CANNOT}, because no price"}}': Unanswerable("no price"),
 }
 """Solvers' replies, each with the answer that is read from it."""
 REASON_BY_REPLY = {
-    f"SOLUTION: s\nANSWER: {CANNOT}, because …": "ANSWER is not a number",
-    f"SOLUTION: s\nANSWER: 42\n{CANNOT}, because 3 of 4 are missing": "gives an answer and says that there is none",
+    f"SOLUTION: s\nANSWER: {CANNOT}, because …": "does not say clearly whether there is an answer",
+    f"SOLUTION: s\nANSWER: 42\n{CANNOT}, because 3 of 4 are missing": "does not say clearly",
+    "SOLUTION: s\nANSWER: 5, although the rest cannot be determined": "does not say clearly",
     "SOLUTION: s\nANSWER: 42\nANSWER: 43": "given twice",
     "SOLUTION: s\nANSWER: the answer alone": "ANSWER is not a number",
-    "It cannot be answered.": "missing section ANSWER",
+    "How could it be answered?": "missing section ANSWER",
     "": "missing section ANSWER",
 }
 """Solvers' replies without a clear answer, each with a part of the reason."""

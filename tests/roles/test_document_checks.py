@@ -135,6 +135,11 @@ def make_grounded_reply(premises: str = f"{RANGE_CITATION}\n{DUTY_CITATION}", un
         (make_grounded_reply(), "supports", "the 2 quoted premises are in the passages"),
         (make_grounded_reply(unsupported="None."), "supports", "the 2 quoted premises"),
         (
+            make_grounded_reply(unsupported="None of the claims about the night is in a passage"),
+            "not checked",
+            "this may mean that there is none",
+        ),
+        (
             make_grounded_reply(unsupported="that the pharmacist works at night"),
             "contradicts",
             "unsupported: that the pharmacist",

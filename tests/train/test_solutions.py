@@ -3,6 +3,7 @@ are left out.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,28 @@ def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
         "the solution of solver-b must be left out, because it repeats the author's words"
     )
     assert [solution.origin for solution in collect_right_solutions(SOLVED_BY_AUTHOR_AND_DEFENDER)] == ["author", "own"]
+
+
+def test_solver_solution_without_a_heading_is_recorded_without_its_answer() -> None:
+    verdict = make_blind_verdict(
+        Exhibit("solution", "2 plus 2 is 4.\n\n**ANSWER:** 4", "4", author="solver", agrees=True),
+        Exhibit("solution", "ANSWER: 4", "4", author="solver", agrees=True),
+    )
+    solutions = collect_right_solutions(replace(SOLVED_BY_ALL, validation=verdict, samples=()))
+    assert [solution.text for solution in solutions if solution.origin == "solver"] == ["2 plus 2 is 4."], (
+        "a solution that is only an answer must be left out"
+    )
+
+
+def test_answers_with_the_passages_are_right_solutions() -> None:
+    finding = Finding("open_book", "supports", "", (Exhibit("solution", "By rule 3.", "4", agrees=True),))
+    attempt = replace(SOLVED_BY_ALL, validation=Verdict(True, 0.95, "valid", findings=(finding,)), samples=())
+    assert [solution.text for solution in collect_right_solutions(attempt)][1:] == ["By rule 3."]
+
+
+def test_defence_with_the_right_answer_is_not_a_wrong_defence() -> None:
+    defence = Defence("The steps that the judge did not accept.", "4.0")
+    assert list_wrong_defences(replace(SOLVED_BY_ALL, defence=defence)) == (Defence("Perhaps 6.", "6"),)
 
 
 def test_list_wrong_defences_lists_those_judged_wrong() -> None:

@@ -243,6 +243,24 @@ def test_prediction_uses_the_acceptance_rate_of_the_run(finished_run: tuple[Home
     assert predicted.among_kept.estimate <= predicted.among_accepted.estimate
 
 
+def test_prediction_leaves_out_what_only_unmeasured_checks_rejected(tmp_path: Path) -> None:
+    """The built-in attacker changes only the numbers of a single seed, so the restatement check rejects every question.
+    The trial's questions have no seeds.
+    """
+    home = Home(tmp_path).prepare()
+    settings = {
+        "max_turns": 2, "seed": 7, "seeds": {"min": 1, "max": 1}, "roles": {"attacker": {"endpoint": "program"}},
+        "judge": {"trial": 4, "checks": ["restated"]},
+    }  # fmt: skip
+    run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", settings, home)))
+    asyncio.run(runs.execute(home, run))
+    with LedgerView(home.ledger) as view:
+        result, invalid_count = summarize_trial(view, run), view.funnel(run)["invalid"]
+        assert view.count_rejections(run, {"restated"}) == invalid_count > 0
+        assert view.count_rejections(run, {"blind"}) == 0
+    assert result is not None and result.predicted is not None and result.predicted.judged == 0
+
+
 def test_verification_reports_a_changed_record_of_the_trial(finished_run: tuple[Home, str]) -> None:
     home, run = finished_run
     with sqlite3.connect(home.ledger) as connection:

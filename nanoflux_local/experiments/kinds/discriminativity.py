@@ -43,6 +43,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedRequest, derive_seed
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.run import configs
+from nanoflux_local.train.solutions import list_wrong_defences
 
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
@@ -121,15 +122,15 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
 
 def load_run_solutions(home: Home, run: str) -> list[SolutionPair]:
     """A pair for each example that was kept because the defender failed: the attacker's validated solution and the
-    defender's wrong one.
+    defender's first wrong one.
     """
     with LedgerView(home.ledger) as view:
         last_attempts = [record.last_attempt for record in view.turn_records(run)]
     attempts = [attempt for attempt in last_attempts if attempt.outcome == "kept_failed"]
     return [
-        SolutionPair(attempt.attack.solution, attempt.defence.solution)
+        SolutionPair(attempt.attack.solution, wrong_defences[0].solution)
         for attempt in attempts
-        if attempt.attack and attempt.defence
+        if attempt.attack and (wrong_defences := list_wrong_defences(attempt))
     ]
 
 

@@ -33,6 +33,8 @@ BROKEN_KINDS = ("removed", "changed")
 """The kinds of a trial's solutions whose question was broken on purpose."""
 ALL = "all"
 """The `check` of a condition that combines the judge's own verdict with all checks."""
+SUPPORTS = " supports"
+"""The end of a condition's `check` that accepts only what the check supports."""
 
 
 class JudgeKind:
@@ -78,7 +80,8 @@ class JudgeKind:
 
 def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     """The rates of a condition's rule in the trial of a run, with Wilson intervals. A check that is measured alone
-    accepts every solution that it does not contradict; `findings` counts the check's conclusions by kind of solution.
+    accepts every solution that it does not contradict, or only those that it supports; `findings` counts the check's
+    conclusions by kind of solution.
 
     Raises:
         NothingMatchedError: the run has no trial, its judge has no checks, or the condition's check has no conclusion.
@@ -91,23 +94,30 @@ def load_judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     if trial.with_check is None:
         fix = "generate with a model as judge, and set judge.code_check or judge.checks"
         raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
-    if condition.check and condition.check not in (ALL, *trial.checks):
-        fix = f"generate with judge.checks = [{condition.check!r}]"
-        raise NothingMatchedError(f"the {condition.check} check reached no conclusion in the trial of run {run}", fix)
+    for name in _list_checks(condition):
+        if name not in trial.checks:
+            fix = f"generate with judge.checks = [{name!r}]"
+            raise NothingMatchedError(f"the {name} check reached no conclusion in the trial of run {run}", fix)
     result: CellResult = {"run": run, "solutions": trial.solutions, "unjudged": trial.unjudged}
-    check = trial.checks.get(condition.check)
+    check = trial.checks.get(condition.check.removesuffix(SUPPORTS))
     if check is None:
         return {**result, "rates": asdict(measure_rates(judged_solutions, _make_rule(condition)))}
-    return {**result, "rates": asdict(check.unless_contradicted), "findings": check.findings}
+    rates = check.if_supported if condition.check.endswith(SUPPORTS) else check.unless_contradicted
+    return {**result, "rates": asdict(rates), "findings": check.findings}
+
+
+def _list_checks(condition: Condition) -> list[str]:
+    """The checks that a condition's `check` names."""
+    return condition.check.removesuffix(SUPPORTS).split("+") if condition.check not in ("", ALL) else []
 
 
 def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
-    """The rule that decides which solutions a condition accepts: the judge's own verdict, with the code check or with
-    all checks if the condition includes them.
+    """The rule that decides which solutions a condition accepts: the judge's own verdict, together with the checks that
+    the condition names.
     """
     if condition.check == ALL:
         return lambda solution: solution.accepted
-    checks = ("code",) if condition.code_check else ()
+    checks = ("code",) if condition.code_check else tuple(_list_checks(condition))
     return lambda solution: solution.accepted_with(checks)
 
 

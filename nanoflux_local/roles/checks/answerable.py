@@ -18,7 +18,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
-from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
+from nanoflux_local.roles.sections import Unparsed, read_claim, read_sections, refuse_copies, says_none
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
@@ -103,7 +103,9 @@ def _make_exhibit(quotation: str, found_in_question: bool) -> Exhibit:
 
 
 def read_premises(text: str, prompt: str) -> Premises | Unparsed:
-    """Read the sections of a reply to `prompt`. A section that repeats its description in the prompt is unreadable."""
+    """Read the sections of a reply to `prompt`. A section is unreadable if it repeats its description in the prompt, or
+    if it is not clear whether it claims something.
+    """
     sections = read_sections(text, SECTIONS, once=("MISSING", "CONTRADICTION"))
     if isinstance(sections, Unparsed):
         return sections
@@ -111,8 +113,12 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
     own_claims = refuse_copies(claims, prompt)
     if isinstance(own_claims, Unparsed):
         return own_claims
-    missing = "" if says_none(own_claims["MISSING"]) else own_claims["MISSING"]
-    contradiction = "" if says_none(own_claims["CONTRADICTION"]) else own_claims["CONTRADICTION"]
+    missing = read_claim(own_claims["MISSING"])
+    if isinstance(missing, Unparsed):
+        return missing
+    contradiction = read_claim(own_claims["CONTRADICTION"])
+    if isinstance(contradiction, Unparsed):
+        return contradiction
     quotations = () if says_none(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
     return Premises(quotations, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from nanoflux_local.answers import same_short_text
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
@@ -26,8 +27,16 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 CANNOT = "CANNOT BE ANSWERED"
 """The reply that the prompts demand if the question has no answer; also the outcome of such a solution."""
 SECTIONS = ("SOLUTION", "ANSWER")
-_UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
-"""A line that begins with `CANNOT`, perhaps in markup, and contains the reason after it."""
+_REFUSAL = r"can(?:not|[ ]not|['’]t)[ ]be[ ](?:answered|determined|solved)"
+_REFUSES = re.compile(rf"\b{_REFUSAL}\b", re.IGNORECASE)
+"""`CANNOT`, or the same in other words, anywhere in a text."""
+_UNANSWERABLE = re.compile(
+    r"^(?:[^\w\n\\]|\\(?:boxed|text)\b|\\)*"  # markup, quotation marks, bullets
+    r"(?:(?:it|this|(?:the|this)[ ](?:question|problem))[ ])?"
+    rf"{_REFUSAL}\b[\s,.:;*_–—-]*(?:because\b)?(.*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that says at its beginning that the question cannot be answered, and contains the reason after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +161,13 @@ class BlindCheck:
         return Exhibit("program", text, answer, detail, author=solver.name)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit with `agrees` set. `agrees` stays None if two free texts differ, since they may mean the same."""
+        """The exhibit with `agrees` set. `agrees` stays None if the words of two short texts do not decide it."""
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:
             return replace(exhibit, agrees=False)
-        if self.domain.answer != "text":
-            return replace(exhibit, agrees=is_same_answer(self.domain, exhibit.outcome, expected))
-        if _normalize(exhibit.outcome) == _normalize(expected):
-            return replace(exhibit, agrees=True)
-        return replace(exhibit, detail="it is worded differently")
+        agrees = self._is_same(exhibit.outcome, expected)
+        return replace(exhibit, agrees=agrees, detail="it is worded differently" if agrees is None else exhibit.detail)
 
     def _measure_agreement(self, exhibits: Sequence[Exhibit]) -> Agreement:
         """Count the solutions that agree and disagree with the attacker."""
@@ -179,11 +185,13 @@ class BlindCheck:
             opposition=max(groups, key=len, default=()),
         )
 
-    def _is_same(self, answer: str, other: str) -> bool:
-        """Whether two outcomes are the same answer."""
-        if answer == other:
-            return True
-        return CANNOT not in (answer, other) and is_same_answer(self.domain, answer, other) is True
+    def _is_same(self, answer: str, other: str) -> bool | None:
+        """Whether two outcomes are the same answer; None if the words of two short texts do not decide it."""
+        if answer == other or CANNOT in (answer, other):
+            return answer == other
+        if self.domain.answer == "text":
+            return same_short_text(answer, other)
+        return is_same_answer(self.domain, answer, other)
 
     def _conclude(self, agreement: Agreement) -> Conclusion:
         """The conclusion from the solutions so far."""
@@ -250,10 +258,11 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
         unanswerable = read_unanswerable(text)
         return sections if unanswerable is None else unanswerable
     stated_answer = sections["ANSWER"]
-    unanswerable = read_unanswerable(stated_answer)
-    if unanswerable is not None:
+    if _REFUSES.search(stated_answer):
         opens_section = _UNANSWERABLE.match(stated_answer)
-        return unanswerable if opens_section else Unparsed("ANSWER gives an answer and says that there is none")
+        unanswerable = read_unanswerable(stated_answer) if opens_section else None
+        contradictory = Unparsed(f"ANSWER does not say clearly whether there is an answer: {stated_answer[:80]!r}")
+        return contradictory if unanswerable is None else unanswerable
     answer = normalize_answer(domain, stated_answer)
     return Unparsed(f"ANSWER is not a {domain.answer}: {stated_answer[:80]!r}") if answer is None else answer
 
@@ -263,9 +272,10 @@ def read_unanswerable(text: str) -> Unanswerable | None:
     from the prompt.
     """
     match = _UNANSWERABLE.search(text)
-    if match is None or match[1].strip() in ("…", "..."):
+    if match is None:
         return None
-    return Unanswerable(match[1].strip(" *_`\"'")[:300] or "no reason given")
+    reason = match[1].strip(" *_`\"'}])”’")
+    return None if reason in ("…", "...") else Unanswerable(reason[:300] or "no reason given")
 
 
 def _describe_result(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
@@ -273,11 +283,6 @@ def _describe_result(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
     if isinstance(result, str):
         return result, ""
     return (CANNOT if isinstance(result, Unanswerable) else ""), result.reason
-
-
-def _normalize(text: str) -> str:
-    """A short text in lower case, without punctuation and articles."""
-    return " ".join(word for word in re.findall(r"\w+", text.casefold()) if word not in ("a", "an", "the"))
 
 
 CHECK: type[Check] = BlindCheck

@@ -23,7 +23,7 @@ from nanoflux_local.roles.checks.quotations import (
     make_exhibits,
     read_quotations,
 )
-from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_copies, says_none
+from nanoflux_local.roles.sections import Unparsed, read_claim, read_sections, refuse_copies, says_none
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 SECTIONS = ("PREMISES", "UNSUPPORTED")
@@ -103,8 +103,8 @@ def require_prompt(domain: Domain, name: str) -> None:
 
 
 def read_premises(text: str, template: str) -> QuotedPremises | Unparsed:
-    """Read the sections of a reply. A section that repeats its description in the prompt's `template` is unreadable; a
-    section that repeats the solution or a passage is not.
+    """Read the sections of a reply. A section is unreadable if it repeats its description in the prompt's `template`
+    (but not if it repeats the solution or a passage), or if it is not clear whether it claims something.
     """
     sections = read_sections(text, SECTIONS, once=("UNSUPPORTED",))
     if isinstance(sections, Unparsed):
@@ -112,11 +112,10 @@ def read_premises(text: str, template: str) -> QuotedPremises | Unparsed:
     own_sections = refuse_copies(sections, template)
     if isinstance(own_sections, Unparsed):
         return own_sections
-    premises, unsupported = own_sections["PREMISES"], own_sections["UNSUPPORTED"]
-    return QuotedPremises(
-        quotations=() if says_none(premises) else read_quotations(premises),
-        unsupported="" if says_none(unsupported) else unsupported,
-    )
+    premises, unsupported = own_sections["PREMISES"], read_claim(own_sections["UNSUPPORTED"])
+    if isinstance(unsupported, Unparsed):
+        return unsupported
+    return QuotedPremises(() if says_none(premises) else read_quotations(premises), unsupported)
 
 
 CHECK: type[Check] = GroundedCheck

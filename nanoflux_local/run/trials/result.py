@@ -187,6 +187,11 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     config = json.loads(view.find_run(run)["config"])
     rules = validate_model(JudgeRules, config["judge"], f"run {run}: judge")
     has_checks = bool(rules.check_names) and config["roles"]["judge"]["endpoint"] != PROGRAM
+    concluding_checks = _list_checks(judged_solutions)
+    funnel = view.funnel(run)
+    # A check that concludes nothing about benchmark items, such as a comparison with seeds, has no rates in the trial,
+    # so the questions that it rejected in the run do not count as judged.
+    funnel["invalid"] -= view.count_rejections(run, rules.check_names.difference(concluding_checks))
     rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
     return TrialResult(
         solutions=len(judged_solutions),
@@ -195,9 +200,9 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
         without_check=measure_rates(judged_solutions, lambda solution: solution.decision) if has_checks else None,
         with_check=rates if has_checks else None,
         judge=rates,
-        checks={name: _measure_check(judged_solutions, name) for name in _list_checks(judged_solutions)},
+        checks={name: _measure_check(judged_solutions, name) for name in concluding_checks},
         kinds=dict(Counter(solution.kind for solution in judged_solutions)),
-        predicted=_predict(judged_solutions, view.funnel(run), config.get("keep", "failed")),
+        predicted=_predict(judged_solutions, funnel, config.get("keep", "failed")),
     )
 
 

@@ -147,6 +147,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         nothing and loads no model.
         """
         from nanoflux_local.endpoints.build import require_weights
+        from nanoflux_local.run.rule_sets import format_rule_changes, list_rule_changes
 
         arguments = self._build_arguments()
         self.query_one("#line", Static).update(f"$ {sanitize(format_command(arguments), 1_000)}")
@@ -164,7 +165,9 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         else:
             role_endpoints = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
             seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
-            details = f"{config.concurrency} concurrent requests, {seeds}, {config.rules} rules"
+            changes = list_rule_changes(config.model_dump(mode="json"))
+            rules = f"{config.rules} rules{format_rule_changes(changes)}"
+            details = f"{config.concurrency} concurrent requests, {seeds}, {rules}"
             text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {role_endpoints}; {details}")
             self._is_ready = True
         self.query_one("#verdict", Static).update(text)

@@ -18,6 +18,7 @@ from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
 from nanoflux_local.run.problems import ENDED_BADLY
+from nanoflux_local.run.rule_sets import PAPER, format_rule_changes, list_rule_changes
 from nanoflux_local.run.steps import load_steps
 from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 from nanoflux_tui.base import STALE_S, BaseScreen
@@ -246,9 +247,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         colours, tally = self.colours, self._shown_tally
         text = colours.format_status(state.shown_status)
         text.append(f"  {format_line(state.row['name'], 60)}", style="bold")
-        origin = (
-            f"{state.row['domain']} · {state.config.get('profile', '')} · {state.config.get('rules', 'paper')} rules"
-        )
+        rules = f"{state.config.get('rules', PAPER)} rules{format_rule_changes(list_rule_changes(state.config))}"
+        origin = f"{state.row['domain']} · {state.config.get('profile', '')} · {rules}"
         text.append(f"  {origin}\n", style=colours["muted"])
         target, bar_width = state.row["target"], max(10, min(60, width - 44))
         text.append(f"kept {tally.kept:>4} of {target}  ")
