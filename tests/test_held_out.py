@@ -193,7 +193,7 @@ def test_benchmark_that_the_seeds_restate_is_not_held_out_and_a_warning_names_it
     import_items(home, "gsm8k", [(ITEMS[0], "test")])
     config = configs.resolve("gsmhard", "scripted", {}, home)
     assert config.held_out == ("gsmhard",)
-    assert "1 of the seeds restate test items of gsm8k" in caplog.text
+    assert "1 of the seeds restates test items of gsm8k" in caplog.text
     assert configs.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
     profile = tmp_path / "ours.toml"
     profile.write_text(f"held_out = []\n{(resources.files('nanoflux_local.profiles') / 'scripted.toml').read_text()}")

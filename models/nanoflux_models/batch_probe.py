@@ -43,9 +43,11 @@ def _describe_difference(single_replies: Sequence[ScoredReply], batch_replies: S
             changed_scores += 1
     if not changed_texts and not changed_scores:
         return ""
+    changed_replies = "1 reply changed its" if changed_texts == 1 else f"{changed_texts} replies changed their"
+    owner = "its" if changed_scores == 1 else "their"
     return (
-        f"{len(single_replies)} requests were sent alone and then as a batch: {changed_texts} replies changed their "
-        f"text, and {changed_scores} their log-probabilities"
+        f"{len(single_replies)} requests were sent alone and then as a batch: {changed_replies} text, and "
+        f"{changed_scores} {owner} log-probabilities"
     )
 
 

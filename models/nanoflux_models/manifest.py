@@ -147,8 +147,9 @@ class Parallel(ManifestTable):
     def _check_nodes(self) -> Self:
         """Require that the GPUs can be spread evenly over the nodes, and an address if vLLM connects them itself."""
         if self.gpus % self.nodes:
+            noun = "GPU" if self.gpus == 1 else "GPUs"
             raise ValueError(
-                f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes} nodes"
+                f"{self.gpus} {noun} (tensor x pipeline x data) cannot be spread evenly over {self.nodes} nodes"
             )
         if self.backend == "mp" and self.nodes > 1 and not self.master:
             raise ValueError('backend = "mp" over several nodes needs `master`, the first machine\'s address')

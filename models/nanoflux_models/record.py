@@ -96,7 +96,8 @@ def find_size_problem(path: Path, expected: FileRecord) -> str:
     if not path.is_file():
         return f"{path}: missing"
     size = path.stat().st_size
-    return "" if size == expected.bytes else f"{path}: has {size} bytes, should have {expected.bytes}"
+    noun = "byte" if size == 1 else "bytes"
+    return "" if size == expected.bytes else f"{path}: has {size} {noun}, should have {expected.bytes}"
 
 
 def find_problems(folder: Path) -> list[str]:

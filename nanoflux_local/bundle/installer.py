@@ -203,7 +203,7 @@ def _find_damage(path: Path, expected: Checksum) -> str:
         if not stat.S_ISREG(status.st_mode):
             return f"{path}: not a regular file"
         if status.st_size != expected.bytes:
-            return f"{path}: has {status.st_size} bytes, should have {expected.bytes}"
+            return f"{path}: has {_format_quantity(status.st_size, 'byte')}, should have {expected.bytes}"
         with path.open("rb") as file:
             hash_matches = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
     except FileNotFoundError:
@@ -360,7 +360,7 @@ def install(path: Path, target: Path, report: ReportLine, signers: Path | None =
         report(f"signed by {check_signature(path, signers)}")
     head = read_head(path)
     _refuse_unsuitable(head, target)
-    report(f"checking {len(head.parts)} parts")
+    report(f"checking {_format_quantity(len(head.parts), 'part')}")
     refuse_damaged(head)
     with _scratch_directory(target) as scratch:
         report("unpacking")
@@ -544,7 +544,13 @@ def verify_bundle(path: Path, signers: Path | None = None) -> str:
     head = read_head(path)
     refuse_damaged(head)
     size = sum(part.bytes for part in head.parts) / 2**20
-    return f"{path}: intact: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{signer}"
+    contents = f"{_format_quantity(len(head.files), 'file')} in {_format_quantity(len(head.parts), 'part')}"
+    return f"{path}: intact: {contents}, {size:.1f} MiB{signer}"
+
+
+def _format_quantity(count: int, noun: str) -> str:
+    """A count with its noun, as in `nanoflux_local.quantities`, which this module cannot import."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _print_message(text: str) -> None:

@@ -22,6 +22,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 LEDGER, ADAPTERS, REPORTS = "ledger.db", "adapters", "reports"
 KIND_BY_COMPONENT = {
@@ -55,7 +56,7 @@ def merge_bundle(
         LedgerError: one of the ledgers cannot be used.
     """
     head = installer.read_head(path)
-    report(f"checking {len(head.parts)} parts")
+    report(f"checking {format_quantity(len(head.parts), 'part')}")
     installer.refuse_damaged(head)
     _refuse_unmergeable(head)
     home.prepare()
@@ -170,7 +171,7 @@ def _merge_ledger(source: Path, connection: Any, result: MergeResult, report: Ca
     with LedgerView(source) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         if runs:
-            report(f"verifying {len(runs)} runs")
+            report(f"verifying {format_quantity(len(runs), 'run')}")
         for run in runs:
             problems = list(verify_run(view, run))
             if problems:

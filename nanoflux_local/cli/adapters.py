@@ -8,7 +8,6 @@ import click
 from nanoflux_local.cli.common import (
     current_home,
     describe_flops,
-    format_quantity,
     print_json,
     print_table,
     say,
@@ -16,6 +15,7 @@ from nanoflux_local.cli.common import (
 )
 from nanoflux_local.cli.names import ADAPTER
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.adapters.merge import MergeRecord

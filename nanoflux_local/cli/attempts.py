@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import RUN
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.run.attempts import StoredCall
@@ -104,7 +105,8 @@ def _print_call(call: "StoredCall") -> None:
 
     request, reply = describe_call(call.kind, call.request, call.reply)
     step = f"{call.role} {call.step}".strip()
-    usage = f"{call.prompt_tokens} prompt + {call.completion_tokens} completion tokens, {call.seconds:.1f} s"
+    completion_tokens = format_quantity(call.completion_tokens, "completion token")
+    usage = f"{call.prompt_tokens} prompt + {completion_tokens}, {call.seconds:.1f} s"
     title = f"call {call.id}, attempt {call.attempt}, {step or call.kind}, {call.model}, {usage}"
     click.echo(sanitize(f"=== {title}\n--- request\n{request}\n--- reply\n{reply}\n"))
 

@@ -117,11 +117,6 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def format_quantity(count: int, noun: str) -> str:
-    """A number with its noun: "1 turn", "2 turns"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def describe_flops(flops: dict[str, Any]) -> str:
     """The measured FLOPs and those that the architecture predicts, both as multiples of the estimate 6ND."""
     measured, six_nd = flops["measured"], flops["6nd"]

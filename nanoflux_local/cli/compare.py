@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EVALUATION
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Comparison

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.quantities import format_quantity
 
 
 @click.group(name="corpus")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
@@ -108,7 +109,7 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {sanitize(contradiction)}")
     if len(content.contradictory) > MAX_LISTED_ROWS:
-        say(f"{len(content.contradictory)} questions in total are repeated with a different answer")
+        say(f"{format_quantity(len(content.contradictory), 'question')} in total are repeated with a different answer")
     if content.below_tolerance:
         locations = ", ".join(content.below_tolerance[:MAX_LISTED_ROWS])
         answers = format_quantity(len(content.below_tolerance), "answer")

@@ -10,6 +10,7 @@ import click
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import current_home, say
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Pair
@@ -90,7 +91,8 @@ def _train_both_adapters(home: Home, run: str) -> dict[str, str]:
     (random_rows,) = draw_mixed_rows(home, [Mix(BENCHMARK, 1.0)], domain, domain.budgets, (), row_count, SEED)
     control_source = {"domain": domain.name, "mix": [random_rows.to_json()]}
     control_data = TrainingData(random_rows.rows, run_data.validation, "", control_source)
-    say(f"3/5 training: LoRA on {MODEL} with {row_count} examples, then with as many random train items")
+    examples = format_quantity(row_count, "example")
+    say(f"3/5 training: LoRA on {MODEL} with {examples}, then with as many random train items")
     return {
         "the run's examples": _train(home, run_data, settings),
         "random train items": _train(home, control_data, settings),
@@ -133,7 +135,8 @@ def _evaluate_and_compare(home: Home, adapter_by_rows: dict[str, str]) -> None:
     click.echo(f"\nstrict accuracy on {TEST_ITEM_COUNT} held-out items of {BENCHMARK}:")
     for title, summary in summaries.items():
         if summary.strict is not None:
-            click.echo(f"  {summary.strict.mean:6.1%}  {title} ({summary.unanswered} replies without an answer)")
+            replies = format_quantity(summary.unanswered, "reply", "replies")
+            click.echo(f"  {summary.strict.mean:6.1%}  {title} ({replies} without an answer)")
     title_by_evaluation = {summary.id: title for title, summary in summaries.items()}
     for pair in comparison.pairs:
         click.echo(f"{title_by_evaluation[pair.b]} against {title_by_evaluation[pair.a]}: {describe_difference(pair)}")

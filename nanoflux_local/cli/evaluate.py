@@ -9,10 +9,11 @@ import click
 
 from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, with_json
 from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

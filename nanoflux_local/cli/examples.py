@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.agreement import ReviewerAgreement
@@ -276,7 +277,8 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
         agreement_json = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
         print_json({**asdict(review_import), "agreement": agreement_json})
         return
-    say(f"{review_import.taken} verdicts of {review_import.reviewer} imported, {review_import.open} left open")
+    verdicts = format_quantity(review_import.taken, "verdict")
+    say(f"{verdicts} of {review_import.reviewer} imported, {review_import.open} left open")
     for run, agreement in agreements.items():
         if agreement is not None:
             say(f"run {run}: {describe_agreement(agreement.reviewers[review_import.reviewer])}")

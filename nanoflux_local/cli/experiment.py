@@ -8,7 +8,6 @@ from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     current_home,
     end_at_sigterm,
-    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -17,6 +16,7 @@ from nanoflux_local.cli.common import (
 )
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, format_quantity, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.quantities import format_quantity
 
 
 @click.group(name="ledger")

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from nanoflux_local.cli.common import format_quantity, print_json, print_table
+from nanoflux_local.cli.common import print_json, print_table
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.run.rule_sets import format_rule_changes
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from nanoflux_local.run.agreement import PanelAgreement
     from nanoflux_local.run.forecast import Forecast
     from nanoflux_local.run.overview import RunOverview
-    from nanoflux_local.run.trials.result import TrialResult
+    from nanoflux_local.run.trials.result import CheckRates, TrialResult
 
 MAX_LISTED = 10
 """Maximum number of attempts or reasons in a table; `--json` prints all of them."""
@@ -152,13 +153,16 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
             ("  with the checks", trial.with_check.describe()),
         ]
     check_rows = [
-        (f"  {name} check alone", f"{rates.describe()}; reached a conclusion on {rates.concluded} solutions")
-        for name, rates in trial.checks.items()
-        if trial.with_check
+        (f"  {name} check alone", _describe_check(rates)) for name, rates in trial.checks.items() if trial.with_check
     ]
     kind_rows = [(f"  {title}", share) for title, share in trial.judge.describe_kinds()]
     prediction_rows = [(f"  {title}", share) for title, share in trial.describe_prediction()]
     return [*rows, *check_rows, *kind_rows, *prediction_rows]
+
+
+def _describe_check(rates: "CheckRates") -> str:
+    """The error rates of a check, and the number of solutions on which it reached a conclusion."""
+    return f"{rates.describe()}; reached a conclusion on {format_quantity(rates.concluded, 'solution')}"
 
 
 def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:

@@ -89,9 +89,10 @@ def print_plan(placement: Placement, workload_by_model: "Mapping[str, Workload]"
     for server in placement.servers:
         workload = workload_by_model[server.name]
         if server.requests < workload.sequences:
+            verb = "fits" if server.requests == 1 else "fit"
             say(
-                f"{server.name}: {server.requests} of the {workload.sequences} concurrent requests fit if each needs "
-                f"{workload.context} tokens; vLLM queues the others."
+                f"{server.name}: {server.requests} of the {workload.sequences} concurrent requests {verb} if each "
+                f"needs {workload.context} tokens; vLLM queues the others."
             )
     if placement.ram_gib:
         say(

@@ -9,6 +9,7 @@ import click
 
 from nanoflux_local.cli.common import print_json, print_table, sanitize, say
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
@@ -66,7 +67,7 @@ def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
     )
     description = f"as in {base}" if base.startswith("run ") else "with default values, or hashes"
     hidden_count = len(settings) - len(changed_settings)
-    click.echo(f"… and {hidden_count} settings {description} (--json prints all of them)\n")
+    click.echo(f"… and {format_quantity(hidden_count, 'setting')} {description} (--json prints all of them)\n")
 
 
 def _gpu_plan_to_json(gpu_plan: "GpuPlan") -> dict[str, Any]:
@@ -98,8 +99,10 @@ def _print_estimate(estimate: "Estimate") -> None:
             for cost in estimate.attempt
         ],
     )  # fmt: skip
-    minimum_text = f"at least {estimate.target} attempts with {estimate.least_calls} chat requests"
-    click.echo(f"{estimate.target} kept examples need {minimum_text}")
+    requests = format_quantity(estimate.least_calls, "chat request")
+    minimum_text = f"at least {format_quantity(estimate.target, 'attempt')} with {requests}"
+    verb = "needs" if estimate.target == 1 else "need"
+    click.echo(f"{format_quantity(estimate.target, 'kept example')} {verb} {minimum_text}")
     forecast = estimate.forecast
     if forecast is None:
         say("no forecast: it needs an earlier run with these models and rules, e.g. one with --examples 10")

@@ -8,6 +8,7 @@ import click
 from nanoflux_local.cli.common import current_home, format_cell, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.run.profiles import ProfileCheck
@@ -122,7 +123,7 @@ def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
         print_json({"profile": profile, "ok": not problem_count, "checks": entries})
     if problem_count:
         raise NanofluxError(
-            f"profile {profile}: {problem_count} of {len(checks)} checks failed",
+            f"profile {profile}: {problem_count} of {format_quantity(len(checks), 'check')} failed",
             "follow the advice in the lines marked `fix`",
         )
 

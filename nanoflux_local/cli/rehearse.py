@@ -8,13 +8,13 @@ import click
 from nanoflux_local.cli.common import (
     current_home,
     end_at_sigterm,
-    format_quantity,
     print_json,
     sanitize,
     say,
     with_json,
 )
 from nanoflux_local.errors import NanofluxError
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.rehearsal.steps import RehearsalReport, RehearsalStep

@@ -12,7 +12,6 @@ from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     current_home,
-    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -26,6 +25,7 @@ from nanoflux_local.cli.overview import show_run
 from nanoflux_local.cli.side_by_side import compare_runs
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.run.rule_sets import RULE_SETS
 
 if TYPE_CHECKING:
@@ -446,7 +446,8 @@ def verify(run: str, as_json: bool) -> None:
             click.echo(sanitize(problem))
     if problems:
         raise LedgerError(
-            f"run {run}: {len(problems)} records do not match their hashes", "restore a backup of the ledger"
+            f"run {run} does not match its hashes in {format_quantity(len(problems), 'place')}",
+            "restore a backup of the ledger",
         )
     say(f"run {run}: every hash matches")
 
@@ -526,8 +527,9 @@ def _report_needed_calls(needed: "MissingCalls") -> None:
     missing = ", ".join(counted_calls)
     say(f"{turns} {need} calls that the ledger lacks, and {count} as not kept: at least {missing};")
     dollars = "" if needed.usd is None else f" and ${needed.usd:.2f}"
-    cost = f"{needed.expected} calls with {needed.tokens:,} tokens{dollars}"
-    say(f"expected if these turns continue like the recorded ones: about {cost}")
+    cost = f"{format_quantity(needed.expected, 'call')} with {needed.tokens:,} tokens{dollars}"
+    turns_continue = "this turn continues" if needed.turns == 1 else "these turns continue"
+    say(f"expected if {turns_continue} like the recorded ones: about {cost}")
 
 
 def _find_id(home: Home, run: str) -> str:

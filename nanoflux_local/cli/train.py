@@ -12,7 +12,6 @@ from nanoflux_local.cli.common import (
     build_choice,
     describe_flops,
     end_at_sigterm,
-    format_quantity,
     launch_detached,
     print_json,
     print_table,
@@ -24,6 +23,7 @@ from nanoflux_local.cli.common import (
 from nanoflux_local.cli.names import MODEL, RUN
 from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
     from nanoflux_local.jobs import Worker

@@ -7,6 +7,7 @@ from pathlib import Path
 from nanoflux_local.doctor.check import MachineCheck
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_models.record import RECORD, WeightsRecord, find_problems, find_size_problem
 from nanoflux_models.weights import list_installed
 
@@ -64,7 +65,7 @@ def check_ledger(home: Home) -> MachineCheck:
     except NanofluxError as error:
         return MachineCheck("ledger", False, error.message, error.fix)
     size_mib = home.ledger.stat().st_size / 2**20
-    return MachineCheck("ledger", True, f"{run_count} {'run' if run_count == 1 else 'runs'}, {size_mib:.1f} MiB")
+    return MachineCheck("ledger", True, f"{format_quantity(run_count, 'run')}, {size_mib:.1f} MiB")
 
 
 def check_weights(home: Home) -> MachineCheck:

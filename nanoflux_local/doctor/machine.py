@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nanoflux_local.doctor.check import MachineCheck
+from nanoflux_local.quantities import format_quantity
 from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
@@ -23,7 +24,7 @@ def check_processors() -> MachineCheck:
     fix = ""
     if core_count < MIN_CORES:
         fix = f"expect slow runs, or use a machine with {MIN_CORES} cores, which the embedded default is tuned for"
-    return MachineCheck("processors", True, f"{core_count} cores", fix)
+    return MachineCheck("processors", True, format_quantity(core_count, "core"), fix)
 
 
 def check_memory() -> MachineCheck:
@@ -53,7 +54,7 @@ def check_gpus() -> MachineCheck:
         )
     if card_count:
         fix = "install NVIDIA's driver (in a container also its container toolkit) and check with nvidia-smi"
-        return MachineCheck("gpus", False, f"{card_count} NVIDIA cards, but no working driver", fix)
+        return MachineCheck("gpus", False, f"{format_quantity(card_count, 'NVIDIA card')}, but no working driver", fix)
     return MachineCheck("gpus", True, "none; small models run on the processors")
 
 

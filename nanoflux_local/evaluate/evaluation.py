@@ -26,6 +26,7 @@ from nanoflux_local.jobs import EVALUATION, Heartbeat, Job, hold_lock, record_ex
 from nanoflux_local.ledger.calls import CachedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.reasoning import ends_in_reasoning
 from nanoflux_local.records import (
     ChatReply,
@@ -363,7 +364,8 @@ def _build_no_score_error(shortfall: Shortfall) -> EndpointError:
         return EndpointError("no reply could be scored: the judge gave no verdict", "use another judge")
     # an evaluation has no run to resume, so that part of the fix is dropped
     fix, _, _ = shortfall.first_error.fix.partition("; then `nanoflux run resume`")
+    replies = format_quantity(shortfall.missing, "reply", "replies")
     return EndpointError(
-        f"none of {shortfall.missing} replies could be scored: {describe_causes(shortfall.causes)}",
+        f"none of {replies} could be scored: {describe_causes(shortfall.causes)}",
         f"{fix or 'fix the cause'}; then run the same command again",
     )

@@ -27,6 +27,7 @@ from nanoflux_local.examples.trainers import (
 )
 from nanoflux_local.files import write_new
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.rule_sets import PAPER, describe_rules
@@ -338,7 +339,7 @@ def _render_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
     environment = json.loads(source.run["environment"])
     pass_rates = ", ".join(f"{rate}: {count}" for rate, count in summary.pass_rates.items())
     extra_rows = "".join(f"\n| {label} | {text} |" for label, text in _list_card_entries(dataset, summary))
-    noun = "example" if summary.examples == 1 else "examples"
+    examples = format_quantity(summary.examples, "example")
     text = f"""---
 pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
@@ -346,7 +347,7 @@ configs:
 - config_name: default
   data_files: {json.dumps(name, ensure_ascii=False)}
 ---
-# {source.domain.title}: {summary.examples} {noun} of run {source.run["id"]}
+# {source.domain.title}: {examples} of run {source.run["id"]}
 
 Questions that an attacker built from seed questions. A judge accepted each solution, and the run kept the questions
 that its rules choose by the defender's answers. NanoFlux Local {__version__} wrote this file. The run used

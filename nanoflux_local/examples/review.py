@@ -20,6 +20,7 @@ from nanoflux_local.files import write_new
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import derive_seed, digest, storable
 from nanoflux_local.text_files import EncodingError, read_utf8
 
@@ -126,10 +127,9 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
     with LedgerView(home.ledger) as view:
         judged_questions = list(list_judged_questions(view, view.find_run(run)["id"]))
     if not judged_questions or size > len(judged_questions):
-        size_note = f", but {size} are requested" if size else ""
-        raise NothingMatchedError(
-            f"run {run} has {len(judged_questions)} judged questions{size_note}", "lower --size, or continue the run"
-        )
+        size_note = f", but {size} {'is' if size == 1 else 'are'} requested" if size else ""
+        questions = format_quantity(len(judged_questions), "judged question")
+        raise NothingMatchedError(f"run {run} has {questions}{size_note}", "lower --size, or continue the run")
     rng = random.Random(derive_seed(seed, "blind"))
     chosen_questions = rng.sample(judged_questions, size if size else len(judged_questions))
     rows = [

@@ -29,6 +29,7 @@ from nanoflux_local.ledger import board
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 
 PREPARATION = (GENERATE, ANSWERS)
 """The conditions of the cells whose results other cells need. These cells run first."""
@@ -111,7 +112,7 @@ class _ExperimentWorker:
             execution.message = "; ".join(self.failures)
         if self.failures:
             fix = "fix the causes, then run the same command again to resume"
-            cells = "1 cell" if len(self.failures) == 1 else f"{len(self.failures)} cells"
+            cells = format_quantity(len(self.failures), "cell")
             raise NanofluxError(f"{cells} failed: {execution.message}", fix)
 
     def _list_remaining_cells(self) -> list[Cell]:

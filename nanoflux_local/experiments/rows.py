@@ -14,6 +14,7 @@ from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.items import load_train_items
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import list_seed_datasets
 from nanoflux_local.train.choice import Choice, choose_rows, find_turns_with_verdict
@@ -48,8 +49,9 @@ def load_condition_rows(
         size = _count_rows_with_as_many_tokens(home, plan, items, domain, run_data)
     if size > len(items):
         fix = "choose a smaller size, or import more items"
+        available_items = format_quantity(len(items), "training item")
         raise NothingMatchedError(
-            f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
+            f"the grid asks for {format_quantity(size, 'row')}, but the benchmark has only {available_items}", fix
         )
     # If the size is "all", the rows are the same for every training seed, and only the training varies.
     draw_seed = 0 if condition.size == "all" else seed

@@ -15,6 +15,7 @@ from typing import Any
 from nanoflux_local.ledger.datasets import find_free_name
 from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.quantities import format_quantity
 
 COST_KEYS = ("seconds", "usd", "wall_s")
 """The keys of a reply that may differ when the same request is answered twice."""
@@ -183,8 +184,10 @@ class _Merger:
         source_turns = [tuple(row) for row in self._source.rows(query, run["id"])]
         turns_here = self._rows(query, run["id"])
         if source_turns != turns_here:
+            verb = "differs" if len(source_turns) == 1 else "differ"
             raise _DifferenceError(
-                f"its {len(source_turns)} turns differ from the {len(turns_here)} turns in this home"
+                f"its {format_quantity(len(source_turns), 'turn')} {verb} from the "
+                f"{format_quantity(len(turns_here), 'turn')} in this home"
             )
 
     def _pin(self, run: str) -> None:
@@ -248,9 +251,9 @@ class _Merger:
             source_marks = {tuple(row) for row in self._source.rows(marks_query, evaluation_id)}
             marks_here = set(self._rows(marks_query, evaluation_id))
             if source_marks != marks_here:
-                raise _DifferenceError(
-                    f"{len({row[:2] for row in source_marks ^ marks_here})} of its marks differ from those in this home"
-                )
+                count = len({row[:2] for row in source_marks ^ marks_here})
+                verb = "differs" if count == 1 else "differ"
+                raise _DifferenceError(f"{count} of its marks {verb} from those in this home")
             return False
         self._copy("evaluations", [evaluation])
         call_ids, _ = self._add_calls(evaluation_id, "SELECT call FROM evaluation_items WHERE evaluation = ?1")
@@ -284,7 +287,8 @@ class _Merger:
             else:
                 call_ids[row["id"]] = self._insert("calls", {**dict(row), "id": None})
         if differences:
-            raise _DifferenceError(f"{differences} of its calls have different replies in this home")
+            predicate = "has a different reply" if differences == 1 else "have different replies"
+            raise _DifferenceError(f"{differences} of its calls {predicate} in this home")
         return call_ids, reused
 
     # Rows

@@ -8,6 +8,7 @@ from typing import Any
 from nanoflux_local.ledger.earlier_questions import read_questions
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import digest, read_costs
 from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
@@ -93,7 +94,8 @@ def _verify_turns(view: LedgerView, run: str) -> Iterator[str]:
         if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
             yield f"turn {row['number']}: the column attempts differs from the record"
         if row["uses"] != row["used_calls"]:
-            yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {row['used_calls']} calls"
+            used_calls = format_quantity(row["used_calls"], "call")
+            yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {used_calls}"
     yield from _verify_fresh_counts(view, run)
 
 
@@ -170,7 +172,8 @@ def _verify_end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[
     """Verify that a finished run has reached its target or turn limit. If it has not, its last turns were deleted."""
     row = view.row("SELECT count(*) AS turns, coalesce(sum(kept), 0) AS kept FROM turns WHERE run = ?", run)
     if row and row["kept"] < config["target"] and row["turns"] < config["max_turns"]:
-        yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"
+        kept_note = f"{row['kept']} kept" if row["turns"] == 1 else f"{row['kept']} of them kept"
+        yield f"run {run}: is done, but has only {format_quantity(row['turns'], 'turn')}, {kept_note}"
 
 
 def _read_outcome(record: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import make_launch
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.rehearsal.exchanges import reply_to
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import DEFAULT_RANK, Launch, ServerResources
@@ -137,6 +138,12 @@ class RehearsalEnvironment:
         self.servers.clear()
         self.launches.clear()
         return len(records)
+
+    def stop_and_describe(self) -> str:
+        """Stop all servers, as `stop` does, and describe the result in one line of text."""
+        server_count = self.stop()
+        owner = "its" if server_count == 1 else "their"
+        return f"{format_quantity(server_count, 'server')} stopped, with all {owner} processes"
 
     def clear(self, keep: bool = False) -> None:
         """Stop all servers and, unless `keep` is true, remove the scratch home."""

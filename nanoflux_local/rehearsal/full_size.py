@@ -15,6 +15,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.managed.launches import Workload, assign_resources, collect_workloads, plan_servers
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.rehearsal.environment import (
     LEAN_ARGS,
     RehearsalEnvironment,
@@ -73,7 +74,8 @@ def _measure(profile: str, environment: RehearsalEnvironment, report: RehearsalR
 
     def configure() -> str:
         configs.append(resolve("starter", profile, override_embedder(), environment.home))
-        return f"{len(list_managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
+        models = format_quantity(len(list_managed_endpoints(configs[0])), "model")
+        return f"{models}, {format_quantity(configs[0].concurrency, 'concurrent turn')}"
 
     if not report.perform("profile", "", configure):
         return
@@ -85,7 +87,7 @@ def _measure(profile: str, environment: RehearsalEnvironment, report: RehearsalR
     resources_by_model = assign_resources(workloads, fill_gpus=True) if workloads else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, resources_by_model[model], config.concurrency, environment, report, load)
-    report.perform("stop", "", lambda: f"{environment.stop()} servers stopped, with all their processes")
+    report.perform("stop", "", environment.stop_and_describe)
 
 
 def _plan(workloads: Sequence[Workload], load: RequestLoad) -> str:
@@ -93,7 +95,7 @@ def _plan(workloads: Sequence[Workload], load: RequestLoad) -> str:
     if not workloads:
         raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
-        return f"{len(workloads)} models of a stand-in's size, on a CPU"
+        return f"{format_quantity(len(workloads), 'model')} of a stand-in's size, on a CPU"
     placement = plan_servers(workloads, list_gpu_gib(), fill_gpus=True)
     if not placement.fits:
         raise NanofluxError(placement.refusal, "use one of: " + "; ".join(placement.would_fit))
@@ -216,8 +218,9 @@ def _measure_throughput(model: str, concurrency: int, environment: RehearsalEnvi
     with ThreadPoolExecutor(concurrency) as pool:
         completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.completion_tokens), prompts))
     seconds = time.monotonic() - start_time
+    requests = format_quantity(concurrency, "concurrent request")
     return (
-        f"{completion_tokens / seconds:.0f} completion tokens/s over {concurrency} concurrent requests of "
+        f"{completion_tokens / seconds:.0f} completion tokens/s over {requests} of "
         f"{load.prompt_tokens} prompt and {load.completion_tokens} completion tokens, in {seconds:.1f} s"
     )
 

@@ -28,6 +28,7 @@ from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.examples.export import export
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatRequest, Message, Sampling
 from nanoflux_local.rehearsal.environment import RehearsalEnvironment, list_managed_endpoints
@@ -132,7 +133,7 @@ def rehearse_all(environment: RehearsalEnvironment, reports: Sequence[RehearsalR
     for report in reports:
         rehearse(report.profile, environment, report)
     if reports:  # the servers are stopped once; the last profile's report has this step
-        reports[-1].perform("stop", "", lambda: f"{environment.stop()} servers stopped, with all their processes")
+        reports[-1].perform("stop", "", environment.stop_and_describe)
 
 
 def _configure(profile: str, environment: RehearsalEnvironment, report: RehearsalReport) -> _ProfileState | None:
@@ -149,7 +150,9 @@ def _configure(profile: str, environment: RehearsalEnvironment, report: Rehearsa
         hosted_endpoints = [
             name for name in config.role_endpoints if not find_kind(config.endpoints[name].interface).managed
         ]
-        return f"{len(state.managed)} models on vLLM, {len(hosted_endpoints)} hosted models replaced by the fake server"
+        managed_models = format_quantity(len(state.managed), "model")
+        hosted_models = format_quantity(len(hosted_endpoints), "hosted model")
+        return f"{managed_models} on vLLM, {hosted_models} replaced by the fake server"
 
     def plan() -> str:
         assert state is not None
@@ -201,9 +204,9 @@ def _plan_servers(workloads: list[Workload]) -> str:
     origin = "of this machine" if gpus else "(planned: this machine has none)"
     sharing_models = [server.name for server in placement.servers if server.shares]
     sharing = f"; {', '.join(sharing_models)} take turns" if sharing_models else ""
-    return (
-        f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB GPUs {origin} hold {len(workloads)} models at full size{sharing}"
-    )
+    noun, verb = ("GPU", "holds") if len(chosen_gpus) == 1 else ("GPUs", "hold")
+    models = format_quantity(len(workloads), "model")
+    return f"{len(chosen_gpus)} × {chosen_gpus[0]:g} GiB {noun} {origin} {verb} {models} at full size{sharing}"
 
 
 def _perform_once(
@@ -312,7 +315,7 @@ def _start_and_chat(state: _ProfileState, environment: RehearsalEnvironment, mod
                     f"{model} answers {GREETING!r} with an empty reply",
                     f"read the server's log with `nanoflux models logs {model}`",
                 )
-            return f"{reply.completion_tokens} tokens in {reply.seconds:.1f} s"
+            return f"{format_quantity(reply.completion_tokens, 'token')} in {reply.seconds:.1f} s"
         finally:
             await client.close()
 
@@ -329,18 +332,19 @@ def _run_turns(state: _ProfileState, environment: RehearsalEnvironment) -> str:
         funnel = ", ".join(f"{count} {name}" for name, count in summary.funnel.items() if count)
         faults = ", ".join(f"{count} {kind}" for kind, count in summary.faults.items())
         fix = f"inspect the run with `nanoflux run show {state.run}`"
-        raise NanofluxError(f"no example was kept in {summary.turns} turns: {funnel or faults or 'no attempt'}", fix)
+        turns = format_quantity(summary.turns, "turn")
+        raise NanofluxError(f"no example was kept in {turns}: {funnel or faults or 'no attempt'}", fix)
     usage = summary.usage
     return (
-        f"{summary.kept} kept of {summary.turns}, {summary.calls.made} calls, "
-        f"{usage.prompt_tokens} prompt and {usage.completion_tokens} completion tokens"
+        f"{summary.kept} kept of {summary.turns}, {format_quantity(summary.calls.made, 'call')}, "
+        f"{usage.prompt_tokens} prompt and {format_quantity(usage.completion_tokens, 'completion token')}"
     )
 
 
 def _export(state: _ProfileState, environment: RehearsalEnvironment) -> str:
     """Export the kept examples as chat messages."""
     path = environment.home.root / f"{state.run}.jsonl"
-    return f"{export(environment.home, state.run, 'chat', path).rows} rows"
+    return format_quantity(export(environment.home, state.run, "chat", path).rows, "row")
 
 
 def _train_and_compare(state: _ProfileState, environment: RehearsalEnvironment, report: RehearsalReport) -> None:
@@ -370,7 +374,7 @@ def _train(state: _ProfileState, environment: RehearsalEnvironment) -> str:
         environment.home, data.run, state.base, settings, data.rows, data.validation, source=data.source
     )
     losses = f"train loss {outcome.train_losses[0]:.2f} to {outcome.train_losses[-1]:.2f}"
-    return f"{outcome.adapter[:12]} adapts {targets}; {losses} in {outcome.steps} steps"
+    return f"{outcome.adapter[:12]} adapts {targets}; {losses} in {format_quantity(outcome.steps, 'step')}"
 
 
 def _load(state: _ProfileState, environment: RehearsalEnvironment) -> str:
@@ -396,16 +400,18 @@ def _evaluate(state: _ProfileState, environment: RehearsalEnvironment) -> str:
         differing_items = [item for item in in_process_answers if answers.get(item) != in_process_answers[item]]
         if differing_items:
             item = differing_items[0]
+            share = f"{len(differing_items)} of {format_quantity(len(in_process_answers), 'item')}"
+            verb = "differs" if len(differing_items) == 1 else "differ"
             raise NanofluxError(
-                f"{len(differing_items)} of {len(in_process_answers)} items differ between in_process and {kind}, such "
-                f"as {item}: {in_process_answers[item]} and {answers.get(item)}",
+                f"{share} {verb} between in_process and {kind}, such as {item}: {in_process_answers[item]} and "
+                f"{answers.get(item)}",
                 f"probe the adapter with `nanoflux models probe {state.adapter[:12]}`",
             )
     marks = [mark for _, mark in in_process_answers.values()]
     right_count = marks.count("right")
-    return (
-        f"{len(in_process_answers)} items agree in process, through vLLM and merged ({right_count} right, as expected)"
-    )
+    items = format_quantity(len(in_process_answers), "item")
+    verb = "agrees" if len(in_process_answers) == 1 else "agree"
+    return f"{items} {verb} in process, through vLLM and merged ({right_count} right, as expected)"
 
 
 def _evaluate_kind(

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.experiments.tables import format_percent, format_points
+from nanoflux_local.quantities import format_quantity
 
 MAX_CHARACTERS = 20_000
 """Maximum length of a string on a page, since a model may write a line of several megabytes."""
@@ -26,7 +27,7 @@ def render_page(template: str, values: dict[str, Any]) -> str:
     )
     folder = resources.files(__package__)
     environment.loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
-    environment.filters |= {"percent": format_percent, "points": format_points}
+    environment.filters |= {"percent": format_percent, "points": format_points, "quantity": format_quantity}
     return environment.get_template(template).render(values)
 
 
@@ -38,7 +39,8 @@ def sanitize(value: object) -> object:
     if type(value) is not str:
         return value
     omitted_count = len(value) - MAX_CHARACTERS
-    notice = f"… ({omitted_count:,} more characters: see nanoflux examples show)" if omitted_count > 0 else ""
+    noun = "character" if omitted_count == 1 else "characters"
+    notice = f"… ({omitted_count:,} more {noun}: see nanoflux examples show)" if omitted_count > 0 else ""
     return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", value[:MAX_CHARACTERS]) + notice
 
 

@@ -12,6 +12,7 @@ from nanoflux_local import __version__
 from nanoflux_local.evaluate.comparison import Pair, compare
 from nanoflux_local.evaluate.items import find_base_evaluation
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_atomically
@@ -82,8 +83,7 @@ def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
     """
     if set(count_by_rate) <= {"0 of 1", "1 of 1"}:
         return ""
-    parts = [f"{rate} for {count} question{'' if count == 1 else 's'}" for rate, count in count_by_rate.items()]
-    return ", ".join(parts)
+    return ", ".join(f"{rate} for {format_quantity(count, 'question')}" for rate, count in count_by_rate.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from nanoflux_local.endpoints.kinds.base import interface_supports_prefill
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
 from nanoflux_local.roles.sections import RefusedPrompt, Unparsed
@@ -127,13 +128,13 @@ class Player:
             return Unparsed("the reply is empty")
         if not ends_in_reasoning(storable(reply.text), reply.finish):
             return None
-        tokens = reply.completion_tokens or reply.reasoning_tokens
+        tokens = format_quantity(reply.completion_tokens or reply.reasoning_tokens, "token")
         setting = f"endpoints.{self.name}.reasoning_tokens"
         if reply.finish == "length":
-            return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {setting}")
+            return Unparsed(f"{CUT_IN_REASONING} after {tokens}; raise {setting}")
         if self.thinks:
-            return Unparsed(f"ended inside its reasoning after {tokens} tokens, without an answer")
-        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, perhaps at a stop string; set {setting}")
+            return Unparsed(f"ended inside its reasoning after {tokens}, without an answer")
+        return Unparsed(f"{CUT_IN_REASONING} after {tokens}, perhaps at a stop string; set {setting}")
 
 
 async def ask(request: ChatRequest, call: Call) -> ChatReply | RefusedPrompt:

@@ -18,6 +18,7 @@ from nanoflux_local.errors import NanofluxError, PromptRefusedError, SaturatedEr
 from nanoflux_local.ledger.calls import ROLE, CachedCalls, Call, R, TracedCalls, embed_texts
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.limiter import RANK
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import Request, Vector
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.novelty import History, NoveltyIndex
@@ -356,8 +357,9 @@ class Engine:
         reply_in_one_line = " ".join(self._ledger.find_last_reply(call_ids).split())
         excerpt = redact(reply_in_one_line)[:EXCERPT_CHARACTERS]
         quotation = f" The last reply begins: {excerpt!r}" if excerpt else ""
+        attempts = format_quantity(streak.attempts, "consecutive attempt")
         return UnreadableReplyError(
-            f"{streak.attempts} consecutive attempts got no readable reply at the {streak.step} from {streak.endpoint}:"
+            f"{attempts} got no readable reply at the {streak.step} from {streak.endpoint}:"
             f" {streak.reason}.{quotation}",
             f"correct the model's settings, then `nanoflux run resume {self._run}`; it pauses again after as many"
             f" attempts (to never pause: `nanoflux run set {self._run} pause_after_unread=0`)",

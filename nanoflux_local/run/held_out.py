@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nanoflux_local.ledger.calls import Call, embed_texts
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import Identity, Vector, similarity
 from nanoflux_local.run.novelty import Matrix, bound_rounding_error
 from nanoflux_local.seeds.splits import extract_stem
@@ -62,9 +63,9 @@ class HeldOut:
             self._item_vectors = np.stack([vector for vector in vectors if vector is not None])
         refused_count = len(vectors) - len(self._embedded_items)
         if refused_count:
-            logging.getLogger(__name__).warning(
-                "the embedder refuses %d evaluation items; they are compared by their words only", refused_count
-            )
+            items = format_quantity(refused_count, "evaluation item")
+            fallback = "it is compared by its" if refused_count == 1 else "they are compared by their"
+            logging.getLogger(__name__).warning("the embedder refuses %s; %s words only", items, fallback)
 
     @cached_property
     def _item_id_by_phrase(self) -> dict[str, str]:

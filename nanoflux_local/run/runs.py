@@ -21,6 +21,7 @@ from nanoflux_local.ledger.calls import ROLE, CachedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.run.binding import (
     RunEndpoints,
@@ -217,7 +218,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         )
     if new.target < old.target and new.target < kept:
         raise RefusedError(
-            f"run {run} has already kept {kept} examples",
+            f"run {run} has already kept {format_quantity(kept, 'example')}",
             f"set a target of at least {kept}, or run `nanoflux run stop {run}`",
         )
     with Ledger(home.ledger) as ledger:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
 
 NEARLY_ALL = 0.95
@@ -43,9 +44,10 @@ class Saturation:
 
     def describe(self) -> str:
         """The message of the paused run: what happened, and how many examples it can expect."""
+        attempts, examples = format_quantity(self.attempts, "attempt"), format_quantity(self.target, "example")
         return (
-            f"{self.rejected} of the last {self.attempts} attempts ended as {self.outcome.replace('_', ' ')};"
-            f" at this rate the run keeps about {self.expected} of {self.target} examples by its turn limit"
+            f"{self.rejected} of the last {attempts} ended as {self.outcome.replace('_', ' ')};"
+            f" at this rate the run keeps about {self.expected} of {examples} by its turn limit"
         )
 
     def advise(self, run: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call, acting_as
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
 from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import RefusedPrompt, Unparsed
@@ -237,7 +238,9 @@ def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt, needs_majority: bool
         return replace(attempt, outcome="kept_failed")
     findings = list_proving_findings(attempt)
     reason = findings[0].reason if findings else "no blind solutions were written"
-    return replace(attempt, outcome="unproven", reason=f"{right_count} of {answer_count} answers are right; {reason}")
+    right_share = f"{right_count} of {format_quantity(answer_count, 'answer')}"
+    verb = "is" if 1 in (right_count, answer_count) else "are"
+    return replace(attempt, outcome="unproven", reason=f"{right_share} {verb} right; {reason}")
 
 
 def list_proving_findings(attempt: Attempt) -> list[Finding]:

@@ -95,8 +95,9 @@ def choose_held_out(ledger: Path, datasets: Sequence[str], evaluated: Iterable[s
     for name, count in restated_counts.items():
         if count:
             _LOG.warning(
-                "%d of the seeds restate test items of %s, so it is not held out: do not test this run's models on it",
+                "%d of the seeds %s test items of %s, so it is not held out: do not test this run's models on it",
                 count,
+                "restates" if count == 1 else "restate",
                 name,
             )
     return tuple(name for name, count in restated_counts.items() if count == 0)

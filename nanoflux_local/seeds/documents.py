@@ -14,6 +14,7 @@ from typing import Any
 from nanoflux_local.errors import DataError, NothingMatchedError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import digest
 from nanoflux_local.seeds.near_duplicates import NearDuplicates
 from nanoflux_local.seeds.reading import check_own_name
@@ -187,7 +188,7 @@ def _store(
     """Store the passages. Returns False if the same documents were imported before."""
     content_digest = digest(sorted([document.name, document.split, document.content.sha256] for document in documents))
     with Ledger(home.prepare().ledger) as ledger:
-        source = f"{len(documents)} documents"
+        source = format_quantity(len(documents), "document")
         return ledger.import_dataset(
             request.name, source, content_digest, items, skipped_count, replace=request.replace
         )

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from nanoflux_local.answers import plain_number
 from nanoflux_local.domains.starter.templates import Template
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.seeds.part import Part, split_into_parts
 from nanoflux_local.transcript import Seed
 
@@ -164,8 +165,9 @@ def instantiate(
 def refuse_shortage(count: int, available: int) -> None:
     """Raise NothingMatchedError if there are fewer than `count` seeds."""
     if count > available:
+        verb = "is" if available == 1 else "are"
         raise NothingMatchedError(
-            f"a question needs {count} seeds, but there are only {available}",
+            f"a question needs {format_quantity(count, 'seed')}, but there {verb} only {available}",
             "lower seeds.max, or import more data",
         )
 

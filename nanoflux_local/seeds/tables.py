@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanoflux_local.errors import DataError
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.text_files import detect_marked_encoding
 
 MAX_LINE_BYTES = 4 * 2**20
@@ -275,8 +276,14 @@ def _decode_csv_lines(path: Path) -> Iterator[str]:
 def _build_csv_row(location: str, number: int, header: Sequence[str], cells: Sequence[str]) -> TableRow:
     """A row from its cells, with the names in `header` as keys."""
     if len(cells) != len(header):
-        return TableRow(location, number, problem=f"{len(cells)} cells, but {len(header)} are expected")
+        return TableRow(location, number, problem=_describe_cell_count(len(cells), len(header)))
     return TableRow(location, number, dict(zip(header, cells, strict=True)))
+
+
+def _describe_cell_count(count: int, expected_count: int) -> str:
+    """The problem of a row with more or fewer cells than expected."""
+    verb = "is" if expected_count == 1 else "are"
+    return f"{format_quantity(count, 'cell')}, but {expected_count} {verb} expected"
 
 
 def _read_xlsx(path: Path) -> Iterator[TableRow]:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from nanoflux_local.errors import DataError, RefusedError, UsageError
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, EncodedExample, TrainingExample, data_digest, split
 from nanoflux_local.train.flops import count_parameters, estimate_flops, six_nd
@@ -92,8 +93,8 @@ def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: Tra
                 detail = f"{', '.join(control_tokens)} in a message is encoded as text"
                 findings.append(RowFinding(row_number, example.id, "control token", detail, dropped=False))
             if encoded.truncated_tokens:
-                noun = "token" if encoded.truncated_tokens == 1 else "tokens"
-                detail = f"{encoded.truncated_tokens} {noun} over max_length {settings.max_length}"
+                tokens = format_quantity(encoded.truncated_tokens, "token")
+                detail = f"{tokens} over max_length {settings.max_length}"
                 findings.append(RowFinding(row_number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda finding: finding.row)))
     _refuse_unusable(selection, settings)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import derive_seed, digest
 from nanoflux_local.train.solutions import RightSolution, SolutionRule, collect_right_solutions, list_candidates
 from nanoflux_local.transcript import Attempt, Example, turn_from_json
@@ -60,8 +61,10 @@ class Choice:
             NothingMatchedError: there are fewer items than `size`.
         """
         if self.size > len(items):
+            request = f"{format_quantity(self.size, 'example')} {'is' if self.size == 1 else 'are'} requested"
+            verb = "matches" if len(items) == 1 else "match"
             raise NothingMatchedError(
-                f"{self.size} examples are requested, but only {len(items)} match the other conditions",
+                f"{request}, but only {len(items)} {verb} the other conditions",
                 "lower --size, or drop a condition",
             )
         count = self.size if self.size else len(items)
@@ -131,7 +134,8 @@ def _exclude_rows(
         record["dropped"] = {"included": choice.include_dropped, "rows": dropped_count}
     if not kept_rows:
         fix = "add --include-dropped, or withdraw the verdicts with `nanoflux examples review ID --verdict open`"
-        raise NothingMatchedError(f"reviewers dropped all {len(rows)} matching examples of run {run}", fix)
+        examples = "the only matching example" if len(rows) == 1 else f"all {len(rows)} matching examples"
+        raise NothingMatchedError(f"reviewers dropped {examples} of run {run}", fix)
     if choice.solution == "author":
         return kept_rows, record
     solutions_by_turn = load_solutions(view, run)

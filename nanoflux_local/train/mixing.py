@@ -15,6 +15,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.evaluate.evaluation import choose_domain
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import list_seed_datasets, load_available_items, load_items
 from nanoflux_local.seeds.splits import extract_stem
@@ -85,9 +86,10 @@ def draw_mixed_rows(
         usable_items = [item for item in items if _normalize(item.question) not in drawn_questions]
         size = max(1, round(mix.ratio * run_row_count))
         if size > len(usable_items):
+            usable_rows = format_quantity(len(usable_items), "usable train row")
             raise NothingMatchedError(
-                f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable_items)} "
-                "usable train rows (with a solution, and repeating no dev, test or other mixed item)",
+                f"--mix {mix.dataset}={mix.ratio:g} asks for {format_quantity(size, 'row')}, but {mix.dataset} has "
+                f"{usable_rows} (with a solution, and repeating no dev, test or other mixed item)",
                 f"use a ratio of at most {len(usable_items) / run_row_count:.2f}, or import more items",
             )
         rng = random.Random(derive_seed(seed, "mix", mix.dataset))

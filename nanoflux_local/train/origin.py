@@ -8,6 +8,8 @@ turns that record into text.
 from collections.abc import Mapping
 from typing import Any
 
+from nanoflux_local.quantities import format_quantity
+
 _WRITERS = {"solver": "a blind solver", "own": "the defender"}
 """The writer of the solutions that a rule chooses, by the rule. Only these rules can leave out examples."""
 
@@ -24,7 +26,8 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries += [("left out", phrase) for phrase in describe_left_out(record)]
     entries += [("included", phrase) for phrase in describe_included(record)]
     for mix in record.get("mix", ()):
-        text = f"{mix['rows']} of {mix['usable']} train rows of {mix['dataset']}, digest {mix['digest'][:12]}"
+        usable_rows = format_quantity(mix["usable"], "train row")
+        text = f"{mix['rows']} of {usable_rows} of {mix['dataset']}, digest {mix['digest'][:12]}"
         entries.append(("mixed in", text))
     return entries
 

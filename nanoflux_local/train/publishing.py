@@ -13,6 +13,7 @@ from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
 from nanoflux_local.adapters.store import MANIFEST, format_json, package_versions, store_new_adapter
 from nanoflux_local.errors import DataError
 from nanoflux_local.files import write_atomically
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.origin import describe_origin
 from nanoflux_local.train.settings import TrainSettings
@@ -88,7 +89,7 @@ def _format_card(manifest: Mapping[str, Any]) -> str:
     val_losses = [losses["initial_val_loss"], *losses["val_losses"]]
     origin_rows = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
     loss_curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val_losses)
-    noun = "example" if data["examples"] == 1 else "examples"
+    examples = format_quantity(data["examples"], "example")
     return f"""---
 base_model: {base}
 library_name: peft
@@ -96,7 +97,7 @@ tags: [lora, nanoflux-local]
 ---
 # LoRA adapter {manifest["adapter"][:12]} for {base}
 
-Trained by NanoFlux Local on {data["examples"]} {noun} ({data["tokens"]:,} tokens over all epochs,
+Trained by NanoFlux Local on {examples} ({data["tokens"]:,} tokens over all epochs,
 {data["truncated"]} cut at {settings["max_length"]} tokens, {data["dropped"]} left out), loss on completions only.
 
 | setting | value |

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import UsageError
+from nanoflux_local.quantities import format_quantity
 
 ALL = "all-linear"
 """PEFT's name for all linear layers except the output head (`lm_head`); here, only those of the text tower."""
@@ -112,8 +113,9 @@ def _refuse_other_towers(adapted_layers: Sequence[str], tower: str, layers: Sequ
     """Raise UsageError if one of the adapted layers is outside the text tower."""
     other_layers = [name for name in adapted_layers if tower and not name.startswith(f"{tower}.")]
     if other_layers:
+        layer_count = format_quantity(len(other_layers), "layer")
         raise UsageError(
-            f"target_modules match {len(other_layers)} layers outside the text tower, such as {other_layers[0]}: vLLM "
+            f"target_modules match {layer_count} outside the text tower, such as {other_layers[0]}: vLLM "
             "refuses an adapter of a vision tower",
             f"choose only layers of the text tower: target_modules={_suggest_expression(tower, layers)!r}",
         )

@@ -213,7 +213,7 @@ def test_run_with_different_replies_to_equal_requests_is_a_conflict(tmp_path: Pa
     with Ledger(target.ledger) as ledger, ledger.transaction() as connection:
         call_query = "SELECT min(call) FROM turn_calls"
         connection.execute(f"UPDATE calls SET reply = json_set(reply, '$.text', 'other') WHERE id = ({call_query})")
-    with pytest.raises(RefusedError, match="1 of its calls have different replies in this home"):
+    with pytest.raises(RefusedError, match="1 of its calls has a different reply in this home"):
         merge_bundle(pack(origin), target)
 
 
@@ -222,7 +222,7 @@ def test_evaluation_with_a_different_mark_is_a_conflict(lab: Home, office: Home,
     merge_bundle(bundle, office)
     with Ledger(office.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("UPDATE evaluation_items SET verdict = 'wrong'")
-    with pytest.raises(RefusedError, match="1 of its marks differ from those in this home"):
+    with pytest.raises(RefusedError, match="1 of its marks differs from those in this home"):
         merge_bundle(bundle, office)
 
 

@@ -120,7 +120,7 @@ def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callabl
     failed_replay = nanoflux(home, "run", "replay", "tour", "--json")
     problems = failed_verification.json["problems"]
     assert failed_verification.code == 1 and not failed_verification.json["ok"]
-    assert len(problems) >= 3 and f"{len(problems)} records do not match" in failed_verification.err
+    assert len(problems) >= 3 and f"does not match its hashes in {len(problems)} places" in failed_verification.err
     verification_without_json = nanoflux(home, "run", "verify", "tour")
     assert verification_without_json.code == 1 and verification_without_json.out.splitlines() == problems
     assert failed_replay.code == 1 and "does not contain a" in failed_replay.err and failed_replay.out == ""

@@ -118,7 +118,7 @@ async def test_blind_check_stops_once_its_conclusion_is_certain(answers, conclus
     [
         ("42 42", "2 of 2 blind solutions give 42, 1 of them by a program"),
         ("41 41 41", "3 of 3 blind solutions give 41, the author says 42"),
-        ("41 42 41 no", "1 of 4 blind solutions agree, 2 disagree and 1 could not be read"),
+        ("41 42 41 no", "1 of 4 blind solutions agrees, 2 disagree and 1 could not be read"),
     ],
 )
 async def test_blind_check_counts_solutions_in_its_reason(answers, reason):

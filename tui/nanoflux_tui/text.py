@@ -26,7 +26,7 @@ def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
     truncated = text[:limit]
     clean = "".join(map(_replace_control_character, truncated.replace("\r\n", "\n")))
     omitted_count = len(text) - len(truncated)
-    return f"{clean}\n… and {omitted_count:,} more characters" if omitted_count > 0 else clean
+    return f"{clean}\n… and {format_quantity(omitted_count, 'more character')}" if omitted_count > 0 else clean
 
 
 def _replace_control_character(character: str) -> str:

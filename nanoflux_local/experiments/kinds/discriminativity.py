@@ -40,6 +40,7 @@ from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import EmbedRequest, derive_seed
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.run import configs
@@ -111,8 +112,9 @@ def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, r
     else:
         pairs = asyncio.run(_collect_benchmark_solutions(home, plan, run))
     if len(pairs) < MIN_PAIRS:
+        solutions = format_quantity(len(pairs), "wrong solution")
         raise NothingMatchedError(
-            f"condition {condition.name} has {len(pairs)} wrong solutions, but at least {MIN_PAIRS} are needed",
+            f"condition {condition.name} has {solutions}, but at least {MIN_PAIRS} are needed",
             "generate more examples",
         )
     right_vectors, wrong_vectors = asyncio.run(_embed_solutions(home, plan, pairs))
@@ -250,7 +252,7 @@ def _format_sentence(entry: Mapping[str, Any]) -> str:
     low, high = centres["ci95"]
     between_centres = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
     within_pairs = f"{entry['each']['distance']:.4f} within pairs"
-    return f"{entry['title']}: {between_centres}, {within_pairs}, over {entry['pairs']} questions."
+    return f"{entry['title']}: {between_centres}, {within_pairs}, over {format_quantity(entry['pairs'], 'question')}."
 
 
 KIND: ExperimentKind = DiscriminativityKind()

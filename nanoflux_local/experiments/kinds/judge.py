@@ -23,6 +23,7 @@ from nanoflux_local.experiments.kinds.base import (
 from nanoflux_local.experiments.tables import TableColumn, format_percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measure_rates, summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged", "findings")
@@ -152,15 +153,15 @@ def _format_share(share: Mapping[str, Any]) -> str:
 def _format_sentence(entry: Mapping[str, Any]) -> str:
     """A sentence with the rates of a condition, as in the experiment's answer."""
 
-    def format_count(share: Mapping[str, Any]) -> str:
-        return f"{format_percent(share['share'])} of {share['n']}" if share["n"] else "none of 0"
+    def format_count(share: Mapping[str, Any], noun: str) -> str:
+        numerator = format_percent(share["share"]) if share["n"] else "none"
+        return f"{numerator} of {format_quantity(share['n'], noun)}"
 
     rates = entry["rates"]
-    rejected, accepted = format_count(rates["sensitivity"]), format_count(rates["specificity"])
-    return (
-        f"{entry['title']}: rejects {rejected} wrong solutions, accepts {accepted} right ones;"
-        f" {rates['errors']} errors."
-    )
+    rejected = format_count(rates["sensitivity"], "wrong solution")
+    accepted = format_count(rates["specificity"], "right one")
+    errors = format_quantity(rates["errors"], "error")
+    return f"{entry['title']}: rejects {rejected}, accepts {accepted}; {errors}."
 
 
 KIND: ExperimentKind = JudgeKind()

@@ -14,6 +14,7 @@ from nanoflux_local.answers import same_short_text
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import Identity, Message, storable
 from nanoflux_local.roles.attacker import normalize_answer
@@ -218,22 +219,30 @@ class BlindCheck:
 
 def _explain(conclusion: Conclusion, agreement: Agreement, expected: str) -> str:
     """The reason for a conclusion; `expected` is the attacker's answer."""
-    of_solutions = f"of {agreement.solutions} blind solutions"
+    agreeing, disagreeing, solutions = agreement.agreeing, agreement.disagreeing, agreement.solutions
     if conclusion == "supports":
         programs = agreement.agreeing_programs
-        return f"{agreement.agreeing} {of_solutions} give {expected[:80]}, {programs} of them by a program"
+        method = f"{programs} of them by a program" if agreeing != 1 else "by a program" if programs else "in words"
+        return f"{_describe_share(agreeing, solutions, 'give')} {expected[:80]}, {method}"
     if conclusion == "contradicts":
-        exhibit = agreement.opposition[0]
+        exhibit, opposing = agreement.opposition[0], len(agreement.opposition)
         if exhibit.outcome == CANNOT:
-            return (
-                f"{len(agreement.opposition)} {of_solutions} say that the question cannot be answered: {exhibit.detail}"
-            )
-        return (
-            f"{len(agreement.opposition)} {of_solutions} give {exhibit.outcome[:80]}, the author says {expected[:80]}"
-        )
-    agreeing, disagreeing = agreement.agreeing, agreement.disagreeing
-    unreadable = agreement.solutions - agreeing - disagreeing
-    return f"{agreeing} {of_solutions} agree, {disagreeing} disagree and {unreadable} could not be read"
+            share = _describe_share(opposing, solutions, "say")
+            return f"{share} that the question cannot be answered: {exhibit.detail}"
+        share = _describe_share(opposing, solutions, "give")
+        return f"{share} {exhibit.outcome[:80]}, the author says {expected[:80]}"
+    disagree = "disagrees" if disagreeing == 1 else "disagree"
+    unreadable = solutions - agreeing - disagreeing
+    share = _describe_share(agreeing, solutions, "agree")
+    return f"{share}, {disagreeing} {disagree} and {unreadable} could not be read"
+
+
+def _describe_share(count: int, solutions: int, verb: str) -> str:
+    """How many of the solutions do something, such as "1 of 4 blind solutions gives" or "2 of 4 blind solutions give".
+    `verb` is its plural form.
+    """
+    verb_form = f"{verb}s" if 1 in (count, solutions) else verb
+    return f"{count} of {format_quantity(solutions, 'blind solution')} {verb_form}"
 
 
 async def request_solution(domain: Domain, prompt: str, solver: Player, seed: int, call: Call) -> Exhibit:

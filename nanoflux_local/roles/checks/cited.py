@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.ledger.calls import Call
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
 from nanoflux_local.roles.checks.quotations import find_first_missing, find_passage, make_exhibit, read_quotations
@@ -68,7 +69,8 @@ class CitedCheck:
         cited_ids = {passage.id for passage in passages if passage is not None}
         if len(cited_ids) < min(MIN_PASSAGES, len(seeds)):
             return Finding(self.name, "contradicts", "a single passage is cited", exhibits)
-        reason = f"the {len(citations)} citations are in {len(cited_ids)} of the passages"
+        verb = "is" if len(citations) == 1 else "are"
+        reason = f"the {format_quantity(len(citations), 'citation')} {verb} in {len(cited_ids)} of the passages"
         return Finding(self.name, "supports", reason, exhibits)
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext, CheckStage
@@ -80,7 +81,8 @@ class FactCheck:
         searches = tuple([await self._search(query, call) for query in queries])
         counts = Counter(search.outcome for search in searches)
         outcomes = ", ".join(f"{counts[name]} {words}" for name, words in OUTCOME_WORDS.items() if counts[name])
-        reason = f"{len(searches)} searches: {outcomes}" if searches else "the judge named nothing to look up"
+        search_count = format_quantity(len(searches), "search", "searches")
+        reason = f"{search_count}: {outcomes}" if searches else "the judge named nothing to look up"
         return Finding(self.name, "not checked", reason, searches)
 
     async def _search(self, query: str, call: Call) -> Exhibit:

@@ -13,6 +13,7 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.ledger.calls import Call
+from nanoflux_local.quantities import format_quantity
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.checks.base import Check, CheckContext, CheckStage
@@ -90,7 +91,9 @@ class GroundedCheck:
             return Finding(self.name, "not checked", reason, exhibits)
         if not exhibits:
             return Finding(self.name, "not checked", "the judge quotes no premise")
-        return Finding(self.name, "supports", f"the {len(exhibits)} quoted premises are in the passages", exhibits)
+        verb = "is" if len(exhibits) == 1 else "are"
+        reason = f"the {format_quantity(len(exhibits), 'quoted premise')} {verb} in the passages"
+        return Finding(self.name, "supports", reason, exhibits)
 
 
 def require_prompt(domain: Domain, name: str) -> None:

@@ -24,7 +24,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog
-from nanoflux_tui.text import format_duration, format_line, format_pace, sanitize
+from nanoflux_tui.text import format_duration, format_line, format_pace, format_quantity, sanitize
 from nanoflux_tui.theme import ENDED, draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, convert_columns, format_rows, format_table
@@ -266,7 +266,7 @@ def format_progress(overview: board.ExperimentOverview, width: int, style: str) 
     `style`, and how many cells failed or were left out.
     """
     settled, total = overview.settled, overview.total
-    text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{total} cells")
+    text = Text.assemble((draw_bar(settled, total, width), style), f" {settled}/{format_quantity(total, 'cell')}")
     for status in ("failed", "left out"):
         text.append(f", {overview.cells[status]} {status}" if overview.cells.get(status) else "")
     return text

@@ -17,7 +17,7 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_tui.screens.dialogs import TextDialog
 from nanoflux_tui.screens.endpoints import open_endpoints
 from nanoflux_tui.screens.form import FormScreen, build_select, call_after_typing
-from nanoflux_tui.text import format_command, sanitize
+from nanoflux_tui.text import format_command, format_quantity, sanitize
 
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
@@ -164,10 +164,11 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
             self._is_ready = False
         else:
             role_endpoints = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
-            seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
+            seeds = f"{config.seeds.min} to {format_quantity(config.seeds.max, 'seed')} per question"
+            requests = format_quantity(config.concurrency, "concurrent request")
             changes = list_rule_changes(config.model_dump(mode="json"))
             rules = f"{config.rules} rules{format_rule_changes(changes)}"
-            details = f"{config.concurrency} concurrent requests, {seeds}, {rules}"
+            details = f"{requests}, {seeds}, {rules}"
             text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {role_endpoints}; {details}")
             self._is_ready = True
         self.query_one("#verdict", Static).update(text)

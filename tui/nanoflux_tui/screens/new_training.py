@@ -14,7 +14,7 @@ from nanoflux_local.train.origin import describe_origin
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.screens.form import FormScreen, build_select, call_after_typing
-from nanoflux_tui.text import format_command, format_count, format_duration, format_line, sanitize
+from nanoflux_tui.text import format_command, format_count, format_duration, format_line, format_quantity, sanitize
 from nanoflux_tui.widgets.panel import Panel
 
 ANY_REASON = "for any reason"
@@ -172,9 +172,9 @@ Ctrl+S starts the training in a separate process."""
             ("rows", f"{audit['rows']}: {audit['usable']} for training, {audit['validation']} for validation"),
             *describe_origin(audit["source"]),
             ("tokens", f"{format_count(tokens['total'])} per epoch, at most {format_count(tokens['most'])} per row"),
-            ("cut", f"{audit['cut_rows']} rows lose {audit['cut_tokens']} tokens" if audit["cut_rows"] else "none"),
-            ("leaks", f"{len(audit['leaked'])} rows contain a test question" if audit["leaked"] else "none"),
-            ("expected", f"{audit['steps']} steps, about {format_duration(audit['seconds'])}, "
+            ("cut", _describe_cut(audit["cut_rows"], audit["cut_tokens"])),
+            ("leaks", _describe_leaks(len(audit["leaked"]))),
+            ("expected", f"{format_quantity(audit['steps'], 'step')}, about {format_duration(audit['seconds'])}, "
                          f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
         for label, line in lines:
@@ -228,3 +228,19 @@ Ctrl+S starts the training in a separate process."""
     def _show_training(self) -> None:
         self.application.close_form(self)
         self.application.action_go("training")
+
+
+def _describe_cut(row_count: int, token_count: int) -> str:
+    """How many rows exceed the maximum length, and how many tokens they lose."""
+    if not row_count:
+        return "none"
+    verb = "loses" if row_count == 1 else "lose"
+    return f"{format_quantity(row_count, 'row')} {verb} {format_quantity(token_count, 'token')}"
+
+
+def _describe_leaks(row_count: int) -> str:
+    """How many rows contain a question of the test items."""
+    if not row_count:
+        return "none"
+    verb = "contains" if row_count == 1 else "contain"
+    return f"{format_quantity(row_count, 'row')} {verb} a test question"

@@ -30,7 +30,7 @@ from nanoflux_tui.screens.log import LogScreen
 from nanoflux_tui.screens.new_training import NewTrainingScreen
 from nanoflux_tui.screens.notes import edit_note
 from nanoflux_tui.screens.problems import ProblemsScreen
-from nanoflux_tui.text import format_clock, format_command, format_count, format_duration, format_line
+from nanoflux_tui.text import format_clock, format_command, format_count, format_duration, format_line, format_quantity
 from nanoflux_tui.theme import ENDED, draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.bars import ProblemBar
@@ -253,7 +253,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         target, bar_width = state.row["target"], max(10, min(60, width - 44))
         text.append(f"kept {tally.kept:>4} of {target}  ")
         text.append(draw_bar(tally.kept, target, bar_width), style=colours["primary"])
-        text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {state.row['max_turns']} turns\n")
+        max_turns = state.row["max_turns"]
+        noun = "turn" if max_turns == 1 else "turns"
+        text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {max_turns} {noun}\n")
         if self._past_moment is not None:
             return text.append_text(self._format_moment(self._past_moment))
         hours = state.seconds / 3600
@@ -296,8 +298,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_s > STALE_S
         age_note = f" (as of {self._forecast_time})" if is_old else ""
         expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
+        more_turns = format_quantity(round(turns.expected), "more turn")
         return (
-            f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
+            f"target in about {more_turns} ({turns.low:,.0f}–{turns.high:,.0f}), "
             f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age_note}"
         )
 
@@ -312,7 +315,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         trial_panel = self.query_one("#trial", Panel)
         trial_panel.display = self._trial is not None
         if self._trial is not None:
-            title = f"Judge's trial, {self._trial.solutions} known solutions"
+            title = f"Judge's trial, {format_quantity(self._trial.solutions, 'known solution')}"
             trial_panel.show(charts.draw_trial(self._trial, colours), title)
         threshold = state.config["novelty"]["question"]
         self.query_one("#similarity", Panel).show(
@@ -346,7 +349,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         title = "Turns in progress"
         if concurrency:
             limit_note = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
-            title = f"Turns in progress, {concurrency} concurrent requests{limit_note}"
+            title = f"Turns in progress, {format_quantity(concurrency, 'concurrent request')}{limit_note}"
         visible_turns = turns[:MAX_TURN_LINES]
         if visible_turns:
             panel.show(lambda width: charts.draw_turns(visible_turns, tally, first_endpoints, colours, width), title)
