@@ -179,14 +179,14 @@ def _show_experiment(home: Home, name: str, as_json: bool) -> None:
 
 def show_results(experiment: dict[str, Any]) -> None:
     """Print an experiment's table, its pairs and its notes."""
-    from nanoflux_local.experiments.kinds.base import find_kind
+    from nanoflux_local.experiments.kinds.base import find_experiment_kind
     from nanoflux_local.experiments.tables import PAIR_COLUMNS, format_pair_rows, list_notes
 
     click.echo(
         f"{experiment['experiment']}: {experiment['question']}\n"
         f"{experiment['status']}, {describe_cells(experiment['cells'])}\n"
     )
-    kind = find_kind(experiment["kind"])
+    kind = find_experiment_kind(experiment["kind"])
     print_table([column.title for column in kind.columns], kind.list_rows(experiment))
     if experiment["pairs"]:
         click.echo()

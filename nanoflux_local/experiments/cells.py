@@ -8,7 +8,7 @@ turns, checkpoints and replies.
 from nanoflux_local.experiments.answers import ask_train_items
 from nanoflux_local.experiments.generation import generate_run
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
-from nanoflux_local.experiments.kinds.base import CellResult, OnStep, find_kind
+from nanoflux_local.experiments.kinds.base import CellResult, OnStep, find_experiment_kind
 from nanoflux_local.paths import Home
 
 
@@ -23,4 +23,4 @@ def run_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_
         return {"run": generate_run(home, plan, cell, on_step)}
     if cell.condition == ANSWERS:
         return dict(ask_train_items(home, plan, on_step))
-    return find_kind(plan.grid.kind).run_cell(home, plan, plan.condition(cell.condition), cell.seed, on_step)
+    return find_experiment_kind(plan.grid.kind).run_cell(home, plan, plan.condition(cell.condition), cell.seed, on_step)

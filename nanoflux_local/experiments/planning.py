@@ -12,7 +12,7 @@ from nanoflux_local.experiments.grid import (
     Scale,
     load_grid,
 )
-from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.kinds.base import find_experiment_kind
 
 
 def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
@@ -86,5 +86,5 @@ def _list_generation_cells(conditions: list[Condition], run: str) -> list[Cell]:
 
 def _list_cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
     """The cells of a condition: one for each training seed."""
-    seeds = find_kind(grid.kind).list_seeds(condition, scale)
+    seeds = find_experiment_kind(grid.kind).list_seeds(condition, scale)
     return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

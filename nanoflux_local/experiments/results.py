@@ -16,7 +16,7 @@ from nanoflux_local.experiments.kinds.base import (
     ExperimentKind,
     RecordedExperiment,
     StoredCell,
-    find_kind,
+    find_experiment_kind,
 )
 from nanoflux_local.experiments.paper import load_paper_results
 from nanoflux_local.ledger.views import LedgerView
@@ -70,7 +70,7 @@ def load_results(home: Home, name: str) -> ExperimentResults:
         stored_experiment = find_experiment(view, name)
         summary = summarize_experiment(home, view, stored_experiment)
         plan = stored_experiment.plan
-        kind = find_kind(plan.grid.kind)
+        kind = find_experiment_kind(plan.grid.kind)
         cells = load_cells(view, stored_experiment.id)
         runs = find_runs(home, plan)
         experiment = RecordedExperiment(home, view, plan, cells, runs)

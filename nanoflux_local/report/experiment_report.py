@@ -11,7 +11,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.experiments.grid import GridPlan
-from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.kinds.base import find_experiment_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
 from nanoflux_local.experiments.results import load_results
 from nanoflux_local.ledger.views import LedgerView
@@ -58,7 +58,7 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """The values that the report shows, by their names in the template `experiment.html`."""
     results = load_results(home, experiment)
     contents, plan = results.to_json(), results.plan
-    kind = find_kind(plan.grid.kind)
+    kind = find_experiment_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _gather_flips(view, contents)
         contents["funnels"] = {run: list_outcomes(view.summarize_run(run).funnel) for run in contents["runs"].values()}

@@ -13,7 +13,7 @@ import pytest
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.experiments.experiment import create_experiment
-from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.kinds.base import find_experiment_kind
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import HEADINGS, write_experiment_report
@@ -126,9 +126,9 @@ def test_answer_states_significance_before_and_after_correction() -> None:
     pair = {"a": "x", "b": "y", "data": "d", "difference": 0.1, "ci95": [0.02, 0.18], "holm_p": 0.2}
     conditions = [{"condition": "x", "title": "X"}, {"condition": "y", "title": "Y"}]
     results = {"kind": "train", "conditions": conditions, "pairs": [pair]}
-    (sentence,) = find_kind("train").write_answer(results)
+    (sentence,) = find_experiment_kind("train").write_answer(results)
     assert sentence.startswith("Y against X: +10.0 points") and "though not after Holm's correction" in sentence
-    (sentence,) = find_kind("train").write_answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
+    (sentence,) = find_experiment_kind("train").write_answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
     assert "the difference is not settled" in sentence
 
 

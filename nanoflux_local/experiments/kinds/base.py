@@ -170,7 +170,7 @@ def experiment_kinds() -> Mapping[str, ExperimentKind]:
     return {kind.name: kind for kind in kinds}
 
 
-def find_kind(name: str) -> ExperimentKind:
+def find_experiment_kind(name: str) -> ExperimentKind:
     """The kind with the name `name`.
 
     Raises:

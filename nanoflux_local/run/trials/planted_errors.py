@@ -41,7 +41,7 @@ _AFTER_AMOUNT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class StatedQuantity:
     """A number in a question: its position (from `start` up to, but not including, `end`), its text with its currency
     or percent sign, and its value, for instance 25 for "25%".
     """
@@ -101,12 +101,12 @@ def _replace_result(attack: Attack, wrong_answer: str) -> str:
     return attack.solution[: last_match.start()] + wrong_answer + attack.solution[last_match.end() :]
 
 
-def find_quantities(seed: Seed) -> list[Quantity]:
+def find_quantities(seed: Seed) -> list[StatedQuantity]:
     """The quantities of a seed's question that its solution needs. Each occurs only once in the question, is an operand
     in the solution, and is not a result there; so it cannot be inferred from the rest of the question.
     """
     quantities = [
-        Quantity(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
+        StatedQuantity(match.start(), match.end(), match[0], _parse_value(match[0].strip("$%")))
         for match in _QUANTITY.finditer(seed.question)
     ]
     values = [quantity.value for quantity in quantities]
@@ -120,7 +120,7 @@ def find_quantities(seed: Seed) -> list[Quantity]:
     ]
 
 
-def _is_operand(quantity: Quantity, operands: set[float]) -> bool:
+def _is_operand(quantity: StatedQuantity, operands: set[float]) -> bool:
     """Whether a quantity is among the operands; a percentage may also occur as a fraction, for instance 25% as 0.25."""
     return quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands)
 
@@ -142,12 +142,12 @@ def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
     return _replace_quantity(seed.question, quantity, words)
 
 
-def _replace_quantity(question: str, quantity: Quantity, replacement: str) -> str:
+def _replace_quantity(question: str, quantity: StatedQuantity, replacement: str) -> str:
     """The question with `replacement` in place of the quantity."""
     return question[: quantity.start] + replacement + question[quantity.end :]
 
 
-def _choose_indefinite_words(question: str, quantity: Quantity) -> str:
+def _choose_indefinite_words(question: str, quantity: StatedQuantity) -> str:
     """The words that can replace a quantity in a question, such as "a certain amount"; "" if no words would be
     grammatical.
     """
@@ -196,7 +196,7 @@ def change_quantity(seed: Seed, rng: random.Random) -> str | None:
     return _replace_quantity(seed.question, quantity, f"{currency_sign}{number}{percent_sign}")
 
 
-def _is_plausible_change(quantity: Quantity, new_value: float) -> bool:
+def _is_plausible_change(quantity: StatedQuantity, new_value: float) -> bool:
     """Whether `new_value` differs from the quantity, is at least 2, and does not raise a percentage to 100% or more."""
     reaches_100_percent = "%" in quantity.text and quantity.value < 100 <= new_value
     return new_value != quantity.value and new_value >= 2 and not reaches_100_percent

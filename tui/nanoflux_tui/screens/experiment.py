@@ -16,7 +16,7 @@ from textual.containers import VerticalScroll
 
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.items import list_flips
-from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.kinds.base import find_experiment_kind
 from nanoflux_local.experiments.tables import list_notes
 from nanoflux_local.jobs import EXPERIMENT, Job, JobState, load_job_state
 from nanoflux_local.ledger import board
@@ -226,7 +226,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         return f"◷ As of {self._results_at:%H:%M:%S}; computing newer results …" if self._results_at else ""
 
     def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
-        kind = find_kind(results["kind"])
+        kind = find_experiment_kind(results["kind"])
         text = format_table(
             convert_columns(kind.columns), format_rows(kind.list_rows(results)), width, self.colours["secondary"]
         )
