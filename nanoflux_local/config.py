@@ -443,7 +443,14 @@ def _translate_error(
             return ConfigError(f"{where}: no endpoint {undefined_endpoint!r}", fix)
     reason = str(first_detail["msg"]).removeprefix("Value error, ")
     location = f"{where}: {key}" if key else where
-    return ConfigError(f"{location}: {reason}", "correct the value and try again")
+    return ConfigError(f"{location}: {reason}", _find_value_fix(str(first_detail["type"]), key, where))
+
+
+def _find_value_fix(error_type: str, key: str, where: str) -> str:
+    """The fix for one of pydantic's errors, other than an unknown key. `key` is "" if the error concerns several."""
+    if not key:
+        return f"correct the values that the message names in {where}"
+    return f"add {key} to {where}" if error_type == "missing" else f"give {key} another value in {where}"
 
 
 def _find_undefined_endpoint(details: Sequence[Mapping[str, Any]]) -> str:

@@ -1,9 +1,15 @@
-"""Suggestions for misspelt names and keys: the most similar choice, and the list of all choices."""
+"""Help with names that match no choice or too many: the most similar choice, the list of all choices, and the error for
+an ambiguous id.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from nanoflux_local.errors import NothingMatchedError
 
 SIMILARITY = 0.6
 """Minimum similarity of a suggestion (difflib's ratio, in [0, 1])."""
+MAX_LISTED_IDS = 3
+"""Maximum number of matching ids that the error for an ambiguous id names."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -21,3 +27,11 @@ def suggest(name: str, choices: Iterable[str], introduction: str = "choose one o
     nearest_choice = nearest(name, sorted_choices)
     question = f"did you mean {nearest_choice!r}? " if nearest_choice else ""
     return f"{question}{introduction}: {', '.join(sorted_choices) or '(none)'}"
+
+
+def make_ambiguity_error(prefix: str, kind: str, ids: Sequence[str]) -> NothingMatchedError:
+    """The error for `prefix`, with which several `ids` of the same kind begin. `kind` is a noun, such as "run"."""
+    listed_ids = ", ".join(ids[:MAX_LISTED_IDS])
+    more = f" and {len(ids) - MAX_LISTED_IDS} more" if len(ids) > MAX_LISTED_IDS else ""
+    message = f"{prefix!r} is the beginning of several {kind} ids: {listed_ids}{more}"
+    return NothingMatchedError(message, "give more of the id")

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.seeds.datasets import load_items
 from nanoflux_local.train import trainings
@@ -26,6 +31,19 @@ def test_audit_reports_an_example_that_contains_a_test_question(tmp_path: Path, 
     assert report.leaked == (1,), (
         "the report does not list exactly the second example, the only one with a test question"
     )
+
+
+def test_find_training_names_the_training_runs_that_an_ambiguous_id_matches(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    with Ledger(home.ledger) as ledger:
+        for training in ("train-a1", "train-a2"):
+            ledger.create_training(training, "", "smollm2-135m", "0" * 64, {}, {})
+    with LedgerView(home.ledger) as view:
+        with pytest.raises(NothingMatchedError, match="several training ids: train-a1, train-a2"):
+            trainings.find_training(view, "train-a")
+        for name in ("", "train-b"):
+            with pytest.raises(NothingMatchedError, match="there is no training run"):
+                trainings.find_training(view, name)
 
 
 def test_benchmark_that_is_not_imported_has_no_held_out_questions(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ LOAD_TIMEOUT_S = 300.0
 """The timeout of completions, and of loading an adapter, in seconds."""
 SLEEP_TIMEOUT_S = 600.0
 """The timeout of falling asleep and of waking up, in seconds."""
+LOG_FIX = "read the server's log with `nanoflux models logs NAME`; `nanoflux models ps` lists the names"
+"""The fix for a failed request. A client knows only the server's address, not its name."""
 _DIRECT_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Sends requests without a proxy."""
 
@@ -133,9 +135,9 @@ class ServerClient:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             reason = _read_reason(error.read())
-            raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", "see the server's log") from error
+            raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", LOG_FIX) from error
         except (OSError, ValueError) as error:
-            raise ServerError(f"{self._root}{path} does not answer: {error}", "see the server's log") from error
+            raise ServerError(f"{self._root}{path} does not answer: {error}", LOG_FIX) from error
 
 
 def _read_metric(line: str) -> float:

@@ -16,6 +16,7 @@ from nanoflux_local.adapters.hash import CONFIG, WEIGHTS, adapter_hash
 from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.files import new_folder, sync, write_atomically
+from nanoflux_local.suggestions import make_ambiguity_error
 from nanoflux_models.probe_record import read_probe
 
 MANIFEST, CARD = "nanoflux.json", "README.md"
@@ -103,8 +104,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
 
     Raises:
         UsageError: `prefix` is a path.
-        NothingMatchedError: no adapter matches.
-        DataError: several adapters match.
+        NothingMatchedError: no adapter matches, or several do.
     """
     if os.sep in prefix or prefix.startswith((".", "~")):
         raise UsageError(
@@ -113,6 +113,8 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
         )
     folders = _list_sealed_folders(adapters_dir)
     matches = [folder for folder in folders if prefix and folder.name.startswith(prefix)]
+    if len(matches) > 1:
+        raise make_ambiguity_error(prefix, "adapter", [folder.name for folder in matches])
     if not matches:
         matches = [folder for folder in folders if prefix and _read_imported_name(folder) == prefix]
     if not matches:
@@ -120,7 +122,8 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
             f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
         )
     if len(matches) > 1:
-        raise DataError(f"{prefix!r} matches {len(matches)} adapters", "type more characters of the hash")
+        hashes = ", ".join(folder.name for folder in matches)
+        raise NothingMatchedError(f"several imported adapters have the name {prefix!r}", f"give one hash of: {hashes}")
     return matches[0]
 
 

@@ -34,7 +34,7 @@ def list_domains(as_json: bool) -> None:
 @click.argument("name", type=DOMAIN)
 @click.option(
     "--prompt",
-    help="Show this prompt with its values filled in: attacker, defender, validation, evaluation, confidence or code.",
+    help="Show this prompt with its values filled in, e.g. attacker; `domains show NAME` lists the names.",
 )
 @with_json
 def show(name: str, prompt: str | None, as_json: bool) -> None:

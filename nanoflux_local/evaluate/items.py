@@ -18,6 +18,7 @@ from nanoflux_local.ledger.board import StoredEvaluation
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView, decode_row
 from nanoflux_local.seeds.datasets import load_available_items
+from nanoflux_local.suggestions import make_ambiguity_error
 from nanoflux_local.transcript import Seed
 
 FLIP_RULE = (
@@ -95,9 +96,10 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
     rows = view.list_by_id_prefix("evaluations", name) if name else []
     exact_matches = [row for row in rows if row["id"] == name]
     matches = exact_matches or rows
-    if len(matches) != 1:
-        problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
-        raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
+    if not matches:
+        raise NothingMatchedError(f"no evaluation {name!r} in this home", "list evaluations with `nanoflux eval list`")
+    if len(matches) > 1:
+        raise make_ambiguity_error(name, "evaluation", [row["id"] for row in matches])
     return decode_row(StoredEvaluation, matches[0], ("settings", "result"))
 
 

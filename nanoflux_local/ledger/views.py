@@ -17,6 +17,7 @@ from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, translate_sqlite_errors
 from nanoflux_local.ledger.summary import AttemptEnd, CallCounts, LostCost, RunSummary, TokenUsage
 from nanoflux_local.reasoning import CUT_IN_REASONING
+from nanoflux_local.suggestions import make_ambiguity_error
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
 if TYPE_CHECKING:
@@ -149,11 +150,7 @@ class LedgerView:
             return None
         matches = self.list_by_id_prefix("runs", prefix)
         if len(matches) > 1:
-            listed_ids = ", ".join(match["id"] for match in matches[:3])
-            more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
-            raise NothingMatchedError(
-                f"{prefix!r} is the beginning of several run ids: {listed_ids}{more}", "write more of the id"
-            )
+            raise make_ambiguity_error(prefix, "run", [match["id"] for match in matches])
         return matches[0] if matches else None
 
     def list_by_id_prefix(self, table: Literal["runs", "trainings", "evaluations"], prefix: str) -> list[sqlite3.Row]:

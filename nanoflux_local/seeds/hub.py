@@ -50,7 +50,8 @@ def fetch_benchmark(benchmark_name: str, revision: str, target: Path) -> tuple[l
         reason = last_error_lines or "the repository has none of the benchmark's files"
         raise NanofluxError(
             f"{hub_dataset.repo} could not be fetched: {reason}",
-            "correct the cause above; or download the files yourself and pass their paths",
+            f"repeat the import if the connection broke, and correct --revision if {hub_dataset.repo} lacks it; or "
+            "download the files elsewhere and pass their paths",
         )
     return files, f"{hub_dataset.repo}@{_read_commit(target)}"
 
@@ -79,7 +80,8 @@ def _refuse_outside_host(benchmark_name: str, hub_dataset: HubDataset) -> None:
     except OutsideError:
         refused = True
     except OSError as error:
-        raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
+        fix = f"check that this machine resolves {host}; or download the files elsewhere and pass their paths"
+        raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", fix) from error
     # The refusal is raised outside the except clause, so that the guard's error, whose fix is for endpoints, is not
     # shown as its cause.
     if refused:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanoflux_local.answers import same_number
-from nanoflux_local.errors import RefusedError, UsageError
+from nanoflux_local.errors import UsageError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
 from nanoflux_local.seeds.reading import BenchmarkContent, LocatedItem, make_row_error, read_benchmark
 from nanoflux_local.seeds.splits import SPLITS, count_restated, extract_stem
-from nanoflux_local.tools.python_check import PythonTool
+from nanoflux_local.tools.python_check import PythonTool, make_unavailable_error
 
 OnProgram = Callable[[int, int], None]
 """Called with the number of programs that have been checked, and the total number of programs."""
@@ -119,7 +119,7 @@ async def check_programs(items: Iterable[LocatedItem], run_program: Answer, sand
         reply = await run_program(PythonRequest(sandbox, item.program))
         assert isinstance(reply, PythonReply)
         if reply.status == "unavailable":
-            raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
+            raise make_unavailable_error(reply.stderr)
         output_lines = reply.stdout.strip().splitlines()
         printed_number = output_lines[-1] if output_lines else ""
         if reply.status != "ok" or not same_number(printed_number, item.answer):

@@ -5,6 +5,12 @@ from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
 from nanoflux_sandbox import Limits, Sandbox
 
 
+def make_unavailable_error(reason: str) -> RefusedError:
+    """The error for a sandbox that cannot run programs."""
+    fix = "run `nanoflux sandbox check` and correct the problems that it reports"
+    return RefusedError(f"the sandbox is unavailable: {reason}", fix)
+
+
 class PythonTool:
     """Runs programs in one sandbox. If this machine cannot isolate programs, it refuses to run them."""
 
@@ -28,10 +34,7 @@ class PythonTool:
         """
         result = await self._sandbox.run(request.code, Limits(wall_s=request.wall_s))
         if result.status == "unavailable":
-            raise RefusedError(
-                f"the sandbox is unavailable: {result.detail}",
-                "run `nanoflux sandbox check` and correct the problems that it reports",
-            )
+            raise make_unavailable_error(result.detail)
         return PythonReply(
             result.status,
             result.exit_code,

@@ -33,6 +33,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.seeds.datasets import list_seed_datasets, load_available_items
+from nanoflux_local.suggestions import make_ambiguity_error
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.conversation import build_item_example
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -406,11 +407,11 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
     """
     if exact_match := view.row("SELECT * FROM trainings WHERE id = ?", name):
         return StoredTraining.from_row(exact_match)
-    matches = view.list_by_id_prefix("trainings", name)
-    if len(matches) != 1:
-        count = len(matches)
-        problem = f"{name!r} matches {count} training runs" if matches else f"there is no training run {name!r}"
-        raise NothingMatchedError(problem, "see `nanoflux trainings list`")
+    matches = view.list_by_id_prefix("trainings", name) if name else []
+    if not matches:
+        raise NothingMatchedError(f"there is no training run {name!r}", "see `nanoflux trainings list`")
+    if len(matches) > 1:
+        raise make_ambiguity_error(name, "training", [match["id"] for match in matches])
     return StoredTraining.from_row(matches[0])
 
 

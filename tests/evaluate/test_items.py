@@ -106,7 +106,7 @@ def test_load_item_returns_question_gold_answer_and_replies(evaluations) -> None
 def test_evaluation_is_found_by_a_unique_prefix_of_its_id(evaluations) -> None:
     view, _ = evaluations
     assert find_evaluation(view, "base").settings == SETTINGS
-    with pytest.raises(NothingMatchedError, match="2 evaluations have ids that start with 'tuned'"):
+    with pytest.raises(NothingMatchedError, match="'tuned' is the beginning of several evaluation ids: tuned0, "):
         find_evaluation(view, "tuned")
     for name in ("", "nothing", "%"):
         with pytest.raises(NothingMatchedError, match="no evaluation"):

@@ -27,7 +27,7 @@ def test_find_run_accepts_an_id_an_id_prefix_or_a_name(ledger: Ledger, path: Pat
         for name in ("alpha-3", "%", "' OR 1 --", "", "min"):
             with pytest.raises(NothingMatchedError, match="there is no run"):
                 view.find_run(name)
-        with pytest.raises(NothingMatchedError, match=r"several run ids: alpha-1, alpha-2\n"):
+        with pytest.raises(NothingMatchedError, match=r"several run ids: alpha-1, alpha-2\n  → give more of the id"):
             view.find_run("alpha")
 
 

@@ -135,6 +135,15 @@ def test_unknown_adapters_and_folders_without_an_adapter_are_refused(tmp_path: P
     assert list_adapters(tmp_path / "none") == []
 
 
+def test_find_adapter_names_the_adapters_that_an_ambiguous_hash_matches(tmp_path: Path) -> None:
+    for name in ("ab1", "ab2", "ab3", "ab4", "cd1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nanoflux.json").write_text("{}")
+    assert find_adapter(tmp_path, "c") == tmp_path / "cd1"
+    with pytest.raises(NothingMatchedError, match="several adapter ids: ab1, ab2, ab3 and 1 more"):
+        find_adapter(tmp_path, "ab")
+
+
 def test_publishing_refuses_an_unfinished_training_run(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
