@@ -90,7 +90,7 @@ def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tm
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
         assert asyncio.run(runs.replay(home, run)).same
         paused_states.append((paused["turns"], paused["unread"]))
-        server._script = write_reply
+        server.script = write_reply
         assert execute_until_done(home, run)["status"] == "done"
     assert paused_states[0] == paused_states[1]
     paused_turns, _ = paused_states[0]

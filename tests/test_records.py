@@ -131,7 +131,7 @@ def test_embedding_survives_storage_bit_for_bit():
 
 
 def test_derived_seeds_are_pinned_and_spread_over_63_bits():
-    assert derive_seed(1, 2, 0, "attack", 0) == derive_seed(1, 2, 0, "attack", 0)
+    assert derive_seed(1, 2, 0, "attack", 0) == 5267372013395876215
     assert derive_seed("split", "x") == 5332339655490169114
     seeds = {derive_seed(run, turn, step) for run in range(10) for turn in range(100) for step in ("a", "b")}
     assert len(seeds) == 2000

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.fake_server import EMBEDDINGS, REQUEST_READERS, FakeServer, _send
+from nanoflux_local.endpoints.fake_server import EMBEDDINGS, REQUEST_READERS, FakeServer, send_response
 from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, find_refusal_cause
 from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadableReplyError
@@ -34,9 +34,9 @@ class RefusingServer(FakeServer):
         self.share, self.text_share, self.phrase = share, text_share, phrase
         self.refused_count = 0
 
-    async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
+    async def serve_request(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
         if path not in REQUEST_READERS and path != EMBEDDINGS:
-            return await super()._serve(path, body, reader, writer)
+            return await super().serve_request(path, body, reader, writer)
         request = json.loads(body)
         if path == EMBEDDINGS:
             text, share = request["input"], self.text_share
@@ -45,9 +45,11 @@ class RefusingServer(FakeServer):
         percentile = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100
         has_refused_phrase = bool(self.phrase) and self.phrase in text
         if percentile >= share and not has_refused_phrase:
-            return await super()._serve(path, body, reader, writer)
+            return await super().serve_request(path, body, reader, writer)
         self.refused_count += 1
-        return _send(writer, 400, {"error": {"message": OVERFLOW_MESSAGE, "code": 400, "type": "BadRequestError"}})
+        return send_response(
+            writer, 400, {"error": {"message": OVERFLOW_MESSAGE, "code": 400, "type": "BadRequestError"}}
+        )
 
 
 def start_run(home: Home, url: str, **settings: Any) -> str:

@@ -123,7 +123,7 @@ def test_guard_check_ignores_the_working_folder(hostile_folder: Path, monkeypatc
     from nanoflux_local.doctor import safety
 
     monkeypatch.chdir(hostile_folder)
-    assert safety._child_refuses_connections()
+    assert safety.child_refuses_connections()
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def check_guard() -> MachineCheck:
             "start the program with the `nanoflux` command",
         )
     try:
-        child_is_guarded = _child_refuses_connections()
+        child_is_guarded = child_refuses_connections()
     except subprocess.TimeoutExpired:
         state = f"could not be tested: a child process did not end within {CHILD_TIMEOUT_S:g} s"
         return MachineCheck("guard", False, state, "run `nanoflux doctor` again when the machine is less busy")
@@ -90,7 +90,7 @@ def check_ports(home: Home) -> MachineCheck:
     return MachineCheck("ports", True, f"loopback; servers: {', '.join(running_servers) or 'none'}")
 
 
-def _child_refuses_connections() -> bool:
+def child_refuses_connections() -> bool:
     """Whether a child process refuses a connection to another machine. The child runs without the list of hosts that
     the user allows, so the result does not depend on that list.
 

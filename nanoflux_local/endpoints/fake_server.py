@@ -55,6 +55,7 @@ class FakeServer:
     """Answers requests with the replies of `script`, or fails as `chaos` determines.
 
     `requests` counts the requests, and `disconnects` the clients that disconnected while they waited for a response.
+    `chaos` and `script` may be replaced while the server runs; a subclass may override `serve_request`.
     """
 
     def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = write_reply) -> None:
@@ -65,7 +66,7 @@ class FakeServer:
         """The number of waiting requests that the server reports, as vLLM does, at /metrics."""
         self.cache_usage = 0.0
         """The share of the KV cache in use that the server reports at /metrics."""
-        self._script = script
+        self.script = script
         self._server: asyncio.Server | None = None
         self._open_writers: set[asyncio.StreamWriter] = set()  # one for each connection
 
@@ -92,7 +93,7 @@ class FakeServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 path, body_length = _parse_head(head)
                 body = await reader.readexactly(body_length)
-                await self._serve(path, body, reader, writer)
+                await self.serve_request(path, body, reader, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -100,19 +101,21 @@ class FakeServer:
             self._open_writers.discard(writer)
             writer.close()
 
-    async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_request(
+        self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Answer one request, or fail with the fault that is drawn for it. Raises ConnectionAbortedError if the
         connection must be closed.
         """
         if path == "/stats":
             counts = {"requests": self.requests, "disconnects": self.disconnects, **self.chaos.fault_counts}
-            return _send(writer, 200, counts)
+            return send_response(writer, 200, counts)
         if path == "/metrics":
             metrics = {"vllm:num_requests_waiting": self.queued_requests, "vllm:kv_cache_usage_perc": self.cache_usage}
             text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in metrics.items())
-            return _send(writer, 200, text.encode())
+            return send_response(writer, 200, text.encode())
         if path not in REPLY_WRITERS and path != EMBEDDINGS:
-            return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
+            return send_response(writer, 404, {"error": {"message": f"no such path: {path}"}})
         self.requests += 1
         fault, rng = self.chaos.draw_fault(hashlib.sha256(body).hexdigest())
         answer = self._build_answer(path, json.loads(body), rng)
@@ -122,22 +125,22 @@ class FakeServer:
             self.chaos.fault_counts[fault] += 1
         if fault == "rate_limited":
             refusal = {"error": {"message": "slow down", "type": "rate_limit_error"}}
-            return _send(writer, 429, refusal, f"Retry-After: {self.chaos.retry_after_s}\r\n")
+            return send_response(writer, 429, refusal, f"Retry-After: {self.chaos.retry_after_s}\r\n")
         if fault == "server_error":
-            return _send(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
+            return send_response(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
         if fault == "garbled":
-            return _send(writer, 200, rng.choice([*UNUSABLE_BODIES, answer[: len(answer) // 2]]))
+            return send_response(writer, 200, rng.choice([*UNUSABLE_BODIES, answer[: len(answer) // 2]]))
         if fault == "empty":
             empty_request = ParsedRequest(model="", prompt="", seed="", keys=())
             empty_reply = FakeReply(text="", reasoning="", prompt_tokens=1, completion_tokens=0)
-            return _send(writer, 200, REPLY_WRITERS[path](empty_request, empty_reply))
+            return send_response(writer, 200, REPLY_WRITERS[path](empty_request, empty_reply))
         if fault == "reset":
-            _send(writer, 200, answer, sent_bytes=len(answer) // 2)
+            send_response(writer, 200, answer, sent_bytes=len(answer) // 2)
             await writer.drain()
             raise ConnectionAbortedError
         if fault == "stall" and not await self._stall(reader):
             raise ConnectionAbortedError
-        return _send(writer, 200, answer)
+        return send_response(writer, 200, answer)
 
     async def _stall(self, reader: asyncio.StreamReader) -> bool:
         """Wait for `stall_s` seconds; return whether the client is still connected. A waiting client sends nothing, so
@@ -161,7 +164,7 @@ class FakeServer:
             return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": usage}).encode()
         request = REQUEST_READERS[path](body)
         script_rng = random.Random(derive_seed(request.model, request.prompt, request.seed))
-        text = self._script(request.prompt, script_rng)
+        text = self.script(request.prompt, script_rng)
         if request.keys:
             text = _to_json_object(text, request.keys)
         reasoning = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.reasoning_share else ""
@@ -181,7 +184,7 @@ def _parse_head(head: bytes) -> tuple[str, int]:
     return path, 0
 
 
-def _send(
+def send_response(
     writer: asyncio.StreamWriter, status: int, body: Json | bytes, headers: str = "", sent_bytes: int | None = None
 ) -> None:
     """Write a response with additional `headers`. With `sent_bytes`, write only that many bytes of the body,

@@ -296,11 +296,11 @@ def _build_rows(file_format: str, row: RunRow, has_pass_rates: bool, cites: bool
 
 def _encode_rows(file_format: str, rows: Sequence[ExportRow]) -> bytes:
     """The content of the file."""
-    lines = [_encode_line(row) for row in rows]  # also for Parquet, since this refuses secrets and invalid text
+    lines = [encode_line(row) for row in rows]  # also for Parquet, since this refuses secrets and invalid text
     return _encode_parquet(rows) if file_format == "parquet" else b"".join(lines)
 
 
-def _encode_line(row: ExportRow) -> bytes:
+def encode_line(row: ExportRow) -> bytes:
     """One row as a line of JSON in UTF-8. U+2028 and U+2029 are escaped, because some readers split lines at them.
 
     Raises:

@@ -36,6 +36,8 @@ MAX_QUERY_WORDS = 16
 """
 STEPS_BETWEEN_CHECKS = 10_000
 """The number of instructions that SQLite's virtual machine executes between two checks of the time limit."""
+BUSY_TIMEOUT_S = 5.0
+"""Seconds for which a command waits while another command writes to the index."""
 _STOP_WORDS = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
     "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
@@ -77,7 +79,9 @@ class Corpus:
         with self._translate_errors():
             mode = "rwc" if write else "ro"
             uri = f"{path.absolute().as_uri()}?mode={mode}"
-            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
             if write:
                 path.chmod(0o600)
                 self._connection.executescript(SCHEMA)

@@ -147,7 +147,7 @@ def test_parquet_export_has_the_rows_of_the_run_and_example_columns(
 def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, file_format: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(export_module._encode_line({"id": "mine", **export_module.FORMATTERS[file_format](example)}))
+    path.write_bytes(export_module.encode_line({"id": "mine", **export_module.FORMATTERS[file_format](example)}))
     assert read_rows(path) == [example]
     assert len(path.read_text("utf-8").splitlines()) == 1, "U+2028 is not escaped, so some readers would split the row"
 
@@ -247,7 +247,7 @@ def test_export_refuses_a_secret_and_suggests_a_condition_that_excludes_it(
 
 def test_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
-        export_module._encode_line({"id": "e-7", "output": "half \ud83d"})
+        export_module.encode_line({"id": "e-7", "output": "half \ud83d"})
 
 
 def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(

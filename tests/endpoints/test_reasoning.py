@@ -104,14 +104,17 @@ async def test_reply_includes_the_think_tag_that_the_chat_template_opens(tmp_pat
 
 
 def test_channel_markers_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     family = FAMILIES["GptOssForCausalLM"]
-    codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
+    folder = make_stand_in(family, tmp_path / "oss", TEXTS)
+    codec, tokenizer = ChatCodec(folder), AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     reply_text = family.render_reply("One.\n\nTwo.", "ANSWER: 12")
-    reply_ids = codec._tokenizer(reply_text, add_special_tokens=False)["input_ids"]
+    reply_ids = tokenizer(reply_text, add_special_tokens=False)["input_ids"]
     assert reply_ids[-1] in codec.end_ids and not codec.end_ids & set(reply_ids[:-1])
     assert strip_reasoning(codec.decode(reply_ids[:-1])).strip() == "ANSWER: 12"
     assert codec.find_stop(reply_ids[:-1], ("12",)) is not None
-    reasoning_ids = codec._tokenizer(reply_text.partition("<|end|>")[0])["input_ids"]
+    reasoning_ids = tokenizer(reply_text.partition("<|end|>")[0])["input_ids"]
     assert codec.find_stop(reasoning_ids, STOP_STRINGS) is None
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nanoflux_local.paths import Home
+from nanoflux_local.run.configs import load_profile
 from nanoflux_models.errors import ManifestError, ModelNotFoundError
 from nanoflux_models.manifest import CATALOG, WheelSource, list_manifests, load_manifest
 
@@ -84,8 +86,11 @@ def test_lora_targets_of_a_multimodal_model_match_only_its_language_model(tmp_pa
 
 
 def test_models_of_the_embedded_profile_come_from_a_package_index(tmp_path: Path) -> None:
-    for name in ("smollm2-135m", "all-minilm-l6-v2"):
-        assert isinstance(load_manifest(name, tmp_path).source, WheelSource)
+    """The default profile must work on a machine that reaches a package index, but not the Hugging Face Hub."""
+    models = [endpoint["model"] for endpoint in load_profile("embedded", Home(tmp_path))["endpoints"].values()]
+    assert models
+    for model in models:
+        assert isinstance(load_manifest(model, tmp_path).source, WheelSource)
 
 
 def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:

@@ -145,13 +145,13 @@ def test_corpus_add_refuses_a_malformed_file_and_adds_no_other(corpus: Corpus, f
 
 
 def test_corpus_error_advises_moving_the_index_away_only_if_it_is_damaged(
-    corpus: Corpus, folder: Path, tmp_path: Path
+    corpus: Corpus, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(sqlite3.connect(corpus.path)) as other_connection:
+    monkeypatch.setattr("nanoflux_local.tools.corpus.BUSY_TIMEOUT_S", 0.0)
+    with Corpus(corpus.path, write=True) as waiting_corpus, closing(sqlite3.connect(corpus.path)) as other_connection:
         other_connection.execute("BEGIN IMMEDIATE")
-        corpus._connection.execute("PRAGMA busy_timeout = 0")
         with pytest.raises(DataError, match="cannot be used: database is locked") as error_when_locked:
-            corpus.add([folder])
+            waiting_corpus.add([folder])
     assert error_when_locked.value.fix.startswith("wait until the other command")
     damaged_path = tmp_path / "damaged.db"
     damaged_path.write_bytes(b"not a database" * 100)

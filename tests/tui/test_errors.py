@@ -250,9 +250,7 @@ def test_screens_fit_any_terminal_size(drive: Drive, home: Home, size: tuple[int
             await driver.pilot.resize_terminal(80, 24)
             await driver.pilot.resize_terminal(*size)
         driver.app.push_screen(RunScreen(run))
-        await driver.wait_until(
-            lambda: isinstance(driver.app.screen, RunScreen) and driver.app.screen._state is not None
-        )
+        await driver.wait_until(lambda: isinstance(driver.app.screen, RunScreen) and driver.app.screen.has_loaded)
         await driver.press("n", "escape", "e", "enter", "question_mark", "escape")
         await driver.pilot.pause()
         assert len(driver.text.splitlines()) <= size[1]

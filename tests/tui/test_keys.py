@@ -124,7 +124,7 @@ def test_jump_mode_moves_the_focus_to_the_widget_of_the_pressed_letter(drive: Dr
         driver.app.screen.query_one("#name", Input).focus()
         await driver.press("ctrl+o")  # also while a field has the focus
         await driver.wait_until(lambda: type(driver.app.screen).__name__ == "JumpDialog")
-        widget_by_letter = driver.app.screen._widget_by_letter
+        widget_by_letter = driver.app.screen.widget_by_letter
         (preview_letter,) = [
             letter
             for letter, widget in widget_by_letter.items()

@@ -27,7 +27,7 @@ from nanoflux_tui.reader import LedgerReader
 from nanoflux_tui.screens.calls import CallsScreen
 from nanoflux_tui.screens.experiment import ExperimentScreen
 from nanoflux_tui.screens.models import ModelsScreen
-from nanoflux_tui.screens.run import RunScreen, RunState
+from nanoflux_tui.screens.run import DatedForecast, format_forecast
 
 Drive = Callable[..., None]
 FindRun = Callable[[Home, str], str]
@@ -148,13 +148,26 @@ def test_screen_shows_its_age_after_a_failed_refresh(drive: Drive, home: Home) -
     drive(home, flow, size=(80, 24))
 
 
-def test_unchanged_ledger_does_not_make_the_models_screen_current() -> None:
-    screen = ModelsScreen()
-    screen._has_loaded, screen._verified_s = True, 0.0
-    screen.mark_current()
-    assert screen._verified_s == 0.0, (
-        "the screen was marked current, although the machine's gauges change without the ledger"
-    )
+def test_unchanged_ledger_makes_a_screen_current_unless_it_is_the_models_screen(drive: Drive, home: Home) -> None:
+    """The models screen shows the machine's gauges, which change without the ledger."""
+
+    async def mark_current(driver: Any) -> float:
+        """Mark the visible screen as current once it has loaded; return by how much its age decreases."""
+        screen = driver.app.screen
+        await driver.wait_until(lambda: screen.has_loaded)
+        age_s = screen.content_age_s
+        screen.mark_current()
+        return float(age_s - screen.content_age_s)
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(CountingScreen())
+        await driver.wait_until(lambda: isinstance(driver.app.screen, CountingScreen))
+        assert await mark_current(driver) > 0
+        await driver.press("5")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, ModelsScreen))
+        assert await mark_current(driver) <= 0
+
+    drive(home, flow)
 
 
 def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
@@ -186,11 +199,7 @@ def test_experiment_shows_the_time_of_its_results_while_newer_ones_are_computed(
 
 def test_old_forecast_shows_its_time_once_more_turns_are_committed() -> None:
     span = Span(10.0, 8.0, 12.0)
-    screen = RunScreen("a-run")
-    state = RunState(row={}, config={}, status="running", message="", note="", seconds=60.0, worker=None)
-    screen._forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)
-    screen._forecast_turns, screen._forecast_time = 0, "12:34:56"
-    screen._forecast_s = time.monotonic() - 2 * STALE_S
-    assert "as of" not in screen._format_forecast(state)
-    screen._tally.turns = 1
-    assert screen._format_forecast(state).endswith("(as of 12:34:56)")
+    forecast = Forecast(36.0, "", 0.9, 1.0, span, span, span, span)
+    dated_forecast = DatedForecast(forecast, turns=3, computed_s=time.monotonic() - 2 * STALE_S, clock_time="12:34:56")
+    assert "as of" not in format_forecast(dated_forecast, turns=3)
+    assert format_forecast(dated_forecast, turns=4).endswith("(as of 12:34:56)")

@@ -112,7 +112,7 @@ class BaseScreen(Screen[None]):
         self._is_mounted = False
         self._verified_s, self._verified_at = time.monotonic(), datetime.now()
         """When the screen's content last agreed with the ledger: on the monotonic clock, and as local time."""
-        self._has_loaded = False
+        self.has_loaded = False
         """Whether the last refresh succeeded."""
 
     def compose(self) -> ComposeResult:
@@ -155,6 +155,11 @@ class BaseScreen(Screen[None]):
         """The current theme's colours."""
         return Colours(self.app.theme_variables)
 
+    @property
+    def content_age_s(self) -> float:
+        """Seconds since the screen's content last agreed with the ledger."""
+        return time.monotonic() - self._verified_s
+
     async def read_ledger(self, query: Callable[[LedgerView], T]) -> T | None:
         """The result of `query`, or None if there is no ledger yet or `query` raises a NothingMatchedError."""
         try:
@@ -183,21 +188,21 @@ class BaseScreen(Screen[None]):
             try:
                 await self.load()
             except NanofluxError as error:
-                self._has_loaded = False
+                self.has_loaded = False
                 self.show_error(error)
             else:
-                self._has_loaded = True
+                self.has_loaded = True
                 self.show_error(None)
                 self._verified_s, self._verified_at = started_s, started_at
 
     def mark_current(self) -> None:
         """Record that the screen's content is current, since neither the ledger nor its workers have changed."""
-        if self.SHOWS_ONLY_LEDGER and self._has_loaded and not self._refresh_lock.locked():
+        if self.SHOWS_ONLY_LEDGER and self.has_loaded and not self._refresh_lock.locked():
             self._verified_s, self._verified_at = time.monotonic(), datetime.now()
 
     def show_age(self) -> None:
         """Show when the screen's content last agreed with the ledger, if that is more than `STALE_S` ago."""
-        is_old = self._is_mounted and time.monotonic() - self._verified_s > STALE_S
+        is_old = self._is_mounted and self.content_age_s > STALE_S
         for bar in self.query(AgeBar):
             bar.show_time(f"{self._verified_at:%H:%M:%S}" if is_old else "")
 

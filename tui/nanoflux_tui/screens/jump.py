@@ -23,17 +23,18 @@ class JumpDialog(ModalScreen[None]):
 
     def __init__(self, screen: Screen[Any]) -> None:
         super().__init__()
-        self._widget_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_widgets(screen), strict=False))
+        self.widget_by_letter: dict[str, Widget] = dict(zip(LETTERS, _list_visible_widgets(screen), strict=False))
+        """The widget that each letter chooses."""
 
     def compose(self) -> ComposeResult:
-        for letter, widget in self._widget_by_letter.items():
+        for letter, widget in self.widget_by_letter.items():
             label = Label(letter, markup=False)
             label.styles.offset = (widget.region.x, widget.region.y)
             yield label
 
     def on_key(self, event: events.Key) -> None:
         event.stop()
-        widget = self._widget_by_letter.get(event.character or "")
+        widget = self.widget_by_letter.get(event.character or "")
         self.dismiss(None)
         if isinstance(widget, Button):
             widget.press()

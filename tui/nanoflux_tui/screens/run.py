@@ -74,6 +74,35 @@ class RunState:
         return "draining" if self.status == "running" and has_stop_request else self.status
 
 
+@dataclass(frozen=True, slots=True)
+class DatedForecast:
+    """A forecast, the number of committed turns on which it is based, and when it was computed: on the monotonic clock
+    in seconds, and as local time (hh:mm:ss).
+    """
+
+    forecast: Forecast
+    turns: int
+    computed_s: float
+    clock_time: str
+
+
+def format_forecast(dated: DatedForecast | None, turns: int) -> str:
+    """The newest forecast of a run with `turns` committed turns, in one line. If there is none, the line says so."""
+    if dated is None:
+        return "forecast: too early"
+    run_forecast = dated.forecast
+    if run_forecast.turns is None or run_forecast.seconds is None:
+        return f"forecast: {run_forecast.reason}"
+    is_old = turns != dated.turns and time.monotonic() - dated.computed_s > STALE_S
+    age_note = f" (as of {dated.clock_time})" if is_old else ""
+    more_turns, seconds = run_forecast.turns, run_forecast.seconds
+    expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
+    return (
+        f"target in about {more_turns.expected:,.0f} more turns ({more_turns.low:,.0f}–{more_turns.high:,.0f}), "
+        f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age_note}"
+    )
+
+
 class RunScreen(BaseScreen):
     """One run, updated while it runs."""
 
@@ -121,11 +150,7 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         self.run_id = run
         self._tally = Tally(run)
         self._state: RunState | None = None
-        self._forecast: Forecast | None = None
-        self._forecast_s, self._forecast_turns, self._forecast_time = 0.0, -1, ""
-        """When the forecast was computed: the monotonic clock in seconds, the number of committed turns, and the local
-        time (hh:mm:ss).
-        """
+        self._forecast: DatedForecast | None = None
         self._trial: TrialResult | None = None
         self._history = RunHistory(run)
         self._past_turn: int | None = None
@@ -204,7 +229,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         """Update the forecast and the judge's trial if turns were committed since the last forecast, but not before
         `FORECAST_PAUSE_S` have passed.
         """
-        if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_s < FORECAST_PAUSE_S:
+        last = self._forecast
+        if last and (last.turns == self._tally.turns or time.monotonic() - last.computed_s < FORECAST_PAUSE_S):
             return
         row = view.row("SELECT coalesce(sum(fresh), 0) AS calls FROM turns WHERE run = ?", self.run_id)
         calls_in_committed_turns = row["calls"] if row else 0
@@ -219,9 +245,8 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             calls_made=calls_made,
             calls_wasted=calls_made - calls_in_committed_turns,
         )
-        self._forecast = forecast(view, position)
-        self._forecast_s, self._forecast_turns = time.monotonic(), self._tally.turns
-        self._forecast_time = f"{datetime.now():%H:%M:%S}"
+        clock_time = f"{datetime.now():%H:%M:%S}"
+        self._forecast = DatedForecast(forecast(view, position), self._tally.turns, time.monotonic(), clock_time)
         self._trial = summarize_trial(view, self.run_id)
 
     def _show_head(self) -> None:
@@ -270,7 +295,9 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
             f"worked {format_duration(state.seconds)}",
         ]
         text.append("  ".join(figures) + "\n")
-        text.append(self._format_forecast(state), style=colours["secondary"])
+        is_done = state.status == "done"
+        forecast_line = "This run is done." if is_done else format_forecast(self._forecast, self._tally.turns)
+        text.append(forecast_line, style=colours["secondary"])
         if state.note:
             text.append(f"\nnote: {format_line(state.note, 300)}", style=colours["accent"])
         if state.message:
@@ -286,23 +313,6 @@ after an earlier turn, computed from the ledger; f returns to the live view. b s
         turns_note = f"As of turn {moment.turn.number}; the last turn is {self._tally.turns - 1}."
         hint = f"◷ {turns_note} Press f to return to the live view."
         return Text.assemble(figures, (hint, f"bold {self.colours['warning']}"))
-
-    def _format_forecast(self, state: RunState) -> str:
-        """The forecast in one line. For a run that is done or has no forecast yet, the line says so."""
-        if state.status == "done":
-            return "This run is done."
-        run_forecast = self._forecast
-        if run_forecast is None or run_forecast.turns is None or run_forecast.seconds is None:
-            return "forecast: " + (run_forecast.reason if run_forecast else "too early")
-        turns, seconds = run_forecast.turns, run_forecast.seconds
-        is_old = self._tally.turns != self._forecast_turns and time.monotonic() - self._forecast_s > STALE_S
-        age_note = f" (as of {self._forecast_time})" if is_old else ""
-        expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
-        more_turns = format_quantity(round(turns.expected), "more turn")
-        return (
-            f"target in about {more_turns} ({turns.low:,.0f}–{turns.high:,.0f}), "
-            f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age_note}"
-        )
 
     def _show_parts(self) -> None:
         assert self._state is not None
