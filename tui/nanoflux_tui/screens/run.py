@@ -95,10 +95,11 @@ def format_forecast(dated: DatedForecast | None, turns: int) -> str:
         return f"forecast: {run_forecast.reason}"
     is_old = turns != dated.turns and time.monotonic() - dated.computed_s > STALE_S
     age_note = f" (as of {dated.clock_time})" if is_old else ""
-    more_turns, seconds = run_forecast.turns, run_forecast.seconds
+    turns_left, seconds = run_forecast.turns, run_forecast.seconds
     expected, low, high = map(format_duration, (seconds.expected, seconds.low, seconds.high))
     return (
-        f"target in about {more_turns.expected:,.0f} more turns ({more_turns.low:,.0f}–{more_turns.high:,.0f}), "
+        f"target in about {format_quantity(round(turns_left.expected), 'more turn')} "
+        f"({turns_left.low:,.0f}–{turns_left.high:,.0f}), "
         f"{expected} ({low}–{high}); {run_forecast.reaches_target:.0%} likely{age_note}"
     )
 
