@@ -20,6 +20,12 @@ def has_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bo
     return connection.execute(sql, (name, source_hash)).fetchone() is not None
 
 
+def consists_of_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
+    """Whether files with this content hash are the whole dataset, rather than a part of it."""
+    sql = "SELECT 1 FROM datasets WHERE name = ? AND source_hash = ?"
+    return connection.execute(sql, (name, source_hash)).fetchone() is not None
+
+
 def refuse_clash(connection: sqlite3.Connection, name: str, items: SplitItems) -> None:
     """Raise UsageError if the dataset already has items in a split of `items`, or an item with one of their ids."""
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()

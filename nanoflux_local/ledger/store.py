@@ -361,10 +361,13 @@ class Ledger:
 
     # Benchmarks
 
-    def has_dataset(self, name: str, source_hash: str) -> bool:
-        """Whether files with this content hash are already imported into the dataset `name`."""
+    def has_dataset(self, name: str, source_hash: str, replace: bool = False) -> bool:
+        """Whether importing files with this content hash would not change the dataset `name`, because the files are
+        already part of it. With `replace`, they must be the whole dataset, since other items would be removed.
+        """
+        has_files = datasets.consists_of_files if replace else datasets.has_files
         with self.transaction() as connection:
-            return datasets.has_files(connection, name, source_hash)
+            return has_files(connection, name, source_hash)
 
     def refuse_clash(self, name: str, items: datasets.SplitItems) -> None:
         """Raise UsageError if the dataset already has items in a split of `items`, or an item with one of their ids."""
@@ -384,7 +387,7 @@ class Ledger:
             UsageError: `replace` is not set, and the dataset already has items in one of these splits or with one of
                 these ids.
         """
-        if self.has_dataset(name, source_hash):
+        if self.has_dataset(name, source_hash, replace):
             return False
         with self.transaction() as connection:
             if replace:

@@ -73,7 +73,7 @@ def _store(home: Home, request: ImportRequest, content: BenchmarkContent, on_pro
     if request.hashed or content.skipped:  # with these options, the same files yield different splits or items
         content_digest = digest([content_digest, "hashed" if request.hashed else "official", len(content.skipped)])
     with Ledger(home.prepare().ledger) as ledger:
-        if ledger.has_dataset(request.name, content_digest):
+        if ledger.has_dataset(request.name, content_digest, request.replace):
             return False
         items = [(located.seed, located.split) for located in content.items]
         if not request.replace:

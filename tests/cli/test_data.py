@@ -114,6 +114,17 @@ def test_replaced_data_does_not_change_earlier_runs(tmp_path: Path, run_json: Ru
     )
 
 
+def test_data_import_replaces_a_dataset_with_one_of_its_files(tmp_path: Path, run_json: RunJson) -> None:
+    train_file = write_rows(tmp_path / "train.jsonl", *QUESTIONS_WITH_ANSWERS[:3])
+    test_file = write_rows(tmp_path / "test.jsonl", QUESTIONS_WITH_ANSWERS[3])
+    run_json("data", "import", "doses", train_file)
+    run_json("data", "import", "doses", test_file)
+    assert not run_json("data", "import", "doses", train_file, test_file, "--replace")["imported"]
+    assert run_json("data", "import", "doses", test_file, "--replace")["imported"]
+    assert count_splits(run_json, "doses") == {"test": 1}
+    assert not run_json("data", "import", "doses", test_file, "--replace")["imported"]
+
+
 def test_data_import_reports_answers_below_tolerance(tmp_path: Path, run_json: RunJson, invoke: Callable) -> None:
     path = write_rows(tmp_path / "train.jsonl", ("How much?", 3.2e-7), ("And how much?", 1e-6))
     result = invoke(tmp_path / "home", "data", "import", "doses", str(path))
