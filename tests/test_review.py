@@ -136,6 +136,7 @@ BROKEN_LINES = {
     "no JSON": ("{", "line 2: not JSON"),
     "a list": ("[]", "line 2: `id` or `verdict` is missing or invalid"),
     "an unknown verdict": ('{"id": "x", "verdict": "maybe"}', "line 2: `id` or `verdict` is missing or invalid"),
+    "a note that is not a string": ('{"id": "x", "verdict": "keep", "note": 5}', "line 2: `note` is not a string"),
     "an unknown id": ('{"id": "x", "verdict": "keep"}', "line 2: no question with the id 'x'"),
 }
 """Second lines of a review file, each with a part of the error message."""
@@ -152,6 +153,19 @@ def test_error_on_an_invalid_review_line_names_the_line_and_nothing_is_imported(
     assert message in caught.value.message
     with LedgerView(home.ledger) as view:
         assert review.summarize_agreement(view, "run") is None
+
+
+def test_contradictory_verdicts_in_one_review_file_are_refused(home: Home) -> None:
+    (row,) = export_rows(home, size=1)
+    verdicts = iter(["", "keep", "keep", "drop"])
+    path = write_verdicts(home, [row] * 4, lambda _: next(verdicts))
+    with pytest.raises(DataError, match=r"line 4: the verdict on '\w+' is 'drop', but it is 'keep' in line 2"):
+        review.import_blind(home, path)
+    with LedgerView(home.ledger) as view:
+        assert review.summarize_agreement(view, "run") is None
+    path = write_verdicts(home, [row] * 2, lambda _: "keep")
+    review.import_blind(home, path, "ada")
+    assert read_agreement(home, "ada")["reviewed"] == 1
 
 
 def test_review_commands_store_list_and_show_verdicts(

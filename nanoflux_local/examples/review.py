@@ -158,9 +158,11 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> BlindImport:
     """Import a filled-in review file, completely or not at all; lines without a verdict are only counted.
 
     Raises:
-        DataError: a line cannot be read, or its question is unknown; the message names the line.
+        DataError: a line cannot be read, its question is unknown, or it contradicts an earlier line; the message names
+            the line.
     """
     rows = _read_filled_rows(path)
+    _refuse_contradictions(path, rows)
     question_ids = {row["id"] for _, row in rows}
     with LedgerView(home.ledger) as view:
         run_ids = [row["id"] for row in view.rows("SELECT id FROM runs")]
@@ -204,8 +206,26 @@ def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not has_keys or row["verdict"] not in ("", *VERDICTS):
             fix = f"set verdict to one of {', '.join(VERDICTS)}, or leave it empty; nothing was imported"
             raise DataError(f"{path}, line {line_number}: `id` or `verdict` is missing or invalid", fix)
+        if not isinstance(row.get("note") or "", str):
+            fix = "set note to a string, or leave it empty; nothing was imported"
+            raise DataError(f"{path}, line {line_number}: `note` is not a string", fix)
         numbered_rows.append((line_number, row))
     return numbered_rows
+
+
+def _refuse_contradictions(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Raise DataError if two lines have different verdicts on the same question."""
+    first_line_by_id: dict[str, tuple[int, str]] = {}
+    for line_number, row in rows:
+        if not row["verdict"]:
+            continue
+        first_line_number, first_verdict = first_line_by_id.setdefault(row["id"], (line_number, row["verdict"]))
+        if row["verdict"] != first_verdict:
+            raise DataError(
+                f"{path}, line {line_number}: the verdict on {row['id']!r} is {row['verdict']!r}, but it is "
+                f"{first_verdict!r} in line {first_line_number}",
+                "keep one of the two lines; nothing was imported",
+            )
 
 
 def load_reviews(view: LedgerView, run: str) -> dict[AttemptKey, ReviewByReviewer]:
