@@ -1,5 +1,6 @@
 """`nanoflux domains`: list and show the built-in domains, the user's domains, and their prompts."""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -17,16 +18,15 @@ def command() -> None:
 @with_json
 def list_domains(as_json: bool) -> None:
     """List all domains with their benchmarks."""
-    from nanoflux_local.domains.own import list_domain_names, load_domain
+    from nanoflux_local.domains.own import list_entries
 
-    domains = [load_domain(name, current_home().root) for name in list_domain_names(current_home().root)]
-    entries = [{key: getattr(domain, key) for key in ("name", "title", "answer", "datasets")} for domain in domains]
+    entries = list_entries(current_home().root)
     if as_json:
-        print_json(entries)
+        print_json([asdict(entry) for entry in entries])
         return
     print_table(
         ("domain", "answer", "benchmarks", "title"),
-        [(entry["name"], entry["answer"], ", ".join(entry["datasets"]), entry["title"]) for entry in entries],
+        [(entry.name, entry.answer or "–", ", ".join(entry.datasets) or "–", entry.title) for entry in entries],
     )
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from nanoflux_local.config import SeedCount, Settings, Strict, TrialKind, merge_tables, validate_model
 from nanoflux_local.records import digest
@@ -91,7 +91,7 @@ class Domain(Strict):
     evaluates: tuple[str, ...] = ()
     programs: bool = False
     code_check: bool = False
-    trial: int = Field(default=12, ge=0)
+    trial: int = Field(default=12, ge=0, le=1000)
     quality: bool = False
     fact_check: bool = False
     checks: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Domain(Strict):
     novelty: PaperNovelty
     confidence: float = Field(default=0.9, ge=0, le=1)
     sections: Sections = Sections()
-    budgets: dict[str, int] = Field(default={"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100})
+    budgets: dict[str, PositiveInt] = Field(default={"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100})
     stop: tuple[str, ...] = ()
     focus: str = ""
     tags: tuple[str, ...] = ()
@@ -118,6 +118,13 @@ class Domain(Strict):
         if self.answer == "choice":
             return f"The answer is one option letter ({', '.join(self.letters)}), written alone."
         return "The answer is one short phrase."
+
+    @property
+    def budget_keys(self) -> set[str]:
+        """The sections that may have a budget: the defender's, and the default ones, for which a profile or an extended
+        domain may set budgets even if this domain lacks them.
+        """
+        return {*self.sections.defender, *Sections().defender}
 
     @property
     def cites(self) -> bool:

@@ -7,6 +7,7 @@ a missing section is an error that names the file.
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,56 @@ def list_domain_names(root: Path | None = None) -> list[str]:
     return [*built_in_names, *user_names]
 
 
+@dataclass(frozen=True, slots=True)
+class DomainEntry:
+    """A domain as listed by `domains list`. If its file has an error, that error is the title, and `answer` and
+    `datasets` are empty.
+    """
+
+    name: str
+    title: str
+    answer: str
+    datasets: tuple[str, ...]
+
+
+def list_entries(root: Path) -> list[DomainEntry]:
+    """All domains: the built-in ones, then those of the home at `root`."""
+    return [_build_entry(name, root) for name in list_domain_names(root)]
+
+
+def _build_entry(name: str, root: Path) -> DomainEntry:
+    try:
+        domain = load_domain(name, root)
+    except ConfigError as error:
+        return DomainEntry(name, error.message, "", ())
+    return DomainEntry(domain.name, domain.title, domain.answer, domain.datasets)
+
+
 def load_domain(name: str, root: Path | None = None) -> Domain:
     """A built-in domain, or one of the home at `root`.
 
     Raises:
-        ConfigError: no domain has this name (the fix lists the names), or its file has an error.
+        ConfigError: no domain has this name (the fix lists the names), its file has an error, or the home has a file
+            with the name of this built-in domain.
     """
     if name in list_built_in():
+        _refuse_built_in_name(name, root)
         return load_built_in(name)
     if root and name in list_domain_names(root):
         return _read_domain(name, root / "domains" / f"{name}.toml")
     fix = f"{suggest(name, list_domain_names(root))}; or write one: docs/how-to/domains.md"
     raise ConfigError(f"there is no domain {name!r}", fix)
+
+
+def _refuse_built_in_name(name: str, root: Path | None) -> None:
+    """Raise ConfigError if the home at `root` has a file for the built-in domain `name`. Otherwise it would be unclear
+    which of the two domains a run uses.
+    """
+    path = root / "domains" / f"{name}.toml" if root else None
+    if path and path.exists():
+        raise ConfigError(
+            f"{path}: the name {name!r} belongs to a built-in domain", f"rename the file, for example to my-{name}.toml"
+        )
 
 
 def list_domain_files(name: str, root: Path) -> list[Path]:
@@ -119,6 +158,9 @@ def _read_domain(name: str, path: Path) -> Domain:
     prompts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _list_prompt_files(path, prompt_files)}
     domain = extend_domain(inherited, values, name, prompts, str(path))
     _check_sections(path, domain)
+    _refuse_unknown_budgets(path, domain)
+    if "checks" in values:
+        _refuse_unknown_checks(path, domain)
     for prompt in prompts:
         _check_prompt_renders(path.parent / prompt_files[prompt], domain, prompt)
     return domain
@@ -218,3 +260,22 @@ def _check_sections(path: Path, domain: Domain) -> None:
             raise ConfigError(f"{path}: sections.{role} lacks {missing_sections[0]}", fix)
     if domain.answer == "choice" and not domain.letters:
         raise ConfigError(f"{path}: letters is missing", 'set letters = "ABCD", or the letters of your options')
+
+
+def _refuse_unknown_budgets(path: Path, domain: Domain) -> None:
+    """Raise ConfigError if a budget is for a section that the defender's reply cannot have."""
+    unknown_keys = [key for key in domain.budgets if key not in domain.budget_keys]
+    if unknown_keys:
+        fix = suggest(unknown_keys[0], domain.budget_keys, "keys of budgets")
+        raise ConfigError(f"{path}: unknown key 'budgets.{unknown_keys[0]}'", fix)
+
+
+def _refuse_unknown_checks(path: Path, domain: Domain) -> None:
+    """Raise ConfigError if the domain names a check that does not exist."""
+    from nanoflux_local.roles.checks.base import list_check_classes  # deferred: it imports the module of every check
+
+    names = list_check_classes()
+    unknown_names = [name for name in domain.checks if name not in names]
+    if unknown_names:
+        fix = suggest(unknown_names[0], names)
+        raise ConfigError(f"{path}: checks: there is no check {unknown_names[0]!r}", fix)

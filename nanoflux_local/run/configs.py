@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, Settings, merge_tables, read_toml, validate_model
-from nanoflux_local.domains.base import Domain, Sections
+from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import (
@@ -170,11 +170,9 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     """
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    # A profile may also set budgets of the default sections, which this domain may not have.
-    section_names = {*domain.sections.defender, *Sections().defender}
-    unknown_names = [name for name in config.budgets if name not in section_names]
+    unknown_names = [name for name in config.budgets if name not in domain.budget_keys]
     if unknown_names:
-        fix = suggest(unknown_names[0], section_names, "keys of budgets")
+        fix = suggest(unknown_names[0], domain.budget_keys, "keys of budgets")
         raise ConfigError(f"the settings of this run have an unknown key 'budgets.{unknown_names[0]}'", fix)
     unavailable_kinds = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
     if unavailable_kinds:

@@ -149,6 +149,12 @@ INVALID_DOMAINS = {
     "missing section": (
         MINIMAL_DOMAIN + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER",
     ),
+    "unknown check": (
+        MINIMAL_DOMAIN + 'checks = ["blind", "nosuch"]', {}, "mine.toml: checks: there is no check 'nosuch'",
+    ),
+    "negative budget": (MINIMAL_DOMAIN + "budgets = { ANALYSIS = -1 }", {}, "mine.toml: budgets.ANALYSIS: "),
+    "budget of an unknown section": (MINIMAL_DOMAIN + "budgets = { FOO = 1 }", {}, "unknown key 'budgets.FOO'"),
+    "trial beyond the maximum of a run": (MINIMAL_DOMAIN + "trial = 1001", {}, "mine.toml: trial: "),
     "choice without letters": (MINIMAL_DOMAIN.replace('"number"', '"choice"'), {}, "letters is missing"),
 }  # fmt: skip
 """For each invalid domain: its file, its prompt files by name without suffix, and a part of the error message."""
@@ -165,10 +171,33 @@ def test_error_in_a_domain_names_the_file(
     assert caught.value.fix
 
 
-def test_domain_files_outside_the_folder_or_with_built_in_names_are_ignored(write_domain: Callable[..., Path]) -> None:
+def test_domain_list_shows_the_error_of_a_broken_file(
+    write_domain: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = write_domain(MINIMAL_DOMAIN)
+    (home / "domains" / "broken.toml").write_text("title =")
+    monkeypatch.setenv("NANOFLUX_HOME", str(home))
+    with pytest.raises(SystemExit) as exit_info:
+        main(["domains", "list", "--json"])
+    entries = json.loads(capfd.readouterr().out)
+    assert exit_info.value.code == 0
+    assert [entry["name"] for entry in entries] == [*list_built_in(), "broken", "mine"]
+    assert "broken.toml: Invalid value" in entries[-2]["title"] and entries[-1]["title"] == "doses"
+    with pytest.raises(SystemExit) as exit_info:
+        main(["domains", "list"])
+    assert exit_info.value.code == 0 and "broken.toml: Invalid value" in capfd.readouterr().out
+
+
+def test_domain_file_with_a_built_in_name_is_refused(write_domain: Callable[..., Path]) -> None:
     home = write_domain(MINIMAL_DOMAIN)
     (home / "domains" / "starter.toml").write_text(MINIMAL_DOMAIN)
-    assert load_domain("starter", home) == load_domain("starter")
+    with pytest.raises(ConfigError, match=r"starter\.toml: the name 'starter' belongs to a built-in domain") as caught:
+        load_domain("starter", home)
+    assert "my-starter.toml" in caught.value.fix
+
+
+def test_domain_files_outside_the_folder_are_ignored(write_domain: Callable[..., Path]) -> None:
+    home = write_domain(MINIMAL_DOMAIN)
     for name in ("../domains/mine", "mine.toml", "", "other"):
         with pytest.raises(ConfigError, match="there is no domain"):
             load_domain(name, home)
@@ -203,8 +232,12 @@ def test_own_data_can_set_every_field_of_a_seed(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('{"question": "Q?", "answer": "a", "note": 1}', "unknown key 'note'"),
-        ('{"question": "Q?"}', "key 'answer' is missing"),
-        ('{"question": "Q?", "answer": true}', "key 'answer'"),
+        ('{"question": "Q?"}', "key 'answer' is missing or null"),
+        ('{"question": "", "answer": "a"}', "key 'question' is empty"),
+        ('{"question": null, "answer": "a"}', "key 'question' is missing or null"),
+        ('{"question": 5, "answer": "a"}', "key 'question' is not a string"),
+        ('{"question": "Q?", "answer": true}', "key 'answer' is neither a number nor a string"),
+        ('{"question": "Q?", "answer": " "}', "key 'answer' is empty"),
         ('{"question": "Q?", "answer": "C", "options": {"A": "a", "B": "b"}}', "'C' is not one of the options"),
         ('{"question": "Q?", "answer": "A", "options": {"A": "a", "C": "b"}}', "strings under A, B, C"),
         ('{"question": "Q?", "answer": "A", "options": ["a"]}', "not a table"),
