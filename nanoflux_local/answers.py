@@ -134,9 +134,9 @@ def numbers_agree(value: float, expected: float) -> bool:
     return abs(value - expected) <= TOLERANCE * scale
 
 
-def is_below_tolerance(value: float) -> bool:
+def is_below_tolerance(value: float | Decimal) -> bool:
     """Whether a number is nearer to 0 than the tolerance without being 0."""
-    return 0 < abs(value) < TOLERANCE
+    return value != 0 and -TOLERANCE < value < TOLERANCE
 
 
 def same_number(answer: str, expected: str) -> bool:
@@ -369,12 +369,16 @@ def exact_number(number: float | Decimal) -> str:
     if not math.isfinite(number):
         raise ValueError(f"{number} is not a finite number")
     value = Decimal(repr(number) if isinstance(number, float) else number)
-    if is_below_tolerance(float(value)):
-        mantissa, _, exponent = f"{value.normalize():e}".partition("e")
-        return f"{mantissa}e{int(exponent)}"
-    text = f"{value:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
+    if is_below_tolerance(value):
+        mantissa, _, exponent = f"{value:e}".partition("e")
+        return f"{_strip_zeros(mantissa)}e{int(exponent)}"
+    text = _strip_zeros(f"{value:f}")
     return "0" if text == "-0" else text
+
+
+def _strip_zeros(decimal: str) -> str:
+    """A decimal without the zeros at the end of its fraction: "1.50" becomes "1.5", "2.0" becomes "2"."""
+    return decimal.rstrip("0").rstrip(".") if "." in decimal else decimal
 
 
 def answer_number(number: float) -> str:

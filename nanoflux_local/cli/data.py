@@ -103,8 +103,8 @@ def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
     for dataset, count_by_split in summary.restated.items():
         for split, count in count_by_split.items():
             say(
-                f"{format_quantity(count, 'question')} repeated with other numbers in the {split} items of {dataset}: "
-                "do not train on one dataset and test on the other"
+                f"repeated in the {split} items of {dataset}, with the same or other numbers: "
+                f"{format_quantity(count, 'question')}; do not train on one dataset and test on the other"
             )
     for contradiction in content.contradictory[:MAX_LISTED_ROWS]:
         say(f"contradictory: {sanitize(contradiction)}")

@@ -33,11 +33,11 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
             f"unknown key {unknown_keys[0]!r}; own data has {', '.join(KEYS)}, or options in columns A to J"
         )
     options = _read_options(cells)
-    cells["answer"] = _read_answer(cells.get("answer"), bool(options))
+    cells["answer"] = _read_answer(row.get("answer"), bool(options))
     split = read_optional_text(cells, "split")
     if split not in ("", *SPLITS):
         raise BadRowError(f"key 'split' is {split!r}, not train, dev or test")
-    question, answer = read_required_text(cells, "question"), read_required_text(cells, "answer")
+    question, answer = read_required_text(row, "question"), read_required_text(cells, "answer")
     if options and answer not in options:
         raise BadRowError(f"the answer {answer!r} is not one of the options {', '.join(options)}")
     solution = read_required_text(cells, "solution") if "solution" in cells else ""
@@ -45,18 +45,22 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     return ParsedRow(question, answer, solution, program, options, id=read_optional_text(cells, "id"), split=split)
 
 
-def _read_answer(answer: Any, is_choice: bool) -> Any:
-    """The answer to store: a number becomes a string with all its digits, and other values stay unchanged.
+def _read_answer(answer: Any, is_choice: bool) -> str | None:
+    """The answer to store: a number becomes a string with all its digits; a string or None stays unchanged.
 
     Raises:
-        BadRowError: the answer is NaN, infinite, or too large for a double.
+        BadRowError: the answer is NaN, infinite, or too large for a double, or it is neither a number nor a string.
     """
+    if answer is None:
+        return None
     if isinstance(answer, int | float | Decimal) and not isinstance(answer, bool):
         try:
             return exact_number(answer)
         except (ValueError, OverflowError):
             raise BadRowError("key 'answer' is not a finite number below 1e308") from None
-    number = float_or_none(answer) if isinstance(answer, str) else None
+    if not isinstance(answer, str):
+        raise BadRowError("key 'answer' is neither a number nor a string")
+    number = float_or_none(answer)
     if number is not None and not is_choice and not math.isfinite(number):
         raise BadRowError(f"key 'answer' is {answer.strip()[:20]!r}, not a finite number below 1e308")
     return answer

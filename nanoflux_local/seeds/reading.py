@@ -12,12 +12,15 @@ from typing import NamedTuple
 
 from nanoflux_local.answers import float_or_none, is_below_tolerance, same_number
 from nanoflux_local.errors import DataError, UsageError
-from nanoflux_local.seeds.benchmarks.base import Format, list_importable_benchmarks
+from nanoflux_local.seeds.benchmarks.base import Format, list_built_in_benchmarks, list_importable_benchmarks
 from nanoflux_local.seeds.own_data import NAME, OWN_FORMAT
 from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
 from nanoflux_local.seeds.splits import CARVED_SHARES, hash_into_split, read_file_split
 from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
+
+OWN_NAME_RULE = "of lower-case letters, digits and '-', that does not begin with 'starter'"
+"""What a name for own data must look like, as the end of a sentence."""
 
 
 class LocatedItem(NamedTuple):
@@ -95,6 +98,11 @@ def find_format(dataset: str) -> Format:
     Raises:
         UsageError: own data cannot have this name, or the name is probably a misspelt benchmark.
     """
+    if dataset in list_built_in_benchmarks():
+        raise UsageError(
+            f"{dataset!r} is a built-in benchmark, which needs no import",
+            f"to import your own data, choose another name {OWN_NAME_RULE}",
+        )
     benchmarks = list_importable_benchmarks()
     if dataset in benchmarks:
         return benchmarks[dataset].format
@@ -103,8 +111,7 @@ def find_format(dataset: str) -> Format:
         suggestion = f"; did you mean {similar_names[0]!r}?" if similar_names else ""
         raise UsageError(
             f"{dataset!r} is neither a benchmark nor a valid name for your own data{suggestion}",
-            f"choose a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
-            "letters, digits and '-'",
+            f"choose a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, {OWN_NAME_RULE}",
         )
     return OWN_FORMAT
 
@@ -129,7 +136,7 @@ def check_own_name(name: str) -> str:
     if name in list_importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid name for your own data",
-            "choose a name of lower-case letters, digits and '-' that is not a benchmark's",
+            f"choose a name {OWN_NAME_RULE} and is not a benchmark's",
         )
     return name
 

@@ -39,12 +39,14 @@ def read_required_text(row: Mapping[str, Any], *keys: str) -> str:
     """The string under the first of `keys` that the row has, stripped.
 
     Raises:
-        BadRowError: the row has none of the keys, or the value is not a string or is empty.
+        BadRowError: the row has none of the keys, or the value is null, not a string, or empty.
     """
     key = next((key for key in keys if key in row), keys[0])
     value = row.get(key)
+    if value is None:
+        raise BadRowError(f"key {key!r} is missing or null")
     if not isinstance(value, str):
-        raise BadRowError(f"key {key!r} is missing or is not a string")
+        raise BadRowError(f"key {key!r} is not a string")
     if not value.strip():
         raise BadRowError(f"key {key!r} is empty")
     return value.strip()

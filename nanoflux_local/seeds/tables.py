@@ -9,9 +9,11 @@ import codecs
 import csv
 import itertools
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,6 +65,8 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
 def _choose_reader(path: Path, columns: Sequence[str], element: str) -> Iterator[TableRow]:
     """The rows of a file, from the reader for its suffix and first line."""
     suffix = path.suffix.lower()
+    if element and suffix != ".xml":
+        fail(path, f"not an XML file with {element} elements", "pass the benchmark's file, whose name ends in .xml")
     if path.is_dir():
         return _read_arrow_folder(path)
     if suffix == ".csv":
@@ -117,7 +121,9 @@ class _ObjectWithRepeatedKey(dict[str, Any]):
 def _parse_json(content: bytes) -> Any:
     """Parse a JSON value. Raises ValueError with the reason if `content` is not valid JSON in UTF-8."""
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_build_object, parse_int=_parse_integer)
+        return json.loads(
+            content.decode("utf-8"), object_pairs_hook=_build_object, parse_int=_parse_integer, parse_float=_parse_float
+        )
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -127,15 +133,41 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    keys = [key for key, _ in pairs]
     object_with_repeated_key = _ObjectWithRepeatedKey(values)
-    object_with_repeated_key.key = next(key for index, key in enumerate(keys) if key in keys[:index])
+    object_with_repeated_key.key = _find_repeated_name([key for key, _ in pairs])
     return object_with_repeated_key
+
+
+def _find_repeated_name(names: Sequence[str]) -> str:
+    """The first of `names` that occurs earlier in the list too; "" if there is none."""
+    return next((name for index, name in enumerate(names) if name in names[:index]), "")
+
+
+def _refuse_repeated_columns(path: Path, location: str, names: Iterable[str]) -> None:
+    """Refuse the file if two columns have the same name, because the values of this column are ambiguous. Columns
+    without a name may be repeated: spreadsheet programs write them for cells that look empty.
+    """
+    repeated_name = _find_repeated_name([name for name in names if name.strip()])
+    if repeated_name:
+        fix = "rename or remove one of the two columns; nothing was imported"
+        fail(path, f"{location}: the column {repeated_name!r} is given twice", fix)
 
 
 def _parse_integer(digits: str) -> int | float:
     """An integer with at most `MAX_INTEGER_DIGITS` digits; a longer one becomes infinity, as 1e999 does."""
     return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else float(digits)
+
+
+def _parse_float(digits: str) -> float | Decimal:
+    """A number with a fraction or an exponent: a float if printing that float gives the same number, else a Decimal,
+    which keeps all digits. A number beyond the range of a double becomes infinity.
+    """
+    number = float(digits)
+    try:
+        decimal = Decimal(digits)
+    except InvalidOperation:  # an exponent of 20 digits
+        return number
+    return number if math.isinf(number) or decimal == Decimal(repr(number)) else decimal
 
 
 def _find_repeated_key(value: Any) -> str:
@@ -249,6 +281,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[TableRow]:
                 has_header = not columns or len(cells) != len(columns) or _is_header(cells)
                 header = cells if has_header else columns
                 if has_header:
+                    _refuse_repeated_columns(path, f"line {reader.line_num}", header)
                     continue
             if cells:
                 number += 1
@@ -299,7 +332,9 @@ def _read_xlsx(path: Path) -> Iterator[TableRow]:
         fail(path, f"not an XLSX workbook: {error}")
     try:
         sheet_rows = workbook.worksheets[0].iter_rows(values_only=True)
-        header = [str(cell).strip() for cell in next(sheet_rows, ())]
+        header_cells = next(sheet_rows, ())
+        _refuse_repeated_columns(path, "row 1", (str(cell).strip() for cell in header_cells if cell is not None))
+        header = [str(cell).strip() for cell in header_cells]
         for number, cells in enumerate(sheet_rows, 1):
             values = dict(zip(header, cells, strict=False))
             if any(cell is not None for cell in cells):

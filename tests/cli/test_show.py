@@ -176,7 +176,7 @@ def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux:
     assert (result.json["items"], result.json["skipped"]) == (2, 1) and "line 3" in result.err
     hard_import = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
     assert hard_import.json["restated"] == {"gsm8k": {"test": 1}}
-    assert "1 question repeated with other numbers in the test items of gsm8k" in hard_import.err
+    assert "repeated in the test items of gsm8k, with the same or other numbers: 1 question;" in hard_import.err
 
 
 def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:

@@ -392,6 +392,7 @@ MALFORMED_FILES = {
     ),
     "XLSX with other content": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
     "zip bomb": ("medicationqa", "x.xlsx", _make_zip_bomb, "are more than the"),
+    "JSON Lines in place of XML": ("liveqa", "x.jsonl", b'{"question": "Q?"}', "not an XML file with NLM-QUESTION"),
     "XML truncated": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
     "XML with entities": ("liveqa", "x.xml", XML_WITH_ENTITIES.encode(), "XML with entities or external references"),
     "XML with an external entity": (

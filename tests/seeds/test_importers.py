@@ -124,6 +124,8 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     for name in ("Poetry", "starter-poems", "../poems", ""):
         with pytest.raises(UsageError, match="is neither a benchmark nor a valid name"):
             read_benchmark(name, [tmp_path])
+    with pytest.raises(UsageError, match="'starter' is a built-in benchmark, which needs no import"):
+        read_benchmark("starter", [tmp_path])
     with pytest.raises(UsageError, match=r"'gsm-hard' is neither .*; did you mean 'gsmhard'\?"):
         read_benchmark("gsm-hard", [tmp_path])
     with pytest.raises(UsageError, match="training"):

@@ -33,12 +33,32 @@ def write_parquet(path: Path, **columns: list[object]) -> Path:
     return path
 
 
+def write_csv(path: Path, *rows: list[str]) -> Path:
+    """Write a CSV file with `rows`, and return its path."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def write_xlsx(path: Path, *rows: list[object]) -> Path:
+    """Write a workbook whose only sheet has `rows`, and return its path."""
+    import openpyxl
+
+    workbook = openpyxl.Workbook()
+    for row in rows:
+        workbook.active.append(row)
+    workbook.save(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("json_answer", "answer"),
     [
         ("3.2e-7", "3.2e-7"), ("4.5e-8", "4.5e-8"), ("0.00025033", "0.00025033"), ("12.0", "12"), ("-0.0", "0"),
         ("1234.5", "1234.5"), ("12345678901234567890", "12345678901234567890"), ("1e16", "10000000000000000"),
-        ("0.1", "0.1"), ('" 0.50 "', "0.50"),
+        ("0.1", "0.1"), ('" 0.50 "', "0.50"), ("12345678901234567890123.5", "12345678901234567890123.5"),
+        ("0.123456789012345678901234567890", "0.12345678901234567890123456789"), ("1e-400", "1e-400"),
+        ("0.30000000000000004", "0.30000000000000004"), ("1.25E2", "125"),
     ],
 )  # fmt: skip
 def test_answers_keep_every_digit(tmp_path: Path, json_answer: str, answer: str) -> None:
@@ -112,18 +132,27 @@ def test_error_on_a_repeated_key_names_the_location(tmp_path: Path, file: str, c
         read_seeds(write_content(tmp_path / file, content))
 
 
+def test_error_on_a_repeated_column_names_the_column(tmp_path: Path) -> None:
+    csv_path = write_csv(tmp_path / "rows.csv", ["question", "answer", "answer"], ["Q?", "4", "5"])
+    with pytest.raises(DataError, match="line 1: the column 'answer' is given twice"):
+        read_seeds(csv_path)
+    xlsx_path = write_xlsx(tmp_path / "rows.xlsx", ["question", "answer", " answer "], ["Q?", 4, 5])
+    with pytest.raises(DataError, match="row 1: the column 'answer' is given twice"):
+        read_seeds(xlsx_path)
+
+
+def test_empty_columns_without_a_name_are_ignored(tmp_path: Path) -> None:
+    csv_path = write_csv(tmp_path / "rows.csv", ["question", "answer", "", ""], ["Q?", "4", "", ""])
+    xlsx_path = write_xlsx(tmp_path / "rows.xlsx", ["question", "answer", None, None], ["Q?", 4, None, None])
+    for path in (csv_path, xlsx_path):
+        assert [seed.answer for seed in read_seeds(path)] == ["4"]
+
+
 @pytest.mark.parametrize("depth", [2_000, 200_000])
 def test_error_on_a_too_deeply_nested_value_names_the_line(tmp_path: Path, depth: int) -> None:
     content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
     with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
         read_seeds(write_content(tmp_path / "rows.jsonl", content))
-
-
-def write_csv(path: Path, *rows: list[str]) -> Path:
-    """Write a CSV file with `rows`, and return its path."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    return path
 
 
 def test_csv_options_are_columns_or_json_in_a_cell(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from nanoflux_local.answers import answer_number
@@ -16,7 +17,7 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     """Parse {input: question, code: a function solution(), target: number}."""
     del file
     question, code, target = read_required_text(row, "input"), read_required_text(row, "code"), row.get("target")
-    if not isinstance(target, int | float) or isinstance(target, bool):
+    if not isinstance(target, int | float | Decimal) or isinstance(target, bool):
         raise BadRowError("key 'target' is missing or is not a number")
     if abs(target) >= MAX_TARGET or math.isnan(target):
         raise BadRowError("key 'target' is too large to compare, or is not a number")
