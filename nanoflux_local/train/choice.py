@@ -7,6 +7,7 @@ marked `fix` are included and counted. A choice without examples is an error.
 
 import json
 import random
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from nanoflux_local.train.solutions import RightSolution, SolutionRule, collect_
 from nanoflux_local.transcript import Attempt, Example, turn_from_json
 
 Item = TypeVar("Item")
+_QUOTED_TEXT = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]""")
+"""Matches a string or a quoted name in SQL."""
+_EXPRESSION_ERRORS = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.Warning)
+"""What SQLite raises for an expression that it cannot parse or evaluate. A damaged file raises other errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Conditions on examples, all of which must hold; "" and 0 set no condition. `where` is an SQL expression over the
-    table `examples` and may contain sub-queries. Of the matching rows, `size` are drawn by `seed` and kept in turn
+    table `examples` and may contain sub-queries, but no comment and no semicolon. Of the matching rows, `size` are drawn by `seed` and kept in turn
     order.
 
     `solution` determines which solution of an example is trained on; an example without a solution of the required
@@ -41,7 +46,11 @@ class Choice:
     include_dropped: bool = False
 
     def build_query(self, run: str) -> tuple[str, tuple[object, ...]]:
-        """The SQL and its parameters. A line break follows `where`, so that a comment in it cannot hide the rest."""
+        """The SQL and its parameters. The SQL is part of the ids of training runs, so its form must not change.
+
+        Raises:
+            UsageError: `where` is not one complete expression, so it could change the other conditions.
+        """
         conditions: list[str] = ["run = ?"]
         parameters: list[object] = [run]
         if self.reason:
@@ -51,6 +60,7 @@ class Choice:
             conditions.append("level = ?")
             parameters.append(self.level)
         if self.where:
+            _refuse_incomplete_expression(self.where)
             conditions.append(f"({self.where}\n)")
         return f"SELECT * FROM examples WHERE {' AND '.join(conditions)} ORDER BY turn", tuple(parameters)
 
@@ -180,6 +190,28 @@ def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution,
     }
 
 
+def _refuse_incomplete_expression(expression: str) -> None:
+    """Raise UsageError if an SQL expression contains a comment or a semicolon, or if its parentheses are unbalanced:
+    inside the parentheses of a query, it could end them and change the rest of the query.
+    """
+    code = _QUOTED_TEXT.sub(" ", expression)
+    if any(mark in code for mark in ("--", "/*", ";")):
+        raise UsageError(
+            "--where is not a valid SQL expression: it contains a comment or a semicolon",
+            "write one condition without '--', '/*' and ';', e.g. --where \"turn > 2 AND level >= 3\"",
+        )
+    depth = 0
+    for parenthesis in re.findall(r"[()]", code):
+        depth += 1 if parenthesis == "(" else -1
+        if depth < 0:
+            break
+    if depth:
+        raise UsageError(
+            "--where is not a valid SQL expression: its parentheses are unbalanced",
+            "write one condition in which each '(' has its ')'",
+        )
+
+
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
     """The rows of a query. Raises UsageError if its `where` expression is not valid SQL."""
     columns = "id, turn, reason, question, solution, answer, content_hash, at, level, passes, tries, pass_rate"
@@ -188,7 +220,7 @@ def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[s
         return list(view.rows(sql, *values))
     except (LedgerError, sqlite3.Warning) as error:
         cause = error.__cause__ or error
-        if not isinstance(cause, sqlite3.OperationalError | sqlite3.ProgrammingError | sqlite3.Warning):
+        if not isinstance(cause, _EXPRESSION_ERRORS):
             raise
         raise UsageError(f"--where is not a valid SQL expression: {cause}", fix) from error
 
