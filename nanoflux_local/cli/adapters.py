@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import (
+    NewPath,
     current_home,
     describe_flops,
     print_json,
@@ -162,7 +163,7 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("adapter", type=ADAPTER)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
+@click.option("-o", "--out", type=NewPath(), required=True, help="New directory to write.")
 @with_json
 def merge(adapter: str, out: Path, as_json: bool) -> None:
     """Merge ADAPTER into the weights of its base model and write the result as a model directory."""
@@ -196,7 +197,7 @@ def _show_merge(record: "MergeRecord", out: Path) -> None:
 
 @command.command()
 @click.argument("adapter", type=ADAPTER)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
+@click.option("-o", "--out", type=NewPath(), required=True, help="New directory to write.")
 @click.option("--format", "export_format", type=click.Choice(["safetensors", "gguf"]), default="safetensors",
               show_default=True, help="Format of the exported weights.")  # fmt: skip
 @with_json

@@ -20,13 +20,15 @@ OUTCOMES = (
 """A copy of `transcript.OUTCOMES`, so that `--help` does not import that module."""
 MAX_TEXT_CHARS = 60
 """Maximum length of a question or a reason in the table, in characters."""
+MAX_TURN = 10**9
+"""The largest number of a turn: the upper limit of the setting `max_turns`."""
 
 
 @click.command()
 @click.argument("run", type=RUN)
 @click.option("--outcome", "outcomes", type=click.Choice(OUTCOMES), multiple=True,
               help="List only attempts with this outcome; repeatable.")  # fmt: skip
-@click.option("--turn", type=click.IntRange(0), help="List only the attempts of this turn.")
+@click.option("--turn", type=click.IntRange(0, MAX_TURN), help="List only the attempts of this turn.")
 @with_json
 def attempts(run: str, outcomes: tuple[str, ...], turn: int | None, as_json: bool) -> None:
     """List the attempts of RUN, including those that were not kept.
@@ -75,7 +77,7 @@ def _shorten(text: str) -> str:
 
 @click.command()
 @click.argument("run", type=RUN)
-@click.argument("turn", type=click.IntRange(0))
+@click.argument("turn", type=click.IntRange(0, MAX_TURN))
 @click.option("--attempt", type=click.IntRange(0), help="Print only the calls of this attempt.")
 @with_json
 def calls(run: str, turn: int, attempt: int | None, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import NewPath, current_home, print_json, print_table, say, with_json
 
 BYTES_BY_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -37,7 +37,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+@click.option("-o", "--out", required=True, type=NewPath(dir_okay=False),
               help="First file of the bundle; its parts are written next to it as FILE.001 and so on.")  # fmt: skip
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Installed model to include; repeatable.")
 @click.option("--data", "datasets", multiple=True, metavar="DATASET", help="Imported benchmark to include; repeatable.")

@@ -1,9 +1,11 @@
 """Helpers of the commands: the home directory, shared options, JSON and tables on stdout, messages on stderr."""
 
 import json
+import math
 import re
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,6 +25,29 @@ MAX_CELL_CHARS = 1000
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL_CHARACTER = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A number of at least a minimum; `nan` and `inf` are refused."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class NewPath(click.Path):
+    """The path of a file or directory that the command writes; a path without a name, such as "", is refused."""
+
+    def __init__(self, dir_okay: bool = True) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not path.name:
+            self.fail(f"{str(value)!r} has no file name: pass the path of a new file or directory.", param, ctx)
+        return path
 
 
 def current_home() -> Home:

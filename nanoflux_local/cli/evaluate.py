@@ -6,21 +6,28 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, print_json, print_table, with_json
+from nanoflux_local.cli.common import FiniteRange, current_home, print_json, print_table, with_json
 from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 from nanoflux_local.quantities import format_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from nanoflux_local.endpoints.base import Endpoint
     from nanoflux_local.evaluate.soft import SoftJudge
     from nanoflux_local.evaluate.summary import Accuracy, Correction, EvaluationSummary
+
+
+OPTIONS_OF_MODEL = {"adapter": "--adapter", "endpoint_kind": "--via", "args": "--arg"}
+"""The options that apply only to --model, by parameter: an endpoint states these settings in its profile."""
+OPTIONS_OF_SOFT_MODE = {"judge": "--judge", "judge_errors": "--judge-errors"}
+"""The options that apply only to --mode soft, by parameter."""
 
 
 class AdapterKind(click.ParamType[str]):
@@ -64,7 +71,7 @@ class AdapterKind(click.ParamType[str]):
     help="Number of repeats, each with a different seed.",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="Sampling temperature; 0 is greedy."
+    "--temperature", type=FiniteRange(0), default=0.7, show_default=True, help="Sampling temperature; 0 is greedy."
 )
 @click.option(
     "--via",
@@ -138,6 +145,10 @@ def command(
         raise UsageError("eval needs either --model or --endpoint", "pass --model NAME, or --profile P --endpoint NAME")
     if (endpoint or mode == "soft") and not profile:
         raise UsageError("--endpoint and --mode soft need a profile", "add --profile NAME|FILE")
+    if endpoint:
+        _refuse_options(context, OPTIONS_OF_MODEL, "--model", "set them for the endpoint in the profile")
+    if mode != "soft":
+        _refuse_options(context, OPTIONS_OF_SOFT_MODE, "--mode soft", "add --mode soft")
     home = current_home().prepare()
 
     def build_endpoint() -> "Endpoint":
@@ -154,6 +165,25 @@ def command(
     else:
         show_evaluation(summary)
     summary.require_all_replies()
+
+
+def _refuse_options(
+    context: click.Context, option_by_parameter: "Mapping[str, str]", required_option: str, alternative: str
+) -> None:
+    """Raise UsageError if the user passed an option that applies only together with `required_option`; the error
+    suggests to leave it out, or `alternative`.
+    """
+    passed_options = [
+        option
+        for parameter, option in option_by_parameter.items()
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+    ]
+    if passed_options:
+        verb = "applies" if len(passed_options) == 1 else "apply"
+        raise UsageError(
+            f"{' and '.join(passed_options)} {verb} only to {required_option}",
+            f"leave out {' and '.join(passed_options)}, or {alternative}",
+        )
 
 
 def _correct_for_judge_errors(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":

@@ -152,7 +152,7 @@ def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
-        named_ids = [find_evaluation(view, prefix).id for prefix in (evaluation, other) if prefix]
+        named_ids = [find_evaluation(view, prefix).id for prefix in ([evaluation, other] if other else [evaluation])]
         evaluation_ids = order_base_first(view, named_ids)
         if item:
             _show_item(view, evaluation_ids, item, as_json)

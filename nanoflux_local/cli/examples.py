@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import current_home, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import NewPath, current_home, print_json, print_table, sanitize, say, with_json
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
@@ -240,7 +240,7 @@ def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_
 
 @command.command("export-review")
 @click.argument("run", type=RUN)
-@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@click.option("--out", "-o", required=True, type=NewPath(dir_okay=False), help="File to write.")
 @click.option("--size", type=click.IntRange(1), default=None, help="Number of questions [default: all].")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that draws and shuffles the questions."

@@ -6,7 +6,16 @@ from typing import Any
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import build_choice, current_home, print_json, print_table, say, with_choice, with_json
+from nanoflux_local.cli.common import (
+    NewPath,
+    build_choice,
+    current_home,
+    print_json,
+    print_table,
+    say,
+    with_choice,
+    with_json,
+)
 from nanoflux_local.cli.names import RUN
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
@@ -29,7 +38,7 @@ TRAINERS = ("trl", "llama-factory", "axolotl")
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=NewPath(),
     required=True,
     help="New file for the rows; the card is written next to it.",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.bar import Bar
-from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import NewPath, current_home, print_json, print_table, say, with_json
 from nanoflux_local.quantities import format_quantity
 
 
@@ -75,7 +75,7 @@ def compact(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=NewPath())
 @with_json
 def backup(file: Path, as_json: bool) -> None:
     """Back up the ledger to the new FILE, even while runs are active, and verify the copy.

@@ -108,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # print a replacement for characters the terminal cannot encode
     warnings.filterwarnings("ignore", category=FutureWarning)  # meant for developers, not for users
     try:
+        _refuse_undecodable(sys.argv[1:] if arguments is None else arguments)
         code = nanoflux.main(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -119,6 +120,17 @@ def main(arguments: list[str] | None = None) -> None:
         code = _report_failure(error)
     _report_refused_hosts(code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """Raise click's UsageError if an argument is not UTF-8: neither the ledger nor a JSON document can store it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(
+                f"The argument {argument!r} is not UTF-8. Write it in UTF-8; rename a file with such a name."
+            ) from None
 
 
 def _report_failure(error: Exception) -> int:

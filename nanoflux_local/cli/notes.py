@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from nanoflux_local.cli.common import current_home, print_json, sanitize, say
+from nanoflux_local.errors import UsageError
 
 with_edit = click.option("--edit", is_flag=True, help="Write the note in $EDITOR, starting from the current one.")
 
@@ -42,5 +43,14 @@ def show_or_change_note(
 
 
 def edit_text(text: str) -> str:
-    """Open `text` in $EDITOR and return the edited text; click reports an editor that cannot be started."""
-    return click.edit(text, extension=".md", require_save=False) or ""
+    """Open `text` in $EDITOR and return the edited text; click reports an editor that cannot be started.
+
+    Raises:
+        UsageError: $VISUAL or $EDITOR is not a shell command.
+    """
+    try:
+        return click.edit(text, extension=".md", require_save=False) or ""
+    except ValueError as error:  # an unclosed quotation mark
+        raise UsageError(
+            f"$VISUAL or $EDITOR is not a command: {error}", "correct the variable, e.g. export EDITOR=nano"
+        ) from error

@@ -11,6 +11,7 @@ import click
 from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
+    FiniteRange,
     current_home,
     launch_detached,
     print_json,
@@ -74,7 +75,7 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
     help="Maximum number of concurrent requests; does not change the result.",
 )
 @click.option(
-    "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more than this many dollars."
+    "--budget-usd", type=FiniteRange(0), help="Pause before the calls could cost more than this many dollars."
 )
 @click.option(
     "--rules",

@@ -233,7 +233,7 @@ def find_experiment(view: LedgerView, name: str) -> StoredExperiment:
         f"{_SELECT_EXPERIMENTS} WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC",
         name, name, len(name), name, name,
     )  # fmt: skip
-    if row is None:
+    if row is None or not name:  # every id begins with ""
         raise NothingMatchedError(
             f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
         )

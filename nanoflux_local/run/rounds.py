@@ -335,7 +335,7 @@ def find(view: LedgerView, series: str) -> StoredSeries:
         NothingMatchedError: there is no such series.
     """
     row = view.row(_FIND_SERIES_QUERY, series)
-    if row is None:
+    if row is None or not series:  # every id begins with ""
         raise NothingMatchedError(f"there is no series of rounds {series!r}", "see `nanoflux rounds list`")
     return StoredSeries(row["id"], row["status"], row["message"], row["seconds"], row["settings"])
 

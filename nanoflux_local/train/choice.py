@@ -30,8 +30,8 @@ _EXPRESSION_ERRORS = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Conditions on examples, all of which must hold; "" and 0 set no condition. `where` is an SQL expression over the
-    table `examples` and may contain sub-queries, but no comment and no semicolon. Of the matching rows, `size` are drawn by `seed` and kept in turn
-    order.
+    table `examples` and may contain sub-queries, but no comment and no semicolon. Of the matching rows, `size` are
+    drawn by `seed` and kept in turn order.
 
     `solution` determines which solution of an example is trained on; an example without a solution of the required
     origin does not match. Examples that a reviewer dropped match only with `include_dropped`.

@@ -55,6 +55,15 @@ def test_note_is_written_in_the_users_editor(
     assert result.code == 2 and "mutually exclusive" in result.err
 
 
+def test_editor_with_an_unclosed_quotation_mark_is_reported(
+    home: Home, invoke: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "")
+    monkeypatch.setenv("EDITOR", "vi 'x")
+    result = invoke(home.root, "run", "note", "run-a", "--edit")
+    assert result.code == 2 and "$EDITOR is not a command: No closing quotation" in result.err
+
+
 def test_note_on_unknown_run_is_refused(home: Home, invoke: Callable) -> None:
     result = invoke(home.root, "run", "note", "nothing", "text")
     assert result.code == 4 and "there is no run 'nothing'" in result.err

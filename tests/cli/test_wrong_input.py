@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.cli.common import sanitize
+from nanoflux_local.ledger.store import Ledger
 
 START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
+EVAL = ("eval", "--profile", "scripted", "--endpoint", "duelist-a", "--data", "starter-easy")
 IMPORT_MINE = ("data", "import", "mine")
 TRAIN_ON_ROWS = ("train", "--data")
 BASE_OPTION = ("--base", "smollm2-135m")
@@ -52,6 +54,8 @@ CONTENT_BY_FILE = {
     "utf16-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
 """The contents of the files that the commands in `WRONG_COMMANDS` read, by name."""
+HUGE_NUMBER = "99999999999999999999999"
+"""A number that SQLite cannot store."""
 SERVED_ARBITER = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 """The start of a setting that makes the judge's endpoint `arbiter` a server."""
 SETTING_ERRORS = [
@@ -161,6 +165,18 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter to bundle by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),
+    "an argument that is not UTF-8": (("run", "show", "\udcff"), 2, "is not UTF-8"),
+    "a name that is not UTF-8": ((*START, "--name", "\udcff"), 2, "is not UTF-8"),
+    "a temperature that is not a number": ((*EVAL, "--temperature", "nan"), 2, "'nan' is not a finite number"),
+    "an infinite temperature": ((*EVAL, "--temperature", "inf"), 2, "'inf' is not a finite number"),
+    "an infinite budget": ((*START, "--budget-usd", "inf"), 2, "'inf' is not a finite number"),
+    "an adapter for an endpoint": (
+        (*EVAL, "--adapter", "0a1b", "--via", "in_process"), 2, "--adapter and --via apply only to --model.*profile"
+    ),
+    "an argument of vLLM for an endpoint": ((*EVAL, "--arg=--x"), 2, "--arg applies only to --model"),
+    "a judge without soft scores": (
+        (*EVAL, "--judge", "arbiter", "--judge-errors", "x"), 2, "--judge and --judge-errors apply only to --mode soft"
+    ),
     **{f"--set {setting}": ((*START, "--set", setting), 2, pattern) for setting, pattern in SETTING_ERRORS},
 }  # fmt: skip
 """For each kind of wrong input, the arguments of a command, its exit code, and a regular expression that matches the
@@ -222,6 +238,34 @@ def test_wrong_input_is_reported_in_a_subprocess(folder: Path, tmp_path: Path, n
 )  # fmt: skip
 def test_unknown_run_or_example_exits_with_4(home: Path, invoke: Callable, arguments: tuple[str, ...]) -> None:
     assert_error(invoke(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "pattern"),
+    [
+        (("run", "calls", "tour", HUGE_NUMBER), 2, "is not in the range"),
+        (("run", "attempts", "tour", "--turn", HUGE_NUMBER), 2, "is not in the range"),
+        (("eval", "items", ""), 4, "no evaluation ''"),
+        (("rounds", "stop", ""), 4, "no series of rounds ''"),
+        (("trainings", "stop", ""), 4, "no training run ''"),
+        (("export", "tour", "-o", ""), 2, "'' has no file name"),
+        (("examples", "export-review", "tour", "-o", ""), 2, "'' has no file name"),
+        (("ledger", "backup", ""), 2, "'' has no file name"),
+        (("export", "tour", "-o", "x.jsonl", "--where", "1=1) or (1=1"), 2, "parentheses are unbalanced"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_wrong_input_is_reported_in_a_home_with_a_run(
+    home: Path, invoke: Callable, arguments: tuple[str, ...], code: int, pattern: str
+) -> None:
+    assert_error(invoke(home, *arguments), code, pattern)
+
+
+@pytest.mark.parametrize("command", [("experiment", "stop"), ("experiment", "show"), ("report",)], ids=" ".join)
+def test_empty_name_matches_no_experiment(home: Path, invoke: Callable, command: tuple[str, ...]) -> None:
+    with Ledger(home / "ledger.db") as ledger:
+        ledger.create_experiment("table1-0a1b2c3d", "table1", "tiny", {"cells": []})
+    assert_error(invoke(home, *command, ""), 4, "no (experiment|run) ''")
 
 
 # Ledgers

@@ -19,7 +19,6 @@ def edit_text(app: App[None], text: str) -> str:
         raise NanofluxError(
             "an editor cannot be opened here: the application does not run in a terminal", "type the text in the form"
         ) from None
-    except click.ClickException as error:
-        raise NanofluxError(
-            f"the editor did not start: {error.format_message()}", "set EDITOR to the command of your editor"
-        ) from None
+    except (click.ClickException, ValueError) as error:  # ValueError: an unclosed quotation mark in $EDITOR
+        cause = error.format_message() if isinstance(error, click.ClickException) else error
+        raise NanofluxError(f"the editor did not start: {cause}", "set EDITOR to the command of your editor") from None
