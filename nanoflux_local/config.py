@@ -17,6 +17,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
 from nanoflux_local.suggestions import nearest, suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
+from nanoflux_local.value_errors import describe_value_error
 
 ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
@@ -24,6 +25,8 @@ PROGRAM = "program"
 
 Settings = dict[str, Any]
 """Settings as nested tables by key, as in a TOML file; they become a configuration once they are validated."""
+SETTING_EXAMPLE = "--set novelty.question=0.8"
+"""The example in the error for a setting that is not KEY=VALUE, unless a command passes another."""
 
 
 class Strict(BaseModel):
@@ -441,9 +444,10 @@ def _translate_error(
         if nearest(undefined_endpoint, defined_endpoints):
             fix = f"{suggest(undefined_endpoint, defined_endpoints)}; a new endpoint needs an interface and a model"
             return ConfigError(f"{where}: no endpoint {undefined_endpoint!r}", fix)
-    reason = str(first_detail["msg"]).removeprefix("Value error, ")
     location = f"{where}: {key}" if key else where
-    return ConfigError(f"{location}: {reason}", _find_value_fix(str(first_detail["type"]), key, where))
+    return ConfigError(
+        f"{location}: {describe_value_error(first_detail)}", _find_value_fix(str(first_detail["type"]), key, where)
+    )
 
 
 def _find_value_fix(error_type: str, key: str, where: str) -> str:
@@ -524,16 +528,16 @@ def read_toml(path: Path) -> Settings:
         raise ConfigError(f"{path}: its values are nested too deep", "correct the file") from None
 
 
-def parse_setting(text: str) -> Settings:
+def parse_setting(text: str, example: str = SETTING_EXAMPLE) -> Settings:
     """Parse an argument such as `novelty.question=0.8` as a nested table. A value that is not TOML, such as a bare
     word, is read as a string.
 
     Raises:
-        ConfigError: there is no "=" or no key.
+        ConfigError: there is no "=" or no key; the fix shows `example`.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write for instance --set novelty.question=0.8")
+        raise ConfigError(f"{text!r} is not KEY=VALUE", f"write for instance {example}")
     nested: Any
     try:
         nested = tomllib.loads(f"value = {value}")["value"]
@@ -545,15 +549,15 @@ def parse_setting(text: str) -> Settings:
     return settings
 
 
-def parse_settings(texts: Iterable[str]) -> Settings:
+def parse_settings(texts: Iterable[str], example: str = SETTING_EXAMPLE) -> Settings:
     """Parse several settings as one nested table; if a key occurs twice, the later value wins.
 
     Raises:
-        ConfigError: an argument has no "=" or no key.
+        ConfigError: an argument has no "=" or no key; the fix shows `example`.
     """
     values: Settings = {}
     for text in texts:
-        values = merge_tables(values, parse_setting(text))
+        values = merge_tables(values, parse_setting(text, example))
     return values
 
 

@@ -1,5 +1,6 @@
 """The command `nanoflux`: imports only the subcommand in use, and turns errors into messages and exit codes."""
 
+import errno
 import importlib
 import io
 import os
@@ -39,6 +40,14 @@ COMMANDS = {
     "completion": ("completion", "Install completion of commands and options in your shell."),
     "sandbox": ("sandbox", "Run a program in the sandbox, check it, or benchmark it."),
 }
+
+OS_ERROR_FIXES = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EROFS: "choose a path on a file system that can be written, or another home directory with --home",
+    errno.EACCES: "choose a path that you can access, or another home directory with --home",
+    errno.ENOSPC: "free some disk space, then try again",
+}
+"""The advice for an error of the operating system that no command handles, by its number."""
 
 
 class LazyGroup(click.Group):
@@ -144,7 +153,9 @@ def _report_failure(error: Exception) -> int:
         _print_error(f"nanoflux: {error}")
         return int(code or 1)
     if isinstance(error, OSError) and error.errno is not None:
-        _print_error(f"nanoflux: {error}")
+        location = f"{error.filename}: " if error.filename else ""
+        fix = OS_ERROR_FIXES.get(error.errno, "correct the path or its permissions, then try again")
+        _print_error(f"nanoflux: {NanofluxError(f'{location}{error.strerror}', fix)}")
         return 1
     raise error
 

@@ -36,8 +36,8 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     from nanoflux_local.endpoints.managed.launches import plan_servers
     from nanoflux_models.manifest import list_manifests
 
-    gpu_sizes = _parse_gpu_sizes(gpus)
     workload_by_model = _load_workloads(profile, sequences, context)
+    gpu_sizes = _parse_gpu_sizes(gpus)
     manifests = list_manifests(current_home().root)
     weights_gib = {
         manifest.name: manifest.memory.weights_gib

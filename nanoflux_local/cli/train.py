@@ -97,7 +97,7 @@ def command(
             "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
         )
     home = common.current_home()
-    setting_values = parse_settings(settings)
+    setting_values = parse_settings(settings, "--set epochs=3")
     if qlora:
         setting_values["qlora"] = True
     train_settings = trainings.apply_manifest_targets(home, base, parse_train_settings(setting_values))

@@ -169,7 +169,10 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     domain.
     """
     if config.domain != domain.name:
-        raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
+        raise ConfigError(
+            f"the settings are for the domain {config.domain!r}, not {domain.name!r}",
+            f"leave out `domain`; another domain needs a new run: `nanoflux run start --domain {config.domain}`",
+        )
     unknown_names = [name for name in config.budgets if name not in domain.budget_keys]
     if unknown_names:
         fix = suggest(unknown_names[0], domain.budget_keys, "keys of budgets")

@@ -26,12 +26,15 @@ FAULT_FIXES = {
     "reset": "read the server's log",
     "unreachable": "start the server, or state its new address: "
     "`nanoflux run resume {run} --set endpoints.{endpoint}.url=URL`",
+    "unreachable without revision": "start the server, or fork the run with its new address, because the endpoint "
+    "states no revision: `nanoflux run start --fork {run} --set endpoints.{endpoint}.url=URL`",
     "garbled": "check that the endpoint's url is that of a model server",
     "empty": "raise the role's token limit, or use another model",
     "refused_parameter": "nothing to do: the parameter is left out of later requests",
 }
 """How to avoid further failed requests, by the kind of the fault; the failed request itself is retried. `{run}` and
-`{endpoint}` stand for the run's id and the endpoint's name.
+`{endpoint}` stand for the run's id and the endpoint's name. Without a `revision`, which identifies the model, `run
+resume` refuses a new address.
 """
 
 
@@ -79,8 +82,10 @@ def _list_faults(view: LedgerView, run: str) -> Iterator[Problem]:
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {})
     name_by_model = {endpoint.get("model"): name for name, endpoint in endpoints.items()}
     for row in rows:
-        fix = FAULT_FIXES.get(row["kind"], "read the server's log")
-        fix = fix.format(run=run, endpoint=name_by_model.get(row["model"], "NAME"))
+        name = name_by_model.get(row["model"], "NAME")
+        has_revision = bool(endpoints.get(name, {}).get("revision"))
+        kind = "unreachable without revision" if row["kind"] == "unreachable" and not has_revision else row["kind"]
+        fix = FAULT_FIXES.get(kind, "read the server's log").format(run=run, endpoint=name)
         where = f"{row['role'] or 'embedder'} {row['model']}: {row['kind'].replace('_', ' ')}"
         yield Problem("fault", row["n"], where, redact(row["told"]), fix, row["at"])
 

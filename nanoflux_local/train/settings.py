@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.value_errors import describe_value_error
 
 Overlong = Literal["truncate", "drop", "refuse"]
 """What happens to a row with more than `max_length` tokens."""
@@ -73,6 +74,10 @@ def parse_train_settings(values: Mapping[str, Any]) -> TrainSettings:
     try:
         return TrainSettings.model_validate(dict(values))
     except ValidationError as error:
-        problems = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors())
-        keys = ", ".join(TrainSettings.model_fields)
-        raise ConfigError(f"training settings cannot be used: {problems}", f"choose among the keys: {keys}") from None
+        details = error.errors()
+        problems = "; ".join(f"{detail['loc'][0]}: {describe_value_error(detail)}" for detail in details)
+        fix = f"choose among the keys: {', '.join(TrainSettings.model_fields)}"
+        if all(detail["type"] != "extra_forbidden" for detail in details):
+            keys = dict.fromkeys(str(detail["loc"][0]) for detail in details)
+            fix = f"give {' and '.join(keys)} another value"
+        raise ConfigError(f"training settings cannot be used: {problems}", fix) from None

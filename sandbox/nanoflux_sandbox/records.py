@@ -12,6 +12,9 @@ from typing import Any, Literal
 BUSY_FIX = "the machine may be busy; try again"
 """The fix if the sandbox did not start in time."""
 
+MAX_SECONDS = 86_400
+"""The maximum of a time limit: a day. The fork server cannot wait for a deadline that is weeks away."""
+
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "unavailable"]
 """How a program ended: by itself ("ok", "error"), at one of its limits ("timeout", "memory", "output"), or by a signal
 ("killed"). "unavailable" means that no program can run.
@@ -40,11 +43,13 @@ class Limits:
     """Bytes of the program's source in UTF-8; a program with a longer source is not started (status `error`)."""
 
     def __post_init__(self) -> None:
-        """Reject limits that are not positive and finite. Raises ValueError."""
+        """Reject limits that are not positive and finite, and time limits over `MAX_SECONDS`. Raises ValueError."""
         cpu_s = self.wall_s if self.cpu_s is None else self.cpu_s
         amounts = (self.wall_s, cpu_s, self.memory_mb, self.output_bytes, self.output_lines, self.source_bytes)
         if not all(0 < amount < 2**40 for amount in amounts):
             raise ValueError(f"every limit must be a positive, finite number: {self}")
+        if max(self.wall_s, cpu_s) > MAX_SECONDS:
+            raise ValueError(f"the time limit must be at most {MAX_SECONDS} seconds, not {max(self.wall_s, cpu_s):g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ def test_problems_groups_equal_problems_and_suggests_fixes(finished_run: tuple[H
     fault, *other_problems = read_json(home, "run", "problems", run)
     assert other_problems == warnings
     assert fault["severity"] == "fault" and fault["count"] == 2 and fault["where"] == "defender duelist-b: unreachable"
-    assert f"nanoflux run resume {run} --set endpoints.duelist-b.url=URL" in fault["fix"]
+    fork_command = f"nanoflux run start --fork {run} --set endpoints.duelist-b.url=URL"
+    assert fork_command in fault["fix"], "`run resume` refuses a new address of an endpoint without a revision"
     assert "it does not answer (2 times)" in run_command(home, "run", "problems", run).stdout
 
 

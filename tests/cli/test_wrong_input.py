@@ -75,7 +75,11 @@ SETTING_ERRORS = [
     ("seeds.min=0", "seeds.min: "),
     ("seeds={min = 6, max = 5}", "min is larger than max"),
     ("endpoints.arbiter.delay_s=inf", "endpoints.arbiter.delay_s: .*finite"),
-    ("embedder=[1]", "embedder: .*string"),
+    ("embedder=[1]", "embedder: must be a string"),
+    ("datasets=3", "datasets: must be a list"),
+    ("retries=3", "retries: must be a table of keys and values"),
+    ("target=many", "target: must be a whole number"),
+    ("rules=strict", "rules: must be 'paper' or 'proven'"),
     ("embedder=nobody", "embedder names 'nobody', but there is no such endpoint; choose one of: "),
     (
         "roles.judge.endpoint=nobody",
@@ -109,7 +113,7 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown domain": (("run", "start", "--domain", "chess"), 2, "no domain 'chess'.*choose one of: .*genomebench"),
     "unknown profile": ((*START, "--profile", "gpu"), 2, "no profile 'gpu'.*choose one of: .*embedded, .*scripted"),
     "missing profile file": ((*START, "--profile", "no.toml"), 2, r"no\.toml: No such file"),
-    "profile whose endpoints are a number": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
+    "profile whose endpoints are a number": ((*START, "--profile", "flat.toml"), 2, "endpoints: must be a table"),
     "profile whose programs are a number": ((*START, "--profile", "number.toml"), 2, "without_programs is not a table"),
     "examples out of range": ((*START, "--examples", "0"), 2, "'--examples': 0 is not in the range"),
     "missing config": ((*START, "--config", "nowhere.toml"), 2, r"nowhere\.toml: No such file.*a file that exists"),
@@ -164,6 +168,21 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter to import that is not a folder": (("adapters", "import", "good.jsonl"), 2, "is not a folder"),
     "an adapter to bundle by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
+    ),
+    "a training setting out of range": (
+        (*TRAIN_ON_ROWS, "good.jsonl", "--set", "epochs=0"), 2, "epochs: must be greater .*give epochs another value"
+    ),
+    "an unknown training setting": (
+        (*TRAIN_ON_ROWS, "good.jsonl", "--set", "epoch=1"), 2, "epoch: is an unknown key.*choose among the keys: r,"
+    ),
+    "a training setting without a value": (
+        (*TRAIN_ON_ROWS, "good.jsonl", "--set", "epochs"), 2, "'epochs' is not KEY=VALUE.*--set epochs=3"
+    ),
+    "a profile setting without a value": (("profiles", "set", "lab", "seed"), 2, "instance endpoints.first.url="),
+    "a time limit of months": (("sandbox", "run", "good.jsonl", "--wall", "1e7"), 2, "at most 86400 seconds"),
+    "a plan for an unknown profile": (("models", "plan", "nosuch"), 2, "no profile 'nosuch'"),
+    "a file name that is too long": (
+        ("corpus", "add", "x" * 300), 1, "File name too long.*choose a shorter name"
     ),
     "an argument that is not UTF-8": (("run", "show", "\udcff"), 2, "is not UTF-8"),
     "a name that is not UTF-8": ((*START, "--name", "\udcff"), 2, "is not UTF-8"),
@@ -245,6 +264,8 @@ def test_unknown_run_or_example_exits_with_4(home: Path, invoke: Callable, argum
     [
         (("run", "calls", "tour", HUGE_NUMBER), 2, "is not in the range"),
         (("run", "attempts", "tour", "--turn", HUGE_NUMBER), 2, "is not in the range"),
+        (("run", "set", "tour", "target"), 2, "'target' is not KEY=VALUE.*instance target=300"),
+        (("run", "replay", "tour", "--set", "domain=starter"), 2, "start --domain starter"),
         (("eval", "items", ""), 4, "no evaluation ''"),
         (("rounds", "stop", ""), 4, "no series of rounds ''"),
         (("trainings", "stop", ""), 4, "no training run ''"),

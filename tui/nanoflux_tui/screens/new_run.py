@@ -203,7 +203,7 @@ cost. F4 edits the models, addresses and key variables of the profile. Ctrl+S st
         for role in ROLES:
             if endpoint := self.value(role):
                 assignments.append(f"roles.{role}.endpoint={endpoint}")
-        return parse_settings([*assignments, *self.value("settings").split()])
+        return parse_settings([*assignments, *self.value("settings").split()], "novelty.question=0.8")
 
     def _update_endpoints(self, names: tuple[str, ...]) -> None:
         """Offer the profile's endpoints `names` for each role. The attacker and the judge can also be a program."""
