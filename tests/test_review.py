@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from nanoflux_local.cli.examples import describe_agreement
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.evaluate.agreement import ReviewerAgreement
 from nanoflux_local.examples import review
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -166,6 +168,11 @@ def test_contradictory_verdicts_in_one_review_file_are_refused(home: Home) -> No
     path = write_verdicts(home, [row] * 2, lambda _: "keep")
     review.import_blind(home, path, "ada")
     assert read_agreement(home, "ada")["reviewed"] == 1
+
+
+def test_agreement_prints_no_negative_zero() -> None:
+    agreement = ReviewerAgreement(4, 2, 2, 0, 2, -0.0, (-0.001, 0.5))
+    assert "kappa 0.00 (0.00 to 0.50)" in describe_agreement(agreement)
 
 
 def test_review_commands_store_list_and_show_verdicts(

@@ -12,6 +12,8 @@ from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import NewPath, current_home, print_json, print_table, say, with_json
 
 BYTES_BY_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+MIN_PART_BYTES = 2**20
+"""The smallest part of a bundle, in bytes: smaller parts would be too many files."""
 
 
 class ByteSize(click.ParamType[int]):
@@ -23,7 +25,10 @@ class ByteSize(click.ParamType[int]):
         match = re.fullmatch(r"(\d+)([KMG]?)", str(value).upper())
         if match is None or not int(match[1]):
             self.fail(f"{value!r} is not a size: write 4G, 700M or a number of bytes", param, ctx)
-        return int(match[1]) * BYTES_BY_SUFFIX[match[2]]
+        size = int(match[1]) * BYTES_BY_SUFFIX[match[2]]
+        if size < MIN_PART_BYTES:
+            self.fail(f"{value!r} is less than 1M, the smallest size", param, ctx)
+        return size
 
 
 def _round_up_to_mib(size: int) -> int:

@@ -22,6 +22,8 @@ SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
 """A copy of the rules in `train.solutions`, so that `--help` does not import that module."""
 MAX_CELL_CHARS = 1000
 """Maximum length of a table cell, in characters, since a model may write a line of several megabytes."""
+MAX_NAME_CHARS = 100
+"""Maximum length of the name of a run or a reviewer, in characters."""
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL_CHARACTER = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +37,19 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+class PlainName(click.ParamType[str]):
+    """A name that people read in lists: at most `MAX_NAME_CHARS` characters, not only spaces."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and not value.strip():
+            self.fail("the name has only spaces.", param, ctx)
+        if len(value) > MAX_NAME_CHARS:
+            self.fail(f"the name has {len(value)} characters; at most {MAX_NAME_CHARS} are possible.", param, ctx)
+        return value
 
 
 class NewPath(click.Path):

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import NewPath, current_home, print_json, print_table, sanitize, say, with_json
+from nanoflux_local.cli.common import (
+    NewPath,
+    PlainName,
+    current_home,
+    print_json,
+    print_table,
+    sanitize,
+    say,
+    with_json,
+)
 from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.cli.notes import edit_text
 from nanoflux_local.errors import NothingMatchedError
@@ -223,14 +232,16 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 )
 @click.option("--note", default="", help="Reason for the verdict.")
 @click.option("--edit", is_flag=True, help="Write the note in $EDITOR.")
-@click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
+@click.option("--reviewer", type=PlainName(), default="", help="Name of the reviewer [default: the account's name].")
 @with_json
 def review(example: str, verdict: Any, note: str, edit: bool, reviewer: str, as_json: bool) -> None:
     """Record your verdict on an example. Earlier verdicts stay in the ledger; the newest one applies."""
     from nanoflux_local.examples.review import record_review
 
+    if note and edit:
+        raise click.UsageError("--note and --edit are mutually exclusive: pass the note, or write it in the editor.")
     if edit:
-        note = edit_text(note).strip()
+        note = edit_text("").strip()
     recorded_review = record_review(current_home(), example, verdict, note, reviewer)
     if as_json:
         print_json(asdict(recorded_review))
@@ -263,7 +274,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
 
 @command.command("import-review")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
+@click.option("--reviewer", type=PlainName(), default="", help="Name of the reviewer [default: the account's name].")
 @with_json
 def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     """Import a filled-in review file and report the agreement of judge and reviewer."""
@@ -290,4 +301,4 @@ def describe_agreement(agreement: "ReviewerAgreement") -> str:
     if agreement.kappa is None or agreement.ci95 is None:
         return f"{agreement_text}; kappa is undefined because one of the two gives every example the same verdict"
     low, high = agreement.ci95
-    return f"{agreement_text}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"
+    return f"{agreement_text}, Cohen's kappa {agreement.kappa:z.2f} ({low:z.2f} to {high:z.2f})"

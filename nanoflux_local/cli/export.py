@@ -17,6 +17,7 @@ from nanoflux_local.cli.common import (
     with_json,
 )
 from nanoflux_local.cli.names import RUN
+from nanoflux_local.errors import UsageError
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 TRAINERS = ("trl", "llama-factory", "axolotl")
@@ -58,6 +59,8 @@ def command(
     from nanoflux_local.examples.export import export
     from nanoflux_local.train.origin import describe_included, describe_left_out
 
+    if base and choice["solution"] != "likeliest":
+        raise UsageError("--base applies only to --solution likeliest", "leave out --base, or add --solution likeliest")
     bar = Bar("comparing solutions", "solutions")
     try:
         summary = export(current_home(), run, row_format, out, build_choice(choice, seed), base, bar.show,

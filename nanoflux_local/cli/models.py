@@ -144,6 +144,8 @@ def verify(name: str | None, as_json: bool) -> None:
     problems_by_model = {model: verify_weights(model, current_home().root) for model in names}
     if as_json:
         print_json(problems_by_model)
+    if not names:
+        say("no weights are installed; install a model with `nanoflux models pull NAME`")
     for model, problems in problems_by_model.items():
         say(f"{model}: {'; '.join(problems) if problems else 'intact'}")
     damaged_models = [model for model, problems in problems_by_model.items() if problems]

@@ -15,6 +15,7 @@ from nanoflux_local.cli.common import (
     say,
     with_json,
 )
+from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
 
 
@@ -34,6 +35,10 @@ def list_series(as_json: bool) -> None:
     if as_json:
         print_json([summary.to_json() for summary in summaries])
         return
+    if not summaries:
+        raise NothingMatchedError(
+            "there are no series of rounds yet", "start one with `nanoflux run start --domain starter --rounds N`"
+        )
     rows = [
         [summary.series, summary.name, summary.status, f"{len(summary.rounds)} of {summary.of}", summary.adapter or "–"]
         for summary in summaries

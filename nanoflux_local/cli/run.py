@@ -12,6 +12,7 @@ from nanoflux_local.cli import attempts
 from nanoflux_local.cli.bar import Bar
 from nanoflux_local.cli.common import (
     FiniteRange,
+    PlainName,
     current_home,
     launch_detached,
     print_json,
@@ -83,7 +84,7 @@ for _subcommand in (attempts.attempts, attempts.calls, attempts.problems, attemp
     help="Rule set: paper (the paper's protocol) or proven (keep a question only if the checks support its answer) "
     "[default: paper].",
 )
-@click.option("--name", default="", help="Name of the run, shown in lists.")
+@click.option("--name", type=PlainName(), default="", help="Name of the run, shown in lists.")
 @click.option(
     "--novel-against",
     type=RUN,

@@ -6,6 +6,7 @@ folder, so that the folder can be moved.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ datasets:
 
 def _build_trl_command(out: Path, file_format: str) -> str:
     method = "dpo" if file_format == PREFERENCE else "sft"
-    return f"trl {method} --config {out.stem}.trl.yaml --model_name_or_path MODEL --output_dir DIR"
+    return f"trl {method} --config {shlex.quote(f'{out.stem}.trl.yaml')} --model_name_or_path MODEL --output_dir DIR"
 
 
 def _render_axolotl_description(out: Path, file_format: str, _rows: Sequence[ExportRow]) -> str:
@@ -112,7 +113,7 @@ datasets:
 
 
 def _build_axolotl_command(out: Path, _file_format: str) -> str:
-    return f"axolotl train {out.stem}.axolotl.yaml"
+    return f"axolotl train {shlex.quote(f'{out.stem}.axolotl.yaml')}"
 
 
 def _render_llama_factory_description(out: Path, file_format: str, rows: Sequence[ExportRow]) -> str:
@@ -133,7 +134,8 @@ def _render_llama_factory_description(out: Path, file_format: str, rows: Sequenc
 def _build_llama_factory_command(out: Path, file_format: str) -> str:
     stage = "dpo" if file_format == PREFERENCE else "sft"
     return (
-        f"llamafactory-cli train --stage {stage} --do_train --finetuning_type lora --dataset_dir . --dataset {out.stem}"
+        f"llamafactory-cli train --stage {stage} --do_train --finetuning_type lora --dataset_dir . --dataset "
+        f"{shlex.quote(out.stem)}"
         " --model_name_or_path MODEL --template TEMPLATE --output_dir DIR"
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import ROLES, EndpointConfig, RunConfig
+from nanoflux_local.config import ROLES, EndpointConfig, RunConfig, refuse_secrets
 from nanoflux_local.endpoints.build import build_endpoint
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.remote.keys import read_key
@@ -70,11 +70,16 @@ class ServerAddress:
         """Parse `MODEL@URL`, for instance `qwen3-32b@http://10.0.0.5:8000/v1`.
 
         Raises:
-            UsageError: there is no model or no "@", or the address does not start with "http://" or "https://".
+            UsageError: there is no model or no "@", the address does not start with "http://" or "https://", or it
+                contains a user, a password or a query.
         """
         model, _, url = text.partition("@")
         if not model or not url.startswith(("http://", "https://")):
             raise UsageError(f"{text!r} is not MODEL@URL", "write e.g. --server qwen3-32b@http://10.0.0.5:8000/v1")
+        try:
+            refuse_secrets(url)
+        except ValueError as error:
+            raise UsageError(f"the address of {model} is refused: {error}", "write e.g. --server MODEL@URL") from None
         return cls(model, url)
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import shlex
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -277,6 +278,15 @@ def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
     assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
     refusal = invoke(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
     assert refusal.code == 4 and "records a wrong answer of the defender" in refusal.err
+
+
+@pytest.mark.parametrize("trainer", ["trl", "llama-factory", "axolotl"])
+def test_command_for_a_trainer_quotes_the_file_name(
+    home: Path, tmp_path: Path, invoke: Callable[..., Any], trainer: str
+) -> None:
+    result = invoke(home, "export", "tour", "-o", str(tmp_path / "my rows.jsonl"), "--for", trainer, "--json")
+    words = shlex.split(json.loads(result.out)["command"])
+    assert any(word.startswith("my rows") for word in words)
 
 
 def test_export_of_defender_solutions_leaves_out_examples_without_one(

@@ -184,6 +184,19 @@ WRONG_COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a file name that is too long": (
         ("corpus", "add", "x" * 300), 1, "File name too long.*choose a shorter name"
     ),
+    "an address with a password": (
+        ("profiles", "new", "lab", "--server", "m@http://me:secret@host/v1"), 2, "must not contain a user, password"
+    ),
+    "tiny parts": (("bundle", "create", "-o", "b", "--part-size", "1"), 2, "'1' is less than 1M"),
+    "a blank name": ((*START, "--name", "  "), 2, "the name has only spaces"),
+    "a long name": ((*START, "--name", "x" * 101), 2, "the name has 101 characters; at most 100"),
+    "a long name of a reviewer": (
+        ("examples", "review", "x", "--verdict", "keep", "--reviewer", "x" * 101), 2, "the name has 101 characters"
+    ),
+    "a note twice": (
+        ("examples", "review", "x", "--verdict", "keep", "--note", "x", "--edit"), 2, "mutually exclusive"
+    ),
+    "no rounds": (("rounds", "list"), 4, "no series of rounds yet"),
     "an argument that is not UTF-8": (("run", "show", "\udcff"), 2, "is not UTF-8"),
     "a name that is not UTF-8": ((*START, "--name", "\udcff"), 2, "is not UTF-8"),
     "a temperature that is not a number": ((*EVAL, "--temperature", "nan"), 2, "'nan' is not a finite number"),
@@ -271,6 +284,7 @@ def test_unknown_run_or_example_exits_with_4(home: Path, invoke: Callable, argum
         (("trainings", "stop", ""), 4, "no training run ''"),
         (("export", "tour", "-o", ""), 2, "'' has no file name"),
         (("examples", "export-review", "tour", "-o", ""), 2, "'' has no file name"),
+        (("export", "tour", "-o", "x.jsonl", "--base", "nosuch"), 2, "--base applies only to --solution likeliest"),
         (("ledger", "backup", ""), 2, "'' has no file name"),
         (("export", "tour", "-o", "x.jsonl", "--where", "1=1) or (1=1"), 2, "parentheses are unbalanced"),
     ],
@@ -287,6 +301,16 @@ def test_empty_name_matches_no_experiment(home: Path, invoke: Callable, command:
     with Ledger(home / "ledger.db") as ledger:
         ledger.create_experiment("table1-0a1b2c3d", "table1", "tiny", {"cells": []})
     assert_error(invoke(home, *command, ""), 4, "no (experiment|run) ''")
+
+
+def test_application_without_a_terminal_is_refused(tmp_path: Path, nanoflux: Callable) -> None:
+    for option in ((), ("--tour",)):
+        assert_error(nanoflux(tmp_path, "tui", *option), 2, "needs a terminal.*nanoflux tui --web")
+
+
+def test_verification_without_weights_says_so(tmp_path: Path, invoke: Callable) -> None:
+    result = invoke(tmp_path, "models", "verify")
+    assert result.code == 0 and "no weights are installed" in result.err
 
 
 # Ledgers

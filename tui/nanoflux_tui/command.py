@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local import __version__, redaction
-from nanoflux_local.errors import NanofluxError
+from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_local.paths import Home, default_home, expand_user
 from nanoflux_models.child import protect_children
 from nanoflux_tui.text import sanitize
@@ -56,12 +56,25 @@ def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, keys: bool
     if tour:
         from nanoflux_tui.tour import run_tour
 
+        _require_terminal()
         sys.exit(run_tour(light))
     from nanoflux_tui.app import NanofluxApp
 
     app = NanofluxApp(home, light)
+    _require_terminal()
     app.run()
     sys.exit(app.return_code or 0)
+
+
+def _require_terminal() -> None:
+    """Raise UsageError if the application cannot read keys from a terminal and draw on it. The server of --web starts
+    the application without a terminal, with a driver that TEXTUAL_DRIVER names.
+    """
+    if "TEXTUAL_DRIVER" not in os.environ and not (os.isatty(0) and os.isatty(2)):  # Textual draws on stderr
+        raise UsageError(
+            "the terminal application needs a terminal for its input and output",
+            "start it in a terminal, or serve it to a browser with `nanoflux tui --web`",
+        )
 
 
 def main() -> None:
