@@ -364,7 +364,7 @@ class RunConfig(Strict):
     endpoints: dict[str, EndpointConfig]
     roles: Roles
     embedder: str
-    sandbox_wall_s: float = Field(default=5.0, gt=0)
+    sandbox_wall_s: float = Field(default=5.0, gt=0, le=86_400)
     reply_tokens: int = Field(default=2048, ge=1)
     prompts: dict[str, str] = Field(default={})
     domain_hash: str = ""

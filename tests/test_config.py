@@ -122,6 +122,7 @@ INVALID_VALUES = {
     "seeds.min=9": "seeds: min is larger than max",
     "seeds.min=0": "seeds.min",
     "sandbox_wall_s=inf": "sandbox_wall_s",
+    "sandbox_wall_s=1e7": "sandbox_wall_s: must be less than or equal to 86400",
     "roles.attacker.sampling.temperature=inf": "roles.attacker.sampling.temperature",
     "budgets.ANSWER=0": "budgets.ANSWER",
     "concurrency=0": "concurrency",

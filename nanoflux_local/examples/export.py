@@ -8,6 +8,7 @@ not overwritten. An example that UTF-8 cannot encode, or that seems to contain a
 import hashlib
 import io
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -392,7 +393,7 @@ def _render_training_hint(summary: ExportSummary, name: str) -> str:
         return f"\nor, in this folder: `{summary.command}`\n"
     if summary.format == PREFERENCE:
         return "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
-    return f"\nor `nanoflux train --data {name} --base MODEL`.\n"
+    return f"\nor `nanoflux train --data {shlex.quote(name)} --base MODEL`.\n"
 
 
 def _list_card_entries(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
