@@ -124,7 +124,7 @@ INVALID_DOMAINS = {
     "unknown key in a table": (
         MINIMAL_DOMAIN.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'",
     ),
-    "missing key": (MINIMAL_DOMAIN.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
+    "missing key": (MINIMAL_DOMAIN.replace('title = "doses"', ""), {}, "mine.toml: title: is missing"),
     "not TOML": ("title =", {}, "mine.toml: Invalid value"),
     "unknown base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
     "threshold out of range": (MINIMAL_DOMAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
