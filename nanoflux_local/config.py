@@ -336,7 +336,8 @@ class RunConfig(Strict):
     first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
     solves sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
     With "supported", a question that the defender always solves is dropped, and one that it solves in more than half of
-    its answers is kept; any other is kept only if blind solutions support the answer.
+    its answers is kept; any other is kept only if blind solutions support the answer. With "confirmed", a question is
+    kept only if blind solutions support the answer and the defender does not always solve it.
 
     The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`
@@ -353,7 +354,7 @@ class RunConfig(Strict):
     pause_when_saturated: int = Field(default=200, ge=0)
     rules: Literal["paper", "proven"] = "paper"
     samples: int = Field(default=1, ge=1, le=64)
-    keep: Literal["failed", "provable", "supported"] = "failed"
+    keep: Literal["failed", "provable", "supported", "confirmed"] = "failed"
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()

@@ -478,7 +478,14 @@ async def test_supported_question_is_solved_by_most_answers_of_the_defender(take
         assert record.last_attempt.reason.startswith("1 of ")
 
 
-@pytest.mark.parametrize("keep", ["provable", "supported"])
+async def test_confirmed_question_needs_more_than_answers_of_the_defender(take_turn):
+    script = Script(defence=[WRONG_DEFENCE, RIGHT_DEFENCE, RIGHT_DEFENCE], evaluation=[WRONG_EVALUATION])
+    record = await take_turn(script, samples=3, keep="confirmed")
+    assert record.last_attempt.outcome == "unproven"
+    assert record.last_attempt.reason == "2 of 3 answers are right; no blind solutions were written"
+
+
+@pytest.mark.parametrize("keep", ["provable", "supported", "confirmed"])
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
 async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion, keep):
     class JudgeWithBlindCheck:

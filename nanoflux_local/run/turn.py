@@ -34,6 +34,11 @@ from nanoflux_local.transcript import (
     Verdict,
 )
 
+TRUSTED_PASS_RATES = {"provable": 0.0, "supported": 0.5, "confirmed": 1.0}
+"""The pass rate above which the defender's answers count as support, by the setting `keep`. It is higher the more the
+defender may share the attacker's mistakes; with "confirmed", its answers never count.
+"""
+
 
 class EarlierQuestions(Protocol):
     """The questions asked before an attempt: a `History`, or the `SpeculativeHistory` of a turn that runs ahead."""
@@ -221,20 +226,18 @@ async def decide_outcome(
     """Set the attempt's outcome: whether the question becomes an example, by the rule that the setting `keep` names."""
     if rules.config.keep == "failed":
         return await decide_by_failure(rules, attempt, attack, defence, call)
-    return decide_by_pass_rate(roles, attempt, needs_majority=rules.config.keep == "supported")
+    return decide_by_pass_rate(roles, attempt, TRUSTED_PASS_RATES[rules.config.keep])
 
 
-def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt, needs_majority: bool) -> Attempt:
-    """Keep a question that the defender solves sometimes, but not always: a question that was solved once is
-    answerable. If `needs_majority`, more than half of the defender's answers must be right, because a model of the
-    attacker's family may repeat the attacker's mistake. A question that the defender solves less often, or never, is
-    kept only if its answer is proven, because the answer may be wrong or the question broken.
+def decide_by_pass_rate(roles: TurnRoles, attempt: Attempt, trusted_pass_rate: float) -> Attempt:
+    """Keep a question that the defender does not always solve: without further proof if its pass rate is above
+    `trusted_pass_rate`, because a question that was solved is answerable; otherwise only if its answer is proven,
+    because the answer may be wrong or the question broken.
     """
     right_count, answer_count = attempt.pass_rate or (0, 0)  # never None here: the defence was evaluated
     if right_count == answer_count:
         return replace(attempt, outcome="defender_right")
-    is_solved_often = 2 * right_count > answer_count if needs_majority else right_count > 0
-    if is_solved_often or is_proven(roles, attempt):
+    if right_count > trusted_pass_rate * answer_count or is_proven(roles, attempt):
         return replace(attempt, outcome="kept_failed")
     findings = list_proving_findings(attempt)
     reason = findings[0].reason if findings else "no blind solutions were written"
