@@ -40,8 +40,10 @@ def list_domains(as_json: bool) -> None:
 def show(name: str, prompt: str | None, as_json: bool) -> None:
     """Check the file and the prompts of domain NAME, and show its settings."""
     from nanoflux_local.domains.own import load_domain, render_prompt
+    from nanoflux_local.roles.checks.base import refuse_unknown_checks
 
     domain = load_domain(name, current_home().root)
+    refuse_unknown_checks(domain.checks, f"domain {name}: checks")
     if prompt:
         text = render_prompt(domain, prompt)
         if as_json:

@@ -159,8 +159,6 @@ def _read_domain(name: str, path: Path) -> Domain:
     domain = extend_domain(inherited, values, name, prompts, str(path))
     _check_sections(path, domain)
     _refuse_unknown_budgets(path, domain)
-    if "checks" in values:
-        _refuse_unknown_checks(path, domain)
     for prompt in prompts:
         _check_prompt_renders(path.parent / prompt_files[prompt], domain, prompt)
     return domain
@@ -268,14 +266,3 @@ def _refuse_unknown_budgets(path: Path, domain: Domain) -> None:
     if unknown_keys:
         fix = suggest(unknown_keys[0], domain.budget_keys, "keys of budgets")
         raise ConfigError(f"{path}: unknown key 'budgets.{unknown_keys[0]}'", fix)
-
-
-def _refuse_unknown_checks(path: Path, domain: Domain) -> None:
-    """Raise ConfigError if the domain names a check that does not exist."""
-    from nanoflux_local.roles.checks.base import list_check_classes  # deferred: it imports the module of every check
-
-    names = list_check_classes()
-    unknown_names = [name for name in domain.checks if name not in names]
-    if unknown_names:
-        fix = suggest(unknown_names[0], names)
-        raise ConfigError(f"{path}: checks: there is no check {unknown_names[0]!r}", fix)

@@ -149,9 +149,6 @@ INVALID_DOMAINS = {
     "missing section": (
         MINIMAL_DOMAIN + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER",
     ),
-    "unknown check": (
-        MINIMAL_DOMAIN + 'checks = ["blind", "nosuch"]', {}, "mine.toml: checks: there is no check 'nosuch'",
-    ),
     "negative budget": (MINIMAL_DOMAIN + "budgets = { ANALYSIS = -1 }", {}, "mine.toml: budgets.ANALYSIS: "),
     "budget of an unknown section": (MINIMAL_DOMAIN + "budgets = { FOO = 1 }", {}, "unknown key 'budgets.FOO'"),
     "trial beyond the maximum of a run": (MINIMAL_DOMAIN + "trial = 1001", {}, "mine.toml: trial: "),
@@ -169,6 +166,17 @@ def test_error_in_a_domain_names_the_file(
         load_domain("mine", home)
     assert message in caught.value.message and str(home) in caught.value.message
     assert caught.value.fix
+
+
+def test_domain_show_refuses_an_unknown_check(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
+    (tmp_path / "domains").mkdir()
+    (tmp_path / "domains" / "mine.toml").write_text(MINIMAL_DOMAIN + 'checks = ["blind", "blin"]')
+    with pytest.raises(SystemExit) as exit_info:
+        main(["domains", "show", "mine"])
+    assert exit_info.value.code == 2
+    output = capfd.readouterr().err
+    assert "domain mine: checks: there is no check 'blin'" in output and "did you mean 'blind'?" in output
 
 
 def test_domain_list_shows_the_error_of_a_broken_file(

@@ -6,7 +6,7 @@ attack is accepted: `checking.CheckingJudge` decides this from the judge's verdi
 """
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -18,6 +18,7 @@ from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.suggestions import suggest
 from nanoflux_local.transcript import Attack, Finding, Seed
 
 SANDBOX = "sandbox"
@@ -108,13 +109,18 @@ def list_enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
     """
+    refuse_unknown_checks(rules.checks, "judge.checks")
+    return [check_class for name, check_class in list_check_classes().items() if name in rules.check_names]
+
+
+def refuse_unknown_checks(names: Iterable[str], setting: str) -> None:
+    """Raise ConfigError if a check of `names`, the value of `setting`, does not exist."""
     class_by_name = list_check_classes()
-    unknown_names = [name for name in rules.checks if name not in class_by_name]
+    unknown_names = [name for name in names if name not in class_by_name]
     if unknown_names:
         raise ConfigError(
-            f"judge.checks: there is no check {unknown_names[0]!r}", f"choose from: {', '.join(class_by_name)}"
+            f"{setting}: there is no check {unknown_names[0]!r}", suggest(unknown_names[0], class_by_name)
         )
-    return [check_class for name, check_class in class_by_name.items() if name in rules.check_names]
 
 
 def list_needed_tools(rules: JudgeRules) -> set[str]:

@@ -19,9 +19,13 @@ def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
     question, code, target = read_required_text(row, "input"), read_required_text(row, "code"), row.get("target")
     if not isinstance(target, int | float | Decimal) or isinstance(target, bool):
         raise BadRowError("key 'target' is missing or is not a number")
-    if abs(target) >= MAX_TARGET or math.isnan(target):
+    try:
+        number = float(target)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if abs(number) >= MAX_TARGET or math.isnan(number):
         raise BadRowError("key 'target' is too large to compare, or is not a number")
-    return ParsedRow(question, answer_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
+    return ParsedRow(question, answer_number(number), program=f"{code}\n\nprint(repr(solution()))\n")
 
 
 BENCHMARK = Benchmark(
