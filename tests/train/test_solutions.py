@@ -170,7 +170,7 @@ def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
     data = trainings.load_run_data(home, "run")
     assert data.source["dropped"] == {"included": False, "rows": 1}
     assert load_chosen_solutions(home, include_dropped=True).keys() == {0, 1, 2}
-    with pytest.raises(NothingMatchedError, match="dropped all 1 matching"):
+    with pytest.raises(NothingMatchedError, match="dropped the only matching example"):
         load_chosen_solutions(home, where="turn = 0")
 
 

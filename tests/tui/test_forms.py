@@ -129,8 +129,8 @@ def test_started_training_run_is_selected_in_the_list(
     drive: Drive, home: Home, find_run: FindRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, new_training = find_run(home, "first"), "train-new"
-    audit = {"rows": 1, "usable": 1, "validation": 0, "tokens": {"total": 1, "most": 1}, "cut_rows": 0, "leaked": [],
-             "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
+    audit = {"rows": 1, "usable": 1, "validation": 0, "tokens": {"total": 1, "most": 1}, "cut_rows": 0, "cut_tokens": 0,
+             "leaked": [], "steps": 1, "seconds": 1, "memory_bytes": 1, "dtype": "f", "findings": [], "rendered": "",
              "source": {}}  # fmt: skip
 
     async def audit_or_start_training(_: CommandRunner, *arguments: str, **__: Any) -> CommandResult:
