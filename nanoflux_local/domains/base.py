@@ -44,7 +44,7 @@ class Sections(Strict):
 
 class PaperNovelty(Strict):
     """Novelty thresholds for questions and solutions. They hold for one embedder: the model `embedder`, or the paper's
-    text-embedding-3-small if `embedder` is "". Other embedders need different thresholds (SPEC §6).
+    text-embedding-3-small if `embedder` is "". Other embedders need different thresholds.
     """
 
     question: float = Field(ge=-1, le=1)

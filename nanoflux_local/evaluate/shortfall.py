@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 
-NOT_ASKED = "not asked: the evaluation stopped at the first cause"
+NOT_ASKED = "not requested: further requests would have failed for the same reason"
 """The reason of replies that were not requested."""
 MAX_CAUSES = 20
 """The maximum number of causes that are listed separately. Without a limit, messages that differ only in a number would

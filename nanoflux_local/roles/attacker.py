@@ -83,7 +83,7 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
 
 
 def normalize_answer(domain: Domain, text: str) -> str | None:
-    """Read an answer in its machine-readable form (SPEC §6); None if the text does not state exactly one."""
+    """Read an answer in its machine-readable form; None if the text does not state exactly one."""
     if domain.answer == "number":
         number = read_number(text)
         return None if number is None else answer_number(number)

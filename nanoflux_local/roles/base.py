@@ -154,8 +154,8 @@ async def ask_until_read(
     retries: int,
     call: Call,
 ) -> T | Unparsed:
-    """Send a request. As long as the reply is unreadable, send it again with a different seed, at most `retries` times
-    (SPEC §6). A refused prompt is not sent again, because the refusal does not depend on the seed.
+    """Send a request. As long as the reply is unreadable, send it again with a different seed, at most `retries` times.
+    A refused prompt is not sent again, because the refusal does not depend on the seed.
     """
     result: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):

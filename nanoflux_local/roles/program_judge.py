@@ -31,7 +31,7 @@ class ProgramJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict:
-        """Accept the attack if its program runs and the last line that it prints is the answer (tolerance: SPEC §6)."""
+        """Accept the attack if its program runs and the last line that it prints is the answer."""
         del draw, evidence, seeds  # this judge neither samples nor reads evidence
         reply = await call(PythonRequest(self.sandbox, attack.program, self.timeout_s))
         if reply.status != "ok":

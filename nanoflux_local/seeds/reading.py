@@ -46,7 +46,7 @@ class BenchmarkContent:
 
     `contradictory` lists the rows that repeat an earlier question with a different answer, each with its location and
     the two answers. `below_tolerance` lists the locations of answers so close to 0 that they are compared by relative
-    difference (SPEC §6).
+    difference.
     """
 
     items: list[LocatedItem] = field(default_factory=list)

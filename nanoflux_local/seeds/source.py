@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class SeedSource(Protocol):
-    """Draws seeds uniformly without replacement (paper §3; SPEC §1), and chains them."""
+    """Draws seeds uniformly without replacement (paper §3), and chains them."""
 
     def draw(self, count: int, rng: random.Random, excluded_ids: Collection[str] = ()) -> tuple[Seed, ...]:
         """`count` different seeds. Seeds in `excluded_ids` are drawn only if fewer than `count` others are left."""

@@ -27,7 +27,7 @@ class TrainSettings(BaseModel):
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
         description="the linear layers that get LoRA weights: names, regular expressions that match full "
-        "module names, or all-linear (of the text tower); if unset, those that the base's manifest names",
+        "module names, or all-linear (of the text tower); the base's manifest may set another default",
     )
     learning_rate: float = Field(2e-4, gt=0, description="learning rate of the first step; it falls linearly to zero")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
@@ -47,17 +47,19 @@ class TrainSettings(BaseModel):
     early_stopping: int = Field(
         0,
         ge=0,
-        description="epochs without a lower validation loss until training stops and keeps the best; 0 disables it",
+        description="epochs without a lower validation loss until training stops and keeps the best weights; "
+        "0 disables it",
     )
     seed: int = Field(0, ge=0)
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="precision of the frozen base and of products; LoRA weights are always float32"
+        "auto", description="precision of the frozen base and of matrix products; LoRA weights are always float32"
     )
     qlora: bool = Field(False, description="hold the frozen base in 4 bits: NF4 with double quantisation")
     device: str = Field("auto", description="auto uses a GPU if there is one")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto",
-        description="auto uses FlashAttention without padding if a GPU and its package are present, else torch's own",
+        description="auto uses FlashAttention, without padding, if there is a GPU and the package is installed, else "
+        "torch's own",
     )
     threads: int = Field(0, ge=0, description="number of CPU threads; 0 leaves the choice to torch")
     gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")

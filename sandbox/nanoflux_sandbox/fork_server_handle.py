@@ -33,7 +33,7 @@ class ForkServerError(Exception):
 
 
 class StartTimeoutError(ForkServerError):
-    """The fork server did not become ready in time, which says nothing about the layers that this machine supports."""
+    """The fork server did not become ready in time, which says nothing about this machine's isolation."""
 
 
 class ForkServerReport(NamedTuple):
@@ -48,7 +48,7 @@ class ForkServerReport(NamedTuple):
 
 class ForkServerHandle:
     """One fork server, as its caller sees it: its process and the control socket. Belongs to the event loop that
-    started it.
+    started it. `layers` names the isolation layers to apply, as in `nanoflux_sandbox.fork_server`.
     """
 
     def __init__(self, layers: str) -> None:
@@ -66,7 +66,7 @@ class ForkServerHandle:
 
     @property
     def pid(self) -> int:
-        """Process id of the started child: the fork server, or the process that waits for it in its PID namespace."""
+        """Process id of the fork server or, if that has its own PID namespace, of the process that waits for it."""
         return self._process.pid
 
     async def wait_until_ready(self) -> ForkServerReport:

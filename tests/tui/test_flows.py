@@ -332,10 +332,12 @@ def test_comparison_fits_a_narrow_terminal_and_closes_when_an_evaluation_is_unma
         await driver.press("4")
         await driver.wait_for("50.0%", "20.0%")
         await driver.press("end", "space", "home", "space", "c")
-        await driver.wait_for("detectable", "No difference was shown.", "lost 1 item and gained 7")
+        await driver.wait_for("detectable", "No difference is significant.", "lost 1 item and gained 7")
         assert any("Holm p" in line and "detectable" in line for line in driver.text.splitlines())
         await driver.press("space")
-        await driver.wait_until(lambda: "No difference was shown." not in driver.text and "lost 1" not in driver.text)
+        await driver.wait_until(
+            lambda: "No difference is significant." not in driver.text and "lost 1" not in driver.text
+        )
 
     drive(home, flow, size=(80, 24))
 

@@ -118,7 +118,7 @@ def test_experiment_screen_shows_conditions_pairs_and_cells(drive: Drive, home: 
         await driver.wait_for("✗ failed", "table1", "3/7 cells, 1 failed", "random-0: the disk is full")
         await driver.press("enter")
         await driver.wait_until(lambda: isinstance(driver.app.screen, ExperimentScreen))
-        await driver.wait_for("20.0%", "5.0% to 40.0%", "run − base", "+30.0%", "No difference was shown")
+        await driver.wait_for("20.0%", "5.0% to 40.0%", "run − base", "+30.0%", "No difference is significant")
         await driver.wait_for("lost 1 item and gained 7", "not done yet", "✗ failed", "○ waiting")
         await driver.press("escape")
         await driver.wait_for("Available experiments")

@@ -284,7 +284,7 @@ def _parse_statements(source: str, mode: Literal["exec", "eval"], key: str, chec
 
 @cache
 def _parse_source(source: str, mode: Literal["exec", "eval"]) -> tuple[_Statement, ...]:
-    """The statements of a source text. Cached, since all stories of a plot have the same program."""
+    """The statements of a source text. Cached, since the templates of one plot (`stories`) share a program."""
     tree = ast.parse(source, mode=mode)
     nodes = tree.body if isinstance(tree, ast.Module) else [tree]
     return tuple(_Statement(_find_assigned_name(node), _find_names(node)) for node in nodes)

@@ -52,7 +52,7 @@ class CodeCheck:
         return {"chat": 1}
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Compare the attacker's answer with the answer that the solution's steps give (SPEC §2). The last program is
+        """Compare the attacker's answer with the answer that the solution's steps give. The last program is
         attached as evidence.
         """
         del seeds  # the program starts from the question

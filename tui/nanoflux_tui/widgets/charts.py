@@ -221,14 +221,14 @@ def draw_trial(trial: TrialResult, colours: Colours) -> Text:
 
 
 def draw_pairs(pairs: Sequence[Mapping[str, Any]], colours: Colours, width: int) -> Text:
-    """The paired tests of a comparison in a table, and how many of them show a difference."""
+    """The paired tests of a comparison in a table, and how many of their differences are significant."""
     text = format_table(
         convert_columns(PAIR_COLUMNS), format_rows(format_pair_rows(pairs)), width, colours["secondary"]
     )
     significant_count = sum(pair["holm_p"] < 0.05 for pair in pairs)
-    sentence = "No difference was shown."
+    sentence = "No difference is significant."
     if significant_count:
-        sentence = f"{significant_count} of {format_quantity(len(pairs), 'difference')} shown (Holm p < 0.05)."
+        sentence = f"{significant_count} of {format_quantity(len(pairs), 'difference')} significant (Holm p < 0.05)."
     return text.append(f"\n{sentence}", style=colours["success" if significant_count else "warning"])
 
 
