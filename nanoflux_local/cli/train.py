@@ -259,14 +259,6 @@ def _describe_process(worker: "Worker | None") -> str:
     return f"{worker.pid} ({worker.wish} requested)" if worker.wish else str(worker.pid)
 
 
-def _describe_leaks(leaked_rows: int) -> str:
-    """How many training rows contain a question of the test split."""
-    if not leaked_rows:
-        return "none"
-    verb = "contains" if leaked_rows == 1 else "contain"
-    return f"{format_quantity(leaked_rows, 'row')} {verb} a test question"
-
-
 def _describe_system_messages(merged_rows: int) -> str:
     """In how many rows the system message is prepended to the user's message, and why."""
     if not merged_rows:
@@ -281,7 +273,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
         print_json(audit.to_json())
         return
     from nanoflux_local.train.estimate import MEMORY_FACTOR
-    from nanoflux_local.train.origin import describe_origin
+    from nanoflux_local.train.origin import describe_leaks, describe_origin
 
     tokens, label_tokens = audit.tokens, audit.labels
     truncated = (
@@ -299,7 +291,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
                 f"{label_tokens.total} per epoch; median {label_tokens.median:.0f}, min {label_tokens.least} per row",
             ),
             ("truncated", truncated if audit.cut_rows else "none"),
-            ("leaks", _describe_leaks(len(audit.leaked))),
+            ("leaks", describe_leaks(len(audit.leaked))),
             ("system messages", _describe_system_messages(audit.system_merged)),
             ("steps", audit.steps),
             ("target modules", audit.adapted),

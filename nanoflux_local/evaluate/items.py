@@ -93,7 +93,7 @@ def find_evaluation(view: LedgerView, name: str) -> StoredEvaluation:
     Raises:
         NothingMatchedError: no id starts with `name`, or several do and none is exactly `name`.
     """
-    rows = view.list_by_id_prefix("evaluations", name) if name else []
+    rows = view.list_by_id_prefix("evaluations", name)
     exact_matches = [row for row in rows if row["id"] == name]
     matches = exact_matches or rows
     if not matches:

@@ -146,15 +146,15 @@ class LedgerView:
 
     def _find_run_by_prefix(self, prefix: str) -> sqlite3.Row | None:
         """The only run whose id begins with `prefix`, or None. Raises NothingMatchedError if there are several."""
-        if not prefix:
-            return None
         matches = self.list_by_id_prefix("runs", prefix)
         if len(matches) > 1:
             raise make_ambiguity_error(prefix, "run", [match["id"] for match in matches])
         return matches[0] if matches else None
 
     def list_by_id_prefix(self, table: Literal["runs", "trainings", "evaluations"], prefix: str) -> list[sqlite3.Row]:
-        """The rows of a table whose ids begin with `prefix`, by id."""
+        """The rows of a table whose ids begin with `prefix`, by id; none for "", with which every id begins."""
+        if not prefix:
+            return []
         return list(self.rows(f"SELECT * FROM {table} WHERE substr(id, 1, ?) = ? ORDER BY id", len(prefix), prefix))
 
     def find_turn(self, run: str, number: int) -> sqlite3.Row:
@@ -199,6 +199,8 @@ class LedgerView:
 
     def count_rejections(self, run: str, checks: Collection[str]) -> int:
         """The number of attempts whose question one of these checks rejected."""
+        if not checks:
+            return 0  # the usual case, which needs no look at the records
 
         def is_rejected(attempt: dict[str, Any]) -> bool:
             findings = (attempt["validation"] or {}).get("findings", ())

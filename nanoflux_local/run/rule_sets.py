@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from nanoflux_local.domains.base import Domain
 
 PAPER = "paper"
-PROGRAM = "program"
-"""The judge's endpoint if a program judges (`config.PROGRAM`, whose import would delay `nanoflux run --help`)."""
 RULE_SETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
     "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
@@ -32,6 +30,8 @@ def list_rule_changes(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings in which a stored configuration differs from its rule set, with their values. If a program judges,
     the checks do not run, whatever the configuration says.
     """
+    from nanoflux_local.config import PROGRAM  # deferred: `nanoflux run --help` needs only the names
+
     rules = RULE_SETS.get(config.get("rules", PAPER))
     if rules is None:  # the configuration is damaged; `run verify` reports this
         return {}

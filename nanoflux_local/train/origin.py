@@ -1,5 +1,5 @@
-"""Describes the origin of the rows of a training run or an export: whose solutions they contain, and which rows were
-left out or mixed in.
+"""Describes the rows of a training run or an export: whose solutions they contain, which rows were left out or mixed
+in, and how many contain a test question.
 
 `run_rows` and `mixing` record the origin in the source of a training run and in the choice of an export. This module
 turns that record into text.
@@ -30,6 +30,14 @@ def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{mix['rows']} of {usable_rows} of {mix['dataset']}, digest {mix['digest'][:12]}"
         entries.append(("mixed in", text))
     return entries
+
+
+def describe_leaks(row_count: int) -> str:
+    """How many training rows contain a question of the test items."""
+    if not row_count:
+        return "none"
+    verb = "contains" if row_count == 1 else "contain"
+    return f"{format_quantity(row_count, 'row')} {verb} a test question"
 
 
 def describe_left_out(record: Mapping[str, Any]) -> list[str]:

@@ -407,7 +407,7 @@ def find_training(view: LedgerView, name: str) -> StoredTraining:
     """
     if exact_match := view.row("SELECT * FROM trainings WHERE id = ?", name):
         return StoredTraining.from_row(exact_match)
-    matches = view.list_by_id_prefix("trainings", name) if name else []
+    matches = view.list_by_id_prefix("trainings", name)
     if not matches:
         raise NothingMatchedError(f"there is no training run {name!r}", "see `nanoflux trainings list`")
     if len(matches) > 1:

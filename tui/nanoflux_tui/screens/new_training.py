@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
-from nanoflux_local.train.origin import describe_origin
+from nanoflux_local.train.origin import describe_leaks, describe_origin
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.screens.form import FormScreen, build_select, call_after_typing
@@ -173,7 +173,7 @@ Ctrl+S starts the training in a separate process."""
             *describe_origin(audit["source"]),
             ("tokens", f"{format_count(tokens['total'])} per epoch, at most {format_count(tokens['most'])} per row"),
             ("cut", _describe_cut(audit["cut_rows"], audit["cut_tokens"])),
-            ("leaks", _describe_leaks(len(audit["leaked"]))),
+            ("leaks", describe_leaks(len(audit["leaked"]))),
             ("expected", f"{format_quantity(audit['steps'], 'step')}, about {format_duration(audit['seconds'])}, "
                          f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
@@ -236,11 +236,3 @@ def _describe_cut(row_count: int, token_count: int) -> str:
         return "none"
     verb = "loses" if row_count == 1 else "lose"
     return f"{format_quantity(row_count, 'row')} {verb} {format_quantity(token_count, 'token')}"
-
-
-def _describe_leaks(row_count: int) -> str:
-    """How many rows contain a question of the test items."""
-    if not row_count:
-        return "none"
-    verb = "contains" if row_count == 1 else "contain"
-    return f"{format_quantity(row_count, 'row')} {verb} a test question"
