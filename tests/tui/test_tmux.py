@@ -63,8 +63,8 @@ def test_run_started_from_the_form_survives_the_application(
     terminal.wait_for("‖ paused|◐ draining")
     for _ in range(2):  # the second stop ends the run without waiting for the turns in progress
         terminal.press("s")
-        terminal.wait_for("Stop this run|End this run at once")
-        terminal.press("y")
+        terminal.wait_for("Stop this run|End this run at once|■ stopped")
+        terminal.press("y")  # without a dialog, because the run has stopped already, this key only copies
         terminal.wait_for("■ stopped|◐ draining")
     terminal.wait_for("■ stopped")
     terminal.press("q")
