@@ -336,8 +336,9 @@ class RunConfig(Strict):
     first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
     solves sometimes but not always; a question that it never solves is kept only if blind solutions support the answer.
     With "supported", a question that the defender always solves is dropped, and one that it solves in more than half of
-    its answers is kept; any other is kept only if blind solutions support the answer. With "confirmed", a question is
-    kept only if blind solutions support the answer and the defender does not always solve it.
+    its answers is kept; any other is kept only if blind solutions support the answer. With "confirmed", blind
+    solutions are written first; a question whose answer they do not support is rejected before the judge sees it, and
+    any other is kept unless the defender always solves it.
 
     The run pauses after `pause_after_unread` consecutive attempts in which the same step got no readable reply from the
     same model, whether the reply was unreadable or the prompt refused. It also pauses after `pause_when_saturated`

@@ -304,7 +304,7 @@ class Attempt:
     @property
     def rejected(self) -> bool:
         """Whether the question was rejected before the defence, so that the attacker may try again."""
-        if self.outcome == "low_confidence":
+        if self.outcome in ("low_confidence", "unproven"):
             return self.defence is None
         return self.outcome in ("unparsed", "novelty_rejected", "contaminated", "invalid")
 

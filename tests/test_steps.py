@@ -80,6 +80,17 @@ def test_turn_line_names_the_working_role_or_check(home: Home) -> None:
     ]  # fmt: skip
 
 
+def test_blind_check_is_shown_before_the_judge_if_only_confirmed_questions_are_kept(home: Home) -> None:
+    judge = {"checks": ["answerable", "blind"], "solutions": 3}
+    lines = [
+        draw_turn(home, "starter-genetics", "scripted", answered, judge=judge, keep="confirmed")
+        for answered in range(4)
+    ]
+    assert [line.split()[2:4] for line in lines] == [
+        ["attacker", "duelist-a:"], ["blind", "check"], ["judge", "arbiter:"], ["answerability", "check"],
+    ]  # fmt: skip
+
+
 def test_usage_shows_how_many_requests_ran_in_parallel_on_average() -> None:
     """The requests took 300 seconds in all and the work took 20 seconds, so 15 requests ran in parallel on average."""
     tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})

@@ -485,6 +485,34 @@ async def test_confirmed_question_needs_more_than_answers_of_the_defender(take_t
     assert record.last_attempt.reason == "2 of 3 answers are right; no blind solutions were written"
 
 
+@pytest.mark.parametrize(
+    ("findings", "outcome"),
+    [
+        ([Finding("blind", "not checked", "1 of 2 agrees")], "unproven"),
+        ([Finding("blind", "contradicts", "3 of 4 give 5")], "invalid"),
+        ([Finding("blind", "supports", "4 of 4 agree")], "invalid"),  # the judge itself rejects the question
+        ([Finding("restated", "contradicts", "a seed"), Finding("blind", "not checked", "skipped")], "invalid"),
+        ([], "invalid"),
+    ],
+    ids=["no support", "contradicted", "the judge rejects", "a seed again", "no checks"],
+)
+async def test_confirmed_question_without_support_is_rejected_before_the_defence(tmp_path, findings, outcome):
+    class RejectingJudge:
+        """A judge whose validation is negative, with the given findings."""
+
+        name = "judge"
+
+        async def validate(self, attack, draw, call, evidence=(), seeds=()):
+            return Verdict(False, 1.0, "the reason", asked=0, findings=tuple(findings))
+
+    base_rules = make_rules(tmp_path, samples=3, keep="confirmed")
+    roles = replace(base_rules.find_roles(0), judge=RejectingJudge())
+    record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script())
+    assert {(attempt.outcome, attempt.reason) for attempt in record.attempts} == {(outcome, "the reason")}
+    assert len(record.attempts) > 1, "the attacker did not try again"
+    assert record.outcome == "exhausted"
+
+
 @pytest.mark.parametrize("keep", ["provable", "supported", "confirmed"])
 @pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
 async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion, keep):

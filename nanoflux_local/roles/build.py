@@ -41,7 +41,7 @@ def build_judge(
     solver_names = rules.solvers if rules.solvers else (judge_endpoint,)
     solvers = tuple(player(name) for name in solver_names)
     checks = build_checks(CheckContext(config, domain, player(judge_endpoint), solvers, identities))
-    return CheckingJudge(judge, checks) if checks else judge
+    return CheckingJudge(judge, checks, config.keep) if checks else judge
 
 
 def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:

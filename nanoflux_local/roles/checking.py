@@ -1,5 +1,5 @@
-"""A judge with checks. Some checks screen attacks or inform the judge before it decides; others verify the attacks that
-it accepted.
+"""A judge with checks. Some checks screen attacks, prove their answers or inform the judge before it decides; others
+verify the attacks that it accepted.
 
 This module decides how findings change a verdict. The checks do not depend on each other or on the judge.
 """
@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.checks.base import Check, CheckStage
+from nanoflux_local.roles.checks.base import Check, CheckStage, find_stage
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Seed, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class CheckingJudge:
-    """Wraps `judge`: adds the findings of `checks` to its verdicts, and rejects an attack that a check contradicts."""
+    """Wraps `judge`: adds the findings of `checks` to its verdicts, and rejects an attack that a check contradicts. If
+    the run's setting `keep` is "confirmed", also rejects an attack that no proving check supports.
+    """
 
     judge: Judge
     checks: tuple[Check, ...] = ()
+    keep: str = "failed"
 
     @property
     def name(self) -> str:
@@ -33,17 +36,24 @@ class CheckingJudge:
         evidence: tuple[Exhibit, ...] = (),
         seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
-        """The verdict on an attack, with the findings of all checks. It is negative if the judge rejects the attack or
-        a check contradicts it.
+        """The verdict on an attack, with the findings of all checks. It is negative if the judge rejects the attack, a
+        check contradicts it, or no check supports an attack that needs support.
 
         The judge never sees the findings of "verifies" checks, so that its verdict is independent of them.
         """
-        screening_findings, objector = await self._examine("screens", attack, draw, call, seeds)
-        if objector is not None:
-            contradiction = next(finding for finding in screening_findings if finding.check == objector.name)
-            explanation = f"[{objector.objection}] {contradiction.reason}"
-            skipped_findings = self._skip_stages(("informs", "verifies"), f"the {objector.title}")
-            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening_findings, *skipped_findings))
+        preceding_findings: list[Finding] = []
+        stages: tuple[CheckStage, ...] = ("screens", "proves")
+        for stage in stages:
+            stage_findings, objector = await self._examine(stage, attack, draw, call, seeds)
+            preceding_findings += stage_findings
+            if objector is not None:
+                contradiction = next(finding for finding in stage_findings if finding.check == objector.name)
+                explanation = f"[{objector.objection}] {contradiction.reason}"
+                return self._reject_unasked(explanation, preceding_findings, f"the {objector.title}")
+            is_supported = any(finding.conclusion == "supports" for finding in stage_findings)
+            if stage == "proves" and stage_findings and not is_supported:
+                explanation = "; ".join(finding.reason for finding in stage_findings)
+                return self._reject_unasked(explanation, preceding_findings, "the lack of support")
         informing_findings = [
             await check.examine(attack, draw, call, seeds) for check in self._list_checks_at("informs")
         ]
@@ -53,11 +63,11 @@ class CheckingJudge:
             return verdict
         if not verdict.positive:
             skipped_findings = self._skip_stages(("verifies",), "the judge")
-            return replace(verdict, findings=(*screening_findings, *informing_findings, *skipped_findings))
+            return replace(verdict, findings=(*preceding_findings, *informing_findings, *skipped_findings))
         verifying_findings, objector = await self._examine("verifies", attack, draw, call, seeds)
         if objector is not None:
             verdict = replace(verdict, positive=False, explanation=f"[{objector.objection}] {verdict.explanation}")
-        return replace(verdict, findings=(*screening_findings, *informing_findings, *verifying_findings))
+        return replace(verdict, findings=(*preceding_findings, *informing_findings, *verifying_findings))
 
     async def validate_and_examine(
         self, attack: Attack, draw: Draw, call: Call
@@ -67,19 +77,20 @@ class CheckingJudge:
         `validate` stops at the first rejection, but a trial measures the judge and each check separately, and so needs
         all results.
         """
-        preceding_checks = [check for check in self.checks if check.stage != "verifies"]
+        verifying_checks = self._list_checks_at("verifies")
+        preceding_checks = [check for check in self.checks if check not in verifying_checks]
         findings = {check.name: await check.examine(attack, draw, call) for check in preceding_checks}
         evidence = tuple(
             exhibit for check in self._list_checks_at("informs") for exhibit in findings[check.name].evidence
         )
         verdict = await self.judge.validate(attack, draw, call, evidence)
-        for check in self._list_checks_at("verifies"):
+        for check in verifying_checks:
             findings[check.name] = await check.examine(attack, draw, call)
         return verdict, tuple(findings.values())
 
     def _list_checks_at(self, stage: CheckStage) -> list[Check]:
         """The checks that run at this stage, in order."""
-        return [check for check in self.checks if check.stage == stage]
+        return [check for check in self.checks if find_stage(check, self.keep) == stage]
 
     async def _examine(
         self, stage: CheckStage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
@@ -98,6 +109,13 @@ class CheckingJudge:
             if finding.conclusion == "contradicts":
                 objector = check
         return findings, objector
+
+    def _reject_unasked(self, explanation: str, findings: Sequence[Finding], rejected_by: str) -> Verdict:
+        """The negative verdict on an attack that `rejected_by` has rejected before the judge was asked."""
+        examined_checks = {finding.check for finding in findings}
+        later_findings = self._skip_stages(("proves", "informs", "verifies"), rejected_by)
+        skipped_findings = [finding for finding in later_findings if finding.check not in examined_checks]
+        return Verdict(False, 1.0, explanation, asked=0, findings=(*findings, *skipped_findings))
 
     def _skip_stages(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
         """The findings of the checks of these stages, which do not run because the attack is already rejected."""

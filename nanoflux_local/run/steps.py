@@ -14,7 +14,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
-from nanoflux_local.roles.checks.base import Check, CheckStage, list_enabled_checks
+from nanoflux_local.roles.checks.base import Check, CheckStage, find_stage, list_enabled_checks
 
 CHECK_DRAWS = {"facts": "claims"}
 """For each check whose draws do not have the check's name: the name that they have instead. The seeds of recorded
@@ -51,7 +51,7 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     if config.roles.attacker.endpoint != PROGRAM:
         steps.append(_make_step("attack", "attacker", "", "writing a question", [("attack", 0)]))
     if has_model_judge:
-        steps += _list_check_steps(config, ("screens", "informs"))
+        steps += _list_check_steps(config, ("screens", "proves", "informs"))
         validation_draws = _list_judge_draws(config, "validation")
         steps.append(_make_step("validation", "judge", panel, "validating the question", validation_draws))
         steps += _list_check_steps(config, ("verifies",))
@@ -79,7 +79,7 @@ def _make_step(
 def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
     enabled_checks = list_enabled_checks(config.judge)
-    checks = [check for stage in stages for check in enabled_checks if check.stage == stage]
+    checks = [check for stage in stages for check in enabled_checks if find_stage(check, config.keep) == stage]
     return [_make_check_step(config, check) for check in checks if check.count_calls(config.judge).get("chat")]
 
 

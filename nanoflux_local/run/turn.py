@@ -176,7 +176,8 @@ async def run_attempt(
         return end_unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)
     if not validation.positive:
-        return replace(attempt, outcome="invalid", reason=validation.explanation), vector
+        outcome = find_rejection(rules, attempt)
+        return replace(attempt, outcome=outcome, reason=validation.explanation), vector
 
     # The defender answers. It sees only the question.
     with acting_as("defender"):
@@ -201,6 +202,18 @@ async def run_attempt(
     except PromptRefusedError as error:
         return end_unreadable(attempt, "embedding", RefusedPrompt(error.message)), vector
     return await rate_reasoning(roles, attempt, attack, draw, call), vector
+
+
+def find_rejection(rules: Rules, attempt: Attempt) -> Outcome:
+    """The outcome of an attempt whose validation is negative: "unproven" if only the support is missing that the
+    setting `keep` = "confirmed" demands before the judge is asked, otherwise "invalid".
+    """
+    proving_findings = list_proving_findings(attempt)
+    findings = attempt.validation.findings if attempt.validation is not None else ()
+    is_supported = any(finding.conclusion == "supports" for finding in proving_findings)
+    is_contradicted = any(finding.conclusion == "contradicts" for finding in findings)
+    needs_support = rules.config.keep == "confirmed" and bool(proving_findings)
+    return "unproven" if needs_support and not is_supported and not is_contradicted else "invalid"
 
 
 async def sample_defences(rules: Rules, roles: TurnRoles, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:

@@ -160,6 +160,39 @@ async def test_blind_program_that_fails_counts_for_neither_side(status):
     assert finding.evidence[0].detail == f"it ended with {status}: KeyError: 1"
 
 
+@pytest.mark.parametrize(
+    ("answers", "agreeing", "conclusion", "methods"),
+    [
+        ("42 42 42 42", 4, "supports", "ppww"),
+        ("42 42 42 41", 4, "not checked", "ppww"),
+        ("42 41 42 42", 4, "not checked", "pp"),
+        ("no 42 42 42", 4, "not checked", "p"),
+        ("41 42 41 41", 2, "contradicts", "ppww"),
+        ("41 42 42 42", 2, "supports", "ppw"),
+    ],
+)
+async def test_blind_check_that_must_support_asks_for_programs_first_and_ends_early(
+    answers, agreeing, conclusion, methods
+):
+    solvers = FakeSolvers(answers.split())
+    check = replace(make_blind_check(agreeing=agreeing), must_support=True)
+    assert (await check.examine(ATTACK, DRAW, solvers)).conclusion == conclusion
+    assert solvers.methods == methods
+
+
+async def test_order_of_blind_solutions_does_not_change_their_requests():
+    """A fork that demands support reuses the recorded blind solutions."""
+
+    async def list_requests(must_support: bool) -> list[ChatRequest]:
+        solvers = FakeSolvers(["42"] * 4)
+        check = replace(make_blind_check(names=("one", "two"), agreeing=4), must_support=must_support)
+        await check.examine(ATTACK, DRAW, solvers)
+        return solvers.requests
+
+    assert set(await list_requests(True)) == set(await list_requests(False))
+    assert await list_requests(True) != await list_requests(False)
+
+
 async def test_blind_solver_that_refuses_the_prompt_counts_for_neither_side():
     finding = await make_blind_check().examine(ATTACK, DRAW, FakeSolvers(["refused", "42", "42"]))
     assert finding.conclusion == "supports"
@@ -168,7 +201,8 @@ async def test_blind_solver_that_refuses_the_prompt_counts_for_neither_side():
 
 async def test_blind_solutions_alternate_between_methods_and_authors():
     def list_authors(*names: str) -> list[tuple[bool, str]]:
-        return [(is_program, solver.name) for is_program, solver in make_blind_check(names=names).assign_solutions()]
+        assignments = make_blind_check(names=names).assign_solutions()
+        return [(is_program, solver.name) for _, is_program, solver in assignments]
 
     assert list_authors("one") == [(True, "one"), (False, "one"), (True, "one"), (False, "one")]
     assert list_authors("one", "two") == [(True, "one"), (False, "two"), (True, "two"), (False, "one")]

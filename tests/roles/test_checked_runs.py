@@ -12,6 +12,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
+from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import Attempt
 from tests.executed_runs import execute_run, read_digest
@@ -52,6 +53,34 @@ def test_checked_run_digest_does_not_depend_on_concurrency(
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     assert read_digest(home, complete_run(home, concurrency)) == read_digest(*checked_run)
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+def test_run_that_keeps_confirmed_questions_asks_the_judge_only_about_supported_ones(
+    tmp_path: Path, concurrency: int
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    judge_settings = {**SETTINGS["judge"], "trial": 8}
+    settings = {**SETTINGS, "concurrency": concurrency, "keep": "confirmed", "judge": judge_settings}
+    run = execute_run(home, configs.resolve("starter", "scripted", settings, home))
+    outcome_counts: Counter[str] = Counter()
+    for attempt in read_judged_attempts(home, run):
+        assert attempt.validation is not None
+        blind_finding = attempt.validation.finding("blind")
+        assert blind_finding is not None
+        was_judge_asked = attempt.validation.asked > 0
+        assert was_judge_asked == (blind_finding.conclusion == "supports"), attempt.outcome
+        outcome_counts[attempt.outcome] += 1
+        if attempt.outcome == "unproven":
+            assert attempt.reason == blind_finding.reason and attempt.defence is None
+    assert outcome_counts["unproven"] and outcome_counts["kept_failed"], outcome_counts
+    with LedgerView(home.ledger) as view:
+        trial_result, funnel = summarize_trial(view, run), view.funnel(run)
+    assert trial_result is not None and trial_result.predicted is not None
+    supported_count = funnel["kept_failed"] + funnel["kept_novel"] + funnel["defender_right"]
+    assert trial_result.predicted.accepted == supported_count
+    assert trial_result.predicted.judged >= supported_count + funnel["unproven"]
+    assert asyncio.run(runs.replay(home, run)).same
 
 
 def test_checked_run_replays_and_verifies(checked_run: tuple[Home, str]) -> None:

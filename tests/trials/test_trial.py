@@ -23,7 +23,15 @@ from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import build_rules
-from nanoflux_local.run.trials.result import Rates, Share, TrialResult, measure_rates, read_record, summarize_trial
+from nanoflux_local.run.trials.result import (
+    JudgedSolution,
+    Rates,
+    Share,
+    TrialResult,
+    measure_rates,
+    read_record,
+    summarize_trial,
+)
 from nanoflux_local.run.trials.session import hold_trial
 from nanoflux_local.run.turn import TurnRoles
 from nanoflux_local.seeds.source import Items
@@ -259,6 +267,24 @@ def test_prediction_leaves_out_what_only_unmeasured_checks_rejected(tmp_path: Pa
         assert view.count_rejections(run, {"restated"}) == invalid_count > 0
         assert view.count_rejections(run, {"blind"}) == 0
     assert result is not None and result.predicted is not None and result.predicted.judged == 0
+
+
+@pytest.mark.parametrize(
+    ("decision", "conclusion", "passes", "passes_if_it_must_be_supported"),
+    [
+        (True, "supports", True, True),
+        (True, "not checked", True, False),
+        (True, "contradicts", False, False),
+        (False, "supports", False, False),
+        (None, "supports", False, False),
+    ],
+)
+def test_solution_that_must_be_supported_passes_only_with_support(
+    decision: bool | None, conclusion: Any, passes: bool, passes_if_it_must_be_supported: bool
+) -> None:
+    solution = JudgedSolution("reference", decision, (Finding("blind", conclusion),))
+    assert solution.passes(must_support=False) is passes
+    assert solution.passes(must_support=True) is passes_if_it_must_be_supported
 
 
 def test_verification_reports_a_changed_record_of_the_trial(finished_run: tuple[Home, str]) -> None:

@@ -19,16 +19,16 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.suggestions import suggest
-from nanoflux_local.transcript import Attack, Finding, Seed
+from nanoflux_local.transcript import PROVING_CHECKS, Attack, Finding, Seed
 
 SANDBOX = "sandbox"
 SEARCH = "search"
 EMBEDDER = "embedder"
 """The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
-CheckStage = Literal["screens", "informs", "verifies"]
-"""When a check runs. "screens": before the judge, which is not asked if the attack is contradicted; "informs": before
-the judge, which sees the evidence; "verifies": after the judge accepted the attack, so the judge never sees the
-findings.
+CheckStage = Literal["screens", "proves", "informs", "verifies"]
+"""When a check runs. "screens": before the judge, which is not asked if the attack is contradicted; "proves": before
+the judge, which is asked only if the attack is supported; "informs": before the judge, which sees the evidence;
+"verifies": after the judge accepted the attack, so the judge never sees the findings.
 """
 
 
@@ -58,9 +58,10 @@ class Check(Protocol):
     """An independent test of an attack.
 
     `name` is the check's name in settings, findings and tables; `title` is its name in sentences; `stage` says when it
-    runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` precedes the explanation of a verdict that
-    is negative because of the check. With `asks_solvers`, its requests go to `judge.solvers` instead of the judge. The
-    sampling seeds of requests are derived from the check's name, so that each request can be traced to its check.
+    runs, unless `find_stage` says otherwise. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` precedes
+    the explanation of a verdict that is negative because of the check. With `asks_solvers`, its requests go to
+    `judge.solvers` instead of the judge. The sampling seeds of requests are derived from the check's name, so that each
+    request can be traced to its check.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,13 @@ class Check(Protocol):
         A check that cannot decide concludes "not checked" and gives the reason.
         """
         ...
+
+
+def find_stage(check: Check | type[Check], keep: str) -> CheckStage:
+    """The stage of a check in a run with this setting `keep`. With "confirmed", no question without the support of a
+    check of `PROVING_CHECKS` becomes an example, so these checks run before all others that ask a model.
+    """
+    return "proves" if keep == "confirmed" and check.name in PROVING_CHECKS else check.stage
 
 
 @cache

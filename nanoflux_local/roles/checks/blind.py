@@ -19,7 +19,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import Identity, Message, storable
 from nanoflux_local.roles.attacker import normalize_answer
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, CheckStage, find_stage
 from nanoflux_local.roles.checks.free_programs import read_free_program, run_free_program
 from nanoflux_local.roles.judge import is_same_answer
 from nanoflux_local.roles.sections import RefusedPrompt, Unparsed, read_sections
@@ -64,7 +64,8 @@ class Agreement:
 @dataclass(frozen=True, slots=True)
 class BlindCheck:
     """Requests solutions until the conclusion is certain: at most `solutions`, and at most `programs` of them as
-    programs.
+    programs. With `must_support`, programs come first, because they are shorter, and no solution is requested once the
+    answer can no longer be supported.
 
     Supports the attacker's answer if at least `agreeing` solutions give it, including at least one program if programs
     are requested. Contradicts it if more than half of `solutions` agree on one different answer, or if more than half
@@ -85,6 +86,7 @@ class BlindCheck:
     solutions: int
     programs: int
     agreeing: int
+    must_support: bool = False
 
     @classmethod
     def build(cls, context: CheckContext) -> "BlindCheck":
@@ -98,6 +100,7 @@ class BlindCheck:
             solutions=rules.solutions,
             programs=programs,
             agreeing=rules.agreeing,
+            must_support=find_stage(cls, context.config.keep) == "proves",
         )
 
     @classmethod
@@ -113,8 +116,8 @@ class BlindCheck:
         assignments = self.assign_solutions()
         exhibits: list[Exhibit] = []
         while not self._is_certain(exhibits, assignments[len(exhibits) :]):
-            is_program, solver = assignments[len(exhibits)]
-            seed = draw.seed("blind", len(exhibits))
+            number, is_program, solver = assignments[len(exhibits)]
+            seed = draw.seed("blind", number)
             request_exhibit = self._request_program if is_program else self._request_worded_solution
             exhibit = await request_exhibit(attack.question, solver, seed, call)
             exhibits.append(self._compare(exhibit, attack.answer))
@@ -122,18 +125,23 @@ class BlindCheck:
         conclusion = self._conclude(agreement)
         return Finding(self.name, conclusion, _explain(conclusion, agreement, attack.answer), tuple(exhibits))
 
-    def assign_solutions(self) -> list[tuple[bool, Player]]:
-        """Decide for each solution whether it is a program, and which solver writes it. Programs and solutions in words
-        alternate and start with different solvers, so that the first two solutions differ in method and, if there are
-        several solvers, in solver.
+    def assign_solutions(self) -> list[tuple[int, bool, Player]]:
+        """The number of each solution, whether it is a program, and which solver writes it, in the order of requests.
+
+        The numbers alternate between programs and solutions in words, which start with different solvers, so that the
+        first two solutions differ in method and, if there are several solvers, in solver. The order follows the numbers
+        unless the answer must be supported.
         """
         # Each entry is (position, is_program, solver number). Programs have even positions, other solutions odd ones.
         entries = [(2 * number, True, number) for number in range(self.programs)]
         entries += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
-        return [
-            (is_program, self.solvers[solver_number % len(self.solvers)])
-            for _, is_program, solver_number in sorted(entries)
+        assignments = [
+            (number, is_program, self.solvers[solver_number % len(self.solvers)])
+            for number, (_, is_program, solver_number) in enumerate(sorted(entries))
         ]
+        if self.must_support:
+            assignments.sort(key=lambda assignment: not assignment[1])  # stable: each kind keeps its order
+        return assignments
 
     async def _request_worded_solution(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
         """Request a solution in words."""
@@ -202,16 +210,19 @@ class BlindCheck:
         is_supported = agreement.agreeing >= self.agreeing and has_required_program
         return "supports" if is_supported else "not checked"
 
-    def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
-        """Whether the remaining solutions cannot change the conclusion, whatever their answers."""
+    def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[int, bool, Player]]) -> bool:
+        """Whether the remaining solutions cannot change the conclusion, whatever their answers. If the answer must be
+        supported, it does not matter whether they could contradict it.
+        """
         agreement = self._measure_agreement(exhibits)
         conclusion = self._conclude(agreement)
-        could_contradict = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
+        could_oppose = 2 * (len(agreement.opposition) + len(remaining)) > self.solutions
+        could_contradict = could_oppose and not self.must_support
         if conclusion == "contradicts" or not remaining:
             return True
         if conclusion == "supports":
             return not could_contradict
-        program_remains = any(is_program for is_program, _ in remaining)
+        program_remains = any(is_program for _, is_program, _ in remaining)
         could_have_required_program = agreement.agreeing_programs > 0 or self.programs == 0 or program_remains
         could_support = agreement.agreeing + len(remaining) >= self.agreeing and could_have_required_program
         return not could_contradict and not could_support

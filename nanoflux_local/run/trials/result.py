@@ -15,7 +15,7 @@ from nanoflux_local.config import PROGRAM, JudgeRules, validate_model
 from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson_interval
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.trials.solutions import PLANTED_KINDS, RIGHT_KINDS
-from nanoflux_local.transcript import Conclusion, Finding, verdict_from_json
+from nanoflux_local.transcript import PROVING_CHECKS, Conclusion, Finding, verdict_from_json
 
 KIND_DESCRIPTIONS = {
     "reference": "solutions of the dataset",
@@ -47,6 +47,11 @@ class JudgedSolution:
     def accepted(self) -> bool | None:
         """Whether the judge accepts the solution and no check contradicts it; None if the judge made no decision."""
         return self.accepted_with(finding.check for finding in self.findings)
+
+    def passes(self, must_support: bool) -> bool:
+        """Whether `accepted` is true and, if the answer must be supported, a proving check supports it."""
+        is_supported = any(self.conclusion_of(check) == "supports" for check in PROVING_CHECKS)
+        return bool(self.accepted) and (is_supported or not must_support)
 
     def accepted_with(self, checks: Iterable[str]) -> bool | None:
         """Whether the judge accepts the solution and none of these checks contradicts it; None if the judge made no
@@ -318,8 +323,10 @@ def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, in
 
     Solutions with planted errors are left out if there are other wrong solutions, since planted errors are easier to
     catch than an attacker's real mistakes and incomplete questions. If `keep` is "failed", every wrong question that
-    passes validation is assumed to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
+    passes validation is assumed to be kept; otherwise wrong questions are assumed to be kept as often as right ones. If
+    it is "confirmed", only supported questions pass.
     """
+    must_support = keep == "confirmed"
     decided = [solution for solution in judged_solutions if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]
     wrong = [solution for solution in decided if not solution.right]
@@ -327,14 +334,15 @@ def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, in
     if not_planted:
         wrong = not_planted
     kept = funnel["kept_failed"] + funnel["kept_novel"]
-    accepted = kept + funnel["defender_right"] + funnel.get("unproven", 0)
+    unproven = funnel.get("unproven", 0)
+    accepted = kept + funnel["defender_right"] + (0 if must_support else unproven)
     if not right or not wrong:
         return None
-    judged = accepted + funnel["invalid"]
+    judged = accepted + funnel["invalid"] + (unproven if must_support else 0)
     if not accepted:
         return Prediction(judged, 0, None, None)
-    right_accepted = sum(bool(solution.accepted) for solution in right)
-    wrong_rejected = sum(not solution.accepted for solution in wrong)
+    right_accepted = sum(solution.passes(must_support) for solution in right)
+    wrong_rejected = sum(not solution.passes(must_support) for solution in wrong)
     kept_of_accepted = (kept, accepted) if kept and keep == "failed" else None
     among_accepted, among_kept = predict_right_share(
         (right_accepted, len(right)), (wrong_rejected, len(wrong)), (accepted, judged), kept_of_accepted
