@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,11 @@ from nanoflux_local.experiments import kinds
 from nanoflux_local.experiments.kinds.base import experiment_kinds
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply
 from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import list_check_classes
+from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.seeds import benchmarks
@@ -80,6 +83,41 @@ def test_check_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) 
     assert verdicts and all(verdict.finding("units") and verdict.finding("code") for verdict in verdicts)
     assert trial is not None and set(trial.checks) <= {"units", "code"}
     assert asyncio.run(runs.replay(home, run)).same
+
+
+def test_check_that_calls_a_model_needs_only_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
+    add_module(checks, "plausible", read_example("A check that calls a model"))
+    home = Home(tmp_path / "home").prepare()
+    settings = {"target": 2, "seed": 5, "max_turns": 4, "judge": {"checks": ["plausible"], "trial": 0}}
+    run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", settings, home)))
+    asyncio.run(runs.execute(home, run))
+    with LedgerView(home.ledger) as view:
+        attempts = [attempt for record in view.turn_records(run) for attempt in record.attempts]
+        requests = list(view.rows("SELECT request FROM calls WHERE run = ? AND role = 'judge'", run))
+    findings = [attempt.validation.finding("plausible") for attempt in attempts if attempt.validation]
+    examined = [finding for finding in findings if finding is not None and "had rejected" not in finding.reason]
+    assert examined and {finding.conclusion for finding in examined} == {"not checked"}, (
+        "the scripted model is unreadable"
+    )
+    assert any("Could the numbers of this problem be real?" in row["request"] for row in requests)
+    assert asyncio.run(runs.replay(home, run)).same
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("VERDICT: PLAUSIBLE\nREASON: People walk 5 km an hour.", (True, "People walk 5 km an hour.")),
+        ("VERDICT: implausible\nREASON: Nobody is 300 years old.", (False, "Nobody is 300 years old.")),
+        ("VERDICT: not implausible\nREASON: so", None),
+        ("VERDICT: PLAUSIBLE or IMPLAUSIBLE\nREASON: one sentence", None),
+        ("It is plausible.", None),
+    ],
+)
+def test_check_that_calls_a_model_reads_only_clear_verdicts(text: str, verdict: tuple[bool, str] | None) -> None:
+    namespace: dict[str, Any] = {"__name__": "plausible"}
+    exec(read_example("A check that calls a model"), namespace)
+    result = namespace["read_verdict"](ChatReply(text, "stop"))
+    assert result == verdict if verdict else isinstance(result, Unparsed)
 
 
 LENGTH_GRID = """
