@@ -391,6 +391,9 @@ def list_runs(as_json: bool) -> None:
     from nanoflux_local.run.overview import load_listed_run
 
     home = current_home()
+    if as_json and not home.ledger.exists():
+        print_json([])
+        return
     with LedgerView(home.ledger) as view:
         run_ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
         entries = [load_listed_run(home, view, run) for run in run_ids]

@@ -27,7 +27,11 @@ def list_all(as_json: bool) -> None:
     """List all training runs, newest first."""
     from nanoflux_local.train.trainings import list_trainings
 
-    summaries = list_trainings(common.current_home())
+    home = common.current_home()
+    if as_json and not home.ledger.exists():
+        print_json([])
+        return
+    summaries = list_trainings(home)
     if as_json:
         print_json([summary.to_json() for summary in summaries])
         return

@@ -215,3 +215,10 @@ def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, invoke
     assert document["digest"] is None and document["needed"]["turns"] == len(document["unknown"]) > 0
     refusal = invoke(home, "run", "replay", "tour", "--set", "seed=3")
     assert (refusal.code, refusal.out) == (3, "") and "--fork" in refusal.err
+
+
+@pytest.mark.parametrize("group", ["run", "trainings", "eval", "adapters", "rounds"])
+def test_list_as_json_is_empty_in_a_home_without_a_ledger(tmp_path: Path, invoke: Callable, group: str) -> None:
+    result = invoke(tmp_path / "home", group, "list", "--json")
+    assert (result.code, result.json) == (0, [])
+    assert not (tmp_path / "home").exists(), "a list created the home"
