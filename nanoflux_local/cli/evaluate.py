@@ -28,6 +28,8 @@ OPTIONS_OF_MODEL = {"adapter": "--adapter", "endpoint_kind": "--via", "args": "-
 """The options that apply only to --model, by parameter: an endpoint states these settings in its profile."""
 OPTIONS_OF_SOFT_MODE = {"judge": "--judge", "judge_errors": "--judge-errors"}
 """The options that apply only to --mode soft, by parameter."""
+OPTIONS_OF_PROFILE = {"profile": "--profile"}
+"""The options that apply only if the profile has an endpoint to evaluate or to judge with, by parameter."""
 
 
 class AdapterKind(click.ParamType[str]):
@@ -149,6 +151,8 @@ def command(
         _refuse_options(context, OPTIONS_OF_MODEL, "--model", "set them for the endpoint in the profile")
     if mode != "soft":
         _refuse_options(context, OPTIONS_OF_SOFT_MODE, "--mode soft", "add --mode soft")
+    if mode != "soft" and not endpoint:
+        _refuse_options(context, OPTIONS_OF_PROFILE, "--endpoint and --mode soft", "add --mode soft")
     home = current_home().prepare()
 
     def build_endpoint() -> "Endpoint":

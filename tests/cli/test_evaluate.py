@@ -77,6 +77,7 @@ def test_eval_explains_usage_errors(tmp_path: Path, invoke: Callable) -> None:
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
+        (("--model", "m", "--profile", "scripted"), "--profile applies only to --endpoint and --mode soft"),
         (("--model", "m", "--temperature", "0"), "every repeat gives the same replies"),
         (
             ("--model", "m", "--domain", "gsmhard"),
