@@ -69,14 +69,16 @@ class JudgeRules(Strict):
     `code_check`, a model judge writes a program to verify each solution that it accepts (paper §3); with `fact_check`,
     it looks up the claims of a question before it judges; `checks` lists further checks (`roles.checks`). The judge's
     error rates are measured in a trial on `trial` right and as many wrong solutions of the kinds in `trial_kinds`. With
-    `quality`, the judge rates the reasoning of kept examples (A.4). `panel` lists endpoints that judge in addition to
+    `quality`, the judge rates the reasoning of kept examples (A.4). With `grading` = "judge", the judge evaluates the
+    defender's first answer; with "program", it evaluates only free text, and a program compares numbers and letters
+    with the attacker's answer. `panel` lists endpoints that judge in addition to
     the endpoint of the role; `panel_rule` says how their votes are combined.
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`
     is empty, the judge's endpoint writes all of them. The check supports an answer that at least `agreeing` solutions
-    reach; if any solutions are programs, at least one of those that agree must be a program. The defaults follow from
-    the trial in docs/explanation/judge.md.
+    reach (0: all of them); if any solutions are programs, at least one of those that agree must be a program. The
+    defaults follow from the trial in docs/explanation/judge.md.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -85,6 +87,7 @@ class JudgeRules(Strict):
     trial: int = Field(default=0, ge=0, le=1000)
     trial_kinds: tuple[TrialKind, ...] = ("slip", "answer")
     quality: bool = False
+    grading: Literal["judge", "program"] = "judge"
     fact_check: bool = False
     checks: tuple[str, ...] = ()
     panel: tuple[str, ...] = ()
@@ -92,7 +95,7 @@ class JudgeRules(Strict):
     solvers: tuple[str, ...] = ()
     solutions: int = Field(default=4, ge=1, le=64)
     programs: int = Field(default=2, ge=0, le=64)
-    agreeing: int = Field(default=2, ge=1, le=64)
+    agreeing: int = Field(default=2, ge=0, le=64)
 
     @model_validator(mode="after")
     def _check_rules(self) -> "JudgeRules":

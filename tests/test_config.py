@@ -325,6 +325,6 @@ def test_configuration_of_an_older_version_takes_the_defaults_of_newer_fields(ho
     stored_config = config.model_dump(mode="json")
     for key in ("rules", "samples", "keep", "pause_when_saturated"):
         del stored_config[key]
-    for key in ("solvers", "solutions", "programs", "agreeing"):
+    for key in ("solvers", "solutions", "programs", "agreeing", "grading"):
         del stored_config["judge"][key]
     assert RunConfig.model_validate(stored_config) == config

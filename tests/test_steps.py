@@ -91,6 +91,12 @@ def test_blind_check_is_shown_before_the_judge_if_only_confirmed_questions_are_k
     ]  # fmt: skip
 
 
+def test_evaluation_is_no_step_if_a_program_grades(home: Home) -> None:
+    config = configs.resolve("starter-genetics", "scripted", {"judge": {"grading": "program"}, "samples": 2}, home)
+    names = [step.name for step in plan_steps(config, load_domain(config.domain, home.root))]
+    assert names == ["attack", "validation", "defence", "samples"]
+
+
 def test_usage_shows_how_many_requests_ran_in_parallel_on_average() -> None:
     """The requests took 300 seconds in all and the work took 20 seconds, so 15 requests ran in parallel on average."""
     tally = Tally("run", usage={"defender": Usage(calls=30, seconds=240.0), "judge": Usage(calls=30, seconds=60.0)})

@@ -52,8 +52,11 @@ class ModelJudge:
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         """Decide whether the answer is right and reached by valid steps (strict), and whether the approach is sound
-        (soft; paper A.2.3).
+        (soft; paper A.2.3). If a program grades, it only compares the two answers.
         """
+        if not needs_evaluation(self.rules, self.domain):
+            agrees = is_same_answer(self.domain, defence.answer, attack.answer) is True
+            return Verdict(agrees, 1.0, describe_comparison(agrees), asked=0)
         prompt = self.domain.render("evaluation", {"attack": attack, "defence": defence})
         verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
@@ -127,6 +130,16 @@ def read_confidence(text: str) -> float | None:
     number, percent_sign = match.groups()
     value = float(number) / 100 if percent_sign else float(number)
     return value if 0 <= value <= 1 else None
+
+
+def needs_evaluation(rules: JudgeRules, domain: Domain) -> bool:
+    """Whether the judge evaluates the defender's first answer; otherwise a program compares it with the attacker's."""
+    return rules.grading == "judge" or domain.answer == "text"
+
+
+def describe_comparison(agrees: bool) -> str:
+    """The explanation of a verdict that a program reached by comparing two answers."""
+    return "the answer is that of the attacker" if agrees else "the answers differ"
 
 
 def is_same_answer(domain: Domain, answer: str, expected: str) -> bool | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.judge import is_same_answer
+from nanoflux_local.roles.judge import describe_comparison, is_same_answer
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Sample
 
@@ -21,7 +21,7 @@ class Marker:
         """Mark one answer of the defender. The mark is None if the judge reaches no verdict."""
         is_right = is_same_answer(self.domain, defence.answer, attack.answer)
         if is_right is not None:
-            return Sample(defence, is_right, "the answer is that of the attacker" if is_right else "the answers differ")
+            return Sample(defence, is_right, describe_comparison(is_right))
         evaluation = await self.judge.evaluate(attack, defence, draw, call)
         if isinstance(evaluation, Doubt):
             return Sample(defence, None, "the judge stayed in doubt")

@@ -18,6 +18,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import list_enabled_checks
+from nanoflux_local.roles.judge import needs_evaluation
 from nanoflux_local.run.binding import bind, build_rules
 from nanoflux_local.run.forecast import Forecast, RunPosition, Span, load_newest_turns, predict
 from nanoflux_local.run.overflow import make_typical_requests, refuse_overflows
@@ -131,8 +132,9 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     seeds = seed_source.draw(config.seeds.max, Random(0), set())
     judge_count = 1 + len(config.judge.panel)
     check_calls = sum(check.count_calls(config.judge).get("chat", 0) for check in list_enabled_checks(config.judge))
-    # Each judge validates the question and evaluates the defence.
-    calls_by_role = {"attacker": 1, "defender": config.samples, "judge": 2 * judge_count + check_calls}
+    # Each judge validates the question, and evaluates the defence unless a program grades it.
+    judgements = 2 if needs_evaluation(config.judge, domain) else 1
+    calls_by_role = {"attacker": 1, "defender": config.samples, "judge": judgements * judge_count + check_calls}
     cost_by_role: dict[str, RoleCost] = {}
     for request in make_typical_requests(config, domain, seeds):
         role = request.role

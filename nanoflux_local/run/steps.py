@@ -15,6 +15,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
 from nanoflux_local.roles.checks.base import Check, CheckStage, find_stage, list_enabled_checks
+from nanoflux_local.roles.judge import needs_evaluation
 
 CHECK_DRAWS = {"facts": "claims"}
 """For each check whose draws do not have the check's name: the name that they have instead. The seeds of recorded
@@ -42,7 +43,8 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
     judge = config.roles.judge.endpoint
     has_model_judge = judge != PROGRAM
     panel = " + ".join((judge, *config.judge.panel))
-    evaluation_draws = _list_judge_draws(config, "evaluation") if has_model_judge else []
+    is_defence_judged = has_model_judge and needs_evaluation(config.judge, domain)
+    evaluation_draws = _list_judge_draws(config, "evaluation") if is_defence_judged else []
     defence_draws = _list_defence_draws(config, domain.sections.defender)
     last_section = domain.sections.defender[-1]
     # The defence ends with the reply to its single request, or to the request for its last section.
@@ -56,7 +58,7 @@ def plan_steps(config: RunConfig, domain: Domain) -> tuple[TurnStep, ...]:
         steps.append(_make_step("validation", "judge", panel, "validating the question", validation_draws))
         steps += _list_check_steps(config, ("verifies",))
     steps.append(_make_step("defence", "defender", "", "solving the question", defence_draws, defence_milestones))
-    if has_model_judge:
+    if is_defence_judged:
         steps.append(_make_step("evaluation", "judge", panel, "judging the reply", evaluation_draws))
     if config.samples > 1:
         draws_per_sample = [*defence_draws, *evaluation_draws]

@@ -8,10 +8,13 @@ import pytest
 
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import PromptRefusedError
+from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, PythonReply, PythonRequest, Sampling
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.checks.base import CheckContext
 from nanoflux_local.roles.checks.blind import CANNOT, BlindCheck, Unanswerable, read_answer
 from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.run.configs import resolve
 from nanoflux_local.transcript import Attack, Exhibit
 
 GSMHARD = load_domain("gsmhard")
@@ -275,3 +278,15 @@ def test_answer_of_a_blind_solution_is_a_number_or_says_why_there_is_none(text, 
 def test_unclear_answer_of_a_blind_solution_is_unparsed(text, reason):
     result = read_answer(GSMHARD, text)
     assert isinstance(result, Unparsed) and reason in result.reason
+
+
+@pytest.mark.parametrize("keep", ["provable", "confirmed"])
+@pytest.mark.parametrize(("agreeing", "required"), [(0, 3), (1, 1)])
+def test_blind_check_takes_its_rules_from_the_configuration(tmp_path, agreeing, required, keep):
+    """With `agreeing` = 0, all solutions must agree."""
+    judge_rules = {"checks": ["blind"], "solutions": 3, "agreeing": agreeing}
+    config = resolve("starter", "scripted", {"judge": judge_rules, "keep": keep}, Home(tmp_path))
+    context = CheckContext(config, GSMHARD, make_player("judge"), (make_player("solver"),), {"sandbox": SANDBOX})
+    check = BlindCheck.build(context)
+    assert (check.solutions, check.programs, check.agreeing) == (3, 2, required)
+    assert check.must_support == (keep == "confirmed")

@@ -60,7 +60,7 @@ def test_run_that_keeps_confirmed_questions_asks_the_judge_only_about_supported_
     tmp_path: Path, concurrency: int
 ) -> None:
     home = Home(tmp_path / "home").prepare()
-    judge_settings = {**SETTINGS["judge"], "trial": 8}
+    judge_settings = {**SETTINGS["judge"], "trial": 8, "grading": "program"}
     settings = {**SETTINGS, "concurrency": concurrency, "keep": "confirmed", "judge": judge_settings}
     run = execute_run(home, configs.resolve("starter", "scripted", settings, home))
     outcome_counts: Counter[str] = Counter()
@@ -70,6 +70,8 @@ def test_run_that_keeps_confirmed_questions_asks_the_judge_only_about_supported_
         assert blind_finding is not None
         was_judge_asked = attempt.validation.asked > 0
         assert was_judge_asked == (blind_finding.conclusion == "supports"), attempt.outcome
+        if attempt.evaluation is not None:
+            assert attempt.evaluation.asked == 0, "the judge was asked although a program grades"
         outcome_counts[attempt.outcome] += 1
         if attempt.outcome == "unproven":
             assert attempt.reason == blind_finding.reason and attempt.defence is None

@@ -2,6 +2,8 @@
 §3, A.2.3-4; SPEC §2).
 """
 
+from dataclasses import replace
+
 import pytest
 
 from nanoflux_local.config import JudgeRules
@@ -143,6 +145,22 @@ async def test_each_strike_has_separate_retries(player, script_call):
     call = script_call(["no", "no", doubtful, "no", "no", doubtful, "no", "no", "no"])
     assert isinstance(await make_judge(player).validate(ATTACK, DRAW, call), Unparsed)
     assert len({request.seed for request in call.requests}) == 9
+
+
+@pytest.mark.parametrize(("answer", "positive"), [("42.0", True), ("41", False), ("about forty", False)])
+async def test_program_that_grades_compares_answers_without_asking_the_judge(player, script_call, answer, positive):
+    judge = ModelJudge(GSMHARD, player, JudgeRules(grading="program"), 2)
+    call = script_call([])
+    verdict = await judge.evaluate(ATTACK, replace(DEFENCE, answer=answer), DRAW, call)
+    explanation = "the answer is that of the attacker" if positive else "the answers differ"
+    assert verdict == Verdict(positive, 1.0, explanation, asked=0)
+
+
+async def test_judge_evaluates_free_text_even_if_a_program_grades(player, script_call):
+    domain = GSMHARD.model_copy(update={"answer": "text"})
+    judge = ModelJudge(domain, player, JudgeRules(grading="program"), 2)
+    verdict = await judge.evaluate(ATTACK, DEFENCE, DRAW, script_call([make_evaluation()]))
+    assert (verdict.positive, verdict.asked) == (True, 1)
 
 
 async def test_validation_and_evaluation_use_different_seeds(player, script_call):

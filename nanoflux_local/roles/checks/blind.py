@@ -99,7 +99,7 @@ class BlindCheck:
             timeout_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,
             programs=programs,
-            agreeing=rules.agreeing,
+            agreeing=rules.agreeing or rules.solutions,
             must_support=find_stage(cls, context.config.keep) == "proves",
         )
 
