@@ -334,6 +334,8 @@ class RunConfig(Strict):
     Seeds are drawn from the train items of `datasets` (default: the domain's), and no question may repeat a test item
     of the datasets in `held_out`.
 
+    If attacker and defender are two models, they swap roles after each turn (paper §3), unless `swap_roles` is false.
+
     `rules` is the set of rules from which the other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: with "failed", those that the defender's
     first answer gets wrong, or gets right by a novel solution (paper §3). With "provable", those that the defender
@@ -359,6 +361,7 @@ class RunConfig(Strict):
     rules: Literal["paper", "proven"] = "paper"
     samples: int = Field(default=1, ge=1, le=64)
     keep: Literal["failed", "provable", "supported", "confirmed"] = "failed"
+    swap_roles: bool = True
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()
@@ -392,6 +395,12 @@ class RunConfig(Strict):
             raise ValueError("judge.panel: a program that judges needs no panel; set roles.judge.endpoint to a model")
         _refuse_unknown_name("embedder", self.embedder, list(self.endpoints))
         return self
+
+    @property
+    def roles_swap(self) -> bool:
+        """Whether attacker and defender are two models that swap roles after each turn."""
+        attacker, defender = self.roles.attacker.endpoint, self.roles.defender.endpoint
+        return self.swap_roles and PROGRAM not in (attacker, defender) and attacker != defender
 
     @property
     def role_endpoints(self) -> tuple[str, ...]:

@@ -378,6 +378,13 @@ async def test_two_models_swap_roles_each_turn(tmp_path):
         assert model_by_step["validation"] == model_by_step["evaluation"] == "arbiter"
 
 
+async def test_two_models_keep_their_roles_if_swapping_is_off(tmp_path):
+    rules = make_rules(tmp_path, swap_roles=False)
+    for number in range(2):
+        record = await run_turn(rules, number, NO_HISTORY, Script())
+        assert (record.attacker, record.defender) == ("duelist-a", "duelist-b")
+
+
 def test_swap_keeps_the_sampling_of_each_role(tmp_path):
     for roles in make_rules(tmp_path).role_groups:
         assert roles.attacker.player.sampling.temperature == 0.8

@@ -181,8 +181,7 @@ def build_rules(config: RunConfig, identities: Mapping[str, Identity], home: Hom
     rater = build_rater(config, domain, build_judge_player)
     marker = Marker(domain, judge)
     role_groups = [TurnRoles(build_attacker(attacker_name), build_defender(defender_name), judge, rater, marker)]
-    if PROGRAM not in (attacker_name, defender_name) and attacker_name != defender_name:
-        # Two models swap roles after each turn (paper §3).
+    if config.roles_swap:
         role_groups.append(
             TurnRoles(build_attacker(defender_name), build_defender(attacker_name), judge, rater, marker)
         )

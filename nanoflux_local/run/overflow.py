@@ -55,14 +55,13 @@ def make_typical_requests(config: RunConfig, domain: Domain, seeds: tuple[Seed, 
     """
     attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
     longest_seed = max(seeds, key=lambda seed: len(seed.question))
-    roles_swap = attacker not in (PROGRAM, defender)
-    attackers = (attacker, defender) if roles_swap else (attacker,)
+    attackers = (attacker, defender) if config.roles_swap else (attacker,)
     for name in attackers:
         if name != PROGRAM:
             messages = build_attacker_messages(domain, seeds)
             yield TypicalRequest("attacker", name, messages, config.reply_tokens)
     answer_tokens = compute_reply_budget(domain, config.budgets)
-    defenders = (defender, attacker) if roles_swap else (defender,)
+    defenders = (defender, attacker) if config.roles_swap else (defender,)
     for name in defenders:
         messages = build_defender_messages(domain, config.budgets, longest_seed.question)
         yield TypicalRequest("defender", name, messages, answer_tokens)

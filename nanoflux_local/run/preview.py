@@ -29,7 +29,18 @@ from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
 """The approximate number of bytes of English text per token, to estimate the size of prompts."""
-EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
+EQUAL_SETTINGS = (
+    "domain",
+    "roles",
+    "judge",
+    "retries",
+    "rules",
+    "samples",
+    "keep",
+    "swap_roles",
+    "budgets",
+    "reply_tokens",
+)
 """An earlier run predicts the cost of a new run only if both have the same models and the same values of these
 settings.
 """
