@@ -169,8 +169,8 @@ class Verdict:
     reading.
 
     `soft` is the lenient reading (None if the judge was not asked for one); `confidence` lies in [0, 1]; `asked` is how
-    often the judge was asked until it was confident. `findings` are the findings of the checks, in the order in which
-    the checks ran; `votes` are the votes of a panel's members.
+    often the judge was asked until it was confident (0: it was not asked). `findings` are the findings of the checks,
+    in the order in which the checks ran; `votes` are the votes of a panel's members.
     """
 
     positive: bool
@@ -295,9 +295,9 @@ class Attempt:
         result_by_step: dict[AttemptStep, object] = {
             "attack": self.attack,
             "embedding": self.attack is not None and self.refused != "embedding",
-            "validation": self.validation or (is_doubted and self.defence is None),
+            "validation": _was_asked(self.validation) or (is_doubted and self.defence is None),
             "defence": self.defence,
-            "evaluation": self.evaluation or (is_doubted and self.defence is not None),
+            "evaluation": _was_asked(self.evaluation) or (is_doubted and self.defence is not None),
         }
         return tuple(step for step, result in result_by_step.items() if result)
 
@@ -307,6 +307,11 @@ class Attempt:
         if self.outcome in ("low_confidence", "unproven"):
             return self.defence is None
         return self.outcome in ("unparsed", "novelty_rejected", "contaminated", "invalid")
+
+
+def _was_asked(verdict: Verdict | None) -> bool:
+    """Whether the judge gave a verdict; a check that rejects a question, or a program that grades, does not ask it."""
+    return verdict is not None and verdict.asked > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,6 +309,7 @@ async def test_cut_reply_is_the_longest_prefix_within_the_token_limit(budget):
     [
         ("judge.agreeing=5", "judge: agreeing must not be larger than solutions"),
         ('judge.solvers=["nobody"]', "judge.solvers names 'nobody'"),
+        ("keep=confirmed", "needs a check that solves the question: blind or open_book"),
         ("samples=0", "samples"),
         ("keep=all", "keep"),
         ("rules=strict", "rules"),

@@ -27,7 +27,7 @@ def paper_config(tmp_path: Path) -> RunConfig:
 def test_proven_rules_add_the_calls_of_checks_and_samples(tmp_path: Path, paper_config: RunConfig) -> None:
     proven_config = derive_config(paper_config, {"rules": "proven"}, Home(tmp_path))
     assert find_added_calls(RECORDED_COSTS, paper_config, proven_config) == {
-        JUDGE_CHAT: 5.0,
+        JUDGE_CHAT: 4.0,
         JUDGE_PROGRAM: 2.0,
         JUDGE_EMBEDDING: 2.0,
         DEFENDER_CHAT: 6.0,

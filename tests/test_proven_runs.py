@@ -71,7 +71,7 @@ def test_rule_changes_are_the_settings_that_differ_from_the_rule_set(tmp_path: P
 def test_rule_set_sets_its_settings_and_explicit_settings_override_them(tmp_path: Path) -> None:
     home = Home(tmp_path)
     proven_config = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
-    assert (proven_config.rules, proven_config.samples, proven_config.keep) == ("proven", 4, "provable")
+    assert (proven_config.rules, proven_config.samples, proven_config.keep) == ("proven", 4, "confirmed")
     assert proven_config.judge.checks == ("answerable", "blind", "restated")
     two_samples_config = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
     assert two_samples_config == proven_config.model_copy(update={"samples": 2})
@@ -95,7 +95,7 @@ def test_profile_may_name_the_rule_set(tmp_path: Path) -> None:
         lines += [f"[roles.{role}]", *format_toml_lines({"endpoint": table["endpoint"]})]
     profile_path.write_text("\n".join(lines))
     config = configs.resolve("starter", str(profile_path), {}, home)
-    assert (config.rules, config.samples, config.keep) == ("proven", 3, "provable")
+    assert (config.rules, config.samples, config.keep) == ("proven", 3, "confirmed")
 
 
 def format_toml_lines(table: dict[str, Any]) -> list[str]:

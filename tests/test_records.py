@@ -228,6 +228,7 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
         ("low_confidence", True, "dropped"),
         ("defender_right", True, "dropped"),
         ("unproven", True, "dropped"),
+        ("unproven", False, "exhausted"),
         ("kept_failed", True, "kept"),
         ("kept_novel", True, "kept"),
         ("failed", False, "failed"),

@@ -485,13 +485,6 @@ async def test_supported_question_is_solved_by_most_answers_of_the_defender(take
         assert record.last_attempt.reason.startswith("1 of ")
 
 
-async def test_confirmed_question_needs_more_than_answers_of_the_defender(take_turn):
-    script = Script(defence=[WRONG_DEFENCE, RIGHT_DEFENCE, RIGHT_DEFENCE], evaluation=[WRONG_EVALUATION])
-    record = await take_turn(script, samples=3, keep="confirmed")
-    assert record.last_attempt.outcome == "unproven"
-    assert record.last_attempt.reason == "2 of 3 answers are right; no blind solutions were written"
-
-
 @pytest.mark.parametrize(
     ("findings", "outcome"),
     [
@@ -512,7 +505,7 @@ async def test_confirmed_question_without_support_is_rejected_before_the_defence
         async def validate(self, attack, draw, call, evidence=(), seeds=()):
             return Verdict(False, 1.0, "the reason", asked=0, findings=tuple(findings))
 
-    base_rules = make_rules(tmp_path, samples=3, keep="confirmed")
+    base_rules = make_rules(tmp_path, samples=3, keep="confirmed", judge={"checks": ["blind"]})
     roles = replace(base_rules.find_roles(0), judge=RejectingJudge())
     record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script())
     assert {(attempt.outcome, attempt.reason) for attempt in record.attempts} == {(outcome, "the reason")}
@@ -534,7 +527,7 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
         async def evaluate(self, attack, defence, draw, call):
             return Verdict(False, 1.0, "wrong")
 
-    base_rules = make_rules(tmp_path, samples=3, keep=keep)
+    base_rules = make_rules(tmp_path, samples=3, keep=keep, judge={"checks": ["blind"]})
     roles = replace(base_rules.find_roles(0), judge=JudgeWithBlindCheck())
     record = await run_turn(replace(base_rules, role_groups=[roles]), 0, NO_HISTORY, Script(defence=[WRONG_DEFENCE]))
     assert record.last_attempt.outcome == ("kept_failed" if conclusion == "supports" else "unproven")

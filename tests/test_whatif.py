@@ -149,6 +149,19 @@ def test_replay_under_other_rules_estimates_the_cost_of_missing_calls(home: Home
     assert replay_after_fork.digest == summary.digest
 
 
+def test_replay_under_proven_rules_keeps_the_attacker_of_each_turn(home: Home) -> None:
+    """Although the rule set ends the swap of the two models, the replay judges the recorded questions."""
+    run = execute(home, max_turns=6)
+    records = read_records(home, run)
+    assert len({record.attacker for record in records}) == 2
+    what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
+    kept_turns = {record.number for record in records if record.kept}
+    assert kept_turns <= {turn.turn for turn in what_if.unknown} | {example.turn for example in what_if.go}
+    assert {turn.role for turn in what_if.unknown} == {"judge"}, "a turn lacks an attack"
+    with pytest.raises(RefusedError, match="swap_roles is part of the run's requests"):
+        asyncio.run(replay_with(home, run, {"swap_roles": False}))
+
+
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
 def test_replay_with_fewer_samples_needs_no_new_call(home: Home, changes: dict[str, Any]) -> None:
     run = execute(home, samples=3)

@@ -132,6 +132,7 @@ def show(example: str, as_json: bool) -> None:
     click.echo(f"example {example_row['id']} of run {run}, turn {turn_record['number']}: {last_attempt['outcome']}")
     click.echo(sanitize(f"seeds: {', '.join(last_attempt['seeds'])}"))
     attack, defence = last_attempt["attack"], last_attempt["defence"]
+    grader = turn_record["judge"] if last_attempt["evaluation"]["asked"] else "a program"
     citation_lines = [f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations]
     review_lines = [f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()]
     text_by_title = {
@@ -141,7 +142,7 @@ def show(example: str, as_json: bool) -> None:
         "Citations": "\n".join(citation_lines),
         f"Validation by {turn_record['judge']}": _describe_validation(last_attempt["validation"]),
         f"Reply of {turn_record['defender']}": f"{defence['solution']}\n= {defence['answer']}",
-        f"Verdict of {turn_record['judge']}": last_attempt["evaluation"]["explanation"],
+        f"Verdict of {grader}": last_attempt["evaluation"]["explanation"],
         f"All answers of {turn_record['defender']}": _describe_samples(last_attempt, passes, tries),
         "Reasoning": _describe_quality(last_attempt),
         "Reviews": "\n".join(review_lines),

@@ -518,7 +518,7 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", the same as in the recorded run" if what_if.same else ""))
     else:
-        say(f"run the turns with the missing calls: {fork_command(run, changes)}")
+        say(f"run the turns with the missing calls: {fork_command(run, what_if.settings)}")
 
 
 def _report_needed_calls(needed: "MissingCalls") -> None:

@@ -54,7 +54,7 @@ def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion
     """Every question of a run on which the judge gave a verdict, in turn order."""
     for record in view.turn_records(run):
         for attempt in record.attempts:
-            if attempt.attack is None or attempt.validation is None:
+            if attempt.attack is None or attempt.validation is None or not attempt.validation.asked:
                 continue
             attack = attempt.attack
             question_id = digest([run, record.number, attempt.number])[:16]

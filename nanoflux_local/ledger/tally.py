@@ -126,7 +126,7 @@ class Tally:
             if attempt.nearest is not None:
                 self.similarities.append(attempt.nearest)
             for verdict in (attempt.validation, attempt.evaluation):
-                if verdict is not None:
+                if verdict is not None and verdict.asked:
                     self.confidences.append(verdict.confidence)
         self.events.append(Event(committed_at, record.last_attempt.outcome, _describe_turn(record)))
 

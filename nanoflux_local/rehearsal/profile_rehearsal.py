@@ -37,7 +37,7 @@ from nanoflux_local.rehearsal.fitting import fit_stand_in, list_phrases
 from nanoflux_local.rehearsal.steps import RehearsalReport, StepSkipped
 from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
-from nanoflux_local.run.rule_sets import PAPER, RULE_SETS
+from nanoflux_local.run.rule_sets import PAPER
 from nanoflux_local.seeds.datasets import build_seed_source, list_seed_datasets, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import parse_train_settings
@@ -59,16 +59,17 @@ GPU_GIB = 40.0
 """The GPU size for which a profile is planned on a machine without GPUs."""
 MAX_PLANNED_GPUS = 8
 """The largest number of GPUs for which a profile is planned on a machine without GPUs."""
-RUN_OVERRIDES = merge_tables(
-    RULE_SETS[PAPER],
-    {
-        "rules": PAPER,
-        "target": 2,
-        "max_turns": 4,
-        "concurrency": 4,
-        "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
+RUN_OVERRIDES = {
+    "rules": PAPER,
+    "samples": 1,
+    "keep": "failed",
+    "target": 2,
+    "max_turns": 4,
+    "concurrency": 4,
+    "judge": {
+        "checks": [], "grading": "judge", "trial": 0, "code_check": False, "quality": False, "fact_check": False
     },
-)
+}  # fmt: skip
 """The settings that a rehearsed run replaces in its profile. No check is enabled, since the stand-ins are not fitted to
 the prompts of checks."""
 WIDE_SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.checks.base import Check, CheckStage, find_stage
+from nanoflux_local.roles.checks.base import Check, RunStage, find_stage
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Seed, Verdict
 
@@ -42,7 +42,7 @@ class CheckingJudge:
         The judge never sees the findings of "verifies" checks, so that its verdict is independent of them.
         """
         preceding_findings: list[Finding] = []
-        stages: tuple[CheckStage, ...] = ("screens", "proves")
+        stages: tuple[RunStage, ...] = ("screens", "proves")
         for stage in stages:
             stage_findings, objector = await self._examine(stage, attack, draw, call, seeds)
             preceding_findings += stage_findings
@@ -88,12 +88,12 @@ class CheckingJudge:
             findings[check.name] = await check.examine(attack, draw, call)
         return verdict, tuple(findings.values())
 
-    def _list_checks_at(self, stage: CheckStage) -> list[Check]:
+    def _list_checks_at(self, stage: RunStage) -> list[Check]:
         """The checks that run at this stage, in order."""
         return [check for check in self.checks if find_stage(check, self.keep) == stage]
 
     async def _examine(
-        self, stage: CheckStage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
+        self, stage: RunStage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
     ) -> tuple[list[Finding], Check | None]:
         """The findings of a stage's checks, and the check that contradicts the attack, if any. The checks after that
         check are skipped.
@@ -117,7 +117,7 @@ class CheckingJudge:
         skipped_findings = [finding for finding in later_findings if finding.check not in examined_checks]
         return Verdict(False, 1.0, explanation, asked=0, findings=(*findings, *skipped_findings))
 
-    def _skip_stages(self, stages: Sequence[CheckStage], rejected_by: str) -> list[Finding]:
+    def _skip_stages(self, stages: Sequence[RunStage], rejected_by: str) -> list[Finding]:
         """The findings of the checks of these stages, which do not run because the attack is already rejected."""
         return [_skip_check(check, rejected_by) for stage in stages for check in self._list_checks_at(stage)]
 

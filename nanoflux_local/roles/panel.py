@@ -40,7 +40,10 @@ class PanelJudge:
         return self._combine([await member.validate(attack, draw, call, evidence) for member in self.members])
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
-        return self._combine([await member.evaluate(attack, defence, draw, call) for member in self.members])
+        results = [await member.evaluate(attack, defence, draw, call) for member in self.members]
+        if isinstance(results[0], Verdict) and results[0].asked == 0:
+            return results[0]  # a program grades, so nobody votes
+        return self._combine(results)
 
     def _combine(self, results: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt | Unparsed:
         """The panel's result; Unparsed if the replies of all members are unreadable."""

@@ -27,7 +27,7 @@ def summarize_panel(view: LedgerView, run: str) -> PanelAgreement | None:
         return None
     attempts = [attempt for record in view.turn_records(row["id"]) for attempt in record.attempts]
     verdicts = [verdict for attempt in attempts for verdict in (attempt.validation, attempt.evaluation) if verdict]
-    votes_by_verdict = [[vote.positive for vote in verdict.votes] for verdict in verdicts]
+    votes_by_verdict = [[vote.positive for vote in verdict.votes] for verdict in verdicts if verdict.votes]
     split_verdicts = [votes for votes in votes_by_verdict if True in votes and False in votes]
     return PanelAgreement(
         judgements=len(votes_by_verdict),

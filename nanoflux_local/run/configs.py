@@ -31,6 +31,7 @@ from nanoflux_local.records import digest
 from nanoflux_local.run.rule_sets import PAPER, find_rule_settings
 from nanoflux_local.seeds.datasets import choose_held_out, list_datasets_with_seeds, list_seed_datasets
 from nanoflux_local.suggestions import suggest
+from nanoflux_local.transcript import PROVING_CHECKS
 from nanoflux_models.manifest import load_manifest
 
 
@@ -192,6 +193,12 @@ def _refuse_unsuitable(config: RunConfig, domain: Domain) -> None:
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
             "a program can judge only questions that a program wrote", "choose a model: --set roles.judge.endpoint=NAME"
+        )
+    needs_support = config.keep == "confirmed" and config.roles.judge.endpoint != PROGRAM
+    if needs_support and config.judge.check_names.isdisjoint(PROVING_CHECKS):
+        raise ConfigError(
+            f'keep = "confirmed" needs a check that solves the question: {" or ".join(PROVING_CHECKS)}',
+            "add one of them to judge.checks, or let the defender's answers count: --set keep=provable",
         )
 
 

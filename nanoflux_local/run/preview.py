@@ -125,7 +125,7 @@ def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
     """
     values = config.model_dump(mode="json")
     for key in EQUAL_SETTINGS:
-        if key in earlier_config and earlier_config[key] != values[key]:  # earlier versions recorded fewer settings
+        if key in earlier_config and not _has_equal_settings(earlier_config[key], values[key]):
             return False
     earlier_endpoints = earlier_config.get("endpoints", {})
     for name in config.role_endpoints:
@@ -133,6 +133,15 @@ def _is_similar(config: RunConfig, earlier_config: Mapping[str, Any]) -> bool:
         if any(endpoint.get(key) != earlier_endpoint.get(key) for key in ("interface", "model", "adapter")):
             return False
     return True
+
+
+def _has_equal_settings(earlier: Any, current: Any) -> bool:
+    """Whether two settings are equal. Tables are compared by the keys of the earlier one: earlier versions recorded
+    fewer.
+    """
+    if isinstance(earlier, dict) and isinstance(current, dict):
+        return all(_has_equal_settings(setting, current.get(key)) for key, setting in earlier.items())
+    return bool(earlier == current)
 
 
 def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:

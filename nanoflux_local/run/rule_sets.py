@@ -13,15 +13,27 @@ if TYPE_CHECKING:
 
 PAPER = "paper"
 RULE_SETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
-    "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
+    "paper": {
+        "judge": {"checks": [], "solutions": 4, "agreeing": 2, "grading": "judge"},
+        "samples": 1,
+        "keep": "failed",
+        "swap_roles": True,
+    },
+    "proven": {
+        "judge": {"checks": ["answerable", "blind", "restated"], "solutions": 3, "agreeing": 0, "grading": "program"},
+        "samples": 4,
+        "keep": "confirmed",
+        "swap_roles": False,
+    },
 }
 """The settings of each rule set by its name. "paper" is the paper's protocol; "proven" keeps only questions whose
-answer is supported by more than the attacker's solution.
+answer is reached by every solution that is written without the attacker's (docs/explanation/judge.md).
 """
+BLIND_SETTINGS = ("solutions", "agreeing")
+"""Settings of the blind check, which have no effect without it."""
 DESCRIPTIONS: Mapping[str, str] = {
     "paper": "the paper's protocol: keep what the defender's single answer gets wrong or solves in a new way",
-    "proven": "keep what only some of several answers solve, or none if blind solutions support the answer",
+    "proven": "keep what is also solved without the attacker's solution, and the defender does not always solve",
 }
 """A one-line description of each rule set."""
 
@@ -36,13 +48,23 @@ def list_rule_changes(config: Mapping[str, Any]) -> dict[str, str]:
     if rules is None:  # the configuration is damaged; `run verify` reports this
         return {}
     judge, roles = config.get("judge", {}), config.get("roles", {})
-    changes = {key: str(config[key]) for key in ("samples", "keep") if config.get(key, rules[key]) != rules[key]}
+    changes: dict[str, str] = {}
+    for key in ("samples", "keep", "swap_roles"):
+        setting = config.get(key, RULE_SETS[PAPER][key])  # versions without the key behaved like `PAPER`
+        if setting != rules[key]:
+            changes[key] = str(setting).lower()
     checks, expected_checks = judge.get("checks", []), rules["judge"]["checks"]
     if roles.get("judge", {}).get("endpoint") == PROGRAM:
         if expected_checks:
             changes["judge.checks"] = "none, because a program judges"
-    elif set(checks) != set(expected_checks):
+        return changes
+    if set(checks) != set(expected_checks):
         changes["judge.checks"] = ", ".join(checks) if checks else "none"
+    for key, expected in rules["judge"].items():
+        setting = judge.get(key, RULE_SETS[PAPER]["judge"][key])
+        has_effect = "blind" in checks or key not in BLIND_SETTINGS
+        if key != "checks" and setting != expected and has_effect:
+            changes[f"judge.{key}"] = str(setting)
     return changes
 
 

@@ -23,7 +23,7 @@ ADVICE: dict[Outcome, str] = {
     "invalid": "read the judge's reasons with `nanoflux examples export-review`, then change the attacker or the judge",
     "low_confidence": "lower judge.confidence, or choose another judge",
     "defender_right": "choose a weaker defender or a stronger attacker",
-    "unproven": "name stronger endpoints in judge.solvers, or a weaker attacker",
+    "unproven": "choose a stronger attacker, name stronger endpoints in judge.solvers, or lower judge.agreeing",
     "unparsed": "choose another attacker",
     "failed": "see the reasons with `nanoflux run show`",
 }

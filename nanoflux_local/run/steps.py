@@ -14,7 +14,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.turn_steps import DrawKey, TurnStep
 from nanoflux_local.paths import Home
-from nanoflux_local.roles.checks.base import Check, CheckStage, find_stage, list_enabled_checks
+from nanoflux_local.roles.checks.base import Check, RunStage, find_stage, list_enabled_checks
 from nanoflux_local.roles.judge import needs_evaluation
 
 CHECK_DRAWS = {"facts": "claims"}
@@ -78,7 +78,7 @@ def _make_step(
     return TurnStep(name, role, endpoint, action, tuple(draws), tuple(milestones or draws[:1]))
 
 
-def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list[TurnStep]:
+def _list_check_steps(config: RunConfig, stages: tuple[RunStage, ...]) -> list[TurnStep]:
     """The steps of the checks that ask a model."""
     enabled_checks = list_enabled_checks(config.judge)
     checks = [check for stage in stages for check in enabled_checks if find_stage(check, config.keep) == stage]
@@ -87,7 +87,7 @@ def _list_check_steps(config: RunConfig, stages: tuple[CheckStage, ...]) -> list
 
 def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     """The step of a check. A check with several requests can conclude once more than half of its replies have
-    arrived.
+    arrived; a check that must support the question, only once the last one has.
     """
     request_count = check.count_calls(config.judge)["chat"]
     name = CHECK_DRAWS.get(check.name, check.name)
@@ -95,7 +95,8 @@ def _make_check_step(config: RunConfig, check: type[Check]) -> TurnStep:
     draws: list[DrawKey] = [(name, number) for number in range(draw_count)]
     asks_other_solvers = check.asks_solvers and bool(config.judge.solvers)
     endpoint = " + ".join(config.judge.solvers) if asks_other_solvers else config.roles.judge.endpoint
-    milestones: list[DrawKey] = [(name, request_count // 2)]
+    is_required = find_stage(check, config.keep) == "proves"
+    milestones: list[DrawKey] = [(name, request_count - 1 if is_required else request_count // 2)]
     return _make_step(check.name, check.title, endpoint, "checking the question", draws, milestones)
 
 

@@ -122,7 +122,8 @@ class UnknownTurn:
 @dataclass(frozen=True, slots=True)
 class WhatIf:
     """The result of a replay with other settings, compared with the recorded run. `come` are the examples that only the
-    replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep.
+    replay keeps, `go` those that only the recorded run keeps; `stay` is the number that both keep. `settings` are the
+    changed settings, with which a fork makes the missing calls.
 
     The replay is `complete` if the outcome of every turn is known, and the replay has reached its target or turn limit;
     if the recorded run has reached neither, known outcomes are enough. `digest` and `same` (whether the digests are
@@ -157,6 +158,10 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     if not committed_turns:
         raise NothingMatchedError(f"run {run} has no turns to replay", f"resume it first: `nanoflux run resume {run}`")
     changed_config = derive_config(config, settings, home)
+    if "swap_roles" not in settings and changed_config.roles_swap != config.roles_swap:
+        # The new rule set changes who attacks. The replay judges the recorded questions again, so their attackers stay.
+        settings = {**settings, "swap_roles": config.swap_roles}
+    changed_config = changed_config.model_copy(update={"swap_roles": settings.get("swap_roles", config.swap_roles)})
     _refuse_changed_requests(run, config, changed_config, settings)
     identities = add_placeholder_identities(identities, changed_config)
     misses = MissRecorder()

@@ -345,7 +345,8 @@ def test_examples_marked_fix_are_counted_but_exported_and_trained_on(
 
 def test_export_of_solver_solutions_uses_the_blind_check(tmp_path: Path, invoke: Callable[..., Any]) -> None:
     start_command = (
-        "run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven"
+        "run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven",
+        "--set", "keep=provable", "--set", "judge.solutions=4", "--set", "judge.agreeing=2"
     )  # fmt: skip
     assert invoke(tmp_path, *start_command, "--examples", "6", "--seed", "7").code == 0
     out = tmp_path / "solver.jsonl"

@@ -152,7 +152,7 @@ def test_proven_rules_use_the_checks_of_documents(document_run: tuple[Home, str]
     default_config = configs.resolve("documents", "scripted", {}, home)
     derived_config = configs.derive_config(default_config, {"rules": "proven"}, home)
     for config in (new_config, derived_config):
-        assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "provable")
+        assert (config.judge.checks, config.keep) == (("cited", "grounded", "open_book"), "confirmed")
     proven_run = complete_run(home, concurrency=1, rules="proven", target=2)
     kept_attempts = read_kept_attempts(home, proven_run)
     assert kept_attempts

@@ -276,11 +276,11 @@ def test_prediction_leaves_out_what_only_unmeasured_checks_rejected(tmp_path: Pa
         (True, "not checked", True, False),
         (True, "contradicts", False, False),
         (False, "supports", False, False),
-        (None, "supports", False, False),
+        (None, "supports", None, None),
     ],
 )
 def test_solution_that_must_be_supported_passes_only_with_support(
-    decision: bool | None, conclusion: Any, passes: bool, passes_if_it_must_be_supported: bool
+    decision: bool | None, conclusion: Any, passes: bool | None, passes_if_it_must_be_supported: bool | None
 ) -> None:
     solution = JudgedSolution("reference", decision, (Finding("blind", conclusion),))
     assert solution.passes(must_support=False) is passes

@@ -25,10 +25,14 @@ SANDBOX = "sandbox"
 SEARCH = "search"
 EMBEDDER = "embedder"
 """The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
-CheckStage = Literal["screens", "proves", "informs", "verifies"]
-"""When a check runs. "screens": before the judge, which is not asked if the attack is contradicted; "proves": before
-the judge, which is asked only if the attack is supported; "informs": before the judge, which sees the evidence;
-"verifies": after the judge accepted the attack, so the judge never sees the findings.
+CheckStage = Literal["screens", "informs", "verifies"]
+"""When a check runs. "screens": before the judge, which is not asked if the attack is contradicted; "informs": before
+the judge, which sees the evidence; "verifies": after the judge accepted the attack, so the judge never sees the
+findings.
+"""
+RunStage = Literal["screens", "proves", "informs", "verifies"]
+"""The stage of a check in a run. "proves": after the screening checks; the judge is asked only if the attack is
+supported.
 """
 
 
@@ -93,7 +97,7 @@ class Check(Protocol):
         ...
 
 
-def find_stage(check: Check | type[Check], keep: str) -> CheckStage:
+def find_stage(check: Check | type[Check], keep: str) -> RunStage:
     """The stage of a check in a run with this setting `keep`. With "confirmed", no question without the support of a
     check of `PROVING_CHECKS` becomes an example, so these checks run before all others that ask a model.
     """

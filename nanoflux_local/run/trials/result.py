@@ -48,10 +48,12 @@ class JudgedSolution:
         """Whether the judge accepts the solution and no check contradicts it; None if the judge made no decision."""
         return self.accepted_with(finding.check for finding in self.findings)
 
-    def passes(self, must_support: bool) -> bool:
-        """Whether `accepted` is true and, if the answer must be supported, a proving check supports it."""
+    def passes(self, must_support: bool) -> bool | None:
+        """Whether `accepted` is true and, if the answer must be supported, a proving check supports it; None if the
+        judge made no decision.
+        """
         is_supported = any(self.conclusion_of(check) == "supports" for check in PROVING_CHECKS)
-        return bool(self.accepted) and (is_supported or not must_support)
+        return None if self.accepted is None else self.accepted and (is_supported or not must_support)
 
     def accepted_with(self, checks: Iterable[str]) -> bool | None:
         """Whether the judge accepts the solution and none of these checks contradicts it; None if the judge made no
@@ -197,7 +199,10 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     # A check that concludes nothing about benchmark items, such as a comparison with seeds, has no rates in the trial,
     # so the questions that it rejected in the run do not count as judged.
     funnel["invalid"] -= view.count_rejections(run, rules.check_names.difference(concluding_checks))
-    rates = measure_rates(judged_solutions, lambda solution: solution.accepted)
+    # A check that concludes nothing in a trial, such as one that needs passages, cannot be required there.
+    has_proving_check = not set(PROVING_CHECKS).isdisjoint(concluding_checks)
+    must_support = has_checks and config.get("keep", "failed") == "confirmed" and has_proving_check
+    rates = measure_rates(judged_solutions, lambda solution: solution.passes(must_support))
     return TrialResult(
         solutions=len(judged_solutions),
         unjudged=sum(solution.decision is None for solution in judged_solutions),
@@ -207,7 +212,7 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
         judge=rates,
         checks={name: _measure_check(judged_solutions, name) for name in concluding_checks},
         kinds=dict(Counter(solution.kind for solution in judged_solutions)),
-        predicted=_predict(judged_solutions, funnel, config.get("keep", "failed")),
+        predicted=_predict(judged_solutions, funnel, config.get("keep", "failed"), must_support),
     )
 
 
@@ -317,16 +322,17 @@ def _count(share: Share) -> int:
     return 0 if share.share is None else round(share.share * share.n)
 
 
-def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
+def _predict(
+    judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str, must_support: bool
+) -> Prediction | None:
     """Predict the share of right examples from the trial's rates and the run's acceptance rate. None if the trial has
     no decisions on right or on wrong solutions.
 
     Solutions with planted errors are left out if there are other wrong solutions, since planted errors are easier to
     catch than an attacker's real mistakes and incomplete questions. If `keep` is "failed", every wrong question that
-    passes validation is assumed to be kept; otherwise wrong questions are assumed to be kept as often as right ones. If
-    it is "confirmed", only supported questions pass.
+    passes validation is assumed to be kept; otherwise wrong questions are assumed to be kept as often as right ones.
+    With `must_support`, only supported questions pass.
     """
-    must_support = keep == "confirmed"
     decided = [solution for solution in judged_solutions if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]
     wrong = [solution for solution in decided if not solution.right]
@@ -341,7 +347,7 @@ def _predict(judged_solutions: Sequence[JudgedSolution], funnel: Mapping[str, in
     judged = accepted + funnel["invalid"] + (unproven if must_support else 0)
     if not accepted:
         return Prediction(judged, 0, None, None)
-    right_accepted = sum(solution.passes(must_support) for solution in right)
+    right_accepted = sum(bool(solution.passes(must_support)) for solution in right)
     wrong_rejected = sum(not solution.passes(must_support) for solution in wrong)
     kept_of_accepted = (kept, accepted) if kept and keep == "failed" else None
     among_accepted, among_kept = predict_right_share(

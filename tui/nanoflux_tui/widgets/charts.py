@@ -120,7 +120,7 @@ def _describe_action(turn: TurnInProgress, tally: Tally, first_endpoints: tuple[
     if turn.answered >= len(tally.steps):
         return f"answered, waiting for turn {tally.turns}" if turn.turn > tally.turns else "answered"
     step = tally.steps[turn.answered]
-    # Attacker and defender swap after each turn, so the endpoints depend on whether the turn's number is even.
+    # Attacker and defender may swap after each turn, so the endpoints depend on whether the turn's number is even.
     attacker, defender = tally.role_endpoints.get(turn.turn % 2, first_endpoints)
     endpoint_by_role = {"attacker": attacker, "defender": defender}
     endpoint = step.endpoint or endpoint_by_role.get(step.role, "")

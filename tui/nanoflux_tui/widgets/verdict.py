@@ -21,7 +21,8 @@ def format_verdict(verdict: Verdict | None, colours: Colours, checkable: bool = 
     if verdict is None:
         return Text("Not judged.", style=colours["muted"])
     mark, colour = ("✓ yes", "success") if verdict.positive else ("✗ no", "error")
-    text = Text.assemble((mark, colours[colour]), f"  confidence {verdict.confidence:.2f}")
+    confidence = f"  confidence {verdict.confidence:.2f}" if verdict.asked else "  the judge was not asked"
+    text = Text.assemble((mark, colours[colour]), confidence)
     if verdict.soft is not None:
         text.append(f"  reasoning {REASONING_WORDS[verdict.soft]}")
     if verdict.asked > 1:
