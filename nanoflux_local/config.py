@@ -71,8 +71,8 @@ class JudgeRules(Strict):
     error rates are measured in a trial on `trial` right and as many wrong solutions of the kinds in `trial_kinds`. With
     `quality`, the judge rates the reasoning of kept examples (A.4). With `grading` = "judge", the judge evaluates the
     defender's first answer; with "program", it evaluates only free text, and a program compares numbers and letters
-    with the attacker's answer. `panel` lists endpoints that judge in addition to
-    the endpoint of the role; `panel_rule` says how their votes are combined.
+    with the attacker's answer. `panel` lists endpoints that judge in addition to the endpoint of the role; `panel_rule`
+    says how their votes are combined.
 
     The check `blind` requests `solutions` solutions that are written from the question alone. If the domain's answers
     are numbers, at most `programs` of these are programs. The endpoints in `solvers` write them in turn; if `solvers`

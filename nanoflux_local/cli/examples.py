@@ -116,7 +116,8 @@ def show(example: str, as_json: bool) -> None:
         last_attempt = turn_record["attempts"][-1]
         reviews = load_reviews(view, run).get((turn_record["number"], last_attempt["number"]), {})
         lineage = trace_lineage(home, view, example)
-    citations = attempt_from_json(last_attempt).citations
+    attempt = attempt_from_json(last_attempt)
+    citations = attempt.citations
     if as_json:
         print_json({
             "id": example_row["id"],
@@ -132,7 +133,8 @@ def show(example: str, as_json: bool) -> None:
     click.echo(f"example {example_row['id']} of run {run}, turn {turn_record['number']}: {last_attempt['outcome']}")
     click.echo(sanitize(f"seeds: {', '.join(last_attempt['seeds'])}"))
     attack, defence = last_attempt["attack"], last_attempt["defence"]
-    grader = turn_record["judge"] if last_attempt["evaluation"]["asked"] else "a program"
+    is_graded_by_judge = attempt.evaluation is not None and attempt.evaluation.asked > 0
+    grader = turn_record["judge"] if is_graded_by_judge else "a program"
     citation_lines = [f'{citation.source}, {citation.place}: "{citation.quotation}"' for citation in citations]
     review_lines = [f"{reviewer}: {review['verdict']} {review['note']}".strip() for reviewer, review in reviews.items()]
     text_by_title = {

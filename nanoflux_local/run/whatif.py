@@ -158,10 +158,11 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     if not committed_turns:
         raise NothingMatchedError(f"run {run} has no turns to replay", f"resume it first: `nanoflux run resume {run}`")
     changed_config = derive_config(config, settings, home)
-    if "swap_roles" not in settings and changed_config.roles_swap != config.roles_swap:
-        # The new rule set changes who attacks. The replay judges the recorded questions again, so their attackers stay.
-        settings = {**settings, "swap_roles": config.swap_roles}
-    changed_config = changed_config.model_copy(update={"swap_roles": settings.get("swap_roles", config.swap_roles)})
+    if "swap_roles" not in settings:
+        # A new rule set may change who attacks. The replay judges the recorded questions again: their attackers stay.
+        if changed_config.roles_swap != config.roles_swap:
+            settings = {**settings, "swap_roles": config.swap_roles}
+        changed_config = changed_config.model_copy(update={"swap_roles": config.swap_roles})
     _refuse_changed_requests(run, config, changed_config, settings)
     identities = add_placeholder_identities(identities, changed_config)
     misses = MissRecorder()

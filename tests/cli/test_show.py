@@ -222,3 +222,13 @@ def test_list_as_json_is_empty_in_a_home_without_a_ledger(tmp_path: Path, invoke
     result = invoke(tmp_path / "home", group, "list", "--json")
     assert (result.code, result.json) == (0, [])
     assert not (tmp_path / "home").exists(), "a list created the home"
+
+
+def test_example_whose_verdicts_lack_newer_keys_is_shown(tmp_path: Path, invoke: Callable) -> None:
+    start_command = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--name", "old")
+    assert invoke(tmp_path, *start_command).code == 0
+    (example,) = invoke(tmp_path, "examples", "list", "old", "--json").json
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE turns SET record = json_remove(record, '$.attempts[#-1].evaluation.asked')")
+    result = invoke(tmp_path, "examples", "show", example["id"])
+    assert result.code == 0 and "Verdict of arbiter:" in result.out, result.err
